@@ -1,0 +1,1 @@
+"""gradsam_exp: how well can a classifier's own attention drive the Segment Anything Model?"""

@@ -1,0 +1,200 @@
+"""What the shapes are drawn on. Each background answers one call: ``draw(rng, width, height)``.
+
+A background is built for one split and never shows another split's pictures.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import UInt8
+from numpy.random import Generator
+from PIL import Image, UnidentifiedImageError
+
+from gradsam_exp.data.dead_leaves import dead_leaves
+from gradsam_exp.data.photos import SCENES_OF_SPLIT, photographs
+from gradsam_exp.errors import InputError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+_SHARES = {"train": range(8), "val": (8,), "test": (9,)}  # of ten buckets: 80/10/10
+
+
+class Background(Protocol):
+    """Draws backgrounds of any size."""
+
+    def draw(self, rng: Generator, width: int, height: int) -> UInt8[np.ndarray, "height width 3"]:
+        """One background, RGB in 0..255; equal generators give equal pixels."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of everything the pixels depend on besides the generator."""
+
+
+class Mixed:
+    """Half random crops of the bundled photographs at several scales, half dead leaves (the default)."""
+
+    def __init__(self, split: str) -> None:
+        self.photos = photographs(split)
+        self.split = split
+
+    def draw(self, rng: Generator, width: int, height: int) -> np.ndarray:
+        """See `Background.draw`."""
+        if rng.random() < 0.5:
+            smallest = 2 + 4 * rng.random()
+            return dead_leaves(rng, width, height, min_radius=smallest)[0]
+        photo = self.photos[int(rng.integers(len(self.photos)))]
+        return random_crop(rng, photo, width, height)
+
+    @property
+    def fingerprint(self) -> str:
+        """See `Background.fingerprint`."""
+        return _digest("mixed", SCENES_OF_SPLIT[self.split], *(photo.tobytes() for photo in self.photos))
+
+
+class Noise:
+    """Coloured noise: a blocky random picture at a random scale. Has no splits."""
+
+    def __init__(self, split: str) -> None:
+        self.split = split
+
+    def draw(self, rng: Generator, width: int, height: int) -> np.ndarray:
+        """See `Background.draw`."""
+        coarse = int(rng.integers(1, 9))
+        small = rng.integers(0, 256, (-(-height // coarse), -(-width // coarse), 3), dtype=np.uint8)
+        return small.repeat(coarse, 0).repeat(coarse, 1)[:height, :width]
+
+    @property
+    def fingerprint(self) -> str:
+        """See `Background.fingerprint`."""
+        return _digest("noise")
+
+
+class Pictures:
+    """Whole pictures of a folder or zip archive, resized to the canvas; split by file 80/10/10.
+
+    The split of a file is decided by a digest of its name, so adding pictures never moves one from
+    test to train.
+    """
+
+    def __init__(self, split: str, root: str | Path, *, key: str = "background.root") -> None:
+        self.split = split
+        self._files = _pictures_below(Path(root).expanduser(), split, key)
+
+    @cached_property
+    def pictures(self) -> Sequence[UInt8[np.ndarray, "height width 3"]]:
+        """The decoded pictures of this split."""
+        return [_decode(name, content) for name, content in self._files]
+
+    def draw(self, rng: Generator, width: int, height: int) -> np.ndarray:
+        """See `Background.draw`."""
+        picture = Image.fromarray(self.pictures[int(rng.integers(len(self.pictures)))])
+        return np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
+
+    @property
+    def fingerprint(self) -> str:
+        """See `Background.fingerprint`."""
+        return _digest("pictures", *(part for name, content in self._files for part in (name, content)))
+
+
+def cifar10(split: str, root: str | Path | None = None) -> Pictures:
+    """CIFAR-10 photographs (Krizhevsky 2009), from ``root`` (zip or folder) or torchvision's download.
+
+    Args:
+        split: ``train``, ``val`` or ``test`` of *this* framework: 80/10/10 of the files found.
+        root: a zip archive or folder of pictures, such as ``train/<class>/<n>.jpg``. ``None``
+            downloads the official archive (170 MB, MD5 checked by torchvision) into the user cache.
+    """
+    return Pictures(split, root if root is not None else _downloaded_cifar10())
+
+
+def random_crop(rng: Generator, photo: np.ndarray, width: int, height: int) -> np.ndarray:
+    """A random window of ``photo`` with the canvas' aspect, at a random scale, flipped at random."""
+    photo_height, photo_width = photo.shape[:2]
+    largest = min(photo_width / width, photo_height / height)
+    smallest = min(1.0, largest)
+    scale = smallest + (largest - smallest) * rng.random() ** 2
+    crop_width, crop_height = width * scale, height * scale
+    left, top = rng.random() * (photo_width - crop_width), rng.random() * (photo_height - crop_height)
+    x0, y0 = int(left), int(top)
+    window = Image.fromarray(photo[y0 : int(top + crop_height) + 1, x0 : int(left + crop_width) + 1])
+    box = (
+        left - x0,
+        top - y0,
+        min(left - x0 + crop_width, window.width),
+        min(top - y0 + crop_height, window.height),
+    )
+    pixels = np.asarray(window.resize((width, height), Image.Resampling.BILINEAR, box=box))
+    return np.ascontiguousarray(pixels[:, ::-1]) if rng.random() < 0.5 else pixels
+
+
+def _pictures_below(root: Path, split: str, key: str) -> list[tuple[str, bytes]]:
+    if not root.exists():
+        raise InputError(f"{key}={root} does not exist; give a folder or a zip archive of pictures")
+    if root.is_dir():
+        paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        chosen = [p for p in paths if _bucket(p.relative_to(root).as_posix()) in _SHARES[split]]
+        files = [(p.relative_to(root).as_posix(), p.read_bytes()) for p in chosen]
+    elif zipfile.is_zipfile(root):
+        with zipfile.ZipFile(root) as archive:
+            names = sorted(n for n in archive.namelist() if n.lower().endswith(IMAGE_SUFFIXES))
+            files = [(name, archive.read(name)) for name in names if _bucket(name) in _SHARES[split]]
+    else:
+        raise InputError(f"{key}={root} is neither a folder nor a zip archive")
+    if not files:
+        raise InputError(
+            f"{key}={root} holds no picture for split {split!r} "
+            f"({', '.join(IMAGE_SUFFIXES)}; files are split 80/10/10 by name)"
+        )
+    return files
+
+
+def _bucket(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "big") % 10
+
+
+def _decode(name: str, content: bytes) -> np.ndarray:
+    try:
+        with Image.open(io.BytesIO(content)) as picture:
+            return np.asarray(picture.convert("RGB"))
+    except (OSError, UnidentifiedImageError) as error:
+        raise InputError(
+            f"background picture {name} cannot be read ({error}); remove or replace it"
+        ) from error
+
+
+def _downloaded_cifar10() -> Path:
+    """Fetch CIFAR-10 once, as PNG files in the layout ``<class>/<n>.png`` below the user cache."""
+    import pooch  # noqa: PLC0415  (needed by few)
+    from torchvision.datasets import CIFAR10  # noqa: PLC0415
+
+    cache = Path(pooch.os_cache("gradsam_exp"))
+    target = cache / "cifar10-png"
+    if target.is_dir():
+        return target
+    try:
+        official = CIFAR10(str(cache), train=True, download=True)
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            f"CIFAR-10 could not be downloaded ({error}); give background.root=<zip or folder of pictures>, "
+            "or use background=mixed"
+        ) from error
+    partial = cache / "cifar10-png.partial"
+    for number, (pixels, label) in enumerate(zip(official.data, official.targets, strict=True)):
+        path = partial / official.classes[label] / f"{number:05d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    return partial.rename(target)
+
+
+def _digest(*parts: object) -> str:
+    state = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        state.update(part if isinstance(part, bytes) else repr(part).encode())
+    return state.hexdigest()

@@ -1,0 +1,87 @@
+"""What every data set offers, and the loader that turns it into batches of one image size."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, UInt8
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from gradsam_exp.types import ImageBatch
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image: RGB 0..255 in its own size, its true mask if there is one, class id (−1 unknown), name."""
+
+    image: UInt8[Tensor, "3 height width"]
+    mask: Bool[Tensor, "height width"] | None
+    label: int
+    image_id: str
+
+
+class ImageDataset(Dataset[Sample], ABC):
+    """A finite, ordered set of samples of one split."""
+
+    class_names: Sequence[str]
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Sample: ...
+
+    @abstractmethod
+    def image_size(self, index: int) -> tuple[int, int]:
+        """``(width, height)`` of one image in pixels, without decoding it."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Digest of everything the samples depend on."""
+
+
+def collate(samples: Sequence[Sample]) -> ImageBatch:
+    """Stack samples of one image size; masks are stacked if every sample has one."""
+    masks = [sample.mask for sample in samples if sample.mask is not None]
+    return ImageBatch(
+        images=torch.stack([sample.image for sample in samples]),
+        masks=torch.stack(masks) if len(masks) == len(samples) else None,
+        labels=torch.tensor([sample.label for sample in samples]),
+        image_ids=tuple(sample.image_id for sample in samples),
+    )
+
+
+class SizeBuckets(Sampler[list[int]]):
+    """Batches of at most ``batch_size`` indices whose images share one size, in order of first appearance."""
+
+    def __init__(self, dataset: ImageDataset, batch_size: int) -> None:
+        buckets: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for index in range(len(dataset)):
+            buckets[dataset.image_size(index)].append(index)
+        self.batches = [
+            bucket[start : start + batch_size]
+            for bucket in buckets.values()
+            for start in range(0, len(bucket), batch_size)
+        ]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+def loader(dataset: ImageDataset, batch_size: int, *, workers: int = 0) -> DataLoader[ImageBatch]:
+    """Read ``dataset`` in order, in batches of one image size each."""
+    return DataLoader(
+        dataset,  # type: ignore[arg-type]  # DataLoader's type does not know that collate changes it
+        batch_sampler=SizeBuckets(dataset, batch_size),
+        collate_fn=collate,
+        num_workers=workers,
+    )

@@ -1,0 +1,59 @@
+"""The colour photographs that come inside the wheels of scikit-image, scikit-learn and matplotlib.
+
+They are the only natural images a machine without network is sure to have. There are only a handful,
+so whole *scenes* are held out: no pixel of a validation or test scene is ever trained on.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+# scene -> (package, file inside it). Only pictures a person would call a colour photograph.
+_SCENES = {
+    "astronaut": ("skimage", "data/astronaut.png"),
+    "chelsea": ("skimage", "data/chelsea.png"),
+    "coffee": ("skimage", "data/coffee.png"),
+    "motorcycle": ("skimage", "data/motorcycle_left.png"),
+    "retina": ("skimage", "data/retina.jpg"),
+    "rocket": ("skimage", "data/rocket.jpg"),
+    "hubble": ("skimage", "data/hubble_deep_field.jpg"),
+    "ihc": ("skimage", "data/ihc.png"),
+    "china": ("sklearn", "datasets/images/china.jpg"),
+    "flower": ("sklearn", "datasets/images/flower.jpg"),
+    "hopper": ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
+}
+
+SCENES_OF_SPLIT = {
+    "train": ("astronaut", "coffee", "motorcycle", "retina", "hubble", "china", "hopper"),
+    "val": ("rocket", "ihc"),
+    "test": ("chelsea", "flower"),
+}
+
+
+@cache
+def photographs(split: str) -> tuple[UInt8[np.ndarray, "height width 3"], ...]:
+    """The photographs of one split, RGB, each at its own size.
+
+    Raises:
+        FileNotFoundError: if an installed package no longer ships its picture.
+    """
+    return tuple(_load(scene) for scene in SCENES_OF_SPLIT[split])
+
+
+def _load(scene: str) -> np.ndarray:
+    package, inside = _SCENES[scene]
+    spec = find_spec(package)  # locates the package without importing it: scikit-learn takes a second
+    path = Path(spec.origin).parent / inside if spec and spec.origin else None
+    if path is None or not path.is_file():
+        raise FileNotFoundError(
+            f"the photograph {scene!r} should come with the package {package!r}, but {path or package} is missing; "
+            "reinstall the packages of requirements.lock, or choose background=noise, cifar10 or folder"
+        )
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))

@@ -1,0 +1,159 @@
+"""The built-in data set: one flat, slightly translucent shape on a picture.
+
+Circle, square, triangle, star or diamond, as in the reference data set. Image ``i`` of a split is a
+pure function of ``(seed, split, i)``, on every platform: uniform random numbers, integer blending and
+exactly representable coordinates only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, UInt8
+from skimage.draw import polygon
+
+from gradsam_exp.data.backgrounds import Background
+from gradsam_exp.data.base import ImageDataset, Sample
+
+SHAPES = ("circle", "square", "triangle", "star", "diamond")
+LENGTHS = {"train": 3500, "val": 1000, "test": 500}
+_VERSION = 1  # raise it when the pixels of an existing seed change
+_SPLIT_STREAM = {"train": 0, "val": 1, "test": 2}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One finished image with the facts it was drawn from.
+
+    ``left``, ``top`` and ``size`` (px) give the box around the shape, ``opacity`` is in 0.6..1.0.
+    """
+
+    image: UInt8[np.ndarray, "height width 3"]
+    mask: Bool[np.ndarray, "height width"]
+    shape: str
+    left: int
+    top: int
+    size: int
+    opacity: float
+
+
+class Shapes(ImageDataset):
+    """``length`` images of a split; asking for an index beyond the length draws a fresh image.
+
+    Args:
+        split: ``train``, ``val`` or ``test``; also selects the background's pictures.
+        background: what the shapes are drawn on; must be built for the same split.
+        width, height: size of the images in pixels.
+        length: number of images; default 3500 / 1000 / 500.
+        seed: which images exist.
+        min_size, max_size: bounds, both included, of the shapes' extent in pixels.
+    """
+
+    class_names = SHAPES
+
+    def __init__(
+        self,
+        split: str,
+        background: Background,
+        *,
+        width: int = 64,
+        height: int = 48,
+        length: int | None = None,
+        seed: int = 0,
+        min_size: int = 13,
+        max_size: int = 19,
+    ) -> None:
+        if not 3 <= min_size <= max_size <= min(width, height):
+            raise ValueError(
+                f"need 3 <= min_size <= max_size <= image side, got {min_size}, {max_size} for {width}×{height} px"
+            )
+        self.split, self.background, self.seed = split, background, seed
+        self.width, self.height = width, height
+        self.min_size, self.max_size = min_size, max_size
+        self.length = LENGTHS[split] if length is None else length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def draw(self, index: int) -> Drawing:
+        """Draw image ``index`` (any number ≥ 0) with its mask and facts."""
+        rng = np.random.default_rng([self.seed, _SPLIT_STREAM[self.split], index])
+        shape = SHAPES[index % len(SHAPES)]
+        size = int(rng.integers(self.min_size, self.max_size + 1))
+        left = int(rng.integers(0, self.width - size + 1))
+        top = int(rng.integers(0, self.height - size + 1))
+        opacity = int(rng.integers(154, 257))  # of 256
+        colour = rng.integers(0, 256, 3)
+        image = self.background.draw(rng, self.width, self.height).copy()
+        mask = np.zeros((self.height, self.width), dtype=bool)
+        mask[top : top + size, left : left + size] = stencil(shape, size)
+        under = image[mask].astype(np.int64)
+        image[mask] = (under * (256 - opacity) + colour * opacity + 128) // 256
+        return Drawing(image, mask, shape, left, top, size, opacity / 256)
+
+    def __getitem__(self, index: int) -> Sample:
+        drawing = self.draw(index)
+        return Sample(
+            image=torch.from_numpy(drawing.image).permute(2, 0, 1).contiguous(),
+            mask=torch.from_numpy(drawing.mask),
+            label=SHAPES.index(drawing.shape),
+            image_id=f"{self.split}-{index:05d}",
+        )
+
+    def image_size(self, index: int) -> tuple[int, int]:
+        """``(width, height)`` of any image: all have the same."""
+        del index
+        return self.width, self.height
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the parameters, the generator's version and the background."""
+        facts = (
+            _VERSION,
+            self.split,
+            self.seed,
+            self.width,
+            self.height,
+            self.length,
+            self.min_size,
+            self.max_size,
+        )
+        return hashlib.blake2b(f"{facts}{self.background.fingerprint}".encode(), digest_size=16).hexdigest()
+
+
+def stencil(shape: str, size: int) -> Bool[np.ndarray, "size size"]:
+    """The pixels of a shape that spans ``size`` px, hard-edged as in the reference data set."""
+    ys, xs = np.mgrid[0:size, 0:size]
+    half = (size - 1) / 2
+    if shape == "square":
+        return np.ones((size, size), dtype=bool)
+    if shape == "circle":
+        return (xs - half) ** 2 + (ys - half) ** 2 <= (half + 0.25) ** 2
+    if shape == "diamond":
+        return np.abs(xs - half) + np.abs(ys - half) <= half
+    if shape == "triangle":
+        corners = [(half, 0.0), (size - 1.0, size - 1.0), (0.0, size - 1.0)]
+    elif shape == "star":
+        corners = _star_corners(half)
+    else:
+        raise ValueError(f"unknown shape {shape!r}; known: {', '.join(SHAPES)}")
+    filled = np.zeros((size, size), dtype=bool)
+    rows, columns = polygon([y for _, y in corners], [x for x, _ in corners], filled.shape)
+    filled[rows, columns] = True
+    return filled
+
+
+def _star_corners(radius: float) -> list[tuple[float, float]]:
+    """Ten corners of an upright pentagram in a box of ``2·radius``, on a 1/64 px grid (see the module's text)."""
+    inner = 0.45  # a little fatter than the pentagram's 0.382, so that the arms survive at 13 px
+    corners = []
+    for k in range(10):
+        r = radius * (1.0 if k % 2 == 0 else inner)
+        angle = math.pi * k / 5
+        x, y = radius + r * math.sin(angle), radius - r * math.cos(angle)
+        corners.append((round(x * 64) / 64, round(y * 64) / 64))
+    return corners

@@ -1,0 +1,142 @@
+"""Names in configs, classes in files: one generic registry with lazy imports.
+
+A package of plug-ins owns one registry. Its modules register themselves with a decorator, and are
+imported when a name is first looked up; other distributions add theirs through the entry-point group of
+the same name. So a new plug-in is one file and one YAML, and nothing is imported before it is needed.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
+from pkgutil import iter_modules
+from typing import Any, Generic, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from gradsam_exp.errors import InputError, did_you_mean
+
+T = TypeVar("T")
+_Factory = TypeVar("_Factory", bound=Callable[..., Any])
+
+
+class Registry(Generic[T]):
+    """The plug-ins of one kind.
+
+    Args:
+        key: the config key that chooses among them, named in errors (``pipeline``).
+        package: import path of the package whose modules register themselves; also the name of the
+            entry-point group in which other distributions offer more.
+    """
+
+    def __init__(self, key: str, package: str) -> None:
+        self.key, self.package = key, package
+        self._factories: dict[str, Callable[..., T]] = {}
+        self._complete = False
+
+    def register(self, name: str) -> Callable[[_Factory], _Factory]:
+        """Class or function decorator that makes the thing below known as ``name``."""
+
+        def add(factory: _Factory) -> _Factory:
+            known = self._factories.get(name)
+            if known is not None and known is not factory:
+                raise ValueError(f"{self.key} {name!r} is registered twice: {known} and {factory}")
+            self._factories[name] = factory
+            return factory
+
+        return add
+
+    def names(self) -> list[str]:
+        """All known names, sorted."""
+        self._import_all()
+        return sorted(self._factories)
+
+    def get(self, name: str) -> Callable[..., T]:
+        """The class or function registered as ``name``.
+
+        Raises:
+            InputError: if there is none; lists the known names and the nearest.
+        """
+        if name not in self._factories:
+            self._import_all()
+        if name not in self._factories:
+            raise InputError(f"{self.key}={name!r} is not known{did_you_mean(str(name), self._factories)}")
+        return self._factories[name]
+
+    def build(self, node: Mapping[str, Any], **runtime: Any) -> T:
+        """Construct what a config node describes: ``name`` chooses, the other keys are parameters.
+
+        Parameters are checked against the constructor's signature and annotations before it is called.
+
+        Args:
+            node: such as ``{"name": "fgbg", "bg_threshold": 0.1}``.
+            runtime: arguments that no config can hold (models, paths found).
+
+        Raises:
+            InputError: unknown name, unknown or missing parameter, wrong type or value; names the key.
+        """
+        given = {str(key): value for key, value in node.items()}
+        name = given.pop("name", None)
+        if name is None:
+            raise InputError(f"{self.key}.name is missing. Known: {', '.join(self.names())}")
+        factory = self.get(name)
+        checked = self._checked(factory, given, set(runtime))
+        try:
+            return factory(**checked, **runtime)
+        except ValidationError as error:
+            raise InputError(f"{self.key}: {first_problem(error)}") from error
+        except ValueError as error:
+            raise InputError(f"{self.key}={name}: {error}") from error
+
+    def _checked(self, factory: Callable[..., T], given: dict[str, Any], runtime: set[str]) -> dict[str, Any]:
+        parameters = inspect.signature(factory).parameters
+        open_names = {n for n, p in parameters.items() if p.kind is not p.VAR_KEYWORD} - runtime
+        takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        for key in given:
+            if key not in open_names and not takes_any:
+                raise InputError(f"{self.key}.{key} is not a parameter{did_you_mean(key, open_names)}")
+        hints = typing.get_type_hints(
+            factory.__init__ if inspect.isclass(factory) else factory, include_extras=True
+        )
+        checked = {}
+        for key, value in given.items():
+            checked[key] = check_value(f"{self.key}.{key}", hints[key], value) if key in hints else value
+        for key in open_names - set(given):
+            if parameters[key].default is inspect.Parameter.empty:
+                raise InputError(f"{self.key}.{key} is missing")
+        return checked
+
+    def _import_all(self) -> None:
+        if self._complete:
+            return
+        package = import_module(self.package)
+        for module in iter_modules(package.__path__):
+            import_module(f"{self.package}.{module.name}")
+        for entry in entry_points(group=self.package):
+            if entry.name not in self._factories:
+                self._factories[entry.name] = entry.load()
+        self._complete = True
+
+
+def check_value(key: str, annotation: Any, value: Any) -> Any:
+    """``value`` converted to ``annotation`` (bounds in ``Annotated`` included).
+
+    Raises:
+        InputError: naming ``key`` if it does not fit.
+    """
+    try:
+        return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
+    except ValidationError as error:
+        raise InputError(f"{key}={value!r}: {first_problem(error)}") from error
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first of pydantic's complaints, in one line."""
+    problem = error.errors()[0]
+    place = ".".join(str(part) for part in problem["loc"])
+    text = problem["msg"].removeprefix("Value error, ")
+    text = text[:1].lower() + text[1:]
+    return f"{place}={problem['input']!r}: {text}" if place and problem["type"] != "missing" else text
