@@ -55,11 +55,13 @@ class Heatmaps:
         values: saliency in the original frame, min–max scaled to [0, 1] per image.
         empty: the map was zero everywhere (after the ReLU); ``values`` is then all zero.
         targets: the class id that was explained.
+        logits: the class scores of the same forward pass; None from explainers that have none.
     """
 
     values: Float[Tensor, "batch height width"]
     empty: Bool[Tensor, " batch"]
     targets: Int[Tensor, " batch"]
+    logits: Float[Tensor, "batch classes"] | None = None
 
     def __len__(self) -> int:
         return len(self.empty)

@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import UInt8
@@ -19,11 +19,10 @@ from numpy.random import Generator
 from PIL import Image, UnidentifiedImageError
 
 from gradsam_exp.data.dead_leaves import dead_leaves
+from gradsam_exp.data.files import IMAGE_SUFFIXES, belongs_to
 from gradsam_exp.data.photos import SCENES_OF_SPLIT, photographs
 from gradsam_exp.errors import InputError
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
-_SHARES = {"train": range(8), "val": (8,), "test": (9,)}  # of ten buckets: 80/10/10
+from gradsam_exp.registry import Registry
 
 
 class Background(Protocol):
@@ -37,6 +36,10 @@ class Background(Protocol):
         """Digest of everything the pixels depend on besides the generator."""
 
 
+BACKGROUNDS: Registry[Background] = Registry("background", "gradsam_exp.data")
+
+
+@BACKGROUNDS.register("mixed")
 class Mixed:
     """Half random crops of the bundled photographs at several scales, half dead leaves (the default)."""
 
@@ -58,6 +61,7 @@ class Mixed:
         return _digest("mixed", SCENES_OF_SPLIT[self.split], *(photo.tobytes() for photo in self.photos))
 
 
+@BACKGROUNDS.register("noise")
 class Noise:
     """Coloured noise: a blocky random picture at a random scale. Has no splits."""
 
@@ -76,6 +80,7 @@ class Noise:
         return _digest("noise")
 
 
+@BACKGROUNDS.register("folder")
 class Pictures:
     """Whole pictures of a folder or zip archive, resized to the canvas; split by file 80/10/10.
 
@@ -103,6 +108,7 @@ class Pictures:
         return _digest("pictures", *(part for name, content in self._files for part in (name, content)))
 
 
+@BACKGROUNDS.register("cifar10")
 def cifar10(split: str, root: str | Path | None = None) -> Pictures:
     """CIFAR-10 photographs (Krizhevsky 2009), from ``root`` (zip or folder) or torchvision's download.
 
@@ -112,6 +118,29 @@ def cifar10(split: str, root: str | Path | None = None) -> Pictures:
             downloads the official archive (170 MB, MD5 checked by torchvision) into the user cache.
     """
     return Pictures(split, root if root is not None else _downloaded_cifar10())
+
+
+@BACKGROUNDS.register("blend")
+class Blend:
+    """Each image on one of several backgrounds, chosen at random with equal chances.
+
+    Args:
+        of: config nodes of the backgrounds, such as ``[{"name": "mixed"}, {"name": "noise"}]``.
+    """
+
+    def __init__(self, split: str, of: list[dict[str, Any]]) -> None:
+        self.backgrounds = [BACKGROUNDS.build(node, split=split) for node in of]
+        if not self.backgrounds:
+            raise ValueError("background.of is empty: name at least one background")
+
+    def draw(self, rng: Generator, width: int, height: int) -> np.ndarray:
+        """See `Background.draw`."""
+        return self.backgrounds[int(rng.integers(len(self.backgrounds)))].draw(rng, width, height)
+
+    @property
+    def fingerprint(self) -> str:
+        """See `Background.fingerprint`."""
+        return _digest("blend", *(background.fingerprint for background in self.backgrounds))
 
 
 def random_crop(rng: Generator, photo: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -139,12 +168,12 @@ def _pictures_below(root: Path, split: str, key: str) -> list[tuple[str, bytes]]
         raise InputError(f"{key}={root} does not exist; give a folder or a zip archive of pictures")
     if root.is_dir():
         paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-        chosen = [p for p in paths if _bucket(p.relative_to(root).as_posix()) in _SHARES[split]]
+        chosen = [p for p in paths if belongs_to(split, p.relative_to(root).as_posix())]
         files = [(p.relative_to(root).as_posix(), p.read_bytes()) for p in chosen]
     elif zipfile.is_zipfile(root):
         with zipfile.ZipFile(root) as archive:
             names = sorted(n for n in archive.namelist() if n.lower().endswith(IMAGE_SUFFIXES))
-            files = [(name, archive.read(name)) for name in names if _bucket(name) in _SHARES[split]]
+            files = [(name, archive.read(name)) for name in names if belongs_to(split, name)]
     else:
         raise InputError(f"{key}={root} is neither a folder nor a zip archive")
     if not files:
@@ -155,18 +184,12 @@ def _pictures_below(root: Path, split: str, key: str) -> list[tuple[str, bytes]]
     return files
 
 
-def _bucket(name: str) -> int:
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "big") % 10
-
-
 def _decode(name: str, content: bytes) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(content)) as picture:
             return np.asarray(picture.convert("RGB"))
     except (OSError, UnidentifiedImageError) as error:
-        raise InputError(
-            f"background picture {name} cannot be read ({error}); remove or replace it"
-        ) from error
+        raise InputError(f"background picture {name} cannot be read ({error}); remove or replace it") from error
 
 
 def _downloaded_cifar10() -> Path:

@@ -12,6 +12,7 @@ from jaxtyping import Bool, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from gradsam_exp.registry import Registry
 from gradsam_exp.types import ImageBatch
 
 
@@ -44,6 +45,9 @@ class ImageDataset(Dataset[Sample], ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """Digest of everything the samples depend on."""
+
+
+DATASETS: Registry[ImageDataset] = Registry("data", "gradsam_exp.data")
 
 
 def collate(samples: Sequence[Sample]) -> ImageBatch:

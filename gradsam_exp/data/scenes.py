@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 import torch
@@ -56,13 +57,17 @@ class SceneGenerator:
     ) -> None:
         self.photos, self.pictures, self.grid = photos, pictures, grid
 
-    def draw(self, rng: Generator) -> Scene:
-        """One random scene; equal generators give equal scenes."""
+    def draw(self, rng: Generator, *, plain: bool = False) -> Scene:
+        """One random scene; equal generators give equal scenes.
+
+        Args:
+            plain: one flat object of middling size on a picture: where learning starts.
+        """
         width, height = self._canvas(rng)
         columns, rows = self._cells(width, height)
         picture, regions = self._behind(rng, width, height)
         canvas = _Canvas(picture, self.grid / max(width, height), (columns, rows))
-        if rng.random() < 0.3:  # the common case of use: one small thing on a picture
+        if plain or rng.random() < 0.3:  # the common case of use: one small thing on a picture
             self._paint(rng, canvas, size=max(width, height) * rng.uniform(0.12, 0.45), flat=True)
         else:
             for _ in range(int(rng.choice([0, 1, 2, 3, 4, 6, 8], p=[0.1, 0.25, 0.2, 0.15, 0.1, 0.1, 0.1]))):
@@ -308,27 +313,43 @@ def _nearest(labels: np.ndarray, columns: int, rows: int) -> Int32[np.ndarray, "
 class SceneStream(IterableDataset[tuple[np.ndarray, torch.Tensor]]):
     """Yields scenes for ever: ``(picture, masks)`` with ``targets`` masks each, drawn with replacement if need be.
 
+    Scene ``i`` is a pure function of ``(seed, i)``, so a training can be resumed at any scene.
+
     Args:
         generator: draws the scenes.
         targets: masks per scene.
-        seed: which scenes; every worker gets a stream of its own.
+        seed: which scenes.
         object_share: chance that a target is a drawn object rather than a region behind them.
+        plain_until: up to this scene, plain scenes and object targets are mixed in, at first only these,
+            then fewer and fewer: a model that has yet to learn what a click means learns it from them.
+        start: first scene.
     """
 
     def __init__(
-        self, generator: SceneGenerator, *, targets: int, seed: int, object_share: float = 0.65
+        self,
+        generator: SceneGenerator,
+        *,
+        targets: int,
+        seed: int,
+        object_share: float = 0.65,
+        plain_until: int = 0,
+        start: int = 0,
     ) -> None:
         self.generator, self.targets, self.seed, self.object_share = generator, targets, seed, object_share
+        self.plain_until, self.start = plain_until, start
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
         worker = get_worker_info()
-        rng = np.random.default_rng([self.seed, worker.id if worker else 0])
-        while True:
-            scene = self.generator.draw(rng)
+        first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+        for number in count(self.start + first, stride):
+            rng = np.random.default_rng([self.seed, number])
+            plain = rng.random() < 1 - number / max(1, self.plain_until)
+            scene = self.generator.draw(rng, plain=plain)
             if scene.objects or scene.region_ids:
-                yield scene.image, torch.from_numpy(np.stack(self._choose(rng, scene)))
+                share = 1.0 if plain else self.object_share
+                yield scene.image, torch.from_numpy(np.stack(self._choose(rng, scene, share)))
 
-    def _choose(self, rng: Generator, scene: Scene) -> list[np.ndarray]:
+    def _choose(self, rng: Generator, scene: Scene, object_share: float) -> list[np.ndarray]:
         counts = {True: len(scene.objects), False: len(scene.region_ids)}
         pools: dict[bool, list[int]] = {True: [], False: []}
         # A click on a picture falls on its larger regions more often.
@@ -336,12 +357,11 @@ class SceneStream(IterableDataset[tuple[np.ndarray, torch.Tensor]]):
         chances = {True: None, False: area / area.sum() if len(area) else None}
         chosen: list[np.ndarray] = []
         while len(chosen) < self.targets:
-            drawn = bool(rng.random() < self.object_share)
+            drawn = bool(rng.random() < object_share)
             drawn = drawn if counts[drawn] else not drawn
             if not pools[drawn]:
-                pools[drawn] = rng.choice(
-                    counts[drawn], counts[drawn], replace=False, p=chances[drawn]
-                ).tolist()[::-1]
+                order = rng.choice(counts[drawn], counts[drawn], replace=False, p=chances[drawn])
+                pools[drawn] = order.tolist()[::-1]
             pick = pools[drawn].pop()
             chosen.append(scene.objects[pick] if drawn else scene.regions == scene.region_ids[pick])
         return chosen

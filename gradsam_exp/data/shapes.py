@@ -10,14 +10,16 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, UInt8
+from pydantic import Field
 from skimage.draw import polygon
 
-from gradsam_exp.data.backgrounds import Background
-from gradsam_exp.data.base import ImageDataset, Sample
+from gradsam_exp.data.backgrounds import BACKGROUNDS, Background
+from gradsam_exp.data.base import DATASETS, ImageDataset, Sample
 
 SHAPES = ("circle", "square", "triangle", "star", "diamond")
 LENGTHS = {"train": 3500, "val": 1000, "test": 500}
@@ -123,6 +125,31 @@ class Shapes(ImageDataset):
             self.max_size,
         )
         return hashlib.blake2b(f"{facts}{self.background.fingerprint}".encode(), digest_size=16).hexdigest()
+
+
+@DATASETS.register("shapes")
+def shapes(
+    split: str,
+    *,
+    background: dict[str, Any],
+    width: Annotated[int, Field(ge=16)] = 64,
+    height: Annotated[int, Field(ge=16)] = 48,
+    lengths: dict[str, Annotated[int, Field(ge=1)]] | None = None,
+    seed: Annotated[int, Field(ge=0)] = 0,
+    min_size: Annotated[int, Field(ge=3)] = 13,
+    max_size: Annotated[int, Field(ge=3)] = 19,
+) -> Shapes:
+    """`Shapes` from a config: ``background`` is a config node, ``lengths`` the number of images by split."""
+    return Shapes(
+        split,
+        BACKGROUNDS.build(background, split=split),
+        width=width,
+        height=height,
+        length={**LENGTHS, **(lengths or {})}[split],
+        seed=seed,
+        min_size=min_size,
+        max_size=max_size,
+    )
 
 
 def stencil(shape: str, size: int) -> Bool[np.ndarray, "size size"]:

@@ -12,7 +12,6 @@ from functools import partial
 
 from jaxtyping import Float
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
-from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 
 INPUT_SIZE = 256
@@ -37,10 +36,15 @@ class ConvStem(nn.Module):
             nn.GELU(),
             nn.Conv2d(out_channels, out_channels, kernel_size=1),
         )
+        self.norm = nn.LayerNorm(out_channels, eps=1e-6)
+        for layer in self.layers:
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.zeros_(layer.bias)
 
     def forward(self, x: Float[Tensor, "batch 3 size size"]) -> Float[Tensor, "batch rows columns channels"]:
         """Tokens, channels last, one for every 16×16 pixels."""
-        return self.layers(x).permute(0, 2, 3, 1)
+        return self.norm(self.layers(x).permute(0, 2, 3, 1))
 
 
 def build_compact() -> Sam:

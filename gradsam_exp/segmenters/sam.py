@@ -1,8 +1,119 @@
+"""Segment Anything through the official package, batched over images as well as prompts.
+
+For the same weights and the same coordinates in the input frame the results are `SamPredictor`'s.
+Coordinates reach the input frame by pixel *centres*, ``(x + 0.5)·s − 0.5`` (`SamPredictor` scales pixel
+corners, which on small images shifts every prompt by up to half an original pixel).
+"""
+
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from segment_anything.modeling import Sam
+from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
+
+from gradsam_exp.segmenters.base import Embeddings, distinct_shapes
+from gradsam_exp.types import NO_POINT, Prompts, Segmentation
+
+CELL = 4  # a cell of the low-resolution mask spans 4×4 pixels of the input frame
+
+
+class SamSegmenter:
+    """Any `segment_anything.modeling.Sam` behind the `Segmenter` interface.
+
+    Args:
+        load_model: returns the model with its weights, on the CPU; called once, by `load`.
+        digest: identifies the weights.
+        max_queries: most queries decoded in one call; bounds memory.
+    """
+
+    accepts: ClassVar[frozenset[str]] = frozenset({"points", "boxes", "masks"})
+
+    def __init__(self, load_model: Callable[[], Sam], digest: str, *, max_queries: int = 256) -> None:
+        self.digest = digest
+        self.max_queries = max_queries
+        self._load_model = load_model
+        self._model: Sam | None = None
+
+    def load(self, device: torch.device) -> None:
+        """See `Segmenter.load`."""
+        if self._model is None:
+            self._model = self._load_model().eval().requires_grad_(False)
+        self._model.to(device)
+
+    @property
+    def model(self) -> Sam:
+        """The loaded model."""
+        if self._model is None:
+            raise RuntimeError("the segmenter's weights are not loaded yet: call load(device) first")
+        return self._model
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Embeddings:
+        """See `Segmenter.encode`. Resizes exactly as upstream does: Pillow's bilinear filter on uint8."""
+        resize = ResizeLongestSide(self.model.image_encoder.img_size)
+        frames = [
+            torch.from_numpy(resize.apply_image(np.ascontiguousarray(image.permute(1, 2, 0).numpy())))
+            for image in images.cpu()
+        ]
+        frame = torch.stack(frames).permute(0, 3, 1, 2).to(self.model.device)
+        values = self.model.image_encoder(self.model.preprocess(frame.float()))
+        return Embeddings(values.float(), (frame.shape[-2], frame.shape[-1]), (images.shape[-2], images.shape[-1]))
+
+    @torch.no_grad()
+    def decode(self, embeddings: Embeddings, prompts: Prompts) -> Segmentation:
+        """See `Segmenter.decode`.
+
+        SAM attends to padding points, so queries are grouped by their number of real points and padded
+        with nothing that upstream does not pad.
+        """
+        device = self.model.device
+        low = self.model.image_encoder.img_size // CELL
+        logits = torch.zeros(len(prompts), 4, low, low, device=device)
+        scores = torch.zeros(len(prompts), 4, device=device)
+        for group in distinct_shapes(prompts):
+            for rows in group.split(self.max_queries):
+                logits[rows], scores[rows] = self._decode_alike(embeddings, prompts[rows])
+        return Segmentation(logits, scores, prompts.image_index)
+
+    def _decode_alike(self, embeddings: Embeddings, prompts: Prompts) -> tuple[Tensor, Tensor]:
+        """Decode queries that all have the same number of real points."""
+        device = self.model.device
+        real = prompts.labels != NO_POINT
+        count = int(real[0].sum())
+        points = None
+        if count:
+            order = (~real).int().argsort(dim=1, stable=True)[:, :count]  # the real points, in their order
+            xy = prompts.points.gather(1, order[..., None].expand(-1, -1, 2))
+            labels = prompts.labels.gather(1, order)
+            points = (self.to_input(xy, embeddings).to(device), labels.float().to(device))
+        boxes = prompts.boxes
+        if boxes is not None:
+            boxes = self.to_input(boxes.unflatten(1, (2, 2)), embeddings).flatten(1).to(device)
+        masks = None if prompts.mask_logits is None else prompts.mask_logits.to(device)
+        sparse, dense = self.model.prompt_encoder(points=points, boxes=boxes, masks=masks)
+        rows = prompts.image_index.to(embeddings.values.device)
+        return predict_masks(self.model, embeddings.values[rows].to(device), sparse, dense)
+
+    @staticmethod
+    def to_input(xy: Float[Tensor, "*rows 2"], embeddings: Embeddings) -> Float[Tensor, "*rows 2"]:
+        """Original-frame coordinates in SAM's input frame; pixel centres stay pixel centres."""
+        (height, width), (input_height, input_width) = embeddings.original_size, embeddings.input_size
+        scale = torch.tensor([input_width / width, input_height / height], device=xy.device)
+        return (xy + 0.5) * scale - 0.5
+
+    @torch.no_grad()
+    def to_original(
+        self, logits: Float[Tensor, "masks low low"], embeddings: Embeddings
+    ) -> Bool[Tensor, "masks height width"]:
+        """See `Segmenter.to_original`."""
+        upsampled = self.model.postprocess_masks(logits[:, None], embeddings.input_size, embeddings.original_size)
+        return upsampled[:, 0] > self.model.mask_threshold
 
 
 def predict_masks(
@@ -19,7 +130,7 @@ def predict_masks(
     count, channels, rows, columns = embeddings.shape
     own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
     tokens = torch.cat([own.expand(count, -1, -1), sparse], 1)
-    position = sam.prompt_encoder.get_dense_pe().expand(count, -1, -1, -1)
+    position = dense_position(sam).expand(count, -1, -1, -1)
     hidden, source = decoder.transformer(embeddings + dense, position, tokens)
     source = decoder.output_upscaling(source.transpose(1, 2).reshape(count, channels, rows, columns))
     weights = torch.stack(
@@ -27,3 +138,9 @@ def predict_masks(
     )
     logits = (weights @ source.flatten(2)).unflatten(2, source.shape[-2:])
     return logits, decoder.iou_prediction_head(hidden[:, 0])
+
+
+def dense_position(sam: Sam) -> Float[Tensor, "1 channels rows columns"]:
+    """The image's positional encoding, in fp32: half precision would blur where a pixel is."""
+    with torch.autocast(sam.device.type, enabled=False):
+        return sam.prompt_encoder.get_dense_pe()

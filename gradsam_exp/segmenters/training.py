@@ -45,6 +45,10 @@ class SceneBatch:
     inside: Bool[Tensor, "batch size size"]
     masks: Bool[Tensor, "batch targets low low"]
 
+    def to(self, device: torch.device | str) -> SceneBatch:
+        """The same batch on ``device``."""
+        return SceneBatch(self.images.to(device), self.inside.to(device), self.masks.to(device))
+
 
 @dataclass(frozen=True)
 class _Queries:
@@ -64,10 +68,13 @@ class _Queries:
 class PromptableTraining(pl.LightningModule):
     """Trains a `Sam`; the averaged weights in ``self.averaged`` are the ones to keep.
 
+    Muon (Jordan et al. 2024) for the matrices of the transformers, AdamW for everything else; the rate
+    rises for ``warmup`` steps, stays, and falls linearly to zero over the last ``decay_share`` of the steps.
+
     Args:
         sam: the model to train, in place.
         steps: length of the whole schedule.
-        learning_rate: peak, after ``warmup`` steps, falling to zero along a cosine.
+        learning_rate: its peak.
         click_share: share of the targets asked by a single click; the rest by several or by a box.
     """
 
@@ -78,28 +85,43 @@ class PromptableTraining(pl.LightningModule):
         steps: int,
         learning_rate: float = 1e-3,
         weight_decay: float = 0.05,
-        warmup: int = 250,
+        warmup: int = 200,
+        decay_share: float = 0.3,
         average_decay: float = 0.999,
         click_share: float = 0.75,
     ) -> None:
         super().__init__()
+        self.automatic_optimization = False  # two optimizers
         self.sam = sam
         self.averaged = AveragedModel(sam, multi_avg_fn=get_ema_multi_avg_fn(average_decay))
         self.averaged.requires_grad_(False)
-        self.steps, self.learning_rate, self.weight_decay, self.warmup = steps, learning_rate, weight_decay, warmup
-        self.click_share = click_share
+        self.steps, self.learning_rate, self.weight_decay = steps, learning_rate, weight_decay
+        self.warmup, self.decay_share, self.click_share = warmup, decay_share, click_share
         self.val_iou = MeanMetric()
 
-    def training_step(self, batch: SceneBatch, batch_index: int) -> Tensor:
-        """One scene batch: first prompts, then up to three corrective rounds on half of the queries."""
+    def training_step(self, batch: SceneBatch, batch_index: int) -> None:
+        """One step on one batch of scenes; gradients are clipped to norm 1."""
         del batch_index
+        loss = self.loss(batch)
+        optimizers, schedules = self.optimizers(), self.lr_schedulers()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        self.manual_backward(loss)
+        torch.nn.utils.clip_grad_norm_(self.sam.parameters(), 1.0)
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
+            optimizer.step()
+            schedule.step()
+        self.averaged.update_parameters(self.sam)
+
+    def loss(self, batch: SceneBatch) -> Tensor:
+        """First prompts, then up to three corrective rounds on half of the queries."""
         embeddings = self._embed(self.sam, batch)
         clicks, others = self._first_prompts(batch)
         loss, answer = self._answer(embeddings, clicks)
         loss_others, answer_others = self._answer(embeddings, others)
         total = loss * len(clicks.truth) + loss_others * len(others.truth)
         count = len(clicks.truth) + len(others.truth)
-        self.log_dict({"loss/click": loss, "loss/other": loss_others})
+        self.log_dict({"loss/click": loss, "loss/other": loss_others}, prog_bar=True)
 
         rounds = int(torch.multinomial(torch.tensor([0.35, 0.35, 0.15, 0.15]), 1))
         queries, logits = (clicks, answer) if torch.rand(()) < 0.75 else (others, answer_others)
@@ -109,13 +131,7 @@ class PromptableTraining(pl.LightningModule):
             queries = _correct(queries, logits)
             loss, logits = self._answer(embeddings, queries)
             total, count = total + loss * len(queries.truth), count + len(queries.truth)
-        total = total / count
-        self.log("loss", total, prog_bar=True)
-        return total
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        """Keep the running average of the weights."""
-        self.averaged.update_parameters(self.sam)
+        return total / count
 
     def validation_step(self, batch: SceneBatch, batch_index: int) -> None:
         """One click at each target's innermost cell; the mask with the best predicted IoU counts."""
@@ -130,18 +146,23 @@ class PromptableTraining(pl.LightningModule):
         self.log("val/one_click_iou", self.val_iou, prog_bar=True)
 
     def configure_optimizers(self) -> Any:
-        """AdamW with warm-up and cosine; biases, norms and embeddings are not decayed."""
-        matrices = [p for p in self.sam.parameters() if p.requires_grad and p.ndim >= 2]
-        rest = [p for p in self.sam.parameters() if p.requires_grad and p.ndim < 2]
-        optimizer = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": self.weight_decay}, {"params": rest, "weight_decay": 0.0}],
-            lr=self.learning_rate,
-            betas=(0.9, 0.98),
-        )
-        rise = torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, total_iters=self.warmup)
-        fall = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, self.steps - self.warmup))
-        schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [rise, fall], [self.warmup])
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        """Muon and AdamW under one schedule; see the class."""
+        matrices, rest = [], []
+        for name, parameter in self.sam.named_parameters():
+            if parameter.requires_grad:
+                inside = parameter.ndim == 2 and any(part in name for part in (".blocks.", ".transformer."))
+                (matrices if inside and "rel_pos" not in name else rest).append(parameter)
+        optimizers = [
+            torch.optim.Muon(
+                matrices, lr=self.learning_rate, weight_decay=self.weight_decay, adjust_lr_fn="match_rms_adamw"
+            ),
+            torch.optim.AdamW(rest, lr=self.learning_rate, weight_decay=0.0, betas=(0.9, 0.98)),
+        ]
+        return optimizers, [torch.optim.lr_scheduler.LambdaLR(o, self._rate) for o in optimizers]
+
+    def _rate(self, step: int) -> float:
+        left = (self.steps - step) / max(1.0, self.steps * self.decay_share)
+        return max(0.0, min(1.0, (step + 1) / self.warmup, left))
 
     def _embed(self, sam: Sam, batch: SceneBatch) -> Float[Tensor, "batch channels rows columns"]:
         pixels = (batch.images - sam.pixel_mean) / sam.pixel_std
@@ -175,7 +196,8 @@ class PromptableTraining(pl.LightningModule):
 
 def _ask(sam: Sam, embeddings: Tensor, queries: _Queries) -> tuple[Tensor, Tensor]:
     points = None if queries.points is None else (queries.points, queries.labels)
-    sparse, dense = sam.prompt_encoder(points=points, boxes=queries.boxes, masks=queries.masks)
+    with torch.autocast(embeddings.device.type, enabled=False):  # half precision would blur where a click is
+        sparse, dense = sam.prompt_encoder(points=points, boxes=queries.boxes, masks=queries.masks)
     return predict_masks(sam, embeddings[queries.image_index], sparse, dense)
 
 

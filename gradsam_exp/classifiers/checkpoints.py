@@ -1,0 +1,104 @@
+"""Saving and loading classifiers: weights files, Lightning checkpoints, and the shipped one."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradsam_exp.classifiers.classifier import ImageClassifier
+from gradsam_exp.errors import InputError
+from gradsam_exp.weights import file_digest, open_weights, save_weights, shipped
+
+
+@dataclass(frozen=True)
+class ClassifierFile:
+    """A classifier on disk, described but not yet built.
+
+    Attributes:
+        path: the file.
+        hyper_parameters: arguments of `ImageClassifier`.
+        digest: SHA-256 of the file.
+    """
+
+    path: Path
+    hyper_parameters: Mapping[str, Any]
+    digest: str
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What the outputs mean, in order."""
+        return tuple(self.hyper_parameters["class_names"])
+
+    def skeleton(self) -> ImageClassifier:
+        """The classifier without its weights: to look up layers."""
+        return ImageClassifier(**self.hyper_parameters)
+
+    def load(self) -> ImageClassifier:
+        """The classifier with its weights, in eval mode.
+
+        Raises:
+            InputError: if the weights do not belong to the architecture that the file names.
+        """
+        model = self.skeleton()
+        try:
+            model.backbone.load_state_dict(self._tensors())
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"model.checkpoint={self.path} is of another architecture: {reason[:200]}") from error
+        return model.eval().requires_grad_(False)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        if self.path.suffix == ".ckpt":
+            state = _read_lightning(self.path)["state_dict"]
+            return {key.removeprefix("backbone."): v for key, v in state.items() if key.startswith("backbone.")}
+        return open_weights(self.path, key="model.checkpoint").tensors()
+
+
+def find_classifier(checkpoint: str | Path) -> ClassifierFile:
+    """Describe a classifier.
+
+    Args:
+        checkpoint: ``shipped:<name>``, a weights file (``.safetensors``) or a Lightning checkpoint (``.ckpt``).
+
+    Raises:
+        InputError: missing, damaged, or not a classifier of gradsam_exp.
+    """
+    text = str(checkpoint)
+    if text.startswith("shipped:"):
+        file = shipped(text.removeprefix("shipped:"))
+    elif text.endswith(".ckpt"):
+        path = Path(text).expanduser()
+        digest = file_digest(path, key="model.checkpoint")
+        return ClassifierFile(path, _hyper_parameters(_read_lightning(path), path), digest)
+    else:
+        file = open_weights(text, key="model.checkpoint")
+    if file.header.get("kind") != "classifier":
+        raise InputError(f"model.checkpoint={file.path} holds a {file.header.get('kind')!r}, not a classifier")
+    return ClassifierFile(file.path, file.header["hyper_parameters"], file.digest)
+
+
+def save_classifier(model: ImageClassifier, path: Path, **facts: Any) -> Path:
+    """Write a classifier as a weights file in half precision; ``facts`` join its header."""
+    header = {"kind": "classifier", "hyper_parameters": dict(model.hparams), **facts}
+    return save_weights(path, model.backbone.state_dict(), header)
+
+
+def _read_lightning(path: Path) -> dict[str, Any]:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"model.checkpoint={path} is not a whole Lightning checkpoint ({reason})") from error
+
+
+def _hyper_parameters(checkpoint: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+    parameters = checkpoint.get("hyper_parameters")
+    if not parameters or "class_names" not in parameters:
+        raise InputError(f"model.checkpoint={path} does not say which classes it knows; train it with task=train")
+    return parameters

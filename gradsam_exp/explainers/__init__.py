@@ -1,0 +1,1 @@
+"""Where does the classifier look? Heatmaps from a network."""

@@ -1,0 +1,1 @@
+"""torchmetrics with per-image values."""

@@ -1,0 +1,1 @@
+"""Prompt strategies: what SAM is asked."""

@@ -1,0 +1,64 @@
+"""What a segmenter is: encode images once, then answer any number of prompts about them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from gradsam_exp.registry import Registry
+from gradsam_exp.types import Prompts, Segmentation
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Encoded images of one size.
+
+    Attributes:
+        values: one embedding per image.
+        input_size: ``(height, width)`` in pixels of the resized image inside SAM's square input.
+        original_size: ``(height, width)`` in pixels of the image as it came.
+    """
+
+    values: Float[Tensor, "batch channels rows columns"]
+    input_size: tuple[int, int]
+    original_size: tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+class Segmenter(Protocol):
+    """A promptable segmentation model."""
+
+    accepts: ClassVar[frozenset[str]]
+    """Which of ``points``, ``boxes``, ``masks`` it can be asked with."""
+
+    digest: str
+    """Identifies the weights."""
+
+    def load(self, device: torch.device) -> None:
+        """Read the weights; nothing expensive happens before. Calling it again does nothing."""
+
+    def encode(self, images: Tensor) -> Embeddings:
+        """Encode uint8 RGB images ``(B, 3, H, W)``."""
+
+    def decode(self, embeddings: Embeddings, prompts: Prompts) -> Segmentation:
+        """Answer every query; ``prompts.image_index`` says which embedding it is about."""
+
+    def to_original(
+        self, logits: Float[Tensor, "masks low low"], embeddings: Embeddings
+    ) -> Bool[Tensor, "masks height width"]:
+        """Masks in the original frame from low-resolution logits."""
+
+
+SEGMENTERS: Registry[Segmenter] = Registry("sam", "gradsam_exp.segmenters")
+
+
+def distinct_shapes(prompts: Prompts) -> list[Int[Tensor, " group"]]:
+    """Rows of ``prompts`` grouped by their number of real points: what can be decoded together unpadded."""
+    counts = (prompts.labels >= 0).sum(1)
+    return [torch.nonzero(counts == count).flatten() for count in counts.unique()]

@@ -1,0 +1,162 @@
+"""``sam=vit_b|vit_l|vit_h|compact``: which weights, from where, and are they whole?
+
+Official checkpoints are looked for at an explicit path, then in the user cache, else downloaded with a
+progress bar. Everything that can be wrong with a file is found before a model is built.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from segment_anything import sam_model_registry
+from segment_anything.modeling import Sam
+from torch import Tensor
+
+from gradsam_exp.errors import InputError
+from gradsam_exp.segmenters.base import SEGMENTERS
+from gradsam_exp.segmenters.compact import build_compact
+from gradsam_exp.segmenters.sam import SamSegmenter
+from gradsam_exp.weights import file_digest, open_weights, shipped
+
+BASE_URL = "https://dl.fbaipublicfiles.com/segment_anything/"
+OFFICIAL = {
+    "vit_b": (
+        "sam_vit_b_01ec64.pth",
+        "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+    ),
+    "vit_l": (
+        "sam_vit_l_0b3195.pth",
+        "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+    ),
+    "vit_h": (
+        "sam_vit_h_4b8939.pth",
+        "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+    ),
+}
+MaxQueries = Annotated[int, Field(ge=1)]
+
+
+@SEGMENTERS.register("compact")
+def compact(*, checkpoint: str | Path | None = None, max_queries: MaxQueries = 256) -> SamSegmenter:
+    """The small SAM that ships with the package, or one trained by ``task=train_sam``.
+
+    Args:
+        checkpoint: a weights file of ``task=train_sam``; None is the shipped one.
+        max_queries: most queries decoded in one call.
+    """
+    file = open_weights(checkpoint, key="sam.checkpoint") if checkpoint is not None else shipped("compact")
+    if file.header.get("kind") != "compact":
+        raise InputError(
+            f"sam.checkpoint={file.path} holds a {file.header.get('kind')!r}, not a compact SAM; "
+            "train one with task=train_sam"
+        )
+    return SamSegmenter(
+        lambda: load_into(build_compact(), file.tensors(), file.path), file.digest, max_queries=max_queries
+    )
+
+
+def _official(name: str) -> None:
+    @SEGMENTERS.register(name)
+    def build(
+        *,
+        checkpoint: str | Path | None = None,
+        url: str | None = None,
+        sha256: str | None = None,
+        max_queries: MaxQueries = 64,
+    ) -> SamSegmenter:
+        file, known_digest = OFFICIAL[name]
+        if checkpoint is not None:
+            path, expected = Path(checkpoint).expanduser(), sha256
+        else:
+            expected = sha256 or known_digest
+            path = cached_or_downloaded(url or BASE_URL + file, file, expected)
+        digest = file_digest(path, sha256=expected, key="sam.checkpoint")
+        state = read_state(path)
+        with torch.device("meta"):
+            check_fits(sam_model_registry[name](), state, path)
+        make: Callable[[], Sam] = sam_model_registry[name]
+        return SamSegmenter(lambda: load_into(make(), state, path), digest, max_queries=max_queries)
+
+    build.__doc__ = f"""The official {name} model.
+
+    Args:
+        checkpoint: path of ``{OFFICIAL[name][0]}`` or of weights of the same architecture.
+        url: where to download from if it is in neither place; None is the official address.
+        sha256: expected digest; None is the official one for a download, and none for a given path.
+        max_queries: most queries decoded in one call.
+    """
+
+
+for _name in OFFICIAL:
+    _official(_name)
+
+
+def cached_or_downloaded(url: str, file: str, sha256: str) -> Path:
+    """The checkpoint in the user cache; fetched there first if need be, under a temporary name.
+
+    Raises:
+        InputError: if it cannot be downloaded or what arrives fails its digest.
+    """
+    import pooch  # noqa: PLC0415  (only who downloads needs it)
+
+    cache = pooch.os_cache("gradsam_exp")
+    try:
+        return Path(
+            pooch.retrieve(url, known_hash=f"sha256:{sha256}", fname=file, path=cache, progressbar=True)
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"sam.checkpoint: {file} is not in {cache} and could not be downloaded from {url} ({reason}); "
+            "fetch it elsewhere and give sam.checkpoint=PATH, or use sam=compact"
+        ) from error
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """A PyTorch state dict, memory-mapped and without running any code in the file.
+
+    Raises:
+        InputError: if the file is truncated or holds anything else.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"sam.checkpoint={path} is not a whole PyTorch state dict ({reason})") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"sam.checkpoint={path} holds no plain state dict of tensors")
+    return state
+
+
+def check_fits(model: torch.nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Compare names and shapes before anything is copied.
+
+    Raises:
+        InputError: naming the first tensor that differs.
+    """
+    wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    given = {key: tuple(value.shape) for key, value in state.items()}
+    if wanted == given:
+        return
+    different = sorted(key for key in wanted.keys() | given.keys() if wanted.get(key) != given.get(key))
+    first = different[0]
+    raise InputError(
+        f"sam.checkpoint={path} is of another architecture: {len(different)} tensors differ, such as {first} "
+        f"with shape {given.get(first, 'missing')} instead of {wanted.get(first, 'none')}"
+    )
+
+
+def load_into(model: Sam, state: Mapping[str, Tensor], path: Path) -> Sam:
+    """Copy a state dict into a model of the same architecture.
+
+    Raises:
+        InputError: if names or shapes differ.
+    """
+    check_fits(model, state, path)
+    model.load_state_dict(dict(state))
+    return model

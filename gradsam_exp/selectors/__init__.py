@@ -1,0 +1,1 @@
+"""Which of SAM's masks is kept."""

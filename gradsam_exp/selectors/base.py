@@ -1,0 +1,59 @@
+"""What a mask selector is: it picks one query's one mask token for every image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from gradsam_exp.registry import Registry
+from gradsam_exp.types import Heatmaps, Segmentation
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The mask kept for each image.
+
+    Attributes:
+        query: row of the segmentation, −1 for an image that had no query.
+        token: mask token 0..3 of that row (0 is SAM's single-mask output).
+        score: its predicted IoU; 0 without a query.
+    """
+
+    query: Int[Tensor, " batch"]
+    token: Int[Tensor, " batch"]
+    score: Float[Tensor, " batch"]
+
+
+class MaskSelector(Protocol):
+    """Chooses among all candidate masks of an image."""
+
+    needs_truth: ClassVar[bool]
+
+    def __call__(self, heatmaps: Heatmaps, segmentation: Segmentation) -> Choice:
+        """One choice per image of the batch that ``heatmaps`` describes."""
+
+
+SELECTORS: Registry[MaskSelector] = Registry("selector", "gradsam_exp.selectors")
+
+
+def best_by(values: Float[Tensor, "queries 4"], segmentation: Segmentation, batch: int) -> Choice:
+    """The candidate with the largest value for each image; −inf rules a candidate out. First wins ties."""
+    rows = segmentation.image_index.to(values.device)
+    per_query, token = values.max(1)
+    query = torch.full((batch,), -1, device=values.device)
+    for image in range(batch):
+        own = torch.nonzero(rows == image).flatten()
+        if len(own):
+            query[image] = own[per_query[own].argmax()]
+    found = query >= 0
+    safe = query.clamp(min=0)
+    if not len(values):
+        nothing = torch.zeros(batch, device=values.device)
+        return Choice(query, nothing.long(), nothing)
+    chosen = token[safe]
+    score = segmentation.scores[safe, chosen]
+    return Choice(query, torch.where(found, chosen, 0), torch.where(found, score, 0.0))

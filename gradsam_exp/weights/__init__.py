@@ -1,0 +1,108 @@
+"""The weights that ship with the package, and the one file format used for trained weights.
+
+A weights file is safetensors in half precision with a JSON header that says what it is. The digests of
+the shipped ones are in ``index.json`` and are checked on every load.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from gradsam_exp.errors import InputError, did_you_mean
+
+_HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """A weights file on disk: where, what its header says, and the SHA-256 of its bytes."""
+
+    path: Path
+    header: Mapping[str, Any]
+    digest: str
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors, in single precision.
+
+        Raises:
+            InputError: if the file is truncated.
+        """
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                return {
+                    key: value.float() if value.is_floating_point() else value
+                    for key in file.keys()  # noqa: SIM118  (safe_open is not a dict)
+                    for value in [file.get_tensor(key)]
+                }
+        except SafetensorError as error:
+            raise InputError(f"{self.path} is damaged ({error}); replace it") from error
+
+
+def shipped(name: str) -> WeightsFile:
+    """Weights that come with the package, digest checked.
+
+    Raises:
+        InputError: unknown name, missing file, or a file that is not the one that was released.
+    """
+    index = json.loads((_HERE / "index.json").read_text())
+    if name not in index:
+        raise InputError(f"no weights named {name!r} ship with gradsam_exp{did_you_mean(name, index)}")
+    return open_weights(_HERE / index[name]["file"], sha256=index[name]["sha256"])
+
+
+def open_weights(path: str | Path, *, sha256: str | None = None, key: str = "checkpoint") -> WeightsFile:
+    """Read a weights file's header and check its digest, if one is known.
+
+    Raises:
+        InputError: the file is missing, truncated, not ours, or fails its digest.
+    """
+    path = Path(path).expanduser()
+    digest = file_digest(path, sha256=sha256, key=key)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise InputError(f"{key}={path} is not a whole safetensors file ({error}); replace it") from error
+    if "gradsam_exp" not in metadata:
+        raise InputError(f"{key}={path} was not written by gradsam_exp: it says nothing of what it holds")
+    return WeightsFile(path, json.loads(metadata["gradsam_exp"]), digest)
+
+
+def file_digest(path: Path, *, sha256: str | None = None, key: str = "checkpoint") -> str:
+    """SHA-256 of a file, compared with the expected one if there is one.
+
+    Raises:
+        InputError: the file is missing or has another digest.
+    """
+    if not path.is_file():
+        raise InputError(f"{key}={path} does not exist")
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if sha256 is not None and digest != sha256:
+        raise InputError(
+            f"{key}={path} fails its check: SHA-256 {digest[:12]}… instead of {sha256[:12]}…; "
+            "it is damaged or another file: delete it and fetch it again"
+        )
+    return digest
+
+
+def save_weights(path: Path, state: Mapping[str, Tensor], header: Mapping[str, Any]) -> Path:
+    """Write tensors in half precision with their header; the file appears whole or not at all."""
+    half = {
+        key: value.detach().cpu().to(torch.float16 if value.is_floating_point() else value.dtype).contiguous()
+        for key, value in state.items()
+    }
+    partial = path.with_name(path.name + ".partial")
+    save_file(half, partial, metadata={"gradsam_exp": json.dumps(header)})
+    partial.rename(path)
+    return path
