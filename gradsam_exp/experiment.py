@@ -45,6 +45,9 @@ class Prepared:
     predicted: Tensor
 
 
+Observer = Callable[[Prepared, PipelineResult], None]
+
+
 @dataclass
 class Stopwatch:
     """Seconds by stage."""
@@ -108,10 +111,10 @@ class Experiment:
         dataset: ImageDataset,
         *,
         batch_size: int = 32,
-        progress: Callable[[int], None] = lambda _: None,
+        on_batch: Observer | None = None,
     ) -> Evaluation:
-        """Evaluate every image of ``dataset``; ``progress`` is told the size of each batch that is done."""
-        return self.evaluate(self.prepare(dataset, batch_size=batch_size), progress=progress)
+        """Evaluate every image of ``dataset``; ``on_batch`` sees each batch that is done."""
+        return self.evaluate(self.prepare(dataset, batch_size=batch_size), on_batch=on_batch)
 
     def prepare(self, dataset: ImageDataset, *, batch_size: int = 32) -> Iterator[Prepared]:
         """Heatmaps and embeddings, batch by batch; every batch has images of one size."""
@@ -150,7 +153,7 @@ class Experiment:
         self,
         prepared: Iterable[Prepared],
         *,
-        progress: Callable[[int], None] = lambda _: None,
+        on_batch: Observer | None = None,
     ) -> Evaluation:
         """Prompt, segment and score what was prepared."""
         names = self.classifier.class_names
@@ -171,7 +174,8 @@ class Experiment:
                 metrics.update(result, item.batch)
                 rows += _facts(item, result, names)
                 predictions += _predictions(item, result)
-            progress(len(item.batch))
+            if on_batch is not None:
+                on_batch(item, result)
         per_image = pd.concat([pd.DataFrame(rows), metrics.per_image()], axis=1)
         return Evaluation(
             per_image=_in_order(per_image),
@@ -211,7 +215,9 @@ def align_classes(given: Sequence[str], known: Sequence[str]) -> Tensor:
     """
     for name in given:
         if name not in known:
-            raise InputError(f"the data set's class {name!r} is not one the classifier knows{did_you_mean(name, known)}")
+            raise InputError(
+                f"the data set's class {name!r} is not one the classifier knows{did_you_mean(name, known)}"
+            )
     return torch.tensor([list(known).index(name) for name in given])
 
 

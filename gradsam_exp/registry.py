@@ -78,36 +78,10 @@ class Registry(Generic[T]):
         Raises:
             InputError: unknown name, unknown or missing parameter, wrong type or value; names the key.
         """
-        given = {str(key): value for key, value in node.items()}
-        name = given.pop("name", None)
+        name = node.get("name")
         if name is None:
             raise InputError(f"{self.key}.name is missing. Known: {', '.join(self.names())}")
-        factory = self.get(name)
-        checked = self._checked(factory, given, set(runtime))
-        try:
-            return factory(**checked, **runtime)
-        except ValidationError as error:
-            raise InputError(f"{self.key}: {first_problem(error)}") from error
-        except ValueError as error:
-            raise InputError(f"{self.key}={name}: {error}") from error
-
-    def _checked(self, factory: Callable[..., T], given: dict[str, Any], runtime: set[str]) -> dict[str, Any]:
-        parameters = inspect.signature(factory).parameters
-        open_names = {n for n, p in parameters.items() if p.kind is not p.VAR_KEYWORD} - runtime
-        takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-        for key in given:
-            if key not in open_names and not takes_any:
-                raise InputError(f"{self.key}.{key} is not a parameter{did_you_mean(key, open_names)}")
-        hints = typing.get_type_hints(
-            factory.__init__ if inspect.isclass(factory) else factory, include_extras=True
-        )
-        checked = {}
-        for key, value in given.items():
-            checked[key] = check_value(f"{self.key}.{key}", hints[key], value) if key in hints else value
-        for key in open_names - set(given):
-            if parameters[key].default is inspect.Parameter.empty:
-                raise InputError(f"{self.key}.{key} is missing")
-        return checked
+        return build_checked(self.key, self.get(str(name)), node, **runtime)
 
     def _import_all(self) -> None:
         if self._complete:
@@ -119,6 +93,37 @@ class Registry(Generic[T]):
             if entry.name not in self._factories:
                 self._factories[entry.name] = entry.load()
         self._complete = True
+
+
+def build_checked(key: str, factory: Callable[..., T], node: Mapping[str, Any], **runtime: Any) -> T:
+    """Call ``factory`` with the parameters of a config node, checked against its signature and annotations.
+
+    Args:
+        key: the node's place in the configuration, named in errors.
+        factory: a class or function.
+        node: its parameters; ``name`` is not one of them.
+        runtime: further arguments, which no config can hold.
+
+    Raises:
+        InputError: an unknown or missing parameter, a wrong type or value; names the key.
+    """
+    given = {str(k): value for k, value in node.items() if k != "name"}
+    parameters = inspect.signature(factory).parameters
+    open_names = {n for n, p in parameters.items() if p.kind is not p.VAR_KEYWORD} - set(runtime)
+    for name in given:
+        if name not in open_names:
+            raise InputError(f"{key}.{name} is not a parameter{did_you_mean(name, open_names)}")
+    for name in open_names - set(given):
+        if parameters[name].default is inspect.Parameter.empty:
+            raise InputError(f"{key}.{name} is missing")
+    hints = typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory, include_extras=True)
+    checked = {n: check_value(f"{key}.{n}", hints[n], v) if n in hints else v for n, v in given.items()}
+    try:
+        return factory(**checked, **runtime)
+    except ValidationError as error:
+        raise InputError(f"{key}: {first_problem(error)}") from error
+    except ValueError as error:
+        raise InputError(f"{key}: {error}") from error
 
 
 def check_value(key: str, annotation: Any, value: Any) -> Any:

@@ -47,6 +47,31 @@ class ImageDataset(Dataset[Sample], ABC):
         """Digest of everything the samples depend on."""
 
 
+class FirstImages(ImageDataset):
+    """The first ``limit`` images of a data set, or all if it has fewer."""
+
+    def __init__(self, dataset: ImageDataset, limit: int) -> None:
+        self.dataset, self.limit = dataset, limit
+        self.class_names = dataset.class_names
+
+    def __len__(self) -> int:
+        return min(self.limit, len(self.dataset))
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self.dataset[index]
+
+    def image_size(self, index: int) -> tuple[int, int]:
+        """See `ImageDataset.image_size`."""
+        return self.dataset.image_size(index)
+
+    @property
+    def fingerprint(self) -> str:
+        """See `ImageDataset.fingerprint`."""
+        return f"{self.dataset.fingerprint}[:{len(self)}]"
+
+
 DATASETS: Registry[ImageDataset] = Registry("data", "gradsam_exp.data")
 
 
@@ -62,23 +87,29 @@ def collate(samples: Sequence[Sample]) -> ImageBatch:
 
 
 class SizeBuckets(Sampler[list[int]]):
-    """Batches of at most ``batch_size`` indices whose images share one size, in order of first appearance."""
+    """Batches of at most ``batch_size`` indices whose images share one size, in order of first appearance.
 
-    def __init__(self, dataset: ImageDataset, batch_size: int) -> None:
-        buckets: dict[tuple[int, int], list[int]] = defaultdict(list)
+    Args:
+        shuffle: mix the images of each size, and the batches, anew in every epoch (by torch's seed).
+    """
+
+    def __init__(self, dataset: ImageDataset, batch_size: int, *, shuffle: bool = False) -> None:
+        self.batch_size, self.shuffle = batch_size, shuffle
+        self.buckets: dict[tuple[int, int], list[int]] = defaultdict(list)
         for index in range(len(dataset)):
-            buckets[dataset.image_size(index)].append(index)
-        self.batches = [
-            bucket[start : start + batch_size]
-            for bucket in buckets.values()
-            for start in range(0, len(bucket), batch_size)
-        ]
+            self.buckets[dataset.image_size(index)].append(index)
 
     def __iter__(self) -> Iterator[list[int]]:
-        return iter(self.batches)
+        batches = []
+        for bucket in self.buckets.values():
+            order = [bucket[k] for k in torch.randperm(len(bucket))] if self.shuffle else bucket
+            batches += [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+        if self.shuffle:
+            batches = [batches[k] for k in torch.randperm(len(batches))]
+        return iter(batches)
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return sum(-(-len(bucket) // self.batch_size) for bucket in self.buckets.values())
 
 
 def loader(dataset: ImageDataset, batch_size: int, *, workers: int = 0) -> DataLoader[ImageBatch]:

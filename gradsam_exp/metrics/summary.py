@@ -61,5 +61,6 @@ def summarize_run(per_image: pd.DataFrame, *, seed: int = 0) -> dict[str, Summar
         "accuracy": "correct",
     }
     return {
-        name: summarize(per_image[column].astype("float64").to_numpy(), seed=seed) for name, column in columns.items()
+        name: summarize(per_image[column].astype("float64").to_numpy(), seed=seed)
+        for name, column in columns.items()
     }

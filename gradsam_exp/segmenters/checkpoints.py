@@ -106,9 +106,7 @@ def cached_or_downloaded(url: str, file: str, sha256: str) -> Path:
 
     cache = pooch.os_cache("gradsam_exp")
     try:
-        return Path(
-            pooch.retrieve(url, known_hash=f"sha256:{sha256}", fname=file, path=cache, progressbar=True)
-        )
+        return Path(pooch.retrieve(url, known_hash=f"sha256:{sha256}", fname=file, path=cache, progressbar=True))
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(

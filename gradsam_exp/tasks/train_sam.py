@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from PIL import Image
-from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from pydantic import Field
+from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from gradsam_exp.config import Config
 from gradsam_exp.data.backgrounds import BACKGROUNDS
 from gradsam_exp.data.photos import photographs
 from gradsam_exp.data.scenes import SceneGenerator, SceneStream
+from gradsam_exp.errors import InputError
+from gradsam_exp.registry import build_checked
+from gradsam_exp.reports.terminal import console
+from gradsam_exp.results import provenance, write_json
 from gradsam_exp.segmenters.compact import INPUT_SIZE, build_compact
 from gradsam_exp.segmenters.training import PromptableTraining, SceneBatch
 from gradsam_exp.weights import save_weights
 
 LOW = INPUT_SIZE // 4
+Positive = Annotated[int, Field(ge=1)]
 
 
 def collate_scenes(items: Sequence[tuple[np.ndarray, Tensor]]) -> SceneBatch:
@@ -53,74 +61,100 @@ class _FirstScenes(Dataset[tuple[np.ndarray, Tensor]]):
         return self.items[index]
 
 
-def train(
-    *,
-    pictures: dict[str, Any] | None,
-    out: Path,
-    steps: int = 12_000,
-    batch_size: int = 24,
-    targets: int = 4,
-    learning_rate: float = 1e-3,
-    seed: int = 0,
-    steps_per_epoch: int = 250,
-    plain_share: float = 0.15,
-    precision: str = "bf16-mixed",
-    resume: Path | None = None,
-    callbacks: Sequence[Callback] = (),
-) -> Path:
-    """Train and write ``<out>/compact.safetensors``.
+class Scenes(pl.LightningDataModule):
+    """Scenes for training, new ones in every epoch, and a fixed set from held-out pictures.
 
     Args:
-        pictures: config node of a background whose pictures join the bundled photographs, or None.
-        out: gets ``last.ckpt`` after every epoch, and the weights at the end.
-        steps, batch_size, targets: optimizer steps, scenes per step, masks per scene.
-        plain_share: share of the training over which plain scenes are phased out.
-        resume: continue from this checkpoint; ``steps`` may differ from the first time.
-
-    Returns:
-        The weights file.
+        streams: makes the stream of a split from its first scene's number.
     """
-    pl.seed_everything(seed)
-    epochs = steps // steps_per_epoch
-    model = PromptableTraining(build_compact(), steps=epochs * steps_per_epoch, learning_rate=learning_rate)
-    done = 0
-    if resume is not None:
-        done = int(torch.load(resume, map_location="cpu", weights_only=False)["epoch"]) + 1
-    generators = {
-        split: SceneGenerator(
-            photographs(split), BACKGROUNDS.build(pictures, split=split) if pictures is not None else None
-        )
-        for split in ("train", "val")
+
+    def __init__(
+        self, stream: Callable[[str, int], SceneStream], *, batch_size: int, scenes_per_epoch: int, val_scenes: int
+    ) -> None:
+        super().__init__()
+        self.stream, self.batch_size = stream, batch_size
+        self.scenes_per_epoch, self.val_scenes = scenes_per_epoch, val_scenes
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Called anew for every epoch; a resumed training goes on with the scenes that come next."""
+        epoch = self.trainer.current_epoch if self.trainer else 0
+        stream = self.stream("train", epoch * self.scenes_per_epoch)
+        return DataLoader(stream, self.batch_size, num_workers=1, collate_fn=collate_scenes, prefetch_factor=4)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """The same scenes every time."""
+        scenes = _FirstScenes(self.stream("val", 0), self.val_scenes)
+        return DataLoader(scenes, self.batch_size, collate_fn=collate_scenes)
+
+
+def run(config: Config, folder: Path) -> None:
+    """Train, or go on with ``task.resume``; leaves ``last.ckpt`` after every epoch and the weights at the end."""
+    build_checked("task", train, config.task, config=config, folder=folder)
+
+
+def train(
+    config: Config,
+    folder: Path,
+    *,
+    steps: Positive = 12_000,
+    batch_size: Positive = 24,
+    targets: Positive = 4,
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3,
+    seed: int = 0,
+    steps_per_epoch: Positive = 250,
+    plain_share: Annotated[float, Field(ge=0, le=1)] = 0.15,
+    pictures: dict[str, Any] | None = None,
+    resume: str | None = None,
+) -> None:
+    """See ``conf/task/train_sam.yaml``."""
+    if resume is not None and not Path(resume).is_file():
+        raise InputError(f"task.resume={resume} does not exist")
+    backgrounds = {
+        split: BACKGROUNDS.build(pictures, split=split) if pictures is not None else None for split in ("train", "val")
     }
-    scenes = SceneStream(
-        generators["train"],
-        targets=targets,
-        seed=seed,
-        plain_until=int(plain_share * steps * batch_size),
-        start=done * steps_per_epoch * batch_size,
-    )
-    held_out = _FirstScenes(SceneStream(generators["val"], targets=targets, seed=seed + 1), 96)
+    generators = {split: SceneGenerator(photographs(split), backgrounds[split]) for split in backgrounds}
+
+    def stream(split: str, start: int) -> SceneStream:
+        plain_until = int(plain_share * steps * batch_size) if split == "train" else 0
+        return SceneStream(
+            generators[split],
+            targets=targets,
+            seed=seed if split == "train" else seed + 1,
+            plain_until=plain_until,
+            start=start,
+        )
+
+    pl.seed_everything(seed, verbose=False)
+    epochs = max(1, round(steps / steps_per_epoch))
+    model = PromptableTraining(build_compact(), steps=epochs * steps_per_epoch, learning_rate=learning_rate)
     trainer = pl.Trainer(
-        accelerator="auto",
-        devices=1,
-        precision=precision,
+        **config.trainer,
         max_epochs=epochs,
         limit_train_batches=steps_per_epoch,
+        reload_dataloaders_every_n_epochs=1,
         log_every_n_steps=25,
-        logger=pl.loggers.CSVLogger(str(out), name="", version="log"),
+        logger=pl.loggers.CSVLogger(str(folder), name="", version="log", flush_logs_every_n_steps=25),
         callbacks=[
-            ModelCheckpoint(dirpath=out, filename="last", save_top_k=1, enable_version_counter=False),
+            ModelCheckpoint(dirpath=folder, filename="last", enable_version_counter=False),
             LearningRateMonitor("epoch"),
             RichProgressBar(leave=True),
-            *callbacks,
         ],
+        enable_model_summary=False,
     )
-    trainer.fit(
-        model,
-        DataLoader(scenes, batch_size, num_workers=1, collate_fn=collate_scenes, prefetch_factor=4),
-        DataLoader(held_out, 24, collate_fn=collate_scenes),
-        ckpt_path=resume,
-        weights_only=False,
+    scenes = Scenes(stream, batch_size=batch_size, scenes_per_epoch=steps_per_epoch * batch_size, val_scenes=192)
+    # Our own checkpoint: it holds optimizer states, which weights_only would refuse.
+    trainer.fit(model, datamodule=scenes, ckpt_path=resume, weights_only=False)
+    facts = {"steps": steps, "batch_size": batch_size, "targets": targets, "seed": seed, "pictures": pictures}
+    save_weights(
+        folder / "compact.safetensors", model.averaged.module.state_dict(), {"kind": "compact", **facts}
     )
-    header = {"kind": "compact", "steps": steps, "batch_size": batch_size, "targets": targets, "seed": seed}
-    return save_weights(out / "compact.safetensors", model.averaged.module.state_dict(), header)
+    write_json(
+        folder / "provenance.json",
+        provenance(
+            config=asdict(config),
+            digests={s: b.fingerprint for s, b in backgrounds.items() if b is not None},
+            seeds={"task.seed": seed},
+            device=str(trainer.strategy.root_device),
+        ),
+    )
+    console.print(f"{folder}\nuse it: python run.py sam.checkpoint={folder / 'compact.safetensors'}", soft_wrap=True)

@@ -1,0 +1,157 @@
+"""From a configuration to the objects of a run, cheap checks first.
+
+Everything that can be wrong with names, parameters and files is found while a `Plan` is made; models are
+read only when it is carried out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from gradsam_exp.classifiers.checkpoints import ClassifierFile, find_classifier
+from gradsam_exp.config import Config
+from gradsam_exp.data.base import DATASETS, FirstImages, ImageDataset
+from gradsam_exp.errors import InputError
+from gradsam_exp.experiment import Experiment, align_classes
+from gradsam_exp.explainers.base import EXPLAINERS
+from gradsam_exp.explainers.layers import find_layer
+from gradsam_exp.pipeline import Pipeline
+from gradsam_exp.prompts.base import STRATEGIES, PromptStrategy
+from gradsam_exp.registry import check_value
+from gradsam_exp.results import digest
+from gradsam_exp.segmenters.base import SEGMENTERS, Segmenter
+from gradsam_exp.selectors.base import SELECTORS, MaskSelector
+
+RESULTS_VERSION = 1  # raise it when the same configuration gives other numbers than before
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that is known to be possible, before anything expensive was done.
+
+    Attributes:
+        identity: digest of everything the results depend on; equal identity means equal results.
+        upper_bound: the run looks at the truth where a method could not.
+    """
+
+    config: Config
+    dataset: ImageDataset
+    classifier: ClassifierFile
+    strategy: PromptStrategy
+    selector: MaskSelector
+    segmenter: Segmenter
+    device: torch.device
+    identity: str
+
+    @property
+    def upper_bound(self) -> bool:
+        """Whether the strategy or the selector looks at the true masks."""
+        return self.strategy.needs_truth or self.selector.needs_truth
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Of the data and the weights."""
+        return {
+            "data": self.dataset.fingerprint,
+            "classifier": self.classifier.digest,
+            "sam": self.segmenter.digest,
+        }
+
+    def experiment(self) -> Experiment:
+        """Read the models and put everything together."""
+        classifier = self.classifier.load()
+        node = dict(self.config.explainer)
+        target = node.pop("target")
+        self.segmenter.load(self.device)
+        return Experiment(
+            classifier,
+            EXPLAINERS.build(node, model=classifier),
+            Pipeline(self.strategy, self.segmenter, self.selector),
+            target=target,
+            seed=self.config.seed,
+            device=self.device,
+        )
+
+
+def plan(config: Config) -> Plan:
+    """Check a run from cheap to dear: names and numbers, then the data's files, then the weights' files.
+
+    Raises:
+        InputError: naming the config key or file, and the mend.
+    """
+    strategy = STRATEGIES.build(config.pipeline)
+    selector = SELECTORS.build(config.selector)
+    EXPLAINERS.get(str(config.explainer.get("name")))
+    check_value("explainer.target", Literal["predicted", "true"], config.explainer.get("target"))
+    device = find_device(config.device)
+    classifier = _classifier(config)
+    segmenter = SEGMENTERS.build(config.sam)
+    unasked = strategy.kinds - segmenter.accepts
+    if unasked:
+        raise InputError(
+            f"pipeline={config.pipeline['name']} prompts with {', '.join(sorted(unasked))}, "
+            f"which sam={config.sam['name']} does not accept"
+        )
+    dataset = find_dataset(config, config.split)
+    align_classes(dataset.class_names, classifier.class_names)
+    if (strategy.needs_truth or selector.needs_truth) and dataset[0].mask is None:
+        raise InputError(f"pipeline={config.pipeline['name']} looks at the true masks, but the data set has none")
+    return Plan(
+        config, dataset, classifier, strategy, selector, segmenter, device,
+        identity=digest(
+            {
+                "version": RESULTS_VERSION,
+                "data": dataset.fingerprint,
+                "classifier": classifier.digest,
+                "sam": segmenter.digest,
+                "explainer": config.explainer,
+                "pipeline": config.pipeline,
+                "selector": config.selector,
+                "seed": config.seed,
+            }
+        ),
+    )  # fmt: skip
+
+
+def find_dataset(config: Config, split: str) -> ImageDataset:
+    """The data set's split, cut to ``limit`` images."""
+    dataset = DATASETS.build(config.data, split=split)
+    return dataset if config.limit is None else FirstImages(dataset, config.limit)
+
+
+def find_device(name: str) -> torch.device:
+    """``auto`` is the first GPU if there is one.
+
+    Raises:
+        InputError: no such device on this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device={name} cannot be used here ({_first(error)}); use device=auto or cpu") from error
+    return device
+
+
+def _classifier(config: Config) -> ClassifierFile:
+    checkpoint = config.model.get("checkpoint")
+    if checkpoint is None:
+        raise InputError(
+            "model.checkpoint is null: train a classifier with task=train and give its classifier.safetensors"
+        )
+    file = find_classifier(checkpoint)
+    layers: Any = config.explainer.get("target_layers", [])
+    if layers:
+        skeleton = file.skeleton()
+        for layer in layers:
+            find_layer(skeleton, str(layer))
+    return file
+
+
+def _first(error: BaseException) -> str:
+    return str(error).splitlines()[0]

@@ -1,0 +1,119 @@
+"""Around a task: start it, and turn whatever goes wrong into one clear line and an exit code.
+
+Imports nothing heavy, so that ``--help`` and a mistyped override answer at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from gradsam_exp.config import GROUPS, KNOBS, check
+from gradsam_exp.errors import InputError, did_you_mean
+
+log = logging.getLogger("gradsam_exp")
+
+
+_input_errors: list[Exception] = []  # of a single run: what passes through Hydra comes out with a banner
+
+
+def run_program(job: Callable[[], Any]) -> int:
+    """Run Hydra's main function; the exit code is 0, 1 for an error, 130 for Ctrl-C."""
+    try:
+        job()
+    except KeyboardInterrupt:
+        _say("interrupted; what was finished is kept")
+        return 130
+    except (InputError, HydraException, OmegaConfBaseException) as error:
+        _input_errors.append(error)
+    for error in _input_errors:
+        _say(one_line(error))
+    return 1 if _input_errors else 0
+
+
+def run_job(cfg: DictConfig) -> float | None:
+    """Check the configuration and run its task.
+
+    In a sweep an error becomes a failure record in the job's folder and the sweep goes on (an exception
+    would keep Hydra from running the jobs that follow and from writing the summary).
+    """
+    hydra_config = HydraConfig.get()
+    folder = Path(hydra_config.runtime.output_dir)
+    sweeping = hydra_config.mode == RunMode.MULTIRUN
+    handler = _log_to(folder)
+    try:
+        settings = check(cfg)
+        task = import_module(f"gradsam_exp.tasks.{settings.task['name']}")
+        return task.run(settings, folder)
+    except KeyboardInterrupt as error:
+        _record(folder, error)
+        raise
+    except (InputError, OmegaConfBaseException) as error:
+        _record(folder, error)
+        if sweeping:
+            _say(one_line(error))
+        else:
+            _input_errors.append(error)
+    except Exception as error:
+        _record(folder, error)
+        if not sweeping:
+            raise
+        log.exception("job failed")
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+    return None
+
+
+def one_line(error: BaseException) -> str:
+    """What went wrong and the mend, in one line; knows the errors that Hydra and OmegaConf raise."""
+    cause = error.__cause__
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        return f"{group}={choice!r} is not known{did_you_mean(choice, error.options)}"
+    text = str(error)
+    unknown = re.search(r"Could not override '([^']+)'", text)
+    if unknown:
+        key = unknown.group(1)
+        return f"{key!r} is not a configuration key{did_you_mean(key.split('.')[0], [*KNOBS, *GROUPS])}"
+    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+        return f"{cause.full_key}: {_first(str(cause))}"
+    if isinstance(error, OmegaConfBaseException) and error.full_key:
+        return f"{error.full_key}: {_first(text)}"
+    return " ".join(text.split()) if isinstance(error, InputError) else _first(text)
+
+
+def _first(text: str) -> str:
+    return next((line.strip() for line in text.splitlines() if line.strip()), text)
+
+
+def _say(line: str) -> None:
+    print(f"gradsam_exp: {line}", file=sys.stderr)
+
+
+def _record(folder: Path, error: BaseException) -> None:
+    from gradsam_exp.results import write_failure  # noqa: PLC0415  (pandas takes its time)
+
+    write_failure(folder, error)
+
+
+def _log_to(folder: Path) -> logging.Handler:
+    """Send log lines to ``run.log`` as long as the job runs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(folder / "run.log", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.setLevel(logging.INFO)
+    root.addHandler(handler)
+    return handler

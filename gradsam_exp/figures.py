@@ -1,0 +1,131 @@
+"""Figures of a run, made for print: colour-blind safe, legible in grey, drawn without a display.
+
+Knows images, heatmaps, prompts and masks; nothing of configs or folders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from gradsam_exp.gallery import Example
+
+# Okabe and Ito's palette: told apart by everyone, and by lightness in grey print.
+FG_COLOUR, BG_COLOUR, TRUTH_COLOUR, MASK_COLOUR = "#E69F00", "#0072B2", "#FFFFFF", "#CC79A7"
+COLUMNS = ("image", "heatmap", "overlay", "prompts", "prediction", "ground truth")
+_STYLE = {
+    "font.family": "sans-serif",
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "savefig.dpi": 200,
+    "pdf.fonttype": 42,
+}
+
+
+def figure1(examples: Sequence[Example], path: Path) -> Path:
+    """One row per example: image, heatmap, overlay, prompts, prediction, ground truth.
+
+    Writes ``path`` (PNG) and the same as PDF beside it.
+    """
+    with mpl.rc_context(_STYLE):
+        height, width = examples[0].image.shape[:2]
+        cell = 1.25
+        figure = Figure(
+            figsize=(cell * len(COLUMNS) + 0.3, cell * height / width * len(examples) + 0.55), layout="constrained"
+        )
+        grid = figure.subplots(len(examples), len(COLUMNS), squeeze=False)
+        for row, example in zip(grid, examples, strict=True):
+            _draw_row(row, example)
+        for axes, title in zip(grid[0], COLUMNS, strict=True):
+            axes.set_title(title)
+        figure.legend(handles=_legend(examples), loc="outside lower center", ncols=4, frameon=False, fontsize=7)
+        return _save(figure, path)
+
+
+def _draw_row(row: Sequence[Axes], example: Example) -> None:
+    for axes in row:
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+    plain, heat, overlay, prompts, prediction, truth = row
+    for axes in (plain, overlay, prompts, prediction):
+        axes.imshow(example.image, interpolation="nearest")
+    plain.set_ylabel(f"{example.class_name}\n{example.image_id}", fontsize=6)
+    heat.imshow(example.heatmap, cmap="magma", vmin=0, vmax=1, interpolation="nearest")
+    overlay.imshow(example.heatmap, cmap="magma", vmin=0, vmax=1, alpha=0.55, interpolation="nearest")
+    draw_prompts(prompts, example)
+    outline(prediction, example.mask, MASK_COLOUR)
+    if example.truth is None:
+        truth.text(0.5, 0.5, "unknown", ha="center", va="center", transform=truth.transAxes)
+        return
+    outline(prediction, example.truth, TRUTH_COLOUR, dashed=True)
+    prediction.set_xlabel(f"IoU {example.iou:.2f}", fontsize=6.5, labelpad=1)
+    truth.imshow(example.truth, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+
+
+def draw_prompts(axes: Axes, example: Example) -> None:
+    """Foreground points as filled circles, background points as crosses, boxes as rectangles."""
+    fg, bg = example.points[example.labels == 1], example.points[example.labels == 0]
+    axes.plot(fg[:, 0], fg[:, 1], "o", color=FG_COLOUR, ms=2.6, mec="black", mew=0.4, clip_on=False)
+    axes.plot(bg[:, 0], bg[:, 1], "x", color="black", ms=5, mew=2.2, clip_on=False)
+    axes.plot(bg[:, 0], bg[:, 1], "x", color=BG_COLOUR, ms=4.4, mew=1.3, clip_on=False)
+    for x0, y0, x1, y1 in example.boxes:
+        axes.plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], color=FG_COLOUR, lw=1)
+    height, width = example.image.shape[:2]
+    axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+
+
+def outline(axes: Axes, mask: Bool[np.ndarray, "height width"], colour: str, *, dashed: bool = False) -> None:
+    """The border of a mask, along pixel edges, on a dark halo so that it shows on any picture."""
+    padded = np.pad(mask, 1).astype(float)
+    xs, ys = np.arange(padded.shape[1]) - 1, np.arange(padded.shape[0]) - 1
+    if not mask.any():
+        return
+    if not dashed:
+        axes.contour(xs, ys, padded, levels=[0.5], colors="black", linewidths=1.9)
+    axes.contour(xs, ys, padded, levels=[0.5], colors=colour, linewidths=1.0, linestyles="--" if dashed else "-")
+
+
+def score_histograms(per_image: pd.DataFrame, path: Path) -> Path:
+    """How IoU and SAM's predicted IoU are distributed over the images of a run."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(5.2, 2.1), layout="constrained")
+        left, right = figure.subplots(1, 2, sharey=True)
+        bins = np.linspace(0, 1, 26)
+        for axes, column, label in ((left, "iou", "IoU with the truth"), (right, "score", "predicted IoU")):
+            values = per_image[column].dropna().to_numpy()
+            axes.hist(values.clip(0, 1), bins=bins, color=BG_COLOUR, edgecolor="white", linewidth=0.4)
+            if len(values):
+                axes.axvline(values.mean(), color=FG_COLOUR, lw=1.4)
+                axes.set_title(f"mean {values.mean():.3f}, median {np.median(values):.3f}, n = {len(values)}")
+            axes.set(xlabel=label, xlim=(0, 1))
+        left.set_ylabel("images")
+        return _save(figure, path)
+
+
+def _legend(examples: Sequence[Example]) -> list[Line2D]:
+    handles = [
+        Line2D([], [], ls="", marker="o", color=FG_COLOUR, mec="black", mew=0.4, ms=4, label="foreground point")
+    ]
+    if any((example.labels == 0).any() for example in examples):
+        handles.append(Line2D([], [], ls="", marker="x", color=BG_COLOUR, mew=1.5, ms=5, label="background point"))
+    handles.append(Line2D([], [], color=MASK_COLOUR, label="predicted mask"))
+    handles.append(Line2D([], [], color="0.6", ls="--", label="true mask"))
+    return handles
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, facecolor="white")
+    # No creation date: equal runs give equal files.
+    figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})
+    return path

@@ -1,0 +1,97 @@
+"""The few images of a run that are worth drawing, kept while the others pass by."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+
+from gradsam_exp.experiment import Prepared
+from gradsam_exp.metrics.masks import mask_iou
+from gradsam_exp.pipeline import PipelineResult
+
+
+@dataclass(frozen=True)
+class Example:
+    """One image with everything that happened to it, as arrays.
+
+    Attributes:
+        points: ``(x, y)`` px of the query whose mask was kept.
+        labels: 1 foreground, 0 background.
+        boxes: ``x0, y0, x1, y1`` px.
+        truth: None where there is none; ``iou`` is then NaN.
+    """
+
+    image_id: str
+    class_name: str
+    image: UInt8[np.ndarray, "height width 3"]
+    heatmap: Float[np.ndarray, "height width"]
+    points: Float[np.ndarray, "points 2"]
+    labels: Int[np.ndarray, " points"]
+    boxes: Float[np.ndarray, "boxes 4"]
+    mask: Bool[np.ndarray, "height width"]
+    truth: Bool[np.ndarray, "height width"] | None
+    iou: float
+
+
+class Gallery:
+    """Sees every batch of a run; keeps the first images, one of each class before a second, and the worst.
+
+    Args:
+        class_names: the classifier's.
+        first, worst: how many to keep.
+    """
+
+    def __init__(self, class_names: Sequence[str], *, first: int, worst: int) -> None:
+        self.class_names, self.first, self.worst = class_names, first, worst
+        self._by_class: dict[int, list[Example]] = {}
+        self._heap: list[tuple[float, str, Example]] = []
+
+    def __call__(self, item: Prepared, result: PipelineResult) -> None:
+        """Look at one batch."""
+        truth = item.batch.masks
+        ious = mask_iou(result.masks, truth).tolist() if truth is not None else [float("nan")] * len(item.batch)
+        for k, iou in enumerate(ious):
+            label = int(item.batch.labels[k])
+            of_class = self._by_class.setdefault(label, [])
+            if len(of_class) < self.first:
+                of_class.append(self._example(item, result, k, iou))
+            wanted = len(self._heap) < self.worst or -iou > self._heap[0][0]
+            if truth is not None and self.worst and wanted:
+                example = self._example(item, result, k, iou)
+                push = heapq.heappush if len(self._heap) < self.worst else heapq.heappushpop
+                push(self._heap, (-iou, example.image_id, example))
+
+    def first_examples(self) -> list[Example]:
+        """The first image of each class, then the second of each, …, in the classes' order."""
+        rounds = [
+            [examples[turn] for _, examples in sorted(self._by_class.items()) if turn < len(examples)]
+            for turn in range(self.first)
+        ]
+        return [example for chosen in rounds for example in chosen][: self.first]
+
+    def worst_examples(self) -> list[Example]:
+        """The images with the lowest IoU, worst first."""
+        return [example for *_, example in sorted(self._heap, key=lambda entry: (-entry[0], entry[1]))]
+
+    def _example(self, item: Prepared, result: PipelineResult, k: int, iou: float) -> Example:
+        prompts = result.prompts[result.prompts.image_index == k]
+        label = int(item.batch.labels[k])
+        real = prompts.labels >= 0
+        truth = item.batch.masks
+        boxes = np.zeros((0, 4), dtype=np.float32) if prompts.boxes is None else prompts.boxes.numpy()
+        return Example(
+            image_id=item.batch.image_ids[k],
+            class_name=self.class_names[label] if label >= 0 else self.class_names[int(item.predicted[k])],
+            image=item.batch.images[k].permute(1, 2, 0).numpy(),
+            heatmap=item.heatmaps.values[k].numpy(),
+            points=prompts.points[real].numpy(),
+            labels=prompts.labels[real].numpy(),
+            boxes=boxes,
+            mask=result.masks[k].numpy(),
+            truth=None if truth is None else truth[k].numpy(),
+            iou=iou,
+        )

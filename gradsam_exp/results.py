@@ -1,0 +1,115 @@
+"""What a run leaves on disk. The local files are the truth; everything else is a view of them.
+
+Files appear whole or not at all; ``metrics.json`` comes last, so its presence means that the run is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from gradsam_exp.metrics.summary import Summary
+
+_PACKAGES = (
+    "torch",
+    "torchvision",
+    "pytorch-lightning",
+    "torchmetrics",
+    "segment-anything",
+    "hydra-core",
+    "numpy",
+    "scikit-image",
+)
+
+
+def write_run(
+    folder: Path,
+    *,
+    identity: str,
+    metrics: Mapping[str, Summary],
+    per_image: pd.DataFrame,
+    predictions: pd.DataFrame,
+    provenance: Mapping[str, Any],
+    upper_bound: bool,
+) -> None:
+    """Write the tables, then provenance, then ``metrics.json``."""
+    write_parquet(folder / "per_image.parquet", per_image)
+    write_parquet(folder / "predictions.parquet", predictions)
+    write_json(folder / "provenance.json", provenance)
+    write_json(
+        folder / "metrics.json",
+        {
+            "identity": identity,
+            "status": "finished",
+            "upper_bound": upper_bound,
+            "metrics": {name: summary.as_json() for name, summary in metrics.items()},
+        },
+    )
+
+
+def write_failure(folder: Path, error: BaseException) -> None:
+    """Record that a run did not finish, and why, where its metrics would be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    kind = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+    message = " ".join(str(error).split()) or type(error).__name__
+    write_json(folder / "metrics.json", {"identity": None, "status": kind, "error": message, "metrics": {}})
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write readable JSON; the file appears whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.rename(path)
+
+
+def write_parquet(path: Path, table: pd.DataFrame) -> None:
+    """Write a table; the file appears whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    table.to_parquet(partial, index=False)
+    partial.rename(path)
+
+
+def digest(content: Any) -> str:
+    """Short digest of plain values, the same on every machine."""
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def provenance(
+    *, config: Mapping[str, Any], digests: Mapping[str, str], seeds: Mapping[str, int], device: str
+) -> dict[str, Any]:
+    """Where a result comes from: code, versions, machine, seeds, digests, command."""
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join(["python", *sys.argv]),
+        "git": _git_state(),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+        "platform": platform.platform(),
+        "device": device,
+        "seeds": dict(seeds),
+        "digests": {**digests, "config": digest(config)},
+    }
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Commit and dirty flag of the code that runs; None outside of a git checkout."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,149 @@
+"""``task=evaluate``: explain, prompt, segment and score one split; leave a whole run directory."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from pydantic import Field
+
+from gradsam_exp import results
+from gradsam_exp.assembly import Plan, plan
+from gradsam_exp.config import Config, Node
+from gradsam_exp.experiment import Prepared
+from gradsam_exp.figures import figure1, score_histograms
+from gradsam_exp.gallery import Gallery
+from gradsam_exp.metrics.summary import Summary, summarize_run
+from gradsam_exp.pipeline import PipelineResult
+from gradsam_exp.registry import build_checked
+from gradsam_exp.reports.terminal import console, progress_bar, results_table, stages_line
+from gradsam_exp.tracking import WandbSettings, run_name, track
+
+log = logging.getLogger(__name__)
+Count = Annotated[int, Field(ge=0)]
+
+
+def gallery_of(class_names: tuple[str, ...], *, examples: Count = 5, worst: Count = 5) -> Gallery:
+    """The gallery that ``conf/task/evaluate.yaml`` describes."""
+    return Gallery(class_names, first=examples, worst=worst)
+
+
+def run(config: Config, folder: Path) -> float:
+    """Evaluate, write everything into ``folder``, print the table; returns the mIoU.
+
+    Raises:
+        InputError: before any model is read, if something given is wrong.
+    """
+    planned = plan(config)
+    gallery = build_checked("task", gallery_of, config.task, class_names=planned.classifier.class_names)
+    tracker = tracker_of(config.logger)
+    experiment = planned.experiment()
+
+    bar, stage = progress_bar(f"{config.pipeline['name']} on {config.split}", len(planned.dataset))
+
+    def on_batch(item: Prepared, result: PipelineResult) -> None:
+        gallery(item, result)
+        bar.advance(stage, len(item.batch))
+
+    with bar:
+        evaluation = experiment.run(planned.dataset, batch_size=config.batch_size, on_batch=on_batch)
+    metrics = summarize_run(evaluation.per_image, seed=config.seed)
+    figures = _draw(gallery, folder / "figures")
+    if not evaluation.per_image["iou"].isna().all():
+        figures.append(score_histograms(evaluation.per_image, folder / "figures" / "scores.png"))
+    results.write_run(
+        folder,
+        identity=planned.identity,
+        metrics=metrics,
+        per_image=evaluation.per_image,
+        predictions=evaluation.predictions,
+        provenance={**_provenance(planned), "seconds": evaluation.seconds},
+        upper_bound=planned.upper_bound,
+    )
+    _say(planned, folder, metrics, evaluation.per_image.sum(numeric_only=True).to_dict(), evaluation.seconds)
+    if tracker is not None:
+        _track(tracker, planned, folder, metrics, evaluation.per_image, figures)
+    return metrics["miou"].mean
+
+
+def tracker_of(node: Node) -> WandbSettings | None:
+    """What ``logger=…`` asks for; None for local files only."""
+    return None if node.get("name") == "none" else build_checked("logger", WandbSettings, node)
+
+
+def _draw(gallery: Gallery, folder: Path) -> list[Path]:
+    shown = [("figure1.png", gallery.first_examples()), ("worst.png", gallery.worst_examples())]
+    return [figure1(examples, folder / name) for name, examples in shown if examples]
+
+
+def _provenance(planned: Plan) -> dict[str, object]:
+    config = planned.config
+    device = planned.device
+    return results.provenance(
+        config=asdict(config),
+        digests=planned.digests,
+        seeds={
+            "seed": config.seed,
+            "data.seed": config.data.get("seed", 0),
+            "model.seed": config.model.get("seed", 0),
+        },
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+    )
+
+
+def _say(
+    planned: Plan, folder: Path, metrics: dict[str, Summary], totals: dict[str, float], seconds: dict[str, float]
+) -> None:
+    config = planned.config
+    title = " · ".join(
+        [
+            config.pipeline["name"],
+            config.explainer["name"],
+            config.sam["name"],
+            f"{config.data['name']}/{config.split}",
+        ]
+    )
+    if planned.upper_bound:
+        title += " · upper bound: looks at the truth"
+    console.print(results_table(title, metrics))
+    counted = {
+        "empty heatmaps": totals["empty_heatmap"],
+        "empty true masks": totals.get("empty_truth", 0),
+    }
+    found = [f"{int(number)} {what}" for what, number in counted.items() if number]
+    if found:
+        console.print(", ".join(found))
+    console.print(f"{stages_line(seconds)}\n{folder}")
+
+
+def _track(
+    settings: WandbSettings,
+    planned: Plan,
+    folder: Path,
+    metrics: dict[str, Summary],
+    per_image,
+    figures: list[Path],
+) -> None:
+    hydra_config = HydraConfig.get()
+    sweeping = hydra_config.mode == RunMode.MULTIRUN
+    config = planned.config
+    seen_at = track(
+        settings,
+        folder,
+        config={**asdict(config), "identity": planned.identity},
+        metrics=metrics,
+        per_image=per_image,
+        figures=figures,
+        name=run_name(hydra_config.overrides.task, config.name),
+        group=Path(hydra_config.sweep.dir).name if sweeping else None,
+        job_type=config.task["name"],
+        tags=[config.pipeline["name"], config.explainer["name"], config.sam["name"]]
+        + (["upper bound"] if planned.upper_bound else []),
+    )
+    if seen_at:
+        console.print(f"W&B: {seen_at}")

@@ -1,0 +1,144 @@
+"""``task=train``: train the classifier, keep the best epoch, say how good it is per class."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import pytorch_lightning as pl
+import torch
+from pydantic import Field
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
+from rich.table import Table
+from torch.utils.data import DataLoader
+from torchmetrics.classification import MulticlassAccuracy
+
+from gradsam_exp import results
+from gradsam_exp.assembly import find_dataset
+from gradsam_exp.classifiers.checkpoints import save_classifier
+from gradsam_exp.classifiers.classifier import ImageClassifier
+from gradsam_exp.classifiers.transform import Transform
+from gradsam_exp.config import Config
+from gradsam_exp.data.base import ImageDataset, SizeBuckets, collate, loader
+from gradsam_exp.data.sampling import FreshSamples
+from gradsam_exp.data.shapes import Shapes
+from gradsam_exp.errors import InputError
+from gradsam_exp.registry import build_checked
+from gradsam_exp.reports.terminal import console
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+def run(config: Config, folder: Path) -> float:
+    """Train on the data's ``train`` split, choose the epoch on ``val``, report ``val`` and ``test`` accuracy.
+
+    Returns:
+        The best epoch's accuracy on ``val``.
+    """
+    return build_checked("task", train, config.task, config=config, folder=folder)
+
+
+def train(
+    config: Config,
+    folder: Path,
+    *,
+    epochs: Positive = 36,
+    batch_size: Positive = 64,
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-3,
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05,
+    flip: bool = True,
+    fresh: bool = True,
+    patience: Positive | None = 12,
+    workers: Annotated[int, Field(ge=0)] = 1,
+    resume: str | None = None,
+) -> float:
+    """See ``conf/task/train.yaml``."""
+    if resume is not None and not Path(resume).is_file():
+        raise InputError(f"task.resume={resume} does not exist")
+    pl.seed_everything(config.model.get("seed", 0), verbose=False)
+    train_set, val_set = find_dataset(config, "train"), find_dataset(config, "val")
+    size = config.model.get("size")
+    model = ImageClassifier(
+        config.model["backbone"],
+        train_set.class_names,
+        Transform(size=tuple(size) if size else None),
+        pretrained=config.model.get("pretrained", False),
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        flip=flip,
+    )
+    best = ModelCheckpoint(
+        dirpath=folder / "checkpoints", filename="best", monitor="val/loss", save_last=True,
+        enable_version_counter=False,
+    )  # fmt: skip
+    callbacks: list[pl.Callback] = [best, RichProgressBar(leave=True)]
+    if patience is not None:
+        callbacks.append(EarlyStopping("val/loss", patience=patience))
+    trainer = pl.Trainer(
+        **config.trainer,
+        max_epochs=epochs,
+        callbacks=callbacks,
+        logger=pl.loggers.CSVLogger(str(folder), name="", version="log"),
+        log_every_n_steps=20,
+        enable_model_summary=False,
+    )
+    trainer.fit(
+        model,
+        _training_loader(train_set, batch_size, workers, fresh),
+        loader(val_set, batch_size, workers=workers),
+        ckpt_path=resume,
+        weights_only=False if resume else None,
+    )
+    state = torch.load(best.best_model_path, map_location="cpu", weights_only=False)["state_dict"]
+    model.load_state_dict(state)
+    accuracies = {split: accuracy_by_class(model, find_dataset(config, split)) for split in ("val", "test")}
+    save_classifier(model, folder / "classifier.safetensors", accuracy=accuracies)
+    results.write_json(folder / "accuracy.json", accuracies)
+    results.write_json(
+        folder / "provenance.json",
+        results.provenance(
+            config=asdict(config),
+            digests={"train": train_set.fingerprint, "val": val_set.fingerprint},
+            seeds={"model.seed": config.model.get("seed", 0), "data.seed": config.data.get("seed", 0)},
+            device=str(trainer.strategy.root_device),
+        ),
+    )
+    _say(accuracies, folder)
+    return accuracies["val"]["all"]
+
+
+def _training_loader(dataset: ImageDataset, batch_size: int, workers: int, fresh: bool) -> DataLoader[Any]:
+    keep = {"collate_fn": collate, "num_workers": workers, "persistent_workers": False}
+    if isinstance(dataset, Shapes):
+        sampler = FreshSamples(len(dataset)) if fresh else None
+        return DataLoader(dataset, batch_size, shuffle=sampler is None, sampler=sampler, drop_last=True, **keep)
+    return DataLoader(dataset, batch_sampler=SizeBuckets(dataset, batch_size, shuffle=True), **keep)
+
+
+@torch.no_grad()
+def accuracy_by_class(model: ImageClassifier, dataset: ImageDataset) -> dict[str, float]:
+    """Share of correct predictions, for ``all`` images and for each class."""
+    names = model.class_names
+    overall = MulticlassAccuracy(len(names), average="micro")
+    by_class = MulticlassAccuracy(len(names), average="none")
+    model.eval().cpu()
+    for batch in loader(dataset, 64):
+        logits = model(batch.images)
+        overall.update(logits, batch.labels)
+        by_class.update(logits, batch.labels)
+    values = zip(names, by_class.compute().tolist(), strict=True)
+    return {"all": float(overall.compute()), **{name: round(value, 4) for name, value in values}}
+
+
+def _say(accuracies: dict[str, dict[str, float]], folder: Path) -> None:
+    table = Table(title="accuracy", title_justify="left", title_style="bold")
+    table.add_column("class")
+    for split in accuracies:
+        table.add_column(split, justify="right")
+    for name in next(iter(accuracies.values())):
+        table.add_row(name, *(f"{values[name]:.3f}" for values in accuracies.values()))
+    console.print(table)
+    console.print(
+        f"{folder}\nuse it: python run.py model.checkpoint={folder / 'classifier.safetensors'}", soft_wrap=True
+    )

@@ -1,0 +1,26 @@
+"""The one entry point: ``python run.py pipeline=fgbg bg_threshold=0.1``. See README.md, or ``--help``."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors reach us: we say them in one line
+
+import hydra
+from omegaconf import DictConfig
+
+from gradsam_exp.cli import run_job, run_program
+from gradsam_exp.config import register_schema
+
+register_schema()
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def job(cfg: DictConfig) -> float | None:
+    """One job: a single run, or one of a sweep. Returns the value an optimising sweeper maximises."""
+    return run_job(cfg)
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(job))
