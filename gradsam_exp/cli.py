@@ -37,8 +37,8 @@ def run_program(job: Callable[[], Any]) -> int:
         return 130
     except (InputError, HydraException, OmegaConfBaseException) as error:
         _input_errors.append(error)
-    for error in _input_errors:
-        _say(one_line(error))
+    for problem in _input_errors:
+        _say(one_line(problem))
     return 1 if _input_errors else 0
 
 

@@ -67,19 +67,19 @@ def check(cfg: DictConfig) -> Config:
         raise InputError(f"{key} has no default: give {key}=…")
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(plain, dict)
-    for key in plain:
+    for key in map(str, plain):
         if key not in KNOBS and key not in GROUPS:
-            raise InputError(f"{key!s} is not a configuration key{did_you_mean(str(key), [*KNOBS, *GROUPS])}")
+            raise InputError(f"{key} is not a configuration key{did_you_mean(key, [*KNOBS, *GROUPS])}")
     config = Config(**{str(key): value for key, value in plain.items()})
-    for key in ("fg_threshold", "bg_threshold"):
-        value = getattr(config, key)
+    for share in ("fg_threshold", "bg_threshold"):
+        value = getattr(config, share)
         if not 0 <= value <= 1:
-            raise InputError(f"{key}={value}: must lie between 0 and 1")
+            raise InputError(f"{share}={value}: must lie between 0 and 1")
     if config.grid_size < 1 or config.grid_size % 2 == 0:
         raise InputError(f"grid_size={config.grid_size}: must be odd and positive, so that the grid has a centre")
-    for key in ("grid_offset", "batch_size"):
-        if getattr(config, key) <= 0:
-            raise InputError(f"{key}={getattr(config, key)}: must be positive")
+    for positive in ("grid_offset", "batch_size"):
+        if getattr(config, positive) <= 0:
+            raise InputError(f"{positive}={getattr(config, positive)}: must be positive")
     if config.limit is not None and config.limit < 1:
         raise InputError(f"limit={config.limit}: must be at least 1, or null for all images")
     if config.split not in SPLITS:

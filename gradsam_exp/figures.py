@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -21,7 +22,7 @@ from gradsam_exp.gallery import Example
 # Okabe and Ito's palette: told apart by everyone, and by lightness in grey print.
 FG_COLOUR, BG_COLOUR, TRUTH_COLOUR, MASK_COLOUR = "#E69F00", "#0072B2", "#FFFFFF", "#CC79A7"
 COLUMNS = ("image", "heatmap", "overlay", "prompts", "prediction", "ground truth")
-_STYLE = {
+_STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 8,
     "axes.titlesize": 8,

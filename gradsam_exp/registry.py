@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Callable, Mapping
+from dataclasses import is_dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
 from pkgutil import iter_modules
@@ -116,7 +117,8 @@ def build_checked(key: str, factory: Callable[..., T], node: Mapping[str, Any], 
     for name in open_names - set(given):
         if parameters[name].default is inspect.Parameter.empty:
             raise InputError(f"{key}.{name} is missing")
-    hints = typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory, include_extras=True)
+    annotated = factory.__init__ if inspect.isclass(factory) and not is_dataclass(factory) else factory
+    hints = typing.get_type_hints(annotated, include_extras=True)
     checked = {n: check_value(f"{key}.{n}", hints[n], v) if n in hints else v for n, v in given.items()}
     try:
         return factory(**checked, **runtime)

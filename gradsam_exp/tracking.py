@@ -17,6 +17,7 @@ from gradsam_exp.metrics.summary import Summary
 
 log = logging.getLogger(__name__)
 Mode = Literal["auto", "online", "offline"]
+_NOT_VARIED = {"task", "logger", "trainer", "name", "output_root", "device", "batch_size", "cifar10_root"}
 _SHORT = {"fg_threshold": "fg", "bg_threshold": "bg", "grid_size": "grid", "grid_offset": "off"}
 
 
@@ -40,7 +41,7 @@ def run_name(overrides: Sequence[str], task: str) -> str:
     parts = []
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
-        if key in {"task", "logger", "name", "output_root"}:
+        if key in _NOT_VARIED or key.split(".")[0] in _NOT_VARIED:
             continue
         short = _SHORT.get(key, key.rsplit(".", 1)[-1])
         is_choice = "." not in key and key not in _SHORT and not value.replace(".", "").isdigit()
@@ -55,7 +56,6 @@ def track(
     config: Mapping[str, Any],
     metrics: Mapping[str, Summary],
     per_image: pd.DataFrame,
-    figures: Sequence[Path],
     name: str,
     group: str | None,
     job_type: str,
@@ -67,7 +67,7 @@ def track(
         What to do to see it (a URL, or the command that uploads an offline run), or None if W&B failed.
     """
     # The files of tables are staged here; the default is below the home directory.
-    os.environ["WANDB_DATA_DIR"] = str(folder.resolve())
+    os.environ["WANDB_DATA_DIR"] = str(folder.resolve() / "wandb")
     import wandb  # noqa: PLC0415  (a second)
 
     mode: Literal["online", "offline"] = "offline"
@@ -93,7 +93,7 @@ def track(
         run.log(
             {
                 "per_image": wandb.Table(dataframe=per_image),
-                **{path.stem: wandb.Image(str(path)) for path in figures if path.suffix == ".png"},
+                **{path.stem: wandb.Image(str(path)) for path in sorted((folder / "figures").glob("*.png"))},
             }
         )
         run.summary.update(

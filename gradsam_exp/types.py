@@ -7,7 +7,7 @@ A point hits a mask if the pixel it rounds to is set.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -98,8 +98,13 @@ class Prompts:
 
     def __getitem__(self, rows: Tensor) -> Prompts:
         """The given queries (bool mask or indices)."""
-        chosen = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Prompts(**{name: None if value is None else value[rows] for name, value in chosen.items()})
+        return Prompts(
+            self.image_index[rows],
+            self.points[rows],
+            self.labels[rows],
+            None if self.boxes is None else self.boxes[rows],
+            None if self.mask_logits is None else self.mask_logits[rows],
+        )
 
 
 @dataclass(frozen=True)

@@ -49,9 +49,7 @@ class ImageClassifier(pl.LightningModule):
         flip: bool = True,
     ) -> None:
         super().__init__()
-        if isinstance(transform, dict):
-            transform = Transform(**{k: tuple(v) if v is not None else None for k, v in transform.items()})
-        self.transform = transform or Transform()
+        self.transform = Transform(**transform) if isinstance(transform, dict) else transform or Transform()
         self.class_names = tuple(class_names)
         self.backbone_name = backbone
         self.learning_rate, self.weight_decay, self.flip = learning_rate, weight_decay, flip
@@ -75,7 +73,7 @@ class ImageClassifier(pl.LightningModule):
         )
 
     def forward(self, images: Tensor) -> Float[Tensor, "batch classes"]:
-        """Logits. uint8 images ``(B, 3, H, W)`` pass through `transform`; floating-point input is used as it is."""
+        """Logits. uint8 images ``(B, 3, H, W)`` pass through `transform`; floating-point input is used as is."""
         return self.backbone(images if images.is_floating_point() else self.transform(images))
 
     def training_step(self, batch: ImageBatch, batch_index: int) -> Tensor:

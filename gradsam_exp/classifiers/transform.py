@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,15 +23,15 @@ class Transform:
         mean, std: per channel, for pixels scaled to [0, 1].
     """
 
-    size: tuple[int, int] | None = None
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    size: Sequence[int] | None = None
+    mean: Sequence[float] = (0.485, 0.456, 0.406)
+    std: Sequence[float] = (0.229, 0.224, 0.225)
 
     def __call__(self, images: UInt8[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch 3 height width"]:
         """Network input for a batch of images of one size."""
         pixels = images.float() / 255
         if self.size is not None and tuple(pixels.shape[-2:]) != tuple(self.size):
-            pixels = F.interpolate(pixels, self.size, mode="bilinear", antialias=True, align_corners=False)
+            pixels = F.interpolate(pixels, tuple(self.size), mode="bilinear", antialias=True, align_corners=False)
         mean = torch.tensor(self.mean, device=pixels.device).view(3, 1, 1)
         std = torch.tensor(self.std, device=pixels.device).view(3, 1, 1)
         return (pixels - mean) / std

@@ -51,7 +51,7 @@ def folder(split: str, *, root: str | Path, images: str = "images", masks: str =
                 raise InputError(f"{path} has no mask in {mask_tree / name}")
             image_id = f"{name}/{stem}"
             if has_splits or belongs_to(split, image_id):
-                entries.append(Entry(image_id, path, truths and truths[stem], label))
+                entries.append(Entry(image_id, path, truths[stem] if truths is not None else None, label))
     if not entries:
         raise InputError(f"data.root: no image of split {split!r} below {tree}")
     return FileDataset(entries, class_names)

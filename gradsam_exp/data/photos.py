@@ -52,7 +52,7 @@ def _load(scene: str) -> np.ndarray:
     path = Path(spec.origin).parent / inside if spec and spec.origin else None
     if path is None or not path.is_file():
         raise FileNotFoundError(
-            f"the photograph {scene!r} should come with the package {package!r}, but {path or package} is missing; "
+            f"the photograph {scene!r} should come with package {package!r}, but {path or package} is missing; "
             "reinstall the packages of requirements.lock, or choose background=noise, cifar10 or folder"
         )
     with Image.open(path) as picture:

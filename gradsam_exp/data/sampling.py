@@ -8,7 +8,7 @@ from torch.utils.data import Sampler
 
 
 class FreshSamples(Sampler[int]):
-    """New indices every epoch, for data sets that can draw any: epoch ``e`` asks for ``e·length … (e+1)·length − 1``.
+    """New indices every epoch, for data sets that can draw any image: epoch ``e`` starts at ``e·length``.
 
     Lightning calls `set_epoch`; epoch 0 is the data set as it is.
     """

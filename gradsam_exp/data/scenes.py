@@ -184,8 +184,7 @@ class _Canvas:
         if cells.size != self.cells:
             cells = cells.resize(self.cells, Image.Resampling.BOX)
         shape = np.asarray(cells) >= 128
-        for earlier in self.visible:
-            earlier &= ~shape
+        self.visible = [earlier & ~shape for earlier in self.visible]
         self.visible.append(shape.copy())
         self.whole_area.append(int(shape.sum()))
         self.parents.append(parent)

@@ -85,7 +85,7 @@ def download(url: str = URL, sha256: str | None = None) -> Path:
         )
     except (OSError, ValueError) as error:
         raise InputError(
-            f"the data set could not be downloaded from {url} ({error}); download it elsewhere and give data.root=PATH"
+            f"the data set could not be fetched from {url} ({error}); fetch it elsewhere and give data.root=PATH"
         ) from error
     unpacked = archive.with_suffix("")
     if not unpacked.is_dir():

@@ -23,10 +23,8 @@ def find_layer(model: nn.Module, path: str, *, key: str = "explainer.target_laye
         if part.lstrip("-").isdigit() and -len(children) <= int(part) < len(children):
             name = list(children)[int(part)]
         if name not in children:
-            place = f" below {'.'.join(walked)!r}" if walked else ""
-            raise InputError(
-                f"{key}={path!r}: no layer {part!r}{place} in {type(module).__name__}{did_you_mean(part, children)}"
-            )
+            place = f"below {'.'.join(walked)!r}" if walked else f"in {type(module).__name__}"
+            raise InputError(f"{key}={path!r}: there is no layer {part!r} {place}{did_you_mean(part, children)}")
         module = children[name]
         walked.append(part)
     return module

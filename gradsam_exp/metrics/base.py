@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -18,8 +18,8 @@ class PerImageMetric(Metric):
     across processes, so a sharded run gives the same mean as a single one.
     """
 
-    full_state_update: ClassVar[bool] = False
-    is_differentiable: ClassVar[bool] = False
+    full_state_update = False
+    is_differentiable = False
     values: list[Tensor]
 
     def __init__(self, **kwargs: Any) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -30,7 +28,7 @@ class MeanMaskIoU(PerImageMetric):
     0.5
     """
 
-    higher_is_better: ClassVar[bool] = True
+    higher_is_better = True
 
     def update(self, predicted: Tensor, truth: Tensor) -> None:
         """Add a batch; see `mask_iou`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -66,7 +66,7 @@ class PointHitRate(PerImageMetric):
     0.5
     """
 
-    higher_is_better: ClassVar[bool] = True
+    higher_is_better = True
 
     def __init__(self, label: int = FOREGROUND, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -82,7 +82,7 @@ class PointHitRate(PerImageMetric):
 class PointDistance(PerImageMetric):
     """Mean distance of foreground points from the true centre of mass, in pixels."""
 
-    higher_is_better: ClassVar[bool] = False
+    higher_is_better = False
 
     def update(self, prompts: Prompts, masks: Tensor) -> None:
         """Add a batch; see `point_distances`."""

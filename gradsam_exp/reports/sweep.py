@@ -90,7 +90,7 @@ def _cells(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
 
     metrics = [name for name in TITLES if name in table and table[name].notna().any()]
     own = {f"{name}{end}" for name in TITLES for end in ("", "_low", "_high", "_n")}
-    varied = [c for c in table if c not in own | {"job", "status", "error", "upper_bound"}]
+    varied = [str(c) for c in table if c not in own | {"job", "status", "error", "upper_bound"}]
     failed = table["status"] != "finished"
     headings = ["job", *varied, *(TITLES[name] for name in metrics)] + (["status"] if failed.any() else [])
     rows = []

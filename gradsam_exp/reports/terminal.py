@@ -11,6 +11,7 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     Task,
+    TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
@@ -37,7 +38,7 @@ class _Speed(ProgressColumn):
         return Text(f"{task.speed:.0f} images/s" if task.speed else "", style="progress.data.speed")
 
 
-def progress_bar(description: str, total: int) -> tuple[Progress, int]:
+def progress_bar(description: str, total: int) -> tuple[Progress, TaskID]:
     """A bar of ``total`` images with speed and time left; start it with ``with``."""
     bar = Progress(
         TextColumn("{task.description}"),

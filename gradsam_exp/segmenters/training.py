@@ -21,7 +21,7 @@ import pytorch_lightning as pl
 import torch
 from jaxtyping import Bool, Float, UInt8
 from segment_anything.modeling import Sam
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchmetrics import MeanMetric
 from torchvision.ops import sigmoid_focal_loss
@@ -62,7 +62,10 @@ class _Queries:
     masks: Tensor | None = None  # (Q, 1, low, low) logits
 
     def __getitem__(self, rows: Tensor) -> _Queries:
-        return _Queries(*(None if v is None else v[rows] for v in vars(self).values()))
+        points, labels, boxes, masks = (
+            None if v is None else v[rows] for v in (self.points, self.labels, self.boxes, self.masks)
+        )
+        return _Queries(self.image_index[rows], self.truth[rows], points, labels, boxes, masks)
 
 
 class PromptableTraining(pl.LightningModule):
@@ -104,12 +107,15 @@ class PromptableTraining(pl.LightningModule):
         del batch_index
         loss = self.loss(batch)
         optimizers, schedules = self.optimizers(), self.lr_schedulers()
+        assert isinstance(optimizers, list)
+        assert isinstance(schedules, list)
         for optimizer in optimizers:
             optimizer.zero_grad()
         self.manual_backward(loss)
         torch.nn.utils.clip_grad_norm_(self.sam.parameters(), 1.0)
         for optimizer, schedule in zip(optimizers, schedules, strict=True):
             optimizer.step()
+            assert isinstance(schedule, torch.optim.lr_scheduler.LRScheduler)
             schedule.step()
         self.averaged.update_parameters(self.sam)
 
@@ -147,7 +153,8 @@ class PromptableTraining(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Muon and AdamW under one schedule; see the class."""
-        matrices, rest = [], []
+        matrices: list[nn.Parameter] = []
+        rest: list[nn.Parameter] = []
         for name, parameter in self.sam.named_parameters():
             if parameter.requires_grad:
                 inside = parameter.ndim == 2 and any(part in name for part in (".blocks.", ".transformer."))

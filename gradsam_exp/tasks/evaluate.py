@@ -15,7 +15,7 @@ from pydantic import Field
 from gradsam_exp import results
 from gradsam_exp.assembly import Plan, plan
 from gradsam_exp.config import Config, Node
-from gradsam_exp.experiment import Prepared
+from gradsam_exp.experiment import Evaluation, Prepared
 from gradsam_exp.figures import figure1, score_histograms
 from gradsam_exp.gallery import Gallery
 from gradsam_exp.metrics.summary import Summary, summarize_run
@@ -53,9 +53,7 @@ def run(config: Config, folder: Path) -> float:
     with bar:
         evaluation = experiment.run(planned.dataset, batch_size=config.batch_size, on_batch=on_batch)
     metrics = summarize_run(evaluation.per_image, seed=config.seed)
-    figures = _draw(gallery, folder / "figures")
-    if not evaluation.per_image["iou"].isna().all():
-        figures.append(score_histograms(evaluation.per_image, folder / "figures" / "scores.png"))
+    _draw(gallery, evaluation, folder / "figures")
     results.write_run(
         folder,
         identity=planned.identity,
@@ -65,9 +63,9 @@ def run(config: Config, folder: Path) -> float:
         provenance={**_provenance(planned), "seconds": evaluation.seconds},
         upper_bound=planned.upper_bound,
     )
-    _say(planned, folder, metrics, evaluation.per_image.sum(numeric_only=True).to_dict(), evaluation.seconds)
+    _say(planned, folder, metrics, evaluation)
     if tracker is not None:
-        _track(tracker, planned, folder, metrics, evaluation.per_image, figures)
+        _track(tracker, planned, folder, metrics, evaluation)
     return metrics["miou"].mean
 
 
@@ -76,9 +74,12 @@ def tracker_of(node: Node) -> WandbSettings | None:
     return None if node.get("name") == "none" else build_checked("logger", WandbSettings, node)
 
 
-def _draw(gallery: Gallery, folder: Path) -> list[Path]:
-    shown = [("figure1.png", gallery.first_examples()), ("worst.png", gallery.worst_examples())]
-    return [figure1(examples, folder / name) for name, examples in shown if examples]
+def _draw(gallery: Gallery, evaluation: Evaluation, folder: Path) -> None:
+    shown = {"figure1.png": gallery.first_examples(), "worst.png": gallery.worst_examples()}
+    for name, examples in shown.items():
+        if examples:
+            figure1(examples, folder / name)
+    score_histograms(evaluation.per_image, folder / "scores.png")
 
 
 def _provenance(planned: Plan) -> dict[str, object]:
@@ -96,9 +97,7 @@ def _provenance(planned: Plan) -> dict[str, object]:
     )
 
 
-def _say(
-    planned: Plan, folder: Path, metrics: dict[str, Summary], totals: dict[str, float], seconds: dict[str, float]
-) -> None:
+def _say(planned: Plan, folder: Path, metrics: dict[str, Summary], evaluation: Evaluation) -> None:
     config = planned.config
     title = " · ".join(
         [
@@ -111,14 +110,12 @@ def _say(
     if planned.upper_bound:
         title += " · upper bound: looks at the truth"
     console.print(results_table(title, metrics))
-    counted = {
-        "empty heatmaps": totals["empty_heatmap"],
-        "empty true masks": totals.get("empty_truth", 0),
-    }
-    found = [f"{int(number)} {what}" for what, number in counted.items() if number]
+    counted = {"empty heatmaps": "empty_heatmap", "empty true masks": "empty_truth"}
+    numbers = {what: int(evaluation.per_image[column].fillna(False).sum()) for what, column in counted.items()}
+    found = ", ".join(f"{number} {what}" for what, number in numbers.items() if number)
     if found:
-        console.print(", ".join(found))
-    console.print(f"{stages_line(seconds)}\n{folder}")
+        console.print(f"note: {found}")
+    console.print(f"{stages_line(evaluation.seconds)}\n{folder}", soft_wrap=True)
 
 
 def _track(
@@ -126,8 +123,7 @@ def _track(
     planned: Plan,
     folder: Path,
     metrics: dict[str, Summary],
-    per_image,
-    figures: list[Path],
+    evaluation: Evaluation,
 ) -> None:
     hydra_config = HydraConfig.get()
     sweeping = hydra_config.mode == RunMode.MULTIRUN
@@ -137,8 +133,7 @@ def _track(
         folder,
         config={**asdict(config), "identity": planned.identity},
         metrics=metrics,
-        per_image=per_image,
-        figures=figures,
+        per_image=evaluation.per_image,
         name=run_name(hydra_config.overrides.task, config.name),
         group=Path(hydra_config.sweep.dir).name if sweeping else None,
         job_type=config.task["name"],
@@ -146,4 +141,4 @@ def _track(
         + (["upper bound"] if planned.upper_bound else []),
     )
     if seen_at:
-        console.print(f"W&B: {seen_at}")
+        console.print(f"W&B: {seen_at}", soft_wrap=True)

@@ -109,7 +109,7 @@ def train(
 
 
 def _training_loader(dataset: ImageDataset, batch_size: int, workers: int, fresh: bool) -> DataLoader[Any]:
-    keep = {"collate_fn": collate, "num_workers": workers, "persistent_workers": False}
+    keep: dict[str, Any] = {"collate_fn": collate, "num_workers": workers, "persistent_workers": False}
     if isinstance(dataset, Shapes):
         sampler = FreshSamples(len(dataset)) if fresh else None
         return DataLoader(dataset, batch_size, shuffle=sampler is None, sampler=sampler, drop_last=True, **keep)

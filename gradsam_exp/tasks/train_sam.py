@@ -110,7 +110,8 @@ def train(
     if resume is not None and not Path(resume).is_file():
         raise InputError(f"task.resume={resume} does not exist")
     backgrounds = {
-        split: BACKGROUNDS.build(pictures, split=split) if pictures is not None else None for split in ("train", "val")
+        split: BACKGROUNDS.build(pictures, split=split) if pictures is not None else None
+        for split in ("train", "val")
     }
     generators = {split: SceneGenerator(photographs(split), backgrounds[split]) for split in backgrounds}
 
@@ -145,9 +146,7 @@ def train(
     # Our own checkpoint: it holds optimizer states, which weights_only would refuse.
     trainer.fit(model, datamodule=scenes, ckpt_path=resume, weights_only=False)
     facts = {"steps": steps, "batch_size": batch_size, "targets": targets, "seed": seed, "pictures": pictures}
-    save_weights(
-        folder / "compact.safetensors", model.averaged.module.state_dict(), {"kind": "compact", **facts}
-    )
+    save_weights(folder / "compact.safetensors", model.averaged.module.state_dict(), {"kind": "compact", **facts})
     write_json(
         folder / "provenance.json",
         provenance(
@@ -157,4 +156,6 @@ def train(
             device=str(trainer.strategy.root_device),
         ),
     )
-    console.print(f"{folder}\nuse it: python run.py sam.checkpoint={folder / 'compact.safetensors'}", soft_wrap=True)
+    console.print(
+        f"{folder}\nuse it: python run.py sam.checkpoint={folder / 'compact.safetensors'}", soft_wrap=True
+    )

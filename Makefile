@@ -1,0 +1,42 @@
+# The two commands: `make run` and `make test`. Each sets up what it needs the first time.
+# Overrides are passed on: make run ARGS="pipeline=fgbg bg_threshold=0.2"
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: run test quick check lock clean
+
+run: $(INSTALLED)
+	@$(BIN)/python run.py $(ARGS)
+
+test: $(INSTALLED)
+	@$(BIN)/python -m pytest $(ARGS)
+
+# The tests that take no training and start no commands.
+quick: $(INSTALLED)
+	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+# Format, lint and types, as pre-commit and CI see them.
+check: $(INSTALLED)
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+# Pin the newest versions that pyproject.toml allows, for every platform.
+lock: $(INSTALLED)
+	@$(BIN)/uv pip compile --quiet --universal --upgrade --no-emit-index-url --python-version 3.11 \
+		--extra dev --output-file requirements.lock pyproject.toml
+
+clean:
+	rm -rf $(VENV)
+
+# uv chooses builds of torch and torchvision that belong together; pip alone may not.
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gradsam_exp needs Python 3.11 or newer, this is %d.%d: make PYTHON=/path/to/python3.11" % sys.version_info[:2])'
+	@echo "Setting up $(VENV) (once; a few GB with torch's libraries)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@

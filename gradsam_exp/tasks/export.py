@@ -1,0 +1,41 @@
+"""``task=export``: write the built-in shapes as files, in the layout of ``data=synthetic_shapes``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from gradsam_exp.assembly import find_dataset
+from gradsam_exp.config import Config
+from gradsam_exp.data.shapes import Shapes
+from gradsam_exp.data.synthetic_shapes import export
+from gradsam_exp.errors import InputError
+from gradsam_exp.registry import build_checked
+from gradsam_exp.reports.terminal import console
+
+
+def run(config: Config, folder: Path) -> None:
+    """Write the splits of ``task.splits``.
+
+    Raises:
+        InputError: the data is not ``shapes``.
+    """
+    build_checked("task", write, config.task, config=config, folder=folder)
+
+
+def write(
+    config: Config,
+    folder: Path,
+    *,
+    to: str | None = None,
+    splits: list[Literal["train", "val", "test"]],
+) -> None:
+    """See ``conf/task/export.yaml``."""
+    root = Path(to).expanduser() if to is not None else folder / "shapes"
+    for split in splits:
+        dataset = find_dataset(config, split)
+        if not isinstance(dataset, Shapes):
+            raise InputError(f"task=export writes data=shapes (without limit), not data={config.data['name']}")
+        export(dataset, root)
+        console.print(f"{len(dataset)} {split} images → {root}")
+    console.print(f"use them: python run.py data=synthetic_shapes data.root={root}", soft_wrap=True)
