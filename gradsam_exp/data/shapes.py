@@ -161,7 +161,8 @@ def stencil(shape: str, size: int) -> Bool[np.ndarray, "size size"]:
     if shape == "circle":
         return (xs - half) ** 2 + (ys - half) ** 2 <= (half + 0.25) ** 2
     if shape == "diamond":
-        return np.abs(xs - half) + np.abs(ys - half) <= half
+        tip = 0 if size % 2 else 0.5  # an even box has no middle pixel: the tips are two pixels wide
+        return np.abs(xs - half) + np.abs(ys - half) <= half + tip
     if shape == "triangle":
         corners = [(half, 0.0), (size - 1.0, size - 1.0), (0.0, size - 1.0)]
     elif shape == "star":
@@ -171,16 +172,18 @@ def stencil(shape: str, size: int) -> Bool[np.ndarray, "size size"]:
     filled = np.zeros((size, size), dtype=bool)
     rows, columns = polygon([y for _, y in corners], [x for x, _ in corners], filled.shape)
     filled[rows, columns] = True
-    return filled
+    return filled | filled[:, ::-1]  # pixels on a left edge are taken, on a right edge not: make it even
 
 
-def _star_corners(radius: float) -> list[tuple[float, float]]:
-    """Ten corners of an upright pentagram in a box of ``2·radius``, on a 1/64 px grid (see the module's text)."""
+def _star_corners(half: float) -> list[tuple[float, float]]:
+    """Ten corners of an upright star in a box of ``2·half + 1`` px, on a 1/64 px grid (see the module's text)."""
+    outer = half + 0.5
     inner = 0.45  # a little fatter than the pentagram's 0.382, so that the arms survive at 13 px
+    wide, high = math.sin(2 * math.pi / 5), (1 + math.cos(math.pi / 5)) / 2  # half extents for radius 1
     corners = []
     for k in range(10):
-        r = radius * (1.0 if k % 2 == 0 else inner)
+        r = outer * (1.0 if k % 2 == 0 else inner)
         angle = math.pi * k / 5
-        x, y = radius + r * math.sin(angle), radius - r * math.cos(angle)
+        x, y = half + r * math.sin(angle) / wide, outer / high - 0.5 - r * math.cos(angle) / high
         corners.append((round(x * 64) / 64, round(y * 64) / 64))
     return corners
