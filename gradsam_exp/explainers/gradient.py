@@ -66,6 +66,8 @@ class GradientCAM(ABC):
             if targets is None:
                 targets = logits.detach().argmax(1)
             targets = targets.to(logits.device)
+            if ((targets < 0) | (targets >= logits.shape[1])).any():
+                raise ValueError(f"targets must be class ids in 0..{logits.shape[1] - 1}, got {targets.tolist()}")
             missing = [k for k, layer in enumerate(self.target_layers) if layer not in recorded]
             if missing:
                 raise ValueError(f"target layers {missing} were not used in the forward pass")

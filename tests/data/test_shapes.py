@@ -11,7 +11,11 @@ from gradsam_exp.data.shapes import LENGTHS, SHAPES, Shapes, stencil
 
 
 def test_lengths_and_sizes_are_the_reference_data_sets():
-    assert {split: len(Shapes(split, Noise(split))) for split in LENGTHS} == {"train": 3500, "val": 1000, "test": 500}
+    assert {split: len(Shapes(split, Noise(split))) for split in LENGTHS} == {
+        "train": 3500,
+        "val": 1000,
+        "test": 500,
+    }
     sample = Shapes("test", Noise("test"))[0]
     assert sample.image.shape == (3, 48, 64)
     assert sample.image.dtype == torch.uint8
