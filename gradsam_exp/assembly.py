@@ -85,7 +85,7 @@ def plan(config: Config) -> Plan:
     strategy = STRATEGIES.build(config.pipeline)
     selector = SELECTORS.build(config.selector)
     EXPLAINERS.get(str(config.explainer.get("name")))
-    check_value("explainer.target", Literal["predicted", "true"], config.explainer.get("target"))
+    check_value("explainer.target", Literal["predicted", "label"], config.explainer.get("target"))
     device = find_device(config.device)
     classifier = _classifier(config)
     segmenter = SEGMENTERS.build(config.sam)

@@ -112,6 +112,7 @@ def _log_to(folder: Path) -> logging.Handler:
     """Send log lines to ``run.log`` as long as the job runs."""
     folder.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(folder / "run.log", encoding="utf-8")
+    handler.addFilter(lambda record: record.name.startswith("gradsam_exp") or record.levelno >= logging.WARNING)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     root.setLevel(logging.INFO)

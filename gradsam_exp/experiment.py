@@ -31,7 +31,7 @@ from gradsam_exp.prompts.base import PromptContext
 from gradsam_exp.segmenters.base import Embeddings
 from gradsam_exp.types import BACKGROUND, FOREGROUND, Heatmaps, ImageBatch, Prompts
 
-Target = Literal["predicted", "true"]
+Target = Literal["predicted", "label"]
 _ROWS = 4  # batches are filled up to a multiple of this, see `_filled`
 
 
@@ -86,7 +86,7 @@ class Experiment:
         classifier: loaded, in eval mode.
         explainer: explains ``classifier``.
         pipeline: its segmenter is loaded.
-        target: explain the class that is ``predicted``, or the ``true`` one.
+        target: explain the ``predicted`` class, or the true one (``label``).
         seed: of random prompt strategies.
         device: where the classifier runs.
     """
@@ -138,9 +138,9 @@ class Experiment:
     def _explain(self, images: Tensor, labels: Tensor) -> Heatmaps:
         count = len(images)
         images = _filled(images).to(self.device)
-        targets = _filled(labels).to(self.device) if self.target == "true" else None
+        targets = _filled(labels).to(self.device) if self.target == "label" else None
         if targets is not None and (labels < 0).any():
-            raise InputError("explainer.target=true needs a label for every image; use explainer.target=predicted")
+            raise InputError("explainer.target=label needs a label for every image; use explainer.target=predicted")
         maps = self.explainer(images, targets)
         return Heatmaps(
             maps.values[:count].cpu(),

@@ -39,17 +39,31 @@ def figure1(examples: Sequence[Example], path: Path) -> Path:
     Writes ``path`` (PNG) and the same as PDF beside it.
     """
     with mpl.rc_context(_STYLE):
-        height, width = examples[0].image.shape[:2]
-        cell = 1.25
-        figure = Figure(
-            figsize=(cell * len(COLUMNS) + 0.3, cell * height / width * len(examples) + 0.55), layout="constrained"
+        # Inches: cells as wide as the widest image needs, margins for names, titles and legend.
+        cell, gap, left, top, bottom = 1.25, 0.16, 0.42, 0.25, 0.42
+        tallest = cell * max(example.image.shape[0] / example.image.shape[1] for example in examples)
+        rows, columns = len(examples), len(COLUMNS)
+        wide = left + columns * cell + (columns - 1) * 0.08 + 0.05
+        high = top + rows * tallest + (rows - 1) * gap + bottom
+        figure = Figure(figsize=(wide, high))
+        grid = figure.subplots(
+            rows,
+            columns,
+            squeeze=False,
+            gridspec_kw={
+                "left": left / wide,
+                "right": 1 - 0.05 / wide,
+                "top": 1 - top / high,
+                "bottom": bottom / high,
+                "wspace": 0.08 / cell,
+                "hspace": gap / tallest,
+            },
         )
-        grid = figure.subplots(len(examples), len(COLUMNS), squeeze=False)
         for row, example in zip(grid, examples, strict=True):
             _draw_row(row, example)
         for axes, title in zip(grid[0], COLUMNS, strict=True):
             axes.set_title(title)
-        figure.legend(handles=_legend(examples), loc="outside lower center", ncols=4, frameon=False, fontsize=7)
+        figure.legend(handles=_legend(examples), loc="lower center", ncols=4, frameon=False, fontsize=7)
         return _save(figure, path)
 
 

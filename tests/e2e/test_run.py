@@ -1,0 +1,130 @@
+"""One run, from the command to what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from pycocotools import mask as coco
+
+from gradsam_exp.data.backgrounds import Mixed
+from gradsam_exp.data.shapes import Shapes
+
+
+def metrics_of(finished) -> dict:
+    (folder,) = finished.runs
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def test_a_run_leaves_everything_behind(run):
+    done = run("pipeline=fgbg", "bg_threshold=0.2")
+    assert done.code == 0, done.err
+    (folder,) = done.runs
+    left = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert {
+        ".hydra/config.yaml", "metrics.json", "per_image.parquet", "predictions.parquet", "provenance.json",
+        "run.log", "figures/figure1.png", "figures/figure1.pdf", "figures/worst.png", "figures/scores.png",
+    } <= left  # fmt: skip
+    assert not [name for name in left if name.endswith(".partial")]
+    for word in ("fg hit rate", "bg hit rate", "distance px", "mIoU", "95 % interval", "encode"):
+        assert word in done.out
+
+
+def test_metrics_are_the_per_image_tables_means(run):
+    done = run("pipeline=fgbg")
+    (folder,) = done.runs
+    table = pd.read_parquet(folder / "per_image.parquet")
+    metrics = metrics_of(done)["metrics"]
+    assert len(table) == 8
+    assert metrics["miou"]["n"] == 8
+    for name, column in (("miou", "iou"), ("fg_hit_rate", "fg_hit_rate"), ("distance_px", "distance_px")):
+        assert metrics[name]["mean"] == pytest.approx(table[column].mean())
+        low, high = metrics[name]["ci95"]
+        assert low <= metrics[name]["mean"] <= high
+    assert metrics["accuracy"]["mean"] == (table["class_name"] == table["predicted_class"]).mean()
+
+
+def test_predictions_can_be_scored_again_without_the_run(run):
+    done = run("pipeline=fgbg")
+    (folder,) = done.runs
+    table = pd.read_parquet(folder / "per_image.parquet").set_index("image_id")
+    shapes = Shapes("test", Mixed("test"))
+    for row in pd.read_parquet(folder / "predictions.parquet").itertuples():
+        mask = coco.decode({"size": [row.height, row.width], "counts": row.mask_rle.encode()}).astype(bool)
+        truth = shapes[int(row.image_id.rsplit("-", 1)[1])].mask.numpy()
+        iou = (mask & truth).sum() / (mask | truth).sum()
+        assert iou == pytest.approx(table.loc[row.image_id, "iou"])
+        (query,) = json.loads(row.prompts)
+        labels = np.array(query["labels"])
+        assert (labels == 1).sum() == table.loc[row.image_id, "fg_points"] == 9
+        assert (labels == 0).sum() == table.loc[row.image_id, "bg_points"] == 4
+
+
+@pytest.mark.parametrize("size", [1, 5])
+def test_results_do_not_depend_on_the_batch_size(run, size: int):
+    one, other = run("batch_size=8"), run(f"batch_size={size}", "pipeline=fg")
+    first, second = other.runs
+    assert (first / "metrics.json").read_bytes() == (second / "metrics.json").read_bytes()
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(first / "per_image.parquet"), pd.read_parquet(second / "per_image.parquet"), check_exact=True
+    )
+    assert one.code == other.code == 0
+
+
+def test_the_same_command_gives_the_same_bytes(run):
+    run("pipeline=fgbg", "seed=3")
+    first, second = run("pipeline=fgbg", "seed=3").runs
+    for name in ("metrics.json", "per_image.parquet", "predictions.parquet"):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+
+
+def test_identity_follows_what_the_results_depend_on(run):
+    identities = []
+    for overrides in (["pipeline=fg"], ["pipeline=fg", "bg_threshold=0.3"], ["pipeline=fg", "fg_threshold=0.7"],
+                      ["pipeline=fg", "batch_size=3"], ["pipeline=fg", "data.seed=1"]):  # fmt: skip
+        done = run(*overrides)
+        identities.append(json.loads((done.runs[-1] / "metrics.json").read_text())["identity"])
+    plain, other_bg, other_fg, other_batch, other_data = identities
+    assert plain == other_bg == other_batch, "fg does not depend on bg_threshold, nor anything on the batch size"
+    assert len({plain, other_fg, other_data}) == 3
+
+
+def test_the_oracle_is_stamped_as_an_upper_bound(run):
+    done = run("pipeline=oracle")
+    assert metrics_of(done)["upper_bound"] is True
+    assert metrics_of(done)["metrics"]["distance_px"]["mean"] == pytest.approx(0, abs=1e-6)
+    assert "upper bound" in done.out
+
+
+def test_a_run_on_files_is_the_run_on_the_drawn_images(run, tmp_path):
+    drawn = run("pipeline=fg")
+    exported = run("task=export", f"task.to={tmp_path / 'files'}", "task.splits=[test]", "limit=null",
+                   "data.lengths.test=8")  # fmt: skip
+    assert exported.code == 0, exported.err
+    read = run("pipeline=fg", "data=synthetic_shapes", f"data.root={tmp_path / 'files'}")
+    assert read.code == 0, read.err
+    first, second = drawn.runs[0], read.runs[-1]
+    columns = ["iou", "fg_hit_rate", "distance_px", "predicted_class"]
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(first / "per_image.parquet")[columns], pd.read_parquet(second / "per_image.parquet")[columns]
+    )
+
+
+def test_explaining_the_true_class(run):
+    predicted, true = run("explainer.target=predicted"), run("explainer.target=label")
+    assert predicted.code == true.code == 0
+    tables = [pd.read_parquet(folder / "per_image.parquet") for folder in true.runs]
+    wrong = ~tables[0]["correct"].astype(bool)
+    assert wrong.any()
+    assert not tables[0]["distance_px"].equals(tables[1]["distance_px"])
+
+
+def test_provenance_says_where_it_comes_from(run):
+    done = run()
+    (folder,) = done.runs
+    facts = json.loads((folder / "provenance.json").read_text())
+    assert {"created", "command", "git", "versions", "device", "seeds", "digests", "seconds"} <= facts.keys()
+    assert {"data", "classifier", "sam", "config"} <= facts["digests"].keys()
+    assert {"explain", "encode", "segment", "score", "data"} == facts["seconds"].keys()
