@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gradsam_exp.config import GROUPS, KNOBS, check
 from gradsam_exp.errors import InputError, did_you_mean
+from gradsam_exp.reports.sweep import summarize_sweep
 
 log = logging.getLogger("gradsam_exp")
 
@@ -30,6 +31,7 @@ _input_errors: list[Exception] = []  # of a single run: what passes through Hydr
 
 def run_program(job: Callable[[], Any]) -> int:
     """Run Hydra's main function; the exit code is 0, 1 for an error, 130 for Ctrl-C."""
+    _input_errors.clear()
     try:
         job()
     except KeyboardInterrupt:
@@ -58,6 +60,8 @@ def run_job(cfg: DictConfig) -> float | None:
         return task.run(settings, folder)
     except KeyboardInterrupt as error:
         _record(folder, error)
+        if sweeping:  # Hydra stops here, without its callbacks
+            summarize_sweep(Path(hydra_config.sweep.dir))
         raise
     except (InputError, OmegaConfBaseException) as error:
         _record(folder, error)

@@ -140,7 +140,9 @@ class Experiment:
         images = _filled(images).to(self.device)
         targets = _filled(labels).to(self.device) if self.target == "label" else None
         if targets is not None and (labels < 0).any():
-            raise InputError("explainer.target=label needs a label for every image; use explainer.target=predicted")
+            raise InputError(
+                "explainer.target=label needs a label for every image; use explainer.target=predicted"
+            )
         maps = self.explainer(images, targets)
         return Heatmaps(
             maps.values[:count].cpu(),

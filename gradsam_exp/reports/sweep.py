@@ -27,13 +27,11 @@ class SweepSummary(Callback):
 
 def summarize_sweep(folder: Path) -> pd.DataFrame:
     """Collect the runs below ``folder``, write ``sweep.csv`` and ``sweep.md`` there, and print the table."""
-    from gradsam_exp.reports.terminal import console  # noqa: PLC0415  (a sweep's parent starts without it)
-
     table = collect_runs(folder)
     table.to_csv(folder / "sweep.csv", index=False)
     (folder / "sweep.md").write_text(as_markdown(table), encoding="utf-8")
-    console.print(_as_rich(table))
-    console.print(str(folder / "sweep.csv"))
+    _print(table)
+    print(folder / "sweep.csv")
     return table
 
 
@@ -43,7 +41,7 @@ def collect_runs(folder: Path) -> pd.DataFrame:
     Args:
         folder: a sweep's; its runs are the folders with a ``.hydra/overrides.yaml``.
     """
-    import pandas as pd  # noqa: PLC0415  (see above)
+    import pandas as pd  # noqa: PLC0415  (a sweep's parent starts without it)
 
     rows = []
     for path in sorted(folder.glob("*/.hydra/overrides.yaml"), key=lambda p: _natural(p.parent.parent.name)):
@@ -86,42 +84,53 @@ def _outcome(path: Path) -> dict[str, Any]:
 
 def _cells(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """Headings and texts for people: one column for each thing varied, ``mean [low, high]`` for each metric."""
-    from gradsam_exp.reports.terminal import TITLES  # noqa: PLC0415
+    from gradsam_exp.reports.terminal import TITLES  # noqa: PLC0415  (see above)
 
     metrics = [name for name in TITLES if name in table and table[name].notna().any()]
     own = {f"{name}{end}" for name in TITLES for end in ("", "_low", "_high", "_n")}
     varied = [str(c) for c in table if c not in own | {"job", "status", "error", "upper_bound"}]
-    failed = table["status"] != "finished"
-    headings = ["job", *varied, *(TITLES[name] for name in metrics)] + (["status"] if failed.any() else [])
+    incomplete = bool((table["status"] != "finished").any())
+    headings = ["job", *varied, *(TITLES[name] for name in metrics), *(["status"] if incomplete else [])]
     rows = []
-    for _, run in table.iterrows():
-        row = [str(run["job"]), *("" if run[c] != run[c] or run[c] is None else str(run[c]) for c in varied)]
+    for run in table.to_dict("records"):
+        job = f"{run['job']} (upper bound)" if run.get("upper_bound") is True else str(run["job"])
+        row = [job, *("" if _unknown(run[c]) else str(run[c]) for c in varied)]
         for name in metrics:
-            known = run[name] is not None and run[name] == run[name]
-            row.append(f"{run[name]:.3f} [{run[f'{name}_low']:.3f}, {run[f'{name}_high']:.3f}]" if known else "")
-        if failed.any():
-            error = run.get("error")
-            row.append(f"{run['status']}: {error}" if isinstance(error, str) else str(run["status"]))
-        if run.get("upper_bound") is True:
-            row[0] += " (upper bound)"
-        rows.append(row)
+            interval = f"{run[name]:.3f} [{run[f'{name}_low']:.3f}, {run[f'{name}_high']:.3f}]"
+            row.append("" if _unknown(run[name]) else interval)
+        rows.append([*row, str(run["status"])] if incomplete else row)
     return headings, rows
 
 
+def _errors(table: pd.DataFrame) -> list[str]:
+    """``job 3: what went wrong`` for every job that failed."""
+    failed = table[table["status"] == "failed"].to_dict("records")
+    return [f"job {run['job']}: {run['error']}" for run in failed]
+
+
 def as_markdown(table: pd.DataFrame) -> str:
-    """The sweep's table in Markdown."""
+    """The sweep's table in Markdown, and what went wrong below it."""
     headings, rows = _cells(table)
     lines = [headings, ["---"] * len(headings), *rows]
-    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+    text = "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+    return text + "".join(f"\n- {line}\n" for line in _errors(table))
 
 
-def _as_rich(table: pd.DataFrame) -> Any:
+def _print(table: pd.DataFrame) -> None:
     from rich.table import Table  # noqa: PLC0415
+
+    from gradsam_exp.reports.terminal import console  # noqa: PLC0415
 
     headings, rows = _cells(table)
     rich = Table(title="sweep", title_justify="left", title_style="bold")
     for heading in headings:
-        rich.add_column(heading)
+        rich.add_column(heading, no_wrap=heading == "status")
     for row in rows:
         rich.add_row(*row)
-    return rich
+    console.print(rich)
+    for line in _errors(table):
+        console.print(line, soft_wrap=True)
+
+
+def _unknown(value: Any) -> bool:
+    return value is None or value != value  # noqa: PLR0124  (NaN is not itself)

@@ -1,9 +1,6 @@
 """Data sets on disk: what is read, and what is refused, naming the file."""
 
-import functools
-import http.server
 import shutil
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +44,7 @@ def spoil_bytes(root: Path) -> None:
 
 
 SPOILED = {
-    "no data root": (lambda r: shutil.rmtree(r), r"does not exist"),
+    "no data root": (shutil.rmtree, r"does not exist"),
     "no masks": (lambda r: shutil.rmtree(r / "masks"), r"masks/test does not exist"),
     "no labels": (lambda r: shutil.rmtree(r / "labels"), r"labels/test does not exist"),
     "mask missing": (lambda r: (r / "masks/test/00001.png").unlink(), r"masks/test lacks 1 .*: 00001"),
@@ -169,30 +166,6 @@ def test_a_folder_without_masks_has_no_truth(own_folder: Path):
     assert next(iter(loader(data, 4))).masks is None
 
 
-class _Server:
-    """Serves a folder on localhost for the length of a test."""
-
-    def __init__(self, folder: Path) -> None:
-        handler = functools.partial(_Quiet, directory=str(folder))
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-
-
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    (tmp_path / "www").mkdir()
-    server = _Server(tmp_path / "www")
-    yield tmp_path / "www", server.url
-    server.server.shutdown()
-
-
 def test_the_data_set_is_downloaded_once_and_unpacked(shape_files: Path, served):
     www, url = served
     shutil.make_archive(str(www / "synthetic_shapes"), "zip", shape_files.parent, shape_files.name)
@@ -221,5 +194,5 @@ def test_a_download_with_another_digest_is_refused(shape_files: Path, served, tm
 
 def test_without_network_the_mend_is_named(served):
     _, url = served
-    with pytest.raises(InputError, match="data.root=PATH"):
+    with pytest.raises(InputError, match=r"data\.root=PATH"):
         synthetic_shapes("test", url=f"{url}/nowhere.zip")

@@ -68,7 +68,9 @@ def test_results_do_not_depend_on_the_batch_size(run, size: int):
     first, second = other.runs
     assert (first / "metrics.json").read_bytes() == (second / "metrics.json").read_bytes()
     pd.testing.assert_frame_equal(
-        pd.read_parquet(first / "per_image.parquet"), pd.read_parquet(second / "per_image.parquet"), check_exact=True
+        pd.read_parquet(first / "per_image.parquet"),
+        pd.read_parquet(second / "per_image.parquet"),
+        check_exact=True,
     )
     assert one.code == other.code == 0
 
@@ -108,7 +110,8 @@ def test_a_run_on_files_is_the_run_on_the_drawn_images(run, tmp_path):
     first, second = drawn.runs[0], read.runs[-1]
     columns = ["iou", "fg_hit_rate", "distance_px", "predicted_class"]
     pd.testing.assert_frame_equal(
-        pd.read_parquet(first / "per_image.parquet")[columns], pd.read_parquet(second / "per_image.parquet")[columns]
+        pd.read_parquet(first / "per_image.parquet")[columns],
+        pd.read_parquet(second / "per_image.parquet")[columns],
     )
 
 

@@ -1,0 +1,114 @@
+"""A sweep ends in one table; a job that fails is a row of it; Ctrl-C keeps what was finished."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.e2e.conftest import ROOT
+
+
+def test_a_sweep_runs_every_combination_and_ends_with_a_table(run):
+    done = run("-m", "pipeline=fg,fgbg", "bg_threshold=0.05,0.2", "grid_offset=1,2")
+    assert done.code == 0, done.err
+    assert len(done.runs) == 8
+    (path,) = done.folder.rglob("sweep.csv")
+    table = pd.read_csv(path)
+    assert table["job"].tolist() == list(range(8))
+    assert set(zip(table["pipeline"], table["bg_threshold"], table["grid_offset"], strict=True)) == {
+        (p, b, o) for p in ("fg", "fgbg") for b in (0.05, 0.2) for o in (1, 2)
+    }
+    for folder, row in zip(sorted(path.parent.glob("[0-9]*")), table.itertuples(), strict=True):
+        metrics = json.loads((folder / "metrics.json").read_text())["metrics"]
+        assert row.miou == pytest.approx(metrics["miou"]["mean"])
+        assert row.miou_low == pytest.approx(metrics["miou"]["ci95"][0])
+        assert row.miou_n == 8
+    markdown = path.with_suffix(".md").read_text()
+    assert markdown.count("\n") == 10
+    assert "bg_threshold" in markdown
+    assert "mIoU" in done.out
+
+
+def test_a_failed_job_is_a_row_and_the_others_go_on(run):
+    done = run("-m", "pipeline=fg,fgbg", "bg_threshold=0.1,0.9")
+    assert done.code == 1
+    (path,) = done.folder.rglob("sweep.csv")
+    table = pd.read_csv(path)
+    assert table["status"].tolist() == ["finished", "finished", "finished", "failed"]
+    assert "must be below fg_threshold" in table["error"][3]
+    assert table["miou"].notna().tolist() == [True, True, True, False]
+    assert "must be below fg_threshold" in path.with_suffix(".md").read_text()
+    assert "Traceback" not in done.err
+
+
+def test_a_bug_in_a_job_does_not_end_the_sweep(run, monkeypatch):
+    from gradsam_exp.prompts.background import ForegroundBackground
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(ForegroundBackground, "propose", broken)
+    done = run("-m", "pipeline=fgbg,fg")
+    assert done.code == 1
+    (path,) = done.folder.rglob("sweep.csv")
+    assert pd.read_csv(path)["status"].tolist() == ["failed", "finished"]
+    assert "ZeroDivisionError: a bug" in (path.parent / "0" / "run.log").read_text()
+
+
+def test_a_typo_in_a_sweep_is_refused_before_any_job(run):
+    done = run("-m", "pipeline=fg,fgbg", "bg_treshold=0.1,0.2")
+    assert done.code == 1
+    assert done.err.strip().count("\n") == 0
+    assert "did you mean 'bg_threshold'" in done.err
+    assert not done.runs
+    done = run("-m", "pipeline=fg,fgb")
+    assert done.code == 1
+    assert "did you mean 'fgbg'" in done.err
+    assert not done.runs
+
+
+def test_runs_of_a_sweep_equal_single_runs(run):
+    run("-m", "pipeline=fgbg", "bg_threshold=0.1,0.2")
+    run("pipeline=fgbg", "bg_threshold=0.2")
+    finished = run("pipeline=fg").runs
+    by_identity: dict[str, list[bytes]] = {}
+    for folder in finished:
+        content = (folder / "metrics.json").read_bytes()
+        by_identity.setdefault(json.loads(content)["identity"], []).append(content)
+    assert sorted(map(len, by_identity.values())) == [1, 1, 2]
+    assert all(len(set(contents)) == 1 for contents in by_identity.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sweep", [False, True], ids=["run", "sweep"])
+def test_ctrl_c_keeps_what_was_finished(tmp_path: Path, random_weights: list[str], sweep: bool):
+    arguments = ["-m", "bg_threshold=0.1,0.2,0.3,0.4,0.5,0.6"] if sweep else []
+    process = subprocess.Popen(
+        [sys.executable, "run.py", *arguments, "pipeline=fgbg", "logger=none", f"output_root={tmp_path}", *random_weights],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "150"},
+    )  # fmt: skip
+    wanted = "metrics.json" if sweep else "run.log"
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.rglob(wanted)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(1 if sweep else 4)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, out + err
+    assert err.strip().splitlines()[-1] == "gradsam_exp: interrupted; what was finished is kept"
+    assert "Traceback" not in out + err
+    statuses = [json.loads(path.read_text())["status"] for path in tmp_path.rglob("metrics.json")]
+    assert "interrupted" in statuses
+    if sweep:
+        assert "finished" in statuses
+        (path,) = tmp_path.rglob("sweep.csv")
+        assert pd.read_csv(path)["status"].tolist().count("interrupted") == 1
+        assert "interrupted" in out
