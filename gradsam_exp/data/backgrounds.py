@@ -50,7 +50,7 @@ class Mixed:
     def draw(self, rng: Generator, width: int, height: int) -> np.ndarray:
         """See `Background.draw`."""
         if rng.random() < 0.5:
-            smallest = 2 + 4 * rng.random()
+            smallest = 3 + 7 * rng.random()
             return dead_leaves(rng, width, height, min_radius=smallest)[0]
         photo = self.photos[int(rng.integers(len(self.photos)))]
         return random_crop(rng, photo, width, height)

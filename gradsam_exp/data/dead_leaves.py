@@ -74,8 +74,8 @@ class _Palette:
     def __init__(self, rng: Generator) -> None:
         self.rng = rng
         self.base = 255 * rng.random(3)
-        self.light_spread = 60 + 200 * rng.random()
-        self.hue_spread = 10 + 110 * rng.random() ** 2
+        self.light_spread = 40 + 140 * rng.random()
+        self.hue_spread = 10 + 70 * rng.random() ** 2
 
     def draw(self) -> np.ndarray:
         light = (self.rng.random() - 0.5) * self.light_spread

@@ -92,7 +92,8 @@ def test_runs_of_a_sweep_equal_single_runs(run):
 def test_ctrl_c_keeps_what_was_finished(tmp_path: Path, random_weights: list[str], sweep: bool):
     arguments = ["-m", "bg_threshold=0.1,0.2,0.3,0.4,0.5,0.6"] if sweep else []
     process = subprocess.Popen(
-        [sys.executable, "run.py", *arguments, "pipeline=fgbg", "logger=none", f"output_root={tmp_path}", *random_weights],
+        [sys.executable, "run.py", *arguments, "pipeline=fgbg", "logger=none", f"output_root={tmp_path}"]
+        + random_weights,
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "150"},
     )  # fmt: skip
     wanted = "metrics.json" if sweep else "run.log"

@@ -88,7 +88,7 @@ def test_batches_add_up_to_the_whole():
 
 
 def test_hit_rate_refuses_an_unknown_label():
-    with pytest.raises(ValueError, match="1 .foreground. or 0"):
+    with pytest.raises(ValueError, match=r"1 .foreground. or 0"):
         PointHitRate(2)
 
 
