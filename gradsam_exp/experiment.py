@@ -165,8 +165,8 @@ class Experiment:
         for item in prepared:
             ctx = PromptContext(
                 item.batch.images,
-                item.batch.image_ids,
                 item.heatmaps,
+                item.batch.image_ids,
                 seed=self.seed,
                 masks=item.batch.masks if self.pipeline.strategy.needs_truth else None,
             )

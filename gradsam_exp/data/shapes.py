@@ -55,7 +55,7 @@ class Shapes(ImageDataset):
         min_size, max_size: bounds, both included, of the shapes' extent in pixels.
     """
 
-    class_names = SHAPES
+    class_names: tuple[str, ...] = SHAPES
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class Shapes(ImageDataset):
     def draw(self, index: int) -> Drawing:
         """Draw image ``index`` (any number ≥ 0) with its mask and facts."""
         rng = np.random.default_rng([self.seed, _SPLIT_STREAM[self.split], index])
-        shape = SHAPES[index % len(SHAPES)]
+        shape = self.class_names[index % len(self.class_names)]
         size = int(rng.integers(self.min_size, self.max_size + 1))
         left = int(rng.integers(0, self.width - size + 1))
         top = int(rng.integers(0, self.height - size + 1))
@@ -92,17 +92,22 @@ class Shapes(ImageDataset):
         colour = rng.integers(0, 256, 3)
         image = self.background.draw(rng, self.width, self.height).copy()
         mask = np.zeros((self.height, self.width), dtype=bool)
-        mask[top : top + size, left : left + size] = stencil(shape, size)
+        mask[top : top + size, left : left + size] = self.stencil(shape, size, index)
         under = image[mask].astype(np.int64)
         image[mask] = (under * (256 - opacity) + colour * opacity + 128) // 256
         return Drawing(image, mask, shape, left, top, size, opacity / 256)
+
+    def stencil(self, shape: str, size: int, index: int) -> Bool[np.ndarray, "size size"]:
+        """The pixels of a shape in its box; the same for every ``index`` here."""
+        del index
+        return stencil(shape, size)
 
     def __getitem__(self, index: int) -> Sample:
         drawing = self.draw(index)
         return Sample(
             image=torch.from_numpy(drawing.image).permute(2, 0, 1).contiguous(),
             mask=torch.from_numpy(drawing.mask),
-            label=SHAPES.index(drawing.shape),
+            label=self.class_names.index(drawing.shape),
             image_id=f"{self.split}-{index:05d}",
         )
 

@@ -33,20 +33,29 @@ class PromptContext:
 
     Attributes:
         images: RGB 0..255 in the original frame.
-        image_ids: one name per image.
         heatmaps: where the classifier looked.
+        image_ids: one name per image; numbers if left out.
         seed: of random strategies; see `generator`.
         masks: the true masks, for strategies that declare ``needs_truth`` only; else None.
     """
 
     images: UInt8[Tensor, "batch 3 height width"]
-    image_ids: Sequence[str]
     heatmaps: Heatmaps
+    image_ids: Sequence[str] = ()
     seed: int = 0
     masks: Bool[Tensor, "batch height width"] | None = None
 
+    def __post_init__(self) -> None:
+        if not self.image_ids:
+            object.__setattr__(self, "image_ids", tuple(map(str, range(len(self.images)))))
+        if not len(self.images) == len(self.heatmaps) == len(self.image_ids):
+            raise ValueError(
+                f"{len(self.images)} images, {len(self.heatmaps)} heatmaps and {len(self.image_ids)} names "
+                "do not belong together"
+            )
+
     def __len__(self) -> int:
-        return len(self.image_ids)
+        return len(self.images)
 
     @property
     def size(self) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -18,7 +18,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 from gradsam_exp.errors import InputError
-from gradsam_exp.segmenters.base import SEGMENTERS
+from gradsam_exp.segmenters.base import SEGMENTERS, Segmenter
 from gradsam_exp.segmenters.compact import build_compact
 from gradsam_exp.segmenters.sam import SamSegmenter
 from gradsam_exp.weights import file_digest, open_weights, shipped
@@ -94,6 +94,17 @@ def _official(name: str) -> None:
 
 for _name in OFFICIAL:
     _official(_name)
+
+
+def load_segmenter(name: str = "compact", *, device: torch.device | str = "cpu", **parameters: Any) -> Segmenter:
+    """A segmenter with its weights, by name: ``load_segmenter("vit_b", checkpoint="sam_vit_b_01ec64.pth")``.
+
+    Raises:
+        InputError: unknown name or parameter, or weights that are missing or damaged.
+    """
+    segmenter = SEGMENTERS.build({"name": name, **parameters})
+    segmenter.load(torch.device(device))
+    return segmenter
 
 
 def cached_or_downloaded(url: str, file: str, sha256: str) -> Path:

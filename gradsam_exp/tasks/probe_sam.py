@@ -1,0 +1,137 @@
+"""``task=probe_sam``: what a segmenter makes of one click, on objects, on unseen objects and on backgrounds.
+
+No classifier is involved: this is the quality of the tool, not of the method.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import Field
+from rich.table import Table
+from scipy.ndimage import distance_transform_edt
+from torch import Tensor
+
+from gradsam_exp.assembly import find_device
+from gradsam_exp.config import Config
+from gradsam_exp.data.backgrounds import BACKGROUNDS
+from gradsam_exp.data.base import ImageDataset, loader
+from gradsam_exp.data.novel_shapes import NovelShapes
+from gradsam_exp.data.shapes import Shapes
+from gradsam_exp.metrics.masks import mask_iou
+from gradsam_exp.metrics.summary import Summary, summarize
+from gradsam_exp.prompts.base import PromptContext
+from gradsam_exp.prompts.foreground import point_prompts
+from gradsam_exp.prompts.reference import Oracle
+from gradsam_exp.registry import build_checked
+from gradsam_exp.reports.terminal import console
+from gradsam_exp.results import write_json
+from gradsam_exp.segmenters.base import SEGMENTERS, Segmenter
+from gradsam_exp.selectors.score import PredictedIoU
+from gradsam_exp.types import Heatmaps, ImageBatch
+
+Findings = dict[str, Summary]
+
+
+def run(config: Config, folder: Path) -> float:
+    """Probe ``sam`` on ``background``; returns the one-click mIoU on the built-in shapes."""
+    return build_checked("task", probe, config.task, config=config, folder=folder)
+
+
+def probe(
+    config: Config,
+    folder: Path,
+    *,
+    images: Annotated[int, Field(ge=1)] = 500,
+    novel_sizes: tuple[int, int] = (16, 30),
+    distance_px: Annotated[float, Field(gt=0)] = 6.0,
+    shape_covered: Annotated[float, Field(gt=0, lt=1)] = 0.1,
+) -> float:
+    """See ``conf/task/probe_sam.yaml``."""
+    segmenter = SEGMENTERS.build(config.sam)
+    background = BACKGROUNDS.build(config.background, split=config.split)
+    seed = config.data.get("seed", 0)
+    shapes = Shapes(config.split, background, length=images, seed=seed)
+    low, high = novel_sizes
+    novel = NovelShapes(config.split, background, length=images, seed=seed, min_size=low, max_size=high)
+    segmenter.load(find_device(config.device))
+    findings: Findings = {
+        **_one_click(segmenter, shapes, "built-in shapes"),
+        **_one_click(segmenter, novel, "unseen shapes"),
+        **_background_clicks(segmenter, shapes, distance_px, shape_covered, config.seed),
+    }
+    write_json(folder / "probe.json", {name: summary.as_json() for name, summary in findings.items()})
+    _say(f"{config.sam['name']} on {config.background['name']}/{config.split}", findings, folder)
+    return findings["one click, built-in shapes"].mean
+
+
+def _one_click(segmenter: Segmenter, dataset: ImageDataset, what: str) -> Findings:
+    """IoU of a click at the true centre of mass, the mask with the best predicted IoU; overall and by class."""
+    ious = []
+    for batch in loader(dataset, 32):
+        ctx = PromptContext(batch.images, _no_heatmaps(batch), masks=batch.masks)
+        assert batch.masks is not None
+        ious.append(mask_iou(_masks(segmenter, batch, Oracle().propose(ctx).points), batch.masks))
+    values = torch.cat(ious).numpy()
+    labels = np.array([dataset[k].label for k in range(len(dataset))])
+    by_class = {f"  {name}": values[labels == label] for label, name in enumerate(dataset.class_names)}
+    return {f"one click, {what}": summarize(values), **{k: summarize(v) for k, v in by_class.items() if len(v)}}
+
+
+def _background_clicks(
+    segmenter: Segmenter, dataset: ImageDataset, distance_px: float, shape_covered: float, seed: int
+) -> Findings:
+    """A click at a random pixel at least ``distance_px`` from the shape: does the answer stay off the shape?"""
+    rng = np.random.default_rng(seed)
+    contains, spares, overlap = [], [], []
+    for batch in loader(dataset, 32):
+        truth = batch.masks
+        assert truth is not None
+        clicks = torch.tensor([_far_pixel(rng, mask.numpy(), distance_px) for mask in truth])
+        masks = _masks(segmenter, batch, clicks[:, None].float())
+        rows = torch.arange(len(batch))
+        contains.append(masks[rows, clicks[:, 1], clicks[:, 0]])
+        covered = (masks & truth).sum((1, 2)) / truth.sum((1, 2))
+        overlap.append(covered)
+        spares.append(covered <= shape_covered)
+    inside, off = torch.cat(contains), torch.cat(spares)
+    named: dict[str, Tensor] = {
+        "background click: mask contains the click": inside,
+        f"background click: covers ≤ {shape_covered:.0%} of the shape": off,
+        "background click: both": inside & off,
+        "background click: share of the shape covered": torch.cat(overlap),
+    }
+    return {name: summarize(values.double().numpy()) for name, values in named.items()}
+
+
+def _far_pixel(rng: np.random.Generator, mask: np.ndarray, distance_px: float) -> tuple[int, int]:
+    ys, xs = np.nonzero(distance_transform_edt(~mask) >= distance_px)
+    pick = int(rng.integers(len(xs)))
+    return int(xs[pick]), int(ys[pick])
+
+
+def _masks(segmenter: Segmenter, batch: ImageBatch, points: Tensor) -> Tensor:
+    embeddings = segmenter.encode(batch.images)
+    segmentation = segmenter.decode(embeddings, point_prompts(points))
+    choice = PredictedIoU()(_no_heatmaps(batch), segmentation)
+    return segmenter.to_original(segmentation.logits[choice.query, choice.token], embeddings).cpu()
+
+
+def _no_heatmaps(batch: ImageBatch) -> Heatmaps:
+    count, (height, width) = len(batch), batch.size
+    return Heatmaps(torch.zeros(count, height, width), torch.ones(count, dtype=torch.bool), batch.labels)
+
+
+def _say(title: str, findings: Findings, folder: Path) -> None:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    columns: dict[str, Any] = {"": "left", "mean": "right", "95 % interval": "right", "n": "right"}
+    for heading, justify in columns.items():
+        table.add_column(heading, justify=justify)
+    for name, summary in findings.items():
+        low, high = summary.ci95
+        table.add_row(name, f"{summary.mean:.3f}", f"{low:.3f} – {high:.3f}", str(summary.n))
+    console.print(table)
+    console.print(str(folder))
