@@ -26,6 +26,7 @@ from gradsam_exp.data.shapes import Shapes
 from gradsam_exp.errors import InputError
 from gradsam_exp.registry import build_checked
 from gradsam_exp.reports.terminal import console
+from gradsam_exp.tasks.fitting import check_resume, fit
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -54,8 +55,7 @@ def train(
     resume: str | None = None,
 ) -> float:
     """See ``conf/task/train.yaml``."""
-    if resume is not None and not Path(resume).is_file():
-        raise InputError(f"task.resume={resume} does not exist")
+    check_resume(resume)
     pl.seed_everything(config.model.get("seed", 0), verbose=False)
     train_set, val_set = find_dataset(config, "train"), find_dataset(config, "val")
     size = config.model.get("size")
@@ -83,12 +83,16 @@ def train(
         log_every_n_steps=20,
         enable_model_summary=False,
     )
-    trainer.fit(
+    batches = _training_loader(train_set, batch_size, workers, fresh)
+    if resume is not None:
+        _check_length(resume, epochs * len(batches))
+    fit(
+        trainer,
         model,
-        _training_loader(train_set, batch_size, workers, fresh),
-        loader(val_set, batch_size, workers=workers),
+        folder / "checkpoints" / "last.ckpt",
+        train_dataloaders=batches,
+        val_dataloaders=loader(val_set, batch_size, workers=workers),
         ckpt_path=resume,
-        weights_only=False if resume else None,
     )
     state = torch.load(best.best_model_path, map_location="cpu", weights_only=False)["state_dict"]
     model.load_state_dict(state)
@@ -106,6 +110,16 @@ def train(
     )
     _say(accuracies, folder)
     return accuracies["val"]["all"]
+
+
+def _check_length(resume: str, steps: int) -> None:
+    """The learning rate follows a schedule over the whole training: it can't be resumed into another length."""
+    before = torch.load(resume, map_location="cpu", weights_only=False)["lr_schedulers"][0]["total_steps"]
+    if before != steps:
+        raise InputError(
+            f"task.resume={resume} is a training of {before} steps, but these settings make {steps}: "
+            "resume with the same task.epochs, task.batch_size and data"
+        )
 
 
 def _training_loader(dataset: ImageDataset, batch_size: int, workers: int, fresh: bool) -> DataLoader[Any]:

@@ -20,12 +20,12 @@ from gradsam_exp.config import Config
 from gradsam_exp.data.backgrounds import BACKGROUNDS
 from gradsam_exp.data.photos import photographs
 from gradsam_exp.data.scenes import SceneGenerator, SceneStream
-from gradsam_exp.errors import InputError
 from gradsam_exp.registry import build_checked
 from gradsam_exp.reports.terminal import console
 from gradsam_exp.results import provenance, write_json
 from gradsam_exp.segmenters.compact import INPUT_SIZE, build_compact
 from gradsam_exp.segmenters.training import PromptableTraining, SceneBatch
+from gradsam_exp.tasks.fitting import check_resume, fit
 from gradsam_exp.weights import save_weights
 
 LOW = INPUT_SIZE // 4
@@ -107,8 +107,7 @@ def train(
     resume: str | None = None,
 ) -> None:
     """See ``conf/task/train_sam.yaml``."""
-    if resume is not None and not Path(resume).is_file():
-        raise InputError(f"task.resume={resume} does not exist")
+    check_resume(resume)
     backgrounds = {
         split: BACKGROUNDS.build(pictures, split=split) if pictures is not None else None
         for split in ("train", "val")
@@ -143,8 +142,7 @@ def train(
         enable_model_summary=False,
     )
     scenes = Scenes(stream, batch_size=batch_size, scenes_per_epoch=steps_per_epoch * batch_size, val_scenes=192)
-    # Our own checkpoint: it holds optimizer states, which weights_only would refuse.
-    trainer.fit(model, datamodule=scenes, ckpt_path=resume, weights_only=False)
+    fit(trainer, model, folder / "last.ckpt", datamodule=scenes, ckpt_path=resume)
     facts = {"steps": steps, "batch_size": batch_size, "targets": targets, "seed": seed, "pictures": pictures}
     save_weights(folder / "compact.safetensors", model.averaged.module.state_dict(), {"kind": "compact", **facts})
     write_json(

@@ -1,0 +1,104 @@
+"""Training: the commands work, what they leave is used by the next command, and an interruption costs an epoch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from gradsam_exp.classifiers.checkpoints import find_classifier
+from gradsam_exp.classifiers.classifier import ImageClassifier
+from gradsam_exp.weights import open_weights
+
+pytestmark = pytest.mark.slow
+SMALL = [
+    "background=noise",
+    "data.lengths.train=128",
+    "data.lengths.val=32",
+    "data.lengths.test=32",
+    "trainer.precision=32-true",
+]
+
+
+def test_a_classifier_is_trained_and_used(run):
+    done = run("task=train", "task.epochs=2", *SMALL, defaults=False)
+    assert done.code == 0, done.err
+    (weights,) = done.folder.rglob("classifier.safetensors")
+    for checkpoint in (weights, *done.folder.rglob("best.ckpt")):
+        used = run("logger=none", "limit=4", f"model.checkpoint={checkpoint}")
+        assert used.code == 0, used.err
+    accuracy = json.loads((weights.parent / "accuracy.json").read_text())
+    assert accuracy["val"].keys() == {"all", "circle", "square", "triangle", "star", "diamond"}
+    assert "use it: python run.py model.checkpoint=" in done.out
+    whole, half = find_classifier(next(iter(done.folder.rglob("best.ckpt")))), find_classifier(weights)
+    assert whole.class_names == half.class_names
+    for one, other in zip(whole.load().parameters(), half.load().parameters(), strict=True):
+        assert torch.allclose(one, other, atol=1e-2, rtol=1e-2)
+
+
+def test_a_classifier_of_ones_own_data(run, tmp_path: Path, shape_files: Path):
+    """Class names come from the folders; nothing is wired to five shapes or 64×48."""
+    own = tmp_path / "own"
+    for split in ("train", "val", "test"):
+        for number, path in enumerate(sorted((shape_files / "images" / split).iterdir())):
+            for tree in ("images", "masks"):
+                target = own / tree / split / ("cats", "dogs")[number % 2] / path.name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes((shape_files / tree / split / path.name).read_bytes())
+    data = ["data=folder", f"data.root={own}"]
+    trained = run("task=train", "task.epochs=1", "task.batch_size=4", "model.size=[32,32]", *data,
+                  "trainer.precision=32-true", defaults=False)  # fmt: skip
+    assert trained.code == 0, trained.err
+    (weights,) = trained.folder.rglob("classifier.safetensors")
+    file = find_classifier(weights)
+    assert file.class_names == ("cats", "dogs")
+    assert tuple(file.load().transform.size) == (32, 32)
+    used = run(f"model.checkpoint={weights}", *data)
+    assert used.code == 0, used.err
+
+
+def test_training_that_was_interrupted_goes_on_where_it_stopped(run, monkeypatch):
+    def ctrl_c_in_the_second_epoch(model: ImageClassifier) -> None:
+        if model.current_epoch == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageClassifier, "on_train_epoch_start", ctrl_c_in_the_second_epoch)
+        first = run("task=train", "task.epochs=3", *SMALL, defaults=False)
+    assert first.code == 130
+    (last,) = first.folder.rglob("last.ckpt")
+    assert f"task.resume={last}" in first.out
+    longer = run("task=train", "task.epochs=9", f"task.resume={last}", *SMALL, defaults=False)
+    assert longer.code == 1
+    assert "is a training of 6 steps, but these settings make 18" in longer.err
+    second = run("task=train", "task.epochs=3", f"task.resume={last}", *SMALL, defaults=False)
+    assert second.code == 0, second.err
+    newest = max(second.folder.rglob("last.ckpt"), key=lambda path: path.stat().st_mtime)
+    assert torch.load(newest, weights_only=False)["epoch"] == 2
+
+
+def test_a_compact_sam_is_trained_resumed_and_used(run):
+    tiny = [
+        "task=train_sam",
+        "task.batch_size=2",
+        "task.targets=2",
+        "task.steps_per_epoch=2",
+        "trainer.precision=32-true",
+    ]
+    first = run(*tiny, "task.steps=2", defaults=False)
+    assert first.code == 0, first.err
+    (last,) = first.folder.rglob("last.ckpt")
+    second = run(*tiny, "task.steps=4", f"task.resume={last}", defaults=False)
+    assert second.code == 0, second.err
+    newest = max(second.folder.rglob("compact.safetensors"), key=lambda path: path.stat().st_mtime)
+    assert open_weights(newest).header["kind"] == "compact"
+    used = run(f"sam.checkpoint={newest}")
+    assert used.code == 0, used.err
+    probed = run("task=probe_sam", f"sam.checkpoint={newest}", "task.images=4", "logger=none", defaults=False)
+    assert probed.code == 0, probed.err
+    assert "background click: both" in probed.out
+    bad = run(*tiny, "task.resume=/nowhere/last.ckpt", defaults=False)
+    assert bad.code == 1
+    assert "task.resume=/nowhere/last.ckpt does not exist" in bad.err
