@@ -60,7 +60,7 @@ def figure1(examples: Sequence[Example], path: Path) -> Path:
             },
         )
         for row, example in zip(grid, examples, strict=True):
-            _draw_row(row, example)
+            _draw_row(list(row), example)
         for axes, title in zip(grid[0], COLUMNS, strict=True):
             axes.set_title(title)
         figure.legend(handles=_legend(examples), loc="lower center", ncols=4, frameon=False, fontsize=7)

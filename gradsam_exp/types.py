@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
@@ -41,7 +40,7 @@ class ImageBatch:
         """``(height, width)`` of every image, in pixels."""
         return self.images.shape[-2], self.images.shape[-1]
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> ImageBatch:
         """The same batch with its tensors on ``device``."""
         masks = None if self.masks is None else self.masks.to(device)
         return replace(self, images=self.images.to(device), masks=masks, labels=self.labels.to(device))

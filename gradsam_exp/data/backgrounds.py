@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -25,6 +25,7 @@ from gradsam_exp.errors import InputError
 from gradsam_exp.registry import Registry
 
 
+@runtime_checkable
 class Background(Protocol):
     """Draws backgrounds of any size."""
 

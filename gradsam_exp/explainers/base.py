@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from gradsam_exp.types import Heatmaps
 Upsample = Literal["bilinear", "bicubic"]
 
 
+@runtime_checkable
 class Explainer(Protocol):
     """Turns images into heatmaps of the class that is explained."""
 
@@ -59,7 +60,7 @@ def to_frame(
 
 
 def combine_layers(
-    layer_maps: Sequence[Float[Tensor, "batch h w"]],
+    layer_maps: Sequence[Float[Tensor, "batch _ _"]],
     size: tuple[int, int],
     targets: Int[Tensor, " batch"],
     logits: Float[Tensor, "batch classes"] | None = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -31,6 +31,7 @@ class Embeddings:
         return len(self.values)
 
 
+@runtime_checkable
 class Segmenter(Protocol):
     """A promptable segmentation model."""
 

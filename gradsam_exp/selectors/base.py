@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -28,6 +28,7 @@ class Choice:
     score: Float[Tensor, " batch"]
 
 
+@runtime_checkable
 class MaskSelector(Protocol):
     """Chooses among all candidate masks of an image."""
 

@@ -51,7 +51,7 @@ def test_backgrounds_fill_any_canvas_and_repeat_with_the_generator(name: str):
 
 
 def test_dead_leaves_number_every_pixel_and_colour_each_leaf_alike():
-    picture, leaves = dead_leaves(np.random.default_rng(1), 64, 48, min_radius=4)
+    picture, leaves = dead_leaves(np.random.default_rng(1), 64, 48, min_radius=4.0)
     assert leaves.min() >= 0
     assert picture.shape == (48, 64, 3)
     flat = picture.astype(float)
@@ -61,7 +61,7 @@ def test_dead_leaves_number_every_pixel_and_colour_each_leaf_alike():
 
 def test_dead_leaves_refuse_impossible_radii():
     with pytest.raises(ValueError, match="min_radius < max_radius"):
-        dead_leaves(np.random.default_rng(0), 8, 8, min_radius=9, max_radius=3)
+        dead_leaves(np.random.default_rng(0), 8, 8, min_radius=9.0, max_radius=3.0)
 
 
 def test_pictures_are_split_by_file_and_never_shared(tmp_path: Path):
