@@ -165,11 +165,12 @@ class PromptableTraining(pl.LightningModule):
             ),
             torch.optim.AdamW(rest, lr=self.learning_rate, weight_decay=0.0, betas=(0.9, 0.98)),
         ]
-        return optimizers, [torch.optim.lr_scheduler.LambdaLR(o, self._rate) for o in optimizers]
 
-    def _rate(self, step: int) -> float:
-        left = (self.steps - step) / max(1.0, self.steps * self.decay_share)
-        return max(0.0, min(1.0, (step + 1) / self.warmup, left))
+        def rate(step: int) -> float:  # a function, not a method: its state is then left out of checkpoints
+            left = (self.steps - step) / max(1.0, self.steps * self.decay_share)
+            return max(0.0, min(1.0, (step + 1) / self.warmup, left))
+
+        return optimizers, [torch.optim.lr_scheduler.LambdaLR(o, rate) for o in optimizers]
 
     def _embed(self, sam: Sam, batch: SceneBatch) -> Float[Tensor, "batch channels rows columns"]:
         pixels = (batch.images - sam.pixel_mean) / sam.pixel_std

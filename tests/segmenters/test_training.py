@@ -72,8 +72,9 @@ def test_a_perfect_mask_costs_next_to_nothing():
 
 def test_the_rate_rises_stays_and_falls_to_zero():
     model = recipe.PromptableTraining(build_compact(), steps=1000, warmup=100, decay_share=0.3)
-    rates = [model._rate(step) for step in (0, 49, 99, 500, 700, 850, 1000)]
-    assert rates == [0.01, 0.5, 1.0, 1.0, 1.0, 0.5, 0.0]
+    for schedule in model.configure_optimizers()[1]:
+        rates = [schedule.lr_lambdas[0](step) for step in (0, 49, 99, 500, 700, 850, 1000)]
+        assert rates == [0.01, 0.5, 1.0, 1.0, 1.0, 0.5, 0.0]
 
 
 def test_learning_lowers_the_loss_on_one_batch():
