@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from gradsam_exp.classifiers.classifier import ImageClassifier as ImageClassifier
     from gradsam_exp.data.backgrounds import BACKGROUNDS as BACKGROUNDS
     from gradsam_exp.data.base import DATASETS as DATASETS
+    from gradsam_exp.data.base import collate as collate
     from gradsam_exp.data.shapes import Shapes as Shapes
     from gradsam_exp.errors import InputError as InputError
     from gradsam_exp.experiment import Experiment as Experiment
@@ -82,6 +83,7 @@ _HOME = {
     "SamSegmenter": "segmenters.sam",
     "Segmentation": "types",
     "Shapes": "data.shapes",
+    "collate": "data.base",
     "find_classifier": "classifiers.checkpoints",
     "load_segmenter": "segmenters.checkpoints",
 }

@@ -60,11 +60,12 @@ class ClassifierFile:
         return open_weights(self.path, key="model.checkpoint").tensors()
 
 
-def find_classifier(checkpoint: str | Path) -> ClassifierFile:
+def find_classifier(checkpoint: str | Path, *, key: str = "model.checkpoint") -> ClassifierFile:
     """Describe a classifier.
 
     Args:
         checkpoint: ``shipped:<name>``, a weights file (``.safetensors``) or a Lightning checkpoint (``.ckpt``).
+        key: the config key it comes from, named in errors.
 
     Raises:
         InputError: missing, damaged, or not a classifier of gradsam_exp.
@@ -74,12 +75,12 @@ def find_classifier(checkpoint: str | Path) -> ClassifierFile:
         file = shipped(text.removeprefix("shipped:"))
     elif text.endswith(".ckpt"):
         path = Path(text).expanduser()
-        digest = file_digest(path, key="model.checkpoint")
+        digest = file_digest(path, key=key)
         return ClassifierFile(path, _hyper_parameters(_read_lightning(path), path), digest)
     else:
-        file = open_weights(text, key="model.checkpoint")
+        file = open_weights(text, key=key)
     if file.header.get("kind") != "classifier":
-        raise InputError(f"model.checkpoint={file.path} holds a {file.header.get('kind')!r}, not a classifier")
+        raise InputError(f"{key}={file.path} holds a {file.header.get('kind')!r}, not a classifier")
     return ClassifierFile(file.path, file.header["hyper_parameters"], file.digest)
 
 

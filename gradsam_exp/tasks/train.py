@@ -16,7 +16,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from gradsam_exp import results
 from gradsam_exp.assembly import find_dataset
-from gradsam_exp.classifiers.checkpoints import save_classifier
+from gradsam_exp.classifiers.checkpoints import ClassifierFile, find_classifier, save_classifier
 from gradsam_exp.classifiers.classifier import ImageClassifier
 from gradsam_exp.classifiers.transform import Transform
 from gradsam_exp.config import Config
@@ -52,10 +52,12 @@ def train(
     fresh: bool = True,
     patience: Positive | None = 12,
     workers: Annotated[int, Field(ge=0)] = 1,
+    start: str | None = None,
     resume: str | None = None,
 ) -> float:
     """See ``conf/task/train.yaml``."""
     check_resume(resume)
+    start_from = None if start is None else find_classifier(start, key="task.start")
     pl.seed_everything(config.model.get("seed", 0), verbose=False)
     train_set, val_set = find_dataset(config, "train"), find_dataset(config, "val")
     size = config.model.get("size")
@@ -68,6 +70,8 @@ def train(
         weight_decay=weight_decay,
         flip=flip,
     )
+    if start_from is not None:
+        _copy_weights(start_from, model)
     best = ModelCheckpoint(
         dirpath=folder / "checkpoints", filename="best", monitor="val/loss", save_last=True,
         enable_version_counter=False,
@@ -110,6 +114,16 @@ def train(
     )
     _say(accuracies, folder)
     return accuracies["val"]["all"]
+
+
+def _copy_weights(source: ClassifierFile, model: ImageClassifier) -> None:
+    """Start from another training's weights, which must be of the same network and classes."""
+    trained = source.load()
+    for what in ("backbone_name", "class_names"):
+        ours, theirs = getattr(model, what), getattr(trained, what)
+        if ours != theirs:
+            raise InputError(f"task.start is a classifier with {what}={theirs}, but this training has {ours}")
+    model.backbone.load_state_dict(trained.backbone.state_dict())
 
 
 def _check_length(resume: str, steps: int) -> None:

@@ -38,6 +38,19 @@ def test_a_classifier_is_trained_and_used(run):
         assert torch.allclose(one, other, atol=1e-2, rtol=1e-2)
 
 
+def test_a_trained_classifier_is_trained_further(run, random_weights):
+    (start,) = (o.removeprefix("model.checkpoint=") for o in random_weights if o.startswith("model."))
+    still = ["task=train", "task.epochs=1", "task.learning_rate=1e-12", f"task.start={start}"]
+    done = run(*still, *SMALL, defaults=False)
+    assert done.code == 0, done.err
+    (weights,) = done.folder.rglob("classifier.safetensors")
+    before, after = (find_classifier(path).load().backbone.fc.weight for path in (start, weights))
+    torch.testing.assert_close(after, before)
+    other = run(*still, "model.backbone=resnet34", *SMALL, defaults=False)
+    assert other.code == 1
+    assert "task.start is a classifier with backbone_name=resnet18, but this training has resnet34" in other.err
+
+
 def test_a_classifier_of_ones_own_data(run, tmp_path: Path, shape_files: Path):
     """Class names come from the folders; nothing is wired to five shapes or 64×48."""
     own = tmp_path / "own"

@@ -1,0 +1,58 @@
+"""What the README says is what happens."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+COMMANDS = [
+    line.removeprefix("python run.py ")
+    for block in blocks("bash")
+    for line in block.replace("\\\n", " ").splitlines()
+    if line.startswith("python run.py ")
+]
+
+
+def test_the_library_example(capsys):
+    example, _ = blocks("python")
+    exec(compile(example, "README.md", "exec"), {})
+    name, value = capsys.readouterr().out.split()
+    assert name == "mIoU"
+    assert float(value) > 0.7
+
+
+def test_the_plug_in_example(shapes, batch):
+    import gradsam_exp as gs
+
+    _, example = blocks("python")
+    exec(compile(example, "README.md", "exec"), {"__name__": "hottest"})
+    (yaml,) = blocks("yaml")
+    name = yaml.splitlines()[1].removeprefix("name: ")
+    heatmaps = gs.GradCAM(gs.find_classifier("shipped:resnet18-shapes").load(), ["layer2.-1"])(batch.images)
+    prompts = gs.STRATEGIES.build({"name": name}).propose(gs.PromptContext(batch.images, heatmaps, batch.image_ids))
+    for image in range(len(batch)):
+        ((x, y),) = prompts.points[image].long().tolist()
+        assert heatmaps.values[image, y, x] == 1
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_composes(run, command: str):
+    done = run("--cfg", "job", *shlex.split(command), defaults=False)
+    assert done.code == 0, done.err
+
+
+def test_links_lead_somewhere():
+    targets = [t for t in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in t]
+    assert targets
+    assert [t for t in targets if not (ROOT / t).exists()] == []
