@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
@@ -11,10 +13,12 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from gradsam_exp.explainers.layers import find_layer
 from gradsam_exp.registry import Registry
 from gradsam_exp.types import Heatmaps
 
 Upsample = Literal["bilinear", "bicubic"]
+Combine = Literal["mean", "max"]
 
 
 @runtime_checkable
@@ -65,8 +69,9 @@ def combine_layers(
     targets: Int[Tensor, " batch"],
     logits: Float[Tensor, "batch classes"] | None = None,
     upsample: Upsample = "bilinear",
+    combine: Combine = "mean",
 ) -> Heatmaps:
-    """Bring each layer's map to the original frame, scale it to [0, 1], and average.
+    """Bring each layer's map to the original frame, scale it to [0, 1], and take their mean or maximum.
 
     An image's heatmap is empty only if every layer's map is.
     """
@@ -77,8 +82,9 @@ def combine_layers(
         empties.append(empty)
     if len(values) == 1:
         return Heatmaps(values[0], empties[0], targets, logits)
-    mean, empty = scale_to_unit(torch.stack(values).mean(0))
-    return Heatmaps(mean, empty, targets, logits)
+    stacked = torch.stack(values)
+    together, empty = scale_to_unit(stacked.mean(0) if combine == "mean" else stacked.amax(0))
+    return Heatmaps(together, empty, targets, logits)
 
 
 @contextmanager
@@ -91,3 +97,91 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, flag in flags:
             module.training = flag
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What an explainer found before anything was scaled.
+
+    Attributes:
+        maps: one raw map ``(B, h, w)`` per target layer, at the layer's resolution.
+        targets: the class ids explained.
+        logits: of the forward pass.
+    """
+
+    maps: Sequence[Float[Tensor, "batch _ _"]]
+    targets: Int[Tensor, " batch"]
+    logits: Float[Tensor, "batch classes"]
+
+
+class LayerExplainer(ABC):
+    """Base of the explainers that give one map per target layer; see `GradientCAM` for the arguments.
+
+    Raises:
+        InputError: if a named layer does not exist.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: Sequence[str | nn.Module],
+        *,
+        upsample: Upsample = "bilinear",
+        combine: Combine = "mean",
+    ) -> None:
+        self.model = model
+        self.target_layers = [
+            layer if isinstance(layer, nn.Module) else find_layer(model, layer) for layer in target_layers
+        ]
+        if not self.target_layers:
+            raise ValueError("target_layers is empty: name at least one layer, such as layer2.-1")
+        self.upsample, self.combine = upsample, combine
+
+    def __call__(self, images: Tensor, targets: Int[Tensor, " batch"] | None = None) -> Heatmaps:
+        """See `Explainer.__call__`. Works inside ``torch.no_grad`` as well, not in ``inference_mode``."""
+        with evaluation_mode(self.model):
+            found = self.layer_maps(images, targets)
+        size = (images.shape[-2], images.shape[-1])
+        return combine_layers(found.maps, size, found.targets, found.logits, self.upsample, self.combine)
+
+    @abstractmethod
+    def layer_maps(self, images: Tensor, targets: Tensor | None = None) -> Recorded:
+        """The raw maps; the model is in eval mode."""
+
+    def network_input(self, images: Tensor) -> Float[Tensor, "batch 3 height width"]:
+        """What the network's first layer sees: uint8 images go through the model's ``transform``."""
+        return network_input(self.model, images)
+
+    def recorded_output(self, recorded: Mapping[nn.Module, Tensor], layer: nn.Module) -> Tensor:
+        """What ``layer`` gave in the forward pass.
+
+        Raises:
+            ValueError: if it did not run.
+        """
+        if layer not in recorded:
+            number = self.target_layers.index(layer)
+            raise ValueError(f"target layer {number} ({type(layer).__name__}) was not used in the forward pass")
+        return recorded[layer]
+
+
+def network_input(model: nn.Module, images: Tensor) -> Float[Tensor, "batch 3 height width"]:
+    """uint8 images as the network's first layer sees them; floating-point images are taken as that."""
+    if images.is_floating_point():
+        return images
+    transform = getattr(model, "transform", None)
+    if transform is None:
+        raise ValueError("uint8 images need a model with a `transform`; give floating-point network input instead")
+    return transform(images)
+
+
+def checked_targets(targets: Tensor | None, logits: Float[Tensor, "batch classes"]) -> Int[Tensor, " batch"]:
+    """The given class ids on the logits' device, or each image's arg-max.
+
+    Raises:
+        ValueError: if an id is not one of the logits.
+    """
+    if targets is None:
+        return logits.detach().argmax(1)
+    if ((targets < 0) | (targets >= logits.shape[1])).any():
+        raise ValueError(f"targets must be class ids in 0..{logits.shape[1] - 1}, got {targets.tolist()}")
+    return targets.to(logits.device)

@@ -40,7 +40,9 @@ def test_the_plug_in_example(shapes, batch):
     (yaml,) = blocks("yaml")
     name = yaml.splitlines()[1].removeprefix("name: ")
     heatmaps = gs.GradCAM(gs.find_classifier("shipped:resnet18-shapes").load(), ["layer2.-1"])(batch.images)
-    prompts = gs.STRATEGIES.build({"name": name}).propose(gs.PromptContext(batch.images, heatmaps, batch.image_ids))
+    prompts = gs.STRATEGIES.build({"name": name}).propose(
+        gs.PromptContext(batch.images, heatmaps, batch.image_ids)
+    )
     for image in range(len(batch)):
         ((x, y),) = prompts.points[image].long().tolist()
         assert heatmaps.values[image, y, x] == 1

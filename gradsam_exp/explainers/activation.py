@@ -1,0 +1,99 @@
+"""Maps from activations alone: no gradient, and (but for CAM) no class."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from gradsam_exp.errors import InputError
+from gradsam_exp.explainers.base import EXPLAINERS, Combine, LayerExplainer, Recorded, Upsample, checked_targets
+from gradsam_exp.explainers.layers import as_maps, recording
+from gradsam_exp.explainers.projection import Kernel, first_component, first_kernel_component
+
+Maps = Float[Tensor, "batch channels h w"]
+Map = Float[Tensor, "batch h w"]
+
+
+class ActivationCAM(LayerExplainer):
+    """Base of the methods that need one forward pass and no gradient."""
+
+    @abstractmethod
+    def weigh(self, activations: Maps, targets: Tensor) -> Map:
+        """The raw map of one layer."""
+
+    def layer_maps(self, images: Tensor, targets: Tensor | None = None) -> Recorded:
+        """See `LayerExplainer.layer_maps`."""
+        with recording(self.target_layers, gradients=False) as recorded, torch.no_grad():
+            logits = self.model(images)
+            targets = checked_targets(targets, logits)
+            frame = (images.shape[-2], images.shape[-1])
+            maps = [
+                self.weigh(as_maps(self.recorded_output(recorded, layer), layer, frame), targets)
+                for layer in self.target_layers
+            ]
+        return Recorded(maps, targets, logits)
+
+
+@EXPLAINERS.register("eigencam")
+class EigenCAM(ActivationCAM):
+    """Eigen-CAM (Muhammad and Yeasin, IJCNN 2020): first principal component of the activations, then ReLU.
+
+    The mean is removed first, as the grad-cam package does and the paper does not.
+    """
+
+    def weigh(self, activations: Maps, targets: Tensor) -> Map:
+        """See `first_component`."""
+        del targets
+        return first_component(activations).relu()
+
+
+@EXPLAINERS.register("kpcacam")
+class KPCACAM(ActivationCAM):
+    """KPCA-CAM (Karmani et al. 2024): first component of a kernel PCA of the activations, then ReLU.
+
+    Args:
+        kernel: ``sigmoid`` (the paper's best), ``rbf`` or ``linear``.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: Sequence[str | nn.Module],
+        *,
+        kernel: Kernel = "sigmoid",
+        upsample: Upsample = "bilinear",
+        combine: Combine = "mean",
+    ) -> None:
+        super().__init__(model, target_layers, upsample=upsample, combine=combine)
+        self.kernel: Kernel = kernel
+
+    def weigh(self, activations: Maps, targets: Tensor) -> Map:
+        """See `first_kernel_component`."""
+        del targets
+        return first_kernel_component(activations, self.kernel).relu()
+
+
+@EXPLAINERS.register("cam")
+class CAM(ActivationCAM):
+    """The original CAM (Zhou et al., CVPR 2016, eq. 2): channels weighted by the class's row of the last layer.
+
+    For networks that end in global average pooling and one linear layer, at the last convolutional layer.
+
+    Raises:
+        InputError: if the network's last linear layer does not take the target layer's channels.
+    """
+
+    def weigh(self, activations: Maps, targets: Tensor) -> Map:
+        """``ReLU(Σ_k w_ck A_k)``."""
+        heads = [m for m in self.model.modules() if isinstance(m, nn.Linear)]
+        if not heads or heads[-1].in_features != activations.shape[1]:
+            raise InputError(
+                f"explainer=cam needs a network that pools the target layer ({activations.shape[1]} channels) and "
+                "ends in one linear layer on it, such as explainer.target_layers=[layer4.-1] of a ResNet; "
+                "explainer=gradcam takes any layer"
+            )
+        return torch.einsum("bk,bkhw->bhw", heads[-1].weight[targets], activations).relu()

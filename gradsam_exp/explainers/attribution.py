@@ -1,0 +1,254 @@
+"""Attribution of the score to the network's input pixels, smoothed into heatmaps."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from pydantic import Field
+from torch import Tensor, nn
+from torchvision.transforms.v2.functional import gaussian_blur
+
+from gradsam_exp.explainers.base import (
+    EXPLAINERS,
+    Upsample,
+    checked_targets,
+    combine_layers,
+    evaluation_mode,
+    network_input,
+    to_frame,
+)
+from gradsam_exp.explainers.gradient import noisy_copies
+from gradsam_exp.explainers.scores import Score, class_score
+from gradsam_exp.types import Heatmaps
+
+Pixels = Float[Tensor, "batch 3 height width"]
+Map = Float[Tensor, "batch height width"]
+Sign = Literal["absolute", "positive"]
+Width = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class InputExplainer(ABC):
+    """Base of the explainers without a target layer.
+
+    Args:
+        model: see `GradientCAM`.
+        smoothing: standard deviation of a Gaussian blur of the map, in pixels of the network's input; 0 is none.
+        upsample: interpolation from the network's input to the image, if they differ.
+    """
+
+    def __init__(self, model: nn.Module, *, smoothing: Width = 0.0, upsample: Upsample = "bilinear") -> None:
+        self.model, self.smoothing, self.upsample = model, smoothing, upsample
+
+    def __call__(self, images: Tensor, targets: Int[Tensor, " batch"] | None = None) -> Heatmaps:
+        """See `Explainer.__call__`."""
+        with evaluation_mode(self.model):
+            maps, targets, logits = self.input_maps(network_input(self.model, images), targets)
+        return combine_layers([self.smoothed(maps)], _size(images), targets, logits, self.upsample)
+
+    @abstractmethod
+    def input_maps(self, pixels: Pixels, targets: Tensor | None) -> tuple[Map, Tensor, Tensor]:
+        """Raw maps at the network's input resolution, the targets and the logits."""
+
+    def smoothed(self, maps: Map) -> Map:
+        """The maps after the Gaussian blur, cut off at four standard deviations."""
+        if not self.smoothing:
+            return maps
+        side = 2 * round(4 * self.smoothing) + 1
+        fitting = [min(side, 2 * n - 1) for n in (maps.shape[-1], maps.shape[-2])]  # reflection needs that much
+        return gaussian_blur(maps[:, None], fitting, [self.smoothing, self.smoothing])[:, 0]
+
+
+class GradientAttribution(InputExplainer):
+    """Base of the explainers that take gradients with respect to the input.
+
+    Args:
+        model, smoothing, upsample: see `InputExplainer`.
+        score: what is explained; see `class_score`.
+        sign: a pixel's attribution is the sum over its channels of the ``absolute`` values, or of the
+            ``positive`` ones.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        score: Score = "logit",
+        sign: Sign = "absolute",
+        smoothing: Width = 2.0,
+        upsample: Upsample = "bilinear",
+    ) -> None:
+        super().__init__(model, smoothing=smoothing, upsample=upsample)
+        self.score, self.sign = score, sign
+
+    @abstractmethod
+    def attribute(self, pixels: Pixels, targets: Tensor) -> Pixels:
+        """The attribution of every input value."""
+
+    def input_maps(self, pixels: Pixels, targets: Tensor | None) -> tuple[Map, Tensor, Tensor]:
+        """See `InputExplainer.input_maps`."""
+        with torch.no_grad():
+            logits = self.model(pixels)
+        targets = checked_targets(targets, logits)
+        values = self.attribute(pixels, targets)
+        values = values.abs() if self.sign == "absolute" else values.relu()
+        return values.sum(1), targets, logits
+
+    def gradient(self, pixels: Pixels, targets: Tensor) -> Pixels:
+        """Of each image's score with respect to its own pixels."""
+        with torch.enable_grad():
+            leaf = pixels.detach().requires_grad_()
+            score = class_score(self.score, self.model(leaf), targets).sum()
+            return torch.autograd.grad(score, leaf)[0]
+
+
+@EXPLAINERS.register("gradient_x_input")
+class GradientXInput(GradientAttribution):
+    """Gradient times input (Shrikumar et al. 2016), the input after normalisation."""
+
+    def attribute(self, pixels: Pixels, targets: Tensor) -> Pixels:
+        """``x · ∂y_c/∂x``."""
+        return pixels * self.gradient(pixels, targets)
+
+
+@EXPLAINERS.register("smoothgrad")
+class SmoothGrad(GradientAttribution):
+    """SmoothGrad (Smilkov et al. 2017): the gradient, averaged over noisy copies of the image.
+
+    Args:
+        model, score, sign, smoothing, upsample: see `GradientAttribution`.
+        samples: number of noisy copies.
+        noise: standard deviation of the noise as a share of each image's range of values.
+        seed: of the noise; the same for every image and batch.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        samples: Count = 25,
+        noise: Width = 0.15,
+        seed: int = 0,
+        score: Score = "logit",
+        sign: Sign = "absolute",
+        smoothing: Width = 2.0,
+        upsample: Upsample = "bilinear",
+    ) -> None:
+        super().__init__(model, score=score, sign=sign, smoothing=smoothing, upsample=upsample)
+        self.samples, self.noise, self.seed = samples, noise, seed
+
+    def attribute(self, pixels: Pixels, targets: Tensor) -> Pixels:
+        """Mean gradient over the copies."""
+        copies = noisy_copies(pixels, self.samples, self.noise, self.seed)
+        return torch.stack([self.gradient(noisy, targets) for noisy in copies]).mean(0)
+
+
+@EXPLAINERS.register("integrated_gradients")
+class IntegratedGradients(GradientAttribution):
+    """Integrated Gradients (Sundararajan et al., ICML 2017, eq. 1) from the data set's mean colour to the image.
+
+    The integral is taken by Gauss–Legendre quadrature.
+
+    Args:
+        model, score, sign, smoothing, upsample: see `GradientAttribution`.
+        steps: points of the quadrature.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        steps: Count = 32,
+        score: Score = "logit",
+        sign: Sign = "absolute",
+        smoothing: Width = 2.0,
+        upsample: Upsample = "bilinear",
+    ) -> None:
+        super().__init__(model, score=score, sign=sign, smoothing=smoothing, upsample=upsample)
+        self.steps = steps
+
+    def attribute(self, pixels: Pixels, targets: Tensor) -> Pixels:
+        """``x · ∫ ∂y_c(αx)/∂x dα``; the baseline is 0 after normalisation."""
+        places, weights = np.polynomial.legendre.leggauss(self.steps)
+        total = torch.zeros_like(pixels)
+        for place, weight in zip(places.tolist(), weights.tolist(), strict=True):
+            total += weight / 2 * self.gradient(pixels * (place + 1) / 2, targets)
+        return pixels * total
+
+
+@EXPLAINERS.register("fullgrad")
+class FullGrad(InputExplainer):
+    """FullGrad (Srinivas and Fleuret, NeurIPS 2019, eq. 8): input-gradient and the gradients of all biases.
+
+    ``Σ |x·∂y_c/∂x| + Σ_layers Σ_channels |b·∂y_c/∂z|``, each term scaled to [0, 1] per image (ψ of the
+    paper) and upsampled. Biases of convolutions and batch norms (in eval mode, running mean included) count.
+
+    Args:
+        model, smoothing, upsample: see `InputExplainer`.
+        score: what is explained; see `class_score`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        score: Score = "logit",
+        smoothing: Width = 0.0,
+        upsample: Upsample = "bilinear",
+    ) -> None:
+        super().__init__(model, smoothing=smoothing, upsample=upsample)
+        self.score = score
+
+    def input_maps(self, pixels: Pixels, targets: Tensor | None) -> tuple[Map, Tensor, Tensor]:
+        """See `InputExplainer.input_maps`."""
+        outputs: list[tuple[Tensor, Tensor]] = []
+
+        def keep(module: nn.Module, _: object, output: Tensor) -> Tensor:
+            outputs.append((_bias(module), output))
+            return output.clone()
+
+        handles = [m.register_forward_hook(keep) for m in self.model.modules() if _has_bias(m)]
+        try:
+            with torch.enable_grad():
+                leaf = pixels.detach().requires_grad_()
+                logits = self.model(leaf)
+                targets = checked_targets(targets, logits)
+                score = class_score(self.score, logits, targets).sum()
+                own, *gradients = torch.autograd.grad(score, [leaf, *(output for _, output in outputs)])
+        finally:
+            for handle in handles:
+                handle.remove()
+        size = _size(pixels)
+        total = _stretched((pixels * own).abs()).sum(1)
+        for (bias, _), gradient in zip(outputs, gradients, strict=True):
+            channels = _stretched((bias[:, None, None] * gradient).abs())
+            for_size = to_frame(channels.flatten(0, 1), size, self.upsample)
+            total = total + for_size.unflatten(0, channels.shape[:2]).sum(1)
+        return total.detach(), targets, logits.detach()
+
+
+def _has_bias(module: nn.Module) -> bool:
+    return isinstance(module, (nn.Conv2d, nn.BatchNorm2d)) and module.bias is not None
+
+
+def _bias(module: nn.Module) -> Tensor:
+    bias: Tensor = module.bias  # type: ignore[assignment]
+    if isinstance(module, nn.BatchNorm2d):
+        assert module.running_mean is not None
+        assert module.running_var is not None
+        return bias - module.running_mean * module.weight / (module.running_var + module.eps).sqrt()
+    return bias
+
+
+def _stretched(values: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch channels h w"]:
+    """Each channel scaled to [0, 1]; a constant one becomes 0."""
+    low, high = values.amin((2, 3), keepdim=True), values.amax((2, 3), keepdim=True)
+    return torch.where(high > low, (values - low) / (high - low), 0.0)
+
+
+def _size(images: Tensor) -> tuple[int, int]:
+    return images.shape[-2], images.shape[-1]

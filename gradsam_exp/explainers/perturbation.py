@@ -1,0 +1,174 @@
+"""Maps from what happens to the score when something is taken away. No gradients; many forward passes."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from gradsam_exp.explainers.attribution import InputExplainer
+from gradsam_exp.explainers.base import EXPLAINERS, Combine, LayerExplainer, Recorded, Upsample, checked_targets
+from gradsam_exp.explainers.layers import as_maps, recording
+from gradsam_exp.explainers.scores import Score, class_score
+from gradsam_exp.explainers.suffix import Suffix
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class PerturbationCAM(LayerExplainer):
+    """Base of the methods that weigh channels by forward passes.
+
+    Args:
+        model, target_layers, score, upsample, combine: see `GradientCAM`.
+        chunk: rows of one forward pass; memory and speed only.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: Sequence[str | nn.Module],
+        *,
+        score: Score = "logit",
+        chunk: Positive = 256,
+        upsample: Upsample = "bilinear",
+        combine: Combine = "mean",
+    ) -> None:
+        super().__init__(model, target_layers, upsample=upsample, combine=combine)
+        self.score, self.chunk = score, chunk
+
+    @abstractmethod
+    def layer_map(
+        self, layer: nn.Module, pixels: Tensor, targets: Tensor | None
+    ) -> tuple[Float[Tensor, "batch h w"], Tensor, Tensor]:
+        """The raw map of one layer, the targets and the logits."""
+
+    @torch.no_grad()
+    def layer_maps(self, images: Tensor, targets: Tensor | None = None) -> Recorded:
+        """See `LayerExplainer.layer_maps`."""
+        pixels = self.network_input(images)
+        maps = []
+        logits = pixels.new_zeros(0)
+        for layer in self.target_layers:
+            raw, targets, logits = self.layer_map(layer, pixels, targets)
+            maps.append(raw)
+        assert targets is not None
+        return Recorded(maps, targets, logits)
+
+
+@EXPLAINERS.register("ablationcam")
+class AblationCAM(PerturbationCAM):
+    """Ablation-CAM (Desai and Ramaswamy, WACV 2020, eq. 2 and 3): channels weighted by what their loss costs.
+
+    ``w_k = (y_c − y_c^k) / y_c`` with ``y_c^k`` the score after channel ``k`` is set to zero; the map is
+    ``ReLU(Σ_k w_k A_k)``. Only the part of the network behind the layer is run again. Channels that are
+    zero everywhere have weight zero and are not run.
+    """
+
+    def layer_map(
+        self, layer: nn.Module, pixels: Tensor, targets: Tensor | None
+    ) -> tuple[Float[Tensor, "batch h w"], Tensor, Tensor]:
+        """See `PerturbationCAM.layer_map`."""
+        suffix = Suffix(self.model, layer, pixels)
+        targets = checked_targets(targets, suffix.logits)
+        frame = (pixels.shape[-2], pixels.shape[-1])
+        activations = as_maps(suffix.activations, layer, frame)
+        whole = class_score(self.score, suffix.logits, targets)
+        scores = whole[:, None].expand(activations.shape[:2]).clone()
+        for image, active in enumerate(activations.flatten(2).any(2)):
+            for channels in torch.nonzero(active).flatten().split(self.chunk):
+                ablated = suffix.activations[image].repeat(len(channels), *[1] * (suffix.activations.ndim - 1))
+                as_maps(ablated, layer, frame)[torch.arange(len(channels)), channels] = 0  # changes `ablated`
+                logits = suffix(ablated, image)
+                scores[image, channels] = class_score(self.score, logits, targets[image].expand(len(channels)))
+        weights = (whole[:, None] - scores) / whole[:, None]
+        return torch.einsum("bk,bkhw->bhw", weights, activations).relu(), targets, suffix.logits
+
+
+@EXPLAINERS.register("scorecam")
+class ScoreCAM(PerturbationCAM):
+    """Score-CAM (Wang et al., CVPRW 2020, algorithm 1): channels weighted by the score of what they show.
+
+    Each channel is upsampled, scaled to [0, 1] and multiplied into the network's input; the scores of
+    these inputs, softmax over the channels, are the weights; the map is ``ReLU(Σ_k w_k A_k)``.
+    """
+
+    def layer_map(
+        self, layer: nn.Module, pixels: Tensor, targets: Tensor | None
+    ) -> tuple[Float[Tensor, "batch h w"], Tensor, Tensor]:
+        """See `PerturbationCAM.layer_map`."""
+        with recording([layer], gradients=False) as recorded:
+            logits = self.model(pixels)
+        targets = checked_targets(targets, logits)
+        frame = (pixels.shape[-2], pixels.shape[-1])
+        activations = as_maps(self.recorded_output(recorded, layer), layer, frame)
+        maps, channels = activations.flatten(0, 1), activations.shape[1]
+        scores = []
+        for rows in torch.arange(len(maps), device=maps.device).split(self.chunk):
+            image = rows // channels
+            masks = F.interpolate(maps[rows][:, None], frame, mode="bilinear", align_corners=False)
+            low, high = masks.amin((1, 2, 3), keepdim=True), masks.amax((1, 2, 3), keepdim=True)
+            masks = torch.where(high > low, (masks - low) / (high - low), 0.0)
+            scores.append(class_score(self.score, self.model(pixels[image] * masks), targets[image]))
+        weights = torch.cat(scores).unflatten(0, (len(pixels), channels)).softmax(1)
+        return torch.einsum("bk,bkhw->bhw", weights, activations).relu(), targets, logits
+
+
+@EXPLAINERS.register("rise")
+class RISE(InputExplainer):
+    """RISE (Petsiuk et al., BMVC 2018, eq. 6): mean of random masks, weighted by the probability they leave.
+
+    Args:
+        model: see `GradientCAM`.
+        masks: number of random masks, the same for all images.
+        cells: cells of a mask along each side before it is upsampled and shifted at random.
+        keep: probability of a cell to stay.
+        seed: of the masks.
+        chunk: rows of one forward pass.
+        smoothing, upsample: see `InputExplainer`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        masks: Positive = 1000,
+        cells: Positive = 7,
+        keep: Annotated[float, Field(gt=0, lt=1)] = 0.5,
+        seed: int = 0,
+        chunk: Positive = 256,
+        smoothing: Annotated[float, Field(ge=0)] = 0.0,
+        upsample: Upsample = "bilinear",
+    ) -> None:
+        super().__init__(model, smoothing=smoothing, upsample=upsample)
+        self.masks, self.cells, self.keep, self.seed, self.chunk = masks, cells, keep, seed, chunk
+
+    def random_masks(self, frame: tuple[int, int]) -> Float[Tensor, "masks height width"]:
+        """The masks for inputs of ``frame`` = (height, width) px, in [0, 1]."""
+        height, width = frame
+        generator = torch.Generator().manual_seed(self.seed)
+        grid = (torch.rand(self.masks, 1, self.cells, self.cells, generator=generator) < self.keep).float()
+        step_y, step_x = -(-height // self.cells), -(-width // self.cells)
+        size = ((self.cells + 1) * step_y, (self.cells + 1) * step_x)
+        large = F.interpolate(grid, size, mode="bilinear", align_corners=False)[:, 0]
+        top = torch.randint(0, step_y, (self.masks,), generator=generator).tolist()
+        left = torch.randint(0, step_x, (self.masks,), generator=generator).tolist()
+        return torch.stack([m[y : y + height, x : x + width] for m, y, x in zip(large, top, left, strict=True)])
+
+    @torch.no_grad()
+    def input_maps(self, pixels: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """See `InputExplainer.input_maps`."""
+        logits = self.model(pixels)
+        targets = checked_targets(targets, logits)
+        masks = self.random_masks((pixels.shape[-2], pixels.shape[-1])).to(pixels.device)
+        maps = pixels.new_zeros(len(pixels), *pixels.shape[-2:])
+        for part in masks.split(self.chunk):
+            for k, image in enumerate(pixels):
+                kept = self.model(image * part[:, None]).softmax(1)[:, targets[k]]
+                maps[k] += torch.einsum("m,mhw->hw", kept, part)
+        return maps / (self.keep * self.masks), targets, logits

@@ -1,0 +1,53 @@
+"""Principal components of activations: one number per pixel for what varies most over the map."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Kernel = Literal["sigmoid", "rbf", "linear"]
+
+
+def first_component(values: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch h w"]:
+    """Projection of each pixel on the first principal component of the map's pixels, mean removed.
+
+    A component's sign means nothing; it is chosen so that the projection rises with the sum of the channels.
+    """
+    pixels = values.flatten(2).transpose(1, 2).double()  # (B, pixels, channels)
+    centred = pixels - pixels.mean(1, keepdim=True)
+    gram = centred @ centred.transpose(1, 2)  # pixels are fewer than channels where it matters
+    return _leading(gram, values)
+
+
+def first_kernel_component(
+    values: Float[Tensor, "batch channels h w"], kernel: Kernel = "sigmoid"
+) -> Float[Tensor, "batch h w"]:
+    """The same in the feature space of a kernel (Schölkopf et al. 1998), with γ = 1 / channels."""
+    pixels = values.flatten(2).transpose(1, 2).double()
+    pixels = pixels - pixels.mean(1, keepdim=True)
+    gamma = 1 / pixels.shape[2]
+    product = pixels @ pixels.transpose(1, 2)
+    if kernel == "sigmoid":
+        gram = (gamma * product + 1).tanh()
+    elif kernel == "rbf":
+        gram = (-gamma * torch.cdist(pixels, pixels).square()).exp()
+    else:
+        gram = product
+    gram = gram - gram.mean(1, keepdim=True)
+    return _leading(gram - gram.mean(2, keepdim=True), values)
+
+
+def _leading(
+    gram: Float[Tensor, "batch pixels pixels"], values: Float[Tensor, "batch channels h w"]
+) -> Float[Tensor, "batch h w"]:
+    """Scores of the pixels on the Gram matrix's leading eigenvector."""
+    eigenvalues, eigenvectors = torch.linalg.eigh(gram)
+    scores = eigenvectors[..., -1] * eigenvalues[..., -1:].clamp(min=0).sqrt()
+    brightness = values.double().sum(1).flatten(1)
+    brightness = brightness - brightness.mean(1, keepdim=True)
+    sign = (scores * brightness).sum(1, keepdim=True)
+    scores = torch.where(sign < 0, -scores, scores)
+    return scores.unflatten(1, values.shape[2:]).to(values.dtype)

@@ -1,0 +1,54 @@
+"""The number an explanation explains: one differentiable score per image."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Score = Literal["logit", "margin", "rest"]
+
+
+def class_score(
+    kind: Score, logits: Float[Tensor, "batch classes"], targets: Int[Tensor, " batch"]
+) -> Float[Tensor, " batch"]:
+    """The score of each image's target class.
+
+    Args:
+        kind: ``logit`` is the class's logit; ``margin`` the logit minus the largest of the other classes
+            (why this class and not the runner-up?); ``rest`` the logit plus the log-probability (Cai,
+            *CAMs as Shapley Value-based Explainers*, 2025), whose second derivative does not vanish.
+        logits: of one forward pass.
+        targets: class ids.
+    """
+    own = logits.gather(1, targets[:, None])[:, 0]
+    if kind == "logit":
+        return own
+    if kind == "margin":
+        return own - others(logits, targets).amax(1)
+    return own + logits.log_softmax(1).gather(1, targets[:, None])[:, 0]
+
+
+def others(
+    logits: Float[Tensor, "batch classes"], targets: Int[Tensor, " batch"]
+) -> Float[Tensor, "batch classes"]:
+    """The logits with the target's replaced by −∞."""
+    return logits.scatter(1, targets[:, None], -torch.inf)
+
+
+def finer_score(
+    logits: Float[Tensor, "batch classes"], targets: Int[Tensor, " batch"], *, similar: int, alpha: float
+) -> Float[Tensor, " batch"]:
+    """``Σ_d p_d (y_c − α·y_d) / Σ_d p_d`` over the ``similar`` classes whose logits are nearest to the target's.
+
+    Zhang et al.: *Finer-CAM* (CVPR 2025), section 3.2, averaged with the classes' probabilities as in the
+    authors' code.
+    """
+    own = logits.gather(1, targets[:, None])
+    gap = (logits - own).abs().scatter(1, targets[:, None], torch.inf)
+    nearest = gap.topk(min(similar, logits.shape[1] - 1), largest=False).indices
+    probability = logits.softmax(1).gather(1, nearest)
+    difference = own - alpha * logits.gather(1, nearest)
+    return (probability * difference).sum(1) / probability.sum(1)

@@ -1,0 +1,151 @@
+"""What holds for every explainer by name, and what only some can do."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import nn
+
+from gradsam_exp.errors import InputError
+from gradsam_exp.explainers.activation import CAM
+from gradsam_exp.explainers.base import EXPLAINERS, scale_to_unit
+from gradsam_exp.explainers.gradient import FinerCAM, GradCAM
+from gradsam_exp.explainers.layers import as_maps
+from gradsam_exp.explainers.perturbation import RISE
+from gradsam_exp.explainers.projection import first_component
+from gradsam_exp.explainers.scores import class_score
+from gradsam_exp.explainers.suffix import Suffix
+from gradsam_exp.types import ImageBatch
+
+INPUT = {"gradient_x_input", "smoothgrad", "integrated_gradients", "fullgrad", "rise"}
+
+
+def node(name: str) -> dict:
+    few = {"rise": {"masks": 20}, "smoothgrad": {"samples": 2}, "integrated_gradients": {"steps": 3},
+           "smoothgradcam++": {"samples": 2}}  # fmt: skip
+    layers = {} if name in INPUT else {"target_layers": ["layer4.-1" if name == "cam" else "layer3.-1"]}
+    return {"name": name, **layers, **few.get(name, {})}
+
+
+@pytest.mark.parametrize("name", EXPLAINERS.names())
+def test_heatmaps_are_in_range_and_do_not_depend_on_the_batch(name: str, classifier, batch: ImageBatch):
+    explainer = EXPLAINERS.build(node(name), model=classifier)
+    together = explainer(batch.images, batch.labels)
+    assert together.values.shape == (8, 48, 64)
+    assert together.values.min() >= 0
+    assert together.values.max() == 1
+    assert torch.equal(together.empty, ~together.values.flatten(1).any(1))
+    assert not together.values.requires_grad
+    assert torch.equal(together.targets, batch.labels)
+    alone = explainer(batch.images[4:5], batch.labels[4:5])
+    assert torch.allclose(alone.values[0], together.values[4], atol=1e-3)
+    assert all(not m._forward_hooks and not m._forward_pre_hooks for m in classifier.modules())
+    assert all("forward" not in m.__dict__ for m in classifier.modules())
+
+
+def test_scores_worked_out_by_hand():
+    logits, target = torch.tensor([[1.0, 3.0, 2.0]]), torch.tensor([1])
+    assert class_score("logit", logits, target).tolist() == [3.0]
+    assert class_score("margin", logits, target).tolist() == [1.0]
+    probability = F.softmax(logits, 1)[0, 1]
+    assert class_score("rest", logits, target)[0] == pytest.approx(3 + float(probability.log()))
+
+
+def test_a_score_changes_what_is_explained(classifier, batch: ImageBatch):
+    logit, margin = (GradCAM(classifier, ["layer2.-1"], score=s)(batch.images).values for s in ("logit", "margin"))
+    assert not torch.allclose(logit, margin, atol=1e-2)
+
+
+def test_finercam_without_comparison_is_gradcam(classifier, batch: ImageBatch):
+    plain, finer = GradCAM(classifier, ["layer2.-1"]), FinerCAM(classifier, ["layer2.-1"], alpha=0.0)
+    assert torch.allclose(plain(batch.images).values, finer(batch.images).values, atol=1e-3)
+
+
+def test_layers_can_be_combined_by_their_maximum(classifier, batch: ImageBatch):
+    one, other, both = (
+        GradCAM(classifier, paths, combine="max")(batch.images, batch.labels).values
+        for paths in (["layer2.-1"], ["layer3.-1"], ["layer2.-1", "layer3.-1"])
+    )
+    assert torch.allclose(both, scale_to_unit(torch.maximum(one, other))[0], atol=1e-6)
+
+
+def test_cam_says_where_it_can_be_used(classifier, batch: ImageBatch):
+    with pytest.raises(InputError, match=r"pools the target layer \(128 channels\).*layer4\.-1"):
+        CAM(classifier, ["layer2.-1"])(batch.images)
+
+
+def test_the_suffix_gives_the_networks_logits(classifier, batch: ImageBatch):
+    pixels = classifier.transform(batch.images)
+    for path in ("conv1", "relu", "layer2.0.conv1", "layer2.0.bn2", "layer2.0", "layer4.-1"):
+        layer = GradCAM(classifier, [path]).target_layers[0]
+        suffix = Suffix(classifier, layer, pixels)
+        rows = suffix.activations[[3, 3]].clone()
+        torch.testing.assert_close(suffix(rows, 3), suffix.logits[[3, 3]], atol=1e-4, rtol=1e-4)
+        changed = suffix(torch.zeros_like(rows), 3)
+        assert not torch.allclose(changed, suffix.logits[[3, 3]], atol=1e-3)
+
+
+def test_the_suffix_runs_nothing_before_the_layer(classifier, batch: ImageBatch, monkeypatch):
+    suffix = Suffix(classifier, classifier.backbone.layer3, classifier.transform(batch.images))
+    ran: list[nn.Module] = []
+    compute = nn.Conv2d._conv_forward
+    monkeypatch.setattr(nn.Conv2d, "_conv_forward", lambda m, *a: ran.append(m) or compute(m, *a))
+    suffix(suffix.activations[:1].clone(), 0)
+    assert len(ran) == 5
+    assert set(ran) == {m for m in classifier.backbone.layer4.modules() if isinstance(m, nn.Conv2d)}
+
+
+def test_a_layer_used_twice_is_refused(classifier, batch: ImageBatch):
+    with pytest.raises(ValueError, match="ReLU was used 2 times"):
+        Suffix(classifier, classifier.backbone.layer1[0].relu, classifier.transform(batch.images))
+
+
+def test_rise_finds_the_only_pixel_that_matters():
+    class Corner(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen = x[:, 0, 4:8, 4:8].mean((1, 2))
+            return torch.stack([10 * seen, torch.zeros_like(seen)], 1)
+
+    values = RISE(Corner(), masks=400)(torch.ones(1, 3, 32, 32), torch.tensor([0])).values[0]
+    y, x = divmod(int(values.argmax()), 32)
+    assert abs(x - 5.5) <= 3
+    assert abs(y - 5.5) <= 3
+
+
+def test_the_first_component_follows_the_bright_blob():
+    values = torch.zeros(1, 3, 5, 5)
+    values[0, :, 2, 3] = torch.tensor([1.0, 2.0, 3.0])
+    component = first_component(values)[0]
+    assert int(component.argmax()) == 13
+    assert component[2, 3] == pytest.approx(float(torch.tensor([1.0, 2.0, 3.0]).norm()) * 24 / 25, rel=1e-5)
+
+
+def test_tokens_become_maps():
+    tokens = torch.arange(2 * 13 * 4).float().reshape(2, 13, 4)  # a class token and 3 × 4 patches
+    maps = as_maps(tokens, nn.Identity(), (48, 64))
+    assert maps.shape == (2, 4, 3, 4)
+    assert torch.equal(maps[1, :, 2, 3], tokens[1, 12])
+    with pytest.raises(ValueError, match="7 tokens do not form a grid"):
+        as_maps(torch.zeros(1, 7, 4), nn.Identity(), (48, 64))
+    with pytest.raises(ValueError, match="no rows and columns"):
+        as_maps(torch.zeros(1, 4), nn.Linear(4, 4), (48, 64))
+
+
+@pytest.mark.parametrize(
+    ("build", "arguments", "path", "grid"),
+    [
+        (torchvision.models.VisionTransformer, (32, 8, 2, 2, 16, 32), "encoder.layers.-1.ln_1", 4),
+        (torchvision.models.SwinTransformer, ([2, 2], 8, [1, 1], [2, 2], [4, 4]), "features.1.-1", 16),
+    ],
+)
+def test_transformers_are_explained(build, arguments: tuple, path: str, grid: int):
+    torch.manual_seed(0)
+    model = build(*arguments, num_classes=5)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    explainer = GradCAM(model, [path])
+    images = torch.randn(3, 3, 32, 32)
+    assert explainer.layer_maps(images).maps[0].shape == (3, grid, grid)
+    assert explainer(images).values.shape == (3, 32, 32)
