@@ -29,9 +29,6 @@ if TYPE_CHECKING:
         STRATEGIES as STRATEGIES,
     )
     from gradsam_exp.prompts.base import (
-        PromptContext as PromptContext,
-    )
-    from gradsam_exp.prompts.base import (
         PromptStrategy as PromptStrategy,
     )
     from gradsam_exp.prompts.foreground import Foreground as Foreground
@@ -47,6 +44,9 @@ if TYPE_CHECKING:
     )
     from gradsam_exp.types import (
         ImageBatch as ImageBatch,
+    )
+    from gradsam_exp.types import (
+        PromptContext as PromptContext,
     )
     from gradsam_exp.types import (
         Prompts as Prompts,
@@ -74,7 +74,7 @@ _HOME = {
     "PointDistance": "metrics.points",
     "PointHitRate": "metrics.points",
     "PredictedIoU": "selectors.score",
-    "PromptContext": "prompts.base",
+    "PromptContext": "types",
     "PromptStrategy": "prompts.base",
     "Prompts": "types",
     "SEGMENTERS": "segmenters.base",

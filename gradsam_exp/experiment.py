@@ -27,9 +27,8 @@ from gradsam_exp.explainers.base import Explainer
 from gradsam_exp.metrics.masks import MeanMaskIoU
 from gradsam_exp.metrics.points import PointDistance, PointHitRate
 from gradsam_exp.pipeline import Pipeline, PipelineResult
-from gradsam_exp.prompts.base import PromptContext
 from gradsam_exp.segmenters.base import Embeddings
-from gradsam_exp.types import BACKGROUND, FOREGROUND, Heatmaps, ImageBatch, Prompts
+from gradsam_exp.types import BACKGROUND, FOREGROUND, Heatmaps, ImageBatch, PromptContext, Prompts
 
 Target = Literal["predicted", "label"]
 _ROWS = 4  # batches are filled up to a multiple of this, see `_filled`
@@ -168,7 +167,7 @@ class Experiment:
                 item.heatmaps,
                 item.batch.image_ids,
                 seed=self.seed,
-                masks=item.batch.masks if self.pipeline.strategy.needs_truth else None,
+                masks=item.batch.masks if self.pipeline.needs_truth else None,
             )
             with self.stopwatch.time("segment"):
                 result = self.pipeline(ctx, item.embeddings)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
@@ -95,6 +97,39 @@ class Prompts:
         used |= {"masks"} if self.mask_logits is not None else set()
         return frozenset(used)
 
+    @staticmethod
+    def joined(first: Prompts, second: Prompts) -> Prompts:
+        """The queries of both, one after the other.
+
+        A part that only one of them uses (points beyond the other's, boxes, masks) is filled up with "no
+        point here" and zeros, so joined prompts are for the record, not for decoding again.
+        """
+        longest = max(first.labels.shape[1], second.labels.shape[1])
+
+        def padded(prompts: Prompts) -> tuple[Tensor, Tensor]:
+            missing = longest - prompts.labels.shape[1]
+            points = torch.cat([prompts.points, prompts.points.new_zeros(len(prompts), missing, 2)], 1)
+            nothing = torch.full((len(prompts), missing), NO_POINT, dtype=prompts.labels.dtype)
+            return points, torch.cat([prompts.labels, nothing], 1)
+
+        def optional(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+            if one is None and other is None:
+                return None
+            known = other if one is None else one
+            assert known is not None
+            one = known.new_zeros(len(first), *known.shape[1:]) if one is None else one
+            other = known.new_zeros(len(second), *known.shape[1:]) if other is None else other
+            return torch.cat([one, other])
+
+        (points, labels), (more_points, more_labels) = padded(first), padded(second)
+        return Prompts(
+            torch.cat([first.image_index, second.image_index]),
+            torch.cat([points, more_points]),
+            torch.cat([labels, more_labels]),
+            optional(first.boxes, second.boxes),
+            optional(first.mask_logits, second.mask_logits),
+        )
+
     def __getitem__(self, rows: Tensor) -> Prompts:
         """The given queries (bool mask or indices)."""
         return Prompts(
@@ -120,6 +155,72 @@ class Segmentation:
     logits: Float[Tensor, "queries 4 low low"]
     scores: Float[Tensor, "queries 4"]
     image_index: Int[Tensor, " queries"]
+
+
+@runtime_checkable
+class Frames(Protocol):
+    """The way between the original frame and a segmenter's low-resolution grid, for one batch."""
+
+    def to_low_res(self, values: Float[Tensor, "maps height width"]) -> Float[Tensor, "maps low low"]:
+        """Maps of the original frame on the low-resolution grid; 0 on padding."""
+
+    def to_original(self, logits: Float[Tensor, "masks low low"]) -> Bool[Tensor, "masks height width"]:
+        """Masks in the original frame from low-resolution logits."""
+
+
+@dataclass(frozen=True)
+class PromptContext:
+    """What is known about a batch when prompts and masks are chosen.
+
+    Attributes:
+        images: RGB 0..255 in the original frame.
+        heatmaps: where the classifier looked.
+        image_ids: one name per image; numbers if left out.
+        seed: of random strategies; see `generator`.
+        masks: the true masks, for strategies and selectors that declare ``needs_truth`` only; else None.
+        frames: the segmenter's frames; None where no segmenter is involved.
+    """
+
+    images: UInt8[Tensor, "batch 3 height width"]
+    heatmaps: Heatmaps
+    image_ids: Sequence[str] = ()
+    seed: int = 0
+    masks: Bool[Tensor, "batch height width"] | None = None
+    frames: Frames | None = None
+
+    def __post_init__(self) -> None:
+        if not self.image_ids:
+            object.__setattr__(self, "image_ids", tuple(map(str, range(len(self.images)))))
+        if not len(self.images) == len(self.heatmaps) == len(self.image_ids):
+            raise ValueError(
+                f"{len(self.images)} images, {len(self.heatmaps)} heatmaps and {len(self.image_ids)} names "
+                "do not belong together"
+            )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def low_res(self) -> Frames:
+        """The segmenter's frames.
+
+        Raises:
+            ValueError: outside of a pipeline, where there is no segmenter.
+        """
+        if self.frames is None:
+            raise ValueError(
+                "this needs the segmenter's frames: run it in a Pipeline, or set PromptContext.frames"
+            )
+        return self.frames
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """``(height, width)`` of the images in pixels."""
+        return self.images.shape[-2], self.images.shape[-1]
+
+    def generator(self, row: int) -> np.random.Generator:
+        """Randomness of one image: the same however images are batched."""
+        return np.random.default_rng([self.seed, *self.image_ids[row].encode()])
 
 
 def stack_points(rows: Sequence[Sequence[tuple[float, float, int]]]) -> tuple[Tensor, Tensor]:

@@ -10,9 +10,9 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from gradsam_exp.prompts.base import STRATEGIES, Fraction, PromptContext
+from gradsam_exp.prompts.base import STRATEGIES, Fraction
 from gradsam_exp.prompts.foreground import Foreground, warm_centres
-from gradsam_exp.types import BACKGROUND, FOREGROUND, NO_POINT, Prompts
+from gradsam_exp.types import BACKGROUND, FOREGROUND, NO_POINT, PromptContext, Prompts
 
 Tie = Literal["first", "median", "farthest"]
 Placement = Literal["extreme", "ring"]

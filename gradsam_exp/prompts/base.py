@@ -1,19 +1,16 @@
-"""What a prompt strategy is, and what it may look at."""
+"""What a prompt strategy is; what it may look at is a `PromptContext`."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from gradsam_exp.registry import Registry
-from gradsam_exp.types import Heatmaps, Prompts
+from gradsam_exp.types import PromptContext, Prompts, Segmentation
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -25,46 +22,6 @@ def _odd(value: int) -> int:
 
 
 OddInt = Annotated[int, Field(ge=1), AfterValidator(_odd)]
-
-
-@dataclass(frozen=True)
-class PromptContext:
-    """What is known about a batch when prompts are chosen.
-
-    Attributes:
-        images: RGB 0..255 in the original frame.
-        heatmaps: where the classifier looked.
-        image_ids: one name per image; numbers if left out.
-        seed: of random strategies; see `generator`.
-        masks: the true masks, for strategies that declare ``needs_truth`` only; else None.
-    """
-
-    images: UInt8[Tensor, "batch 3 height width"]
-    heatmaps: Heatmaps
-    image_ids: Sequence[str] = ()
-    seed: int = 0
-    masks: Bool[Tensor, "batch height width"] | None = None
-
-    def __post_init__(self) -> None:
-        if not self.image_ids:
-            object.__setattr__(self, "image_ids", tuple(map(str, range(len(self.images)))))
-        if not len(self.images) == len(self.heatmaps) == len(self.image_ids):
-            raise ValueError(
-                f"{len(self.images)} images, {len(self.heatmaps)} heatmaps and {len(self.image_ids)} names "
-                "do not belong together"
-            )
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """``(height, width)`` of the images in pixels."""
-        return self.images.shape[-2], self.images.shape[-1]
-
-    def generator(self, row: int) -> np.random.Generator:
-        """Randomness of one image: the same however images are batched."""
-        return np.random.default_rng([self.seed, *self.image_ids[row].encode()])
 
 
 class PromptStrategy(ABC):
@@ -79,6 +36,38 @@ class PromptStrategy(ABC):
     @abstractmethod
     def propose(self, ctx: PromptContext) -> Prompts:
         """The first prompts for a batch; an image may get several queries, or none."""
+
+    max_rounds: int = 1
+    """How often an image is asked at most; more than one needs `revise`."""
+
+    def revise(
+        self,
+        ctx: PromptContext,
+        prompts: Prompts,
+        segmentation: Segmentation,
+        masks: Bool[Tensor, "batch height width"],
+        chosen: Float[Tensor, "batch low low"],
+    ) -> tuple[Prompts, Bool[Tensor, " batch"]]:
+        """Look at the answer and ask again.
+
+        Args:
+            ctx: as in `propose`.
+            prompts: the last round's.
+            segmentation: its answers.
+            masks: the mask kept so far for each image, in the original frame.
+            chosen: its low-resolution logits.
+
+        Returns:
+            New prompts, for the images that are to be asked again only, and which these are.
+        """
+        raise NotImplementedError(f"{type(self).__name__} asks once")
+
+    def better(
+        self, ctx: PromptContext, new: Bool[Tensor, "batch height width"], old: Bool[Tensor, "batch height width"]
+    ) -> Bool[Tensor, " batch"]:
+        """Whether a revised mask replaces the one kept so far; always, unless a strategy says otherwise."""
+        del old
+        return new.flatten(1).any(1) | ctx.heatmaps.empty.cpu()
 
 
 STRATEGIES: Registry[PromptStrategy] = Registry("pipeline", "gradsam_exp.prompts")

@@ -12,8 +12,8 @@ from pydantic.dataclasses import dataclass
 from scipy import ndimage
 from torch import Tensor
 
-from gradsam_exp.prompts.base import STRATEGIES, Fraction, OddInt, PromptContext, PromptStrategy
-from gradsam_exp.types import FOREGROUND, Heatmaps, Prompts
+from gradsam_exp.prompts.base import STRATEGIES, Fraction, OddInt, PromptStrategy
+from gradsam_exp.types import FOREGROUND, Heatmaps, PromptContext, Prompts
 
 Region = Literal["all", "peak"]
 Weighting = Literal["activation", "uniform"]
@@ -58,7 +58,7 @@ def warm_centres(
     values = heatmaps.values.double()  # in double, so that a batch sums to the same as its images one by one
     warm = values >= threshold * values.amax((1, 2), keepdim=True)
     if region == "peak":
-        warm = _component_of_peak(warm, values)
+        warm = component_of_peak(warm, values)
     weights = warm * values if weighting == "activation" else warm.double()
     centres = centre_of_mass(weights)
     height, width = values.shape[-2:]
@@ -92,7 +92,7 @@ def point_prompts(foreground: Float[Tensor, "batch points 2"]) -> Prompts:
     return Prompts(torch.arange(len(foreground)), foreground, labels)
 
 
-def _component_of_peak(
+def component_of_peak(
     warm: Bool[Tensor, "batch height width"], values: Float[Tensor, "batch height width"]
 ) -> Bool[Tensor, "batch height width"]:
     """The 8-connected component of each warm region that holds the (first) maximum."""

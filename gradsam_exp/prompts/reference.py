@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from pydantic.dataclasses import dataclass
 
-from gradsam_exp.prompts.base import STRATEGIES, PromptContext, PromptStrategy
+from gradsam_exp.prompts.base import STRATEGIES, PromptStrategy
 from gradsam_exp.prompts.foreground import centre_of_mass, point_prompts
-from gradsam_exp.types import Prompts
+from gradsam_exp.types import PromptContext, Prompts
 
 
 @STRATEGIES.register("center")

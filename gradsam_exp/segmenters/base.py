@@ -55,6 +55,11 @@ class Segmenter(Protocol):
     ) -> Bool[Tensor, "masks height width"]:
         """Masks in the original frame from low-resolution logits."""
 
+    def to_low_res(
+        self, values: Float[Tensor, "maps height width"], embeddings: Embeddings
+    ) -> Float[Tensor, "maps low low"]:
+        """Maps of the original frame on the low-resolution grid; 0 on padding."""
+
 
 SEGMENTERS: Registry[Segmenter] = Registry("sam", "gradsam_exp.segmenters")
 

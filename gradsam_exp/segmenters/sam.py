@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from segment_anything.modeling import Sam
 from segment_anything.utils.transforms import ResizeLongestSide
@@ -118,6 +119,15 @@ class SamSegmenter:
         """See `Segmenter.to_original`."""
         upsampled = self.model.postprocess_masks(logits[:, None], embeddings.input_size, embeddings.original_size)
         return upsampled[:, 0] > self.model.mask_threshold
+
+    def to_low_res(
+        self, values: Float[Tensor, "maps height width"], embeddings: Embeddings
+    ) -> Float[Tensor, "maps low low"]:
+        """See `Segmenter.to_low_res`. Bilinear; pixel centres stay in place."""
+        low = self.model.image_encoder.img_size // CELL
+        rows, columns = (-(-side // CELL) for side in embeddings.input_size)
+        inside = F.interpolate(values[:, None].float(), (rows, columns), mode="bilinear", align_corners=False)
+        return F.pad(inside[:, 0], (0, low - columns, 0, low - rows))
 
 
 def predict_masks(

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gradsam_exp.registry import Registry
-from gradsam_exp.types import Heatmaps, Segmentation
+from gradsam_exp.types import PromptContext, Segmentation
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class MaskSelector(Protocol):
 
     needs_truth: ClassVar[bool]
 
-    def __call__(self, heatmaps: Heatmaps, segmentation: Segmentation) -> Choice:
-        """One choice per image of the batch that ``heatmaps`` describes."""
+    def __call__(self, ctx: PromptContext, segmentation: Segmentation) -> Choice:
+        """One choice per image of the batch that ``ctx`` describes."""
 
 
 SELECTORS: Registry[MaskSelector] = Registry("selector", "gradsam_exp.selectors")
@@ -58,3 +58,8 @@ def best_by(values: Float[Tensor, "queries 4"], segmentation: Segmentation, batc
     chosen = token[safe]
     score = segmentation.scores[safe, chosen]
     return Choice(query, torch.where(found, chosen, 0), torch.where(found, score, 0.0))
+
+
+def candidates_only(values: Float[Tensor, "queries 4"]) -> Float[Tensor, "queries 4"]:
+    """Rules token 0, the single-mask output, out: it is not one of the three candidates."""
+    return torch.cat([torch.full_like(values[:, :1], -torch.inf), values[:, 1:]], 1)

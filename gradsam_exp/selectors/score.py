@@ -7,8 +7,8 @@ from typing import ClassVar
 import torch
 from pydantic.dataclasses import dataclass
 
-from gradsam_exp.selectors.base import SELECTORS, Choice, best_by
-from gradsam_exp.types import Heatmaps, Segmentation
+from gradsam_exp.selectors.base import SELECTORS, Choice, best_by, candidates_only
+from gradsam_exp.types import PromptContext, Segmentation
 
 
 @SELECTORS.register("predicted_iou")
@@ -18,11 +18,9 @@ class PredictedIoU:
 
     needs_truth: ClassVar[bool] = False
 
-    def __call__(self, heatmaps: Heatmaps, segmentation: Segmentation) -> Choice:
+    def __call__(self, ctx: PromptContext, segmentation: Segmentation) -> Choice:
         """See `MaskSelector.__call__`."""
-        scores = segmentation.scores.clone()
-        scores[:, 0] = -torch.inf  # token 0 is the single-mask output, not one of the three
-        return best_by(scores, segmentation, len(heatmaps))
+        return best_by(candidates_only(segmentation.scores), segmentation, len(ctx.heatmaps))
 
 
 @SELECTORS.register("single")
@@ -32,8 +30,8 @@ class SingleMask:
 
     needs_truth: ClassVar[bool] = False
 
-    def __call__(self, heatmaps: Heatmaps, segmentation: Segmentation) -> Choice:
+    def __call__(self, ctx: PromptContext, segmentation: Segmentation) -> Choice:
         """See `MaskSelector.__call__`."""
         scores = segmentation.scores.clone()
         scores[:, 1:] = -torch.inf
-        return best_by(scores, segmentation, len(heatmaps))
+        return best_by(scores, segmentation, len(ctx.heatmaps))

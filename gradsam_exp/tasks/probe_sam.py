@@ -23,7 +23,6 @@ from gradsam_exp.data.novel_shapes import NovelShapes
 from gradsam_exp.data.shapes import Shapes
 from gradsam_exp.metrics.masks import mask_iou
 from gradsam_exp.metrics.summary import Summary, summarize
-from gradsam_exp.prompts.base import PromptContext
 from gradsam_exp.prompts.foreground import point_prompts
 from gradsam_exp.prompts.reference import Oracle
 from gradsam_exp.registry import build_checked
@@ -31,7 +30,7 @@ from gradsam_exp.reports.terminal import console
 from gradsam_exp.results import write_json
 from gradsam_exp.segmenters.base import SEGMENTERS, Segmenter
 from gradsam_exp.selectors.score import PredictedIoU
-from gradsam_exp.types import Heatmaps, ImageBatch
+from gradsam_exp.types import Heatmaps, ImageBatch, PromptContext
 
 Findings = dict[str, Summary]
 
@@ -116,7 +115,7 @@ def _far_pixel(rng: np.random.Generator, mask: np.ndarray, distance_px: float) -
 def _masks(segmenter: Segmenter, batch: ImageBatch, points: Tensor) -> Tensor:
     embeddings = segmenter.encode(batch.images)
     segmentation = segmenter.decode(embeddings, point_prompts(points))
-    choice = PredictedIoU()(_no_heatmaps(batch), segmentation)
+    choice = PredictedIoU()(PromptContext(batch.images, _no_heatmaps(batch)), segmentation)
     return segmenter.to_original(segmentation.logits[choice.query, choice.token], embeddings).cpu()
 
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from gradsam_exp.errors import InputError
-from gradsam_exp.prompts.base import STRATEGIES, PromptContext
-from gradsam_exp.types import Heatmaps
+from gradsam_exp.prompts.base import STRATEGIES
+from gradsam_exp.types import Heatmaps, PromptContext
 
 
 def context(*heatmaps: list[list[float]], masks: torch.Tensor | None = None) -> PromptContext:

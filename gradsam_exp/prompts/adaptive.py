@@ -1,0 +1,104 @@
+"""Background points only where the mask leaks: what the reference report proposes as the next step."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from scipy import ndimage
+from torch import Tensor
+
+from gradsam_exp.prompts.base import STRATEGIES, Fraction
+from gradsam_exp.prompts.foreground import Foreground
+from gradsam_exp.types import BACKGROUND, NO_POINT, PromptContext, Prompts, Segmentation
+
+
+@STRATEGIES.register("adaptive")
+@dataclass(frozen=True)
+class Adaptive(Foreground):
+    """`Foreground`, then, only where the mask leaks, background points inside the leak and another round.
+
+    A mask leaks if too much of it lies on cold pixels, or if it is too large for the warm region. The leak
+    is its part on cold pixels; each round puts one background point into the innermost place of each of
+    the leak's largest components. A revised mask is kept only if it agrees better with the heatmap.
+
+    Attributes:
+        bg_threshold: cold pixels have heatmap < this.
+        max_cold_share: largest share of a mask on cold pixels that is no leak.
+        max_area_ratio: largest ratio of the mask's area to the warm region's that is no leak.
+        warm_threshold: the warm region that areas are compared with has heatmap ≥ this.
+        n: background points of one round at most.
+        max_rounds: how often an image is asked, the first time included.
+    """
+
+    bg_threshold: Fraction = 0.1
+    max_cold_share: Fraction = 0.2
+    max_area_ratio: Annotated[float, Field(gt=0)] = 3.0
+    warm_threshold: Fraction = 0.5
+    n: Annotated[int, Field(ge=1)] = 2
+    max_rounds: Annotated[int, Field(ge=1)] = 3
+
+    def revise(
+        self,
+        ctx: PromptContext,
+        prompts: Prompts,
+        segmentation: Segmentation,
+        masks: Bool[Tensor, "batch height width"],
+        chosen: Float[Tensor, "batch low low"],
+    ) -> tuple[Prompts, Bool[Tensor, " batch"]]:
+        """The same points and some in the leak, for the images whose mask leaks."""
+        del segmentation, chosen
+        leak, leaks = self.leaks(ctx, masks)
+        points, labels = torch.zeros(len(ctx), self.n, 2), torch.full((len(ctx), self.n), NO_POINT)
+        for image in torch.nonzero(leaks).flatten().tolist():
+            for k, (x, y) in enumerate(innermost_places(leak[image], self.n)):
+                points[image, k] = torch.tensor([x, y])
+                labels[image, k] = BACKGROUND
+        active = (labels != NO_POINT).any(1)
+        rows = prompts.image_index
+        again = Prompts(
+            rows, torch.cat([prompts.points, points[rows]], 1), torch.cat([prompts.labels, labels[rows]], 1)
+        )
+        return again[active[rows]], active
+
+    def leaks(
+        self, ctx: PromptContext, masks: Bool[Tensor, "batch height width"]
+    ) -> tuple[Bool[Tensor, "batch height width"], Bool[Tensor, " batch"]]:
+        """The part of each mask on cold pixels, and whether that is a leak."""
+        values = ctx.heatmaps.values.cpu()
+        leak = masks & (values < self.bg_threshold)
+        area = masks.sum((1, 2)).double()
+        cold_share = leak.sum((1, 2)) / area.clamp(min=1)
+        warm_area = (values >= self.warm_threshold).sum((1, 2)).double()
+        too_large = area > self.max_area_ratio * warm_area
+        return leak, ((cold_share > self.max_cold_share) | too_large) & ~ctx.heatmaps.empty.cpu() & (area > 0)
+
+    def better(
+        self, ctx: PromptContext, new: Bool[Tensor, "batch height width"], old: Bool[Tensor, "batch height width"]
+    ) -> Bool[Tensor, " batch"]:
+        """Whether the new mask agrees better with the heatmap."""
+        return heatmap_agreement(ctx, new) > heatmap_agreement(ctx, old)
+
+
+def heatmap_agreement(ctx: PromptContext, masks: Bool[Tensor, "batch height width"]) -> Float[Tensor, " batch"]:
+    """Soft IoU of each mask with its heatmap: ``Σ m·h / Σ max(m, h)``, in [0, 1]."""
+    heat = ctx.heatmaps.values.cpu().double()
+    solid = masks.double()
+    return (solid * heat).sum((1, 2)) / torch.maximum(solid, heat).sum((1, 2)).clamp(min=1e-12)
+
+
+def innermost_places(region: Bool[Tensor, "height width"], count: int) -> list[tuple[float, float]]:
+    """``(x, y)`` px of the pixel deepest inside each of the ``count`` largest 4-connected components."""
+    components, found = ndimage.label(region.numpy())
+    sizes = ndimage.sum_labels(region.numpy(), components, range(1, found + 1))
+    places = []
+    for label in sorted(range(1, found + 1), key=lambda k: -sizes[k - 1])[:count]:
+        bordered = np.pad(components == label, 1)  # so that depth counts from the image's edge as well
+        depth = ndimage.distance_transform_cdt(bordered, metric="taxicab")[1:-1, 1:-1]
+        y, x = divmod(int(depth.argmax()), depth.shape[1])
+        places.append((float(x), float(y)))
+    return places

@@ -1,0 +1,155 @@
+"""Points at the heatmap's maxima: what others tried for this task, and several objects at once."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from scipy import ndimage
+from skimage.feature import peak_local_max
+from torch import Tensor
+
+from gradsam_exp.prompts.base import STRATEGIES, Fraction, PromptStrategy
+from gradsam_exp.prompts.foreground import point_prompts
+from gradsam_exp.types import BACKGROUND, FOREGROUND, PromptContext, Prompts, stack_points
+
+Count = Annotated[int, Field(ge=1)]
+Distance = Annotated[float, Field(gt=0)]
+
+
+@STRATEGIES.register("argmax")
+@dataclass(frozen=True)
+class ArgMax(PromptStrategy):
+    """One foreground point at the heatmap's maximum (as github.com/mar2000/Deep-Neural-Networks does)."""
+
+    def propose(self, ctx: PromptContext) -> Prompts:
+        """One query of one point per image."""
+        return point_prompts(peaks(ctx)[:, None])
+
+
+@STRATEGIES.register("argmax_corner")
+@dataclass(frozen=True)
+class ArgMaxCorner(PromptStrategy):
+    """`ArgMax`, and the image corner farthest from it as background point."""
+
+    def propose(self, ctx: PromptContext) -> Prompts:
+        """One query of two points per image."""
+        peak = peaks(ctx)
+        height, width = ctx.size
+        corners = torch.tensor([[x, y] for y in (0.0, height - 1.0) for x in (0.0, width - 1.0)])
+        farthest = (peak[:, None] - corners).norm(dim=2).argmax(1)
+        points = torch.stack([peak, corners[farthest]], 1)
+        return Prompts(torch.arange(len(ctx)), points, torch.tensor([FOREGROUND, BACKGROUND]).repeat(len(ctx), 1))
+
+
+@STRATEGIES.register("topk_smoothed")
+@dataclass(frozen=True)
+class TopKSmoothed(PromptStrategy):
+    """The ``k`` hottest pixels of the smoothed heatmap as foreground points.
+
+    After github.com/1miqi1/Image-segmentation-without-user-input: the heatmap is convolved with a kernel
+    that falls with the inverse of the distance.
+
+    Attributes:
+        k: number of points.
+        radius: of the kernel ``1 / (1 + d)``, in pixels.
+    """
+
+    k: Count = 5
+    radius: Count = 5
+
+    def propose(self, ctx: PromptContext) -> Prompts:
+        """One query of ``k`` points per image."""
+        return point_prompts(self.hottest(ctx))
+
+    def hottest(self, ctx: PromptContext) -> Float[Tensor, "batch points 2"]:
+        """``(x, y)`` px of the hottest pixels; those of an empty heatmap are its centre."""
+        y, x = np.mgrid[-self.radius : self.radius + 1, -self.radius : self.radius + 1]
+        distance = np.hypot(x, y)
+        kernel = np.where(distance <= self.radius, 1 / (1 + distance), 0.0)
+        values = ctx.heatmaps.values.cpu().double().numpy()
+        smooth = np.stack([ndimage.convolve(v, kernel, mode="nearest") for v in values])
+        flat = np.argsort(-smooth.reshape(len(values), -1), axis=1, kind="stable")[:, : self.k]
+        width = values.shape[2]
+        points = torch.from_numpy(np.stack([flat % width, flat // width], -1)).float()
+        return torch.where(ctx.heatmaps.empty.cpu()[:, None, None], _middle(ctx), points)
+
+
+@STRATEGIES.register("topk_far")
+@dataclass(frozen=True)
+class TopKFar(TopKSmoothed):
+    """`TopKSmoothed`, and random background points far from all of these.
+
+    Attributes:
+        n: number of background points; fewer where fewer pixels are far enough.
+        distance: least distance from any foreground point, in pixels.
+    """
+
+    n: Count = 5
+    distance: Distance = 20.0
+
+    def propose(self, ctx: PromptContext) -> Prompts:
+        """One query per image; the choice is the same however images are batched."""
+        height, width = ctx.size
+        y, x = np.mgrid[:height, :width]
+        grid = np.stack([x.ravel(), y.ravel()], 1)
+        rows = []
+        for image, foreground in enumerate(self.hottest(ctx).numpy()):
+            far = np.linalg.norm(grid[:, None] - foreground[None], axis=2).min(1) > self.distance
+            places = grid[far]
+            chosen = ctx.generator(image).permutation(len(places))[: self.n]
+            row = [(float(x), float(y), FOREGROUND) for x, y in foreground]
+            rows.append(row + [(float(x), float(y), BACKGROUND) for x, y in places[chosen]])
+        points, labels = stack_points(rows)
+        return Prompts(torch.arange(len(ctx)), points, labels)
+
+
+@STRATEGIES.register("multi_peak")
+@dataclass(frozen=True)
+class MultiPeak(PromptStrategy):
+    """Several maxima of the heatmap as foreground points of one query, found by non-maximum suppression.
+
+    Attributes:
+        peaks: at most so many.
+        min_distance: between two peaks, in pixels.
+        min_heat: a peak is at least this hot.
+    """
+
+    peaks: Count = 3
+    min_distance: Count = 3
+    min_heat: Fraction = 0.5
+
+    def propose(self, ctx: PromptContext) -> Prompts:
+        """One query of one to ``peaks`` points per image."""
+        middle = _middle(ctx).tolist()
+        rows = []
+        for values, empty in zip(ctx.heatmaps.values.cpu().numpy(), ctx.heatmaps.empty.tolist(), strict=True):
+            found = peak_local_max(
+                values,
+                min_distance=self.min_distance,
+                threshold_abs=self.min_heat,
+                exclude_border=False,
+                num_peaks=self.peaks,
+            )
+            places = [middle] if empty or not len(found) else [(float(x), float(y)) for y, x in found]
+            rows.append([(x, y, FOREGROUND) for x, y in places])
+        points, labels = stack_points(rows)
+        return Prompts(torch.arange(len(ctx)), points, labels)
+
+
+def peaks(ctx: PromptContext) -> Float[Tensor, "batch 2"]:
+    """``(x, y)`` px of each heatmap's first maximum; the image's centre for an empty one."""
+    values = ctx.heatmaps.values.cpu()
+    flat = values.flatten(1).argmax(1)
+    width = values.shape[2]
+    found = torch.stack([flat % width, flat // width], 1).float()
+    return torch.where(ctx.heatmaps.empty.cpu()[:, None], _middle(ctx), found)
+
+
+def _middle(ctx: PromptContext) -> Float[Tensor, 2]:
+    height, width = ctx.size
+    return torch.tensor([(width - 1) / 2, (height - 1) / 2])

@@ -1,0 +1,162 @@
+"""Boxes and masks from the heatmap's warm region."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from gradsam_exp.prompts.base import STRATEGIES, Fraction, PromptStrategy
+from gradsam_exp.prompts.foreground import Foreground, component_of_peak
+from gradsam_exp.types import NO_POINT, PromptContext, Prompts, Segmentation
+
+Gain = Annotated[float, Field(gt=0)]
+
+
+@STRATEGIES.register("box")
+@dataclass(frozen=True)
+class Box(PromptStrategy):
+    """The bounding box of the warm component that holds the heatmap's peak.
+
+    Attributes:
+        box_threshold: warm pixels have at least this share of the heatmap's maximum.
+        margin: added on every side, in pixels.
+    """
+
+    kinds: ClassVar[frozenset[str]] = frozenset({"boxes"})
+
+    box_threshold: Fraction = 0.5
+    margin: Annotated[float, Field(ge=0)] = 0.0
+
+    def propose(self, ctx: PromptContext) -> Prompts:
+        """One query of one box per image; the whole image for an empty heatmap."""
+        count = len(ctx)
+        return Prompts(
+            torch.arange(count),
+            torch.zeros(count, 0, 2),
+            torch.zeros(count, 0, dtype=torch.long),
+            boxes=warm_boxes(ctx, self.box_threshold, self.margin),
+        )
+
+
+@STRATEGIES.register("box_points")
+@dataclass(frozen=True)
+class BoxPoints(Foreground):
+    """`Foreground` together with `Box`; see there for the attributes."""
+
+    kinds: ClassVar[frozenset[str]] = frozenset({"points", "boxes"})
+
+    box_threshold: Fraction = 0.5
+    margin: Annotated[float, Field(ge=0)] = 0.0
+
+    def propose(self, ctx: PromptContext) -> Prompts:
+        """One query of a grid of points and a box per image."""
+        return replace(super().propose(ctx), boxes=warm_boxes(ctx, self.box_threshold, self.margin))
+
+
+@STRATEGIES.register("mask")
+@dataclass(frozen=True)
+class HeatmapMask(Foreground):
+    """The heatmap itself as SAM's low-resolution mask prompt, with the foreground points or alone.
+
+    Attributes:
+        points: together with `Foreground`'s points.
+        mask_threshold: heat at which the logit is 0.
+        gain: logit per unit of heat; SAM's own masks have logits of some ±10.
+    """
+
+    kinds: ClassVar[frozenset[str]] = frozenset({"points", "masks"})
+
+    points: bool = True
+    mask_threshold: Fraction = 0.5
+    gain: Gain = 20.0
+
+    def propose(self, ctx: PromptContext) -> Prompts:
+        """One query per image; an empty heatmap's mask is all negative."""
+        heat = ctx.low_res.to_low_res(ctx.heatmaps.values)
+        prompts = replace(super().propose(ctx), mask_logits=self.gain * (heat - self.mask_threshold)[:, None])
+        return prompts if self.points else replace(prompts, labels=torch.full_like(prompts.labels, NO_POINT))
+
+
+@STRATEGIES.register("cascade")
+@dataclass(frozen=True)
+class Cascade(Foreground):
+    """`Foreground`, then the answer's logits fed back as mask prompt with the same points.
+
+    Attributes:
+        max_rounds: how often each image is asked, the first time included.
+    """
+
+    kinds: ClassVar[frozenset[str]] = frozenset({"points", "masks"})
+
+    max_rounds: Annotated[int, Field(ge=1)] = 2
+
+    def revise(
+        self,
+        ctx: PromptContext,
+        prompts: Prompts,
+        segmentation: Segmentation,
+        masks: Bool[Tensor, "batch height width"],
+        chosen: Float[Tensor, "batch low low"],
+    ) -> tuple[Prompts, Bool[Tensor, " batch"]]:
+        """All images again, each with its own logits."""
+        del segmentation, masks
+        return replace(prompts, mask_logits=chosen[:, None]), torch.ones(len(ctx), dtype=torch.bool)
+
+
+@STRATEGIES.register("grid_match")
+@dataclass(frozen=True)
+class GridMatch(PromptStrategy):
+    """A dense grid of single clicks, each a query of its own; the selector picks among all their masks.
+
+    After Pro2SAM (Yang et al., ECCV 2024), which keeps the candidate that matches the activation map best:
+    use it with ``selector=heatmap_agreement``.
+
+    Attributes:
+        spacing: distance of neighbouring grid points, in pixels.
+        min_heat: grid points on colder pixels are left out; the image's centre if none is left.
+    """
+
+    spacing: Annotated[int, Field(ge=1)] = 4
+    min_heat: Fraction = 0.3
+
+    def propose(self, ctx: PromptContext) -> Prompts:
+        """One query of one point for every warm grid point."""
+        height, width = ctx.size
+        ys = torch.arange(self.spacing // 2, height, self.spacing)
+        xs = torch.arange(self.spacing // 2, width, self.spacing)
+        heat = ctx.heatmaps.values.cpu()[:, ys][:, :, xs]
+        image, row, column = torch.nonzero(heat >= self.min_heat, as_tuple=True)
+        points = torch.stack([xs[column], ys[row]], 1).float()
+        without = torch.tensor([k for k in range(len(ctx)) if k not in set(image.tolist())], dtype=torch.long)
+        middle = torch.tensor([(width - 1) / 2, (height - 1) / 2]).expand(len(without), 2)
+        index = torch.cat([image, without])
+        order = index.argsort(stable=True)
+        return Prompts(
+            index[order],
+            torch.cat([points, middle])[order][:, None],
+            torch.ones(len(index), 1, dtype=torch.long),
+        )
+
+
+def warm_boxes(ctx: PromptContext, threshold: float, margin: float = 0.0) -> Float[Tensor, "batch 4"]:
+    """``x0, y0, x1, y1`` px around the warm component of each heatmap's peak, clipped to the image."""
+    values = ctx.heatmaps.values.cpu()
+    height, width = ctx.size
+    warm = values >= threshold * values.amax((1, 2), keepdim=True)
+    warm = component_of_peak(warm, values)
+    boxes = []
+    for region, empty in zip(warm, ctx.heatmaps.empty.tolist(), strict=True):
+        if empty:
+            boxes.append([-0.5, -0.5, width - 0.5, height - 0.5])
+            continue
+        xs, ys = torch.nonzero(region.any(0)).flatten(), torch.nonzero(region.any(1)).flatten()
+        x0, y0 = float(xs[0]) - 0.5 - margin, float(ys[0]) - 0.5 - margin
+        x1, y1 = float(xs[-1]) + 0.5 + margin, float(ys[-1]) + 0.5 + margin
+        boxes.append([max(x0, -0.5), max(y0, -0.5), min(x1, width - 0.5), min(y1, height - 0.5)])
+    return torch.tensor(boxes)

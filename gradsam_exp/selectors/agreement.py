@@ -1,0 +1,97 @@
+"""Selection by how a candidate lies on the heatmap, by its size, or by the truth."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from gradsam_exp.selectors.base import SELECTORS, Choice, best_by, candidates_only
+from gradsam_exp.types import PromptContext, Segmentation
+
+
+@SELECTORS.register("heatmap_agreement")
+@dataclass(frozen=True)
+class HeatmapAgreement:
+    """The candidate with the largest soft IoU with the heatmap, ``Σ p·h / Σ max(p, h)``.
+
+    ``p`` is the candidate's probability and ``h`` the heatmap on the low-resolution grid.
+    """
+
+    needs_truth: ClassVar[bool] = False
+
+    def __call__(self, ctx: PromptContext, segmentation: Segmentation) -> Choice:
+        """See `MaskSelector.__call__`."""
+        return best_by(candidates_only(soft_iou(ctx, segmentation)), segmentation, len(ctx.heatmaps))
+
+
+@SELECTORS.register("hybrid")
+@dataclass(frozen=True)
+class Hybrid:
+    """The candidate with the largest ``w·(soft IoU with the heatmap) + (1 − w)·(predicted IoU)``.
+
+    Attributes:
+        weight: ``w``; 0 is `PredictedIoU`, 1 is `HeatmapAgreement`.
+    """
+
+    needs_truth: ClassVar[bool] = False
+
+    weight: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+    def __call__(self, ctx: PromptContext, segmentation: Segmentation) -> Choice:
+        """See `MaskSelector.__call__`."""
+        values = self.weight * soft_iou(ctx, segmentation) + (1 - self.weight) * segmentation.scores
+        return best_by(candidates_only(values), segmentation, len(ctx.heatmaps))
+
+
+@SELECTORS.register("largest")
+@dataclass(frozen=True)
+class Largest:
+    """The candidate with the largest area."""
+
+    needs_truth: ClassVar[bool] = False
+
+    def __call__(self, ctx: PromptContext, segmentation: Segmentation) -> Choice:
+        """See `MaskSelector.__call__`."""
+        area = ((segmentation.logits > 0) * _inside(ctx, segmentation)[:, None]).sum((2, 3))
+        return best_by(candidates_only(area), segmentation, len(ctx.heatmaps))
+
+
+@SELECTORS.register("oracle")
+@dataclass(frozen=True)
+class BestOfThree:
+    """The candidate with the largest IoU with the true mask: an upper bound, not a method."""
+
+    needs_truth: ClassVar[bool] = True
+
+    def __call__(self, ctx: PromptContext, segmentation: Segmentation) -> Choice:
+        """See `MaskSelector.__call__`.
+
+        Raises:
+            ValueError: if the true masks are not known.
+        """
+        if ctx.masks is None:
+            raise ValueError("the oracle selector needs true masks")
+        truth = ctx.masks[segmentation.image_index.cpu()][:, None]
+        masks = ctx.low_res.to_original(segmentation.logits.flatten(0, 1)).unflatten(0, (-1, 4)).cpu()
+        union = (masks | truth).sum((2, 3))
+        iou = torch.where(union > 0, (masks & truth).sum((2, 3)) / union.clamp(min=1), 1.0)
+        return best_by(candidates_only(iou.to(segmentation.scores.device)), segmentation, len(ctx.heatmaps))
+
+
+def soft_iou(ctx: PromptContext, segmentation: Segmentation) -> Float[Tensor, "queries 4"]:
+    """Agreement of every candidate with its image's heatmap."""
+    logits = segmentation.logits
+    heat = ctx.low_res.to_low_res(ctx.heatmaps.values).to(logits.device)[segmentation.image_index][:, None]
+    probability = logits.sigmoid() * _inside(ctx, segmentation)[:, None]
+    return (probability * heat).sum((2, 3)) / torch.maximum(probability, heat).sum((2, 3)).clamp(min=1e-12)
+
+
+def _inside(ctx: PromptContext, segmentation: Segmentation) -> Float[Tensor, "queries low low"]:
+    """1 where there is image, 0 on padding."""
+    ones = torch.ones_like(ctx.heatmaps.values[:1])
+    return ctx.low_res.to_low_res(ones).to(segmentation.logits.device).expand(len(segmentation.logits), -1, -1)

@@ -1,0 +1,166 @@
+"""The strategies beyond fg and fgbg, on heatmaps small enough to work out by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from gradsam_exp.prompts.adaptive import heatmap_agreement, innermost_places
+from gradsam_exp.prompts.base import STRATEGIES
+from gradsam_exp.types import Segmentation
+from tests.prompts.test_points import context, peak, strategy
+
+
+def filled(width: int, height: int, *boxes: tuple[int, int, int, int, float]) -> list[list[float]]:
+    values = np.zeros((height, width))
+    for x0, y0, x1, y1, heat in boxes:
+        values[y0 : y1 + 1, x0 : x1 + 1] = heat
+    return values.tolist()
+
+
+EMPTY = filled(9, 7)
+
+
+def test_argmax_and_the_corner_farthest_from_it():
+    ctx = context(peak(9, 7, x=6, y=1), EMPTY)
+    assert strategy(name="argmax").propose(ctx).points[:, 0].tolist() == [[6, 1], [4, 3]]
+    prompts = strategy(name="argmax_corner").propose(ctx)
+    assert prompts.points[0].tolist() == [[6, 1], [0, 6]]
+    assert prompts.labels[0].tolist() == [1, 0]
+
+
+def test_topk_prefers_a_warm_region_to_a_lonely_peak():
+    ctx = context(filled(15, 9, (1, 1, 1, 1, 1.0), (8, 3, 12, 7, 0.9)), filled(15, 9))
+    points = strategy(name="topk_smoothed", k=3, radius=2).propose(ctx).points
+    assert points[0, 0].tolist() == [10, 5]
+    assert all(8 <= x <= 12 and 3 <= y <= 7 for x, y in points[0].tolist())
+    assert points[1].tolist() == [[7, 4]] * 3
+
+
+def test_far_points_are_far_and_do_not_depend_on_batching():
+    ctx = context(peak(30, 20, 4, 4), peak(30, 20, 25, 15))
+    far = strategy(name="topk_far", k=1, n=4, distance=8.0, radius=1)
+    prompts = far.propose(ctx)
+    assert prompts.labels.tolist() == [[1, 0, 0, 0, 0]] * 2
+    distances = (prompts.points[:, 1:] - prompts.points[:, :1]).norm(dim=2)
+    assert distances.min() > 8
+    second = replace(context(peak(30, 20, 25, 15)), image_ids=("image 1",))
+    assert torch.equal(far.propose(second).points[0], prompts.points[1])
+    nowhere = strategy(name="topk_far", k=1, n=4, distance=99.0, radius=1).propose(ctx)
+    assert (nowhere.labels == 1).all()
+
+
+def test_several_peaks_become_several_points_of_one_query():
+    ctx = context(
+        filled(20, 9, (3, 4, 3, 4, 1.0), (5, 4, 5, 4, 0.9), (15, 4, 15, 4, 0.8), (10, 1, 10, 1, 0.3)),
+        filled(20, 9),
+    )
+    prompts = strategy(name="multi_peak", peaks=3, min_distance=3, min_heat=0.5).propose(ctx)
+    assert sorted(prompts.points[0].tolist()) == [[3, 4], [15, 4]], "one is too near, one too cold"
+    assert prompts.points[1][prompts.labels[1] == 1].tolist() == [[9.5, 4]]
+
+
+def test_a_box_holds_the_component_of_the_peak():
+    ctx = context(filled(12, 8, (2, 1, 4, 5, 1.0), (9, 1, 10, 2, 0.9)), filled(12, 8))
+    prompts = strategy(name="box").propose(ctx)
+    assert prompts.boxes.tolist() == [[1.5, 0.5, 4.5, 5.5], [-0.5, -0.5, 11.5, 7.5]]
+    assert prompts.kinds == {"boxes"}
+    assert strategy(name="box", margin=3.0).propose(ctx).boxes[0].tolist() == [-0.5, -0.5, 7.5, 7.5]
+    both = strategy(name="box_points", grid_size=1).propose(ctx)
+    assert both.kinds == {"boxes", "points"}
+    assert both.points[0, 0].tolist() != [0, 0]
+
+
+class Doubled:
+    """A low-resolution grid of twice the size, to have one."""
+
+    def to_low_res(self, values: torch.Tensor) -> torch.Tensor:
+        return values.repeat_interleave(2, 1).repeat_interleave(2, 2)
+
+    def to_original(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits[:, ::2, ::2] > 0
+
+
+def test_the_heatmap_itself_as_mask_prompt():
+    ctx = replace(context(filled(6, 6, (1, 1, 2, 2, 1.0))), frames=Doubled())
+    prompts = strategy(name="mask", gain=10.0, mask_threshold=0.4).propose(ctx)
+    assert prompts.mask_logits.shape == (1, 1, 12, 12)
+    assert prompts.mask_logits[0, 0, 3, 3] == pytest.approx(6.0)
+    assert prompts.mask_logits[0, 0, 0, 0] == pytest.approx(-4.0)
+    assert prompts.kinds == {"points", "masks"}
+    assert strategy(name="mask", points=False).propose(ctx).kinds == {"masks"}
+    with pytest.raises(ValueError, match="needs the segmenter's frames"):
+        strategy(name="mask").propose(context(EMPTY))
+
+
+def test_a_grid_of_queries_on_the_warm_pixels():
+    ctx = context(filled(12, 8, (0, 0, 5, 7, 1.0)), filled(12, 8), filled(12, 8, (6, 0, 11, 3, 0.5)))
+    prompts = strategy(name="grid_match", spacing=4).propose(ctx)
+    assert prompts.image_index.tolist() == [0, 0, 1, 2, 2]
+    assert prompts.points[:, 0].tolist() == [[2, 2], [2, 6], [5.5, 3.5], [6, 2], [10, 2]]
+    assert prompts.labels.tolist() == [[1]] * 5
+
+
+def leaking():
+    """A warm square at the left; the mask covers it and a cold bar at the right."""
+    ctx = context(filled(20, 10, (2, 2, 6, 6, 1.0)), filled(20, 10, (2, 2, 6, 6, 1.0)), filled(20, 10))
+    masks = torch.zeros(3, 10, 20, dtype=torch.bool)
+    masks[:, 2:7, 2:7] = True
+    masks[0, 2:7, 12:17] = True
+    return ctx, masks
+
+
+def revise(chosen, ctx, masks, prompts):
+    nothing = Segmentation(torch.zeros(len(prompts), 4, 4, 4), torch.zeros(len(prompts), 4), prompts.image_index)
+    return chosen.revise(ctx, prompts, nothing, masks, torch.zeros(len(masks), 4, 4))
+
+
+def test_adaptive_puts_background_points_into_the_leak_and_nowhere_else():
+    ctx, masks = leaking()
+    adaptive = strategy(name="adaptive", grid_size=1)
+    first = adaptive.propose(ctx)
+    prompts, active = revise(adaptive, ctx, masks, first)
+    assert active.tolist() == [True, False, False], "the second mask fits, the third heatmap knows nothing"
+    assert prompts.image_index.tolist() == [0]
+    assert prompts.points[0, 0].tolist() == first.points[0, 0].tolist()
+    assert prompts.points[0, prompts.labels[0] == 0].tolist() == [[14, 4]]
+
+
+def test_adaptive_looks_at_the_area_as_well():
+    ctx = context(filled(20, 10, (0, 0, 19, 9, 0.3), (2, 2, 4, 4, 1.0)))
+    masks = torch.ones(1, 10, 20, dtype=torch.bool)
+    _, leaks = strategy(name="adaptive").leaks(ctx, masks)
+    assert leaks.tolist() == [True]
+    prompts, active = revise(strategy(name="adaptive"), ctx, masks, strategy(name="adaptive").propose(ctx))
+    assert active.tolist() == [False], "too large, but no pixel is cold: nowhere to put a background point"
+    assert len(prompts) == 0
+    assert strategy(name="adaptive", max_area_ratio=100.0).leaks(ctx, masks)[1].tolist() == [False]
+
+
+def test_adaptive_keeps_what_agrees_better():
+    ctx, masks = leaking()
+    good = masks.clone()
+    good[0, :, 10:] = False
+    adaptive = strategy(name="adaptive")
+    assert adaptive.better(ctx, good, masks).tolist() == [True, False, False]
+    assert adaptive.better(ctx, masks, good).tolist() == [False, False, False]
+    assert heatmap_agreement(ctx, masks)[:2].tolist() == [0.5, 1.0]
+
+
+def test_innermost_places_of_the_largest_components():
+    region = torch.zeros(9, 12, dtype=torch.bool)
+    region[0:5, 0:5] = True
+    region[7, 8:11] = True
+    region[0, 11] = True
+    assert innermost_places(region, 2) == [(2.0, 2.0), (8.0, 7.0)]
+    assert innermost_places(torch.zeros(3, 3, dtype=torch.bool), 2) == []
+
+
+def test_every_strategy_is_found_by_name():
+    assert set(STRATEGIES.names()) == {
+        "adaptive", "argmax", "argmax_corner", "box", "box_points", "cascade", "center", "fg", "fgbg",
+        "grid_match", "mask", "multi_peak", "oracle", "topk_far", "topk_smoothed",
+    }  # fmt: skip

@@ -1,0 +1,85 @@
+"""Mask selectors on candidates worked out by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from gradsam_exp.selectors.base import SELECTORS
+from gradsam_exp.types import Heatmaps, PromptContext, Segmentation
+
+
+class Same:
+    """The low-resolution grid is the original frame, but for padding at the right and at the bottom."""
+
+    def to_low_res(self, values: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.pad(values, (0, 2, 0, 2))
+
+    def to_original(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits[..., :-2, :-2] > 0
+
+
+def square(side: int) -> torch.Tensor:
+    """Logits of a square at the top left of a 6×6 image with two pixels of padding."""
+    logits = torch.full((8, 8), -20.0)
+    logits[:side, :side] = 20.0
+    return logits
+
+
+@pytest.fixture
+def ctx() -> PromptContext:
+    heat = torch.zeros(2, 6, 6)
+    heat[:, :3, :3] = 1
+    return PromptContext(
+        torch.zeros(2, 3, 6, 6, dtype=torch.uint8),
+        Heatmaps(heat, torch.zeros(2, dtype=torch.bool), torch.zeros(2, dtype=torch.long)),
+        frames=Same(),
+    )
+
+
+@pytest.fixture
+def answer() -> Segmentation:
+    """Two queries about image 0, none about image 1. Padding is full in the candidate of side 2."""
+    small = square(2)
+    small[:, 6:] = 20.0
+    first = torch.stack([square(3), small, square(4), square(6)])
+    second = torch.stack([square(6), square(1), square(3), square(5)])
+    scores = torch.tensor([[0.99, 0.5, 0.6, 0.9], [0.98, 0.1, 0.3, 0.7]])
+    return Segmentation(torch.stack([first, second]), scores, torch.tensor([0, 0]))
+
+
+@pytest.mark.parametrize(
+    ("node", "query", "token"),
+    [
+        ({"name": "predicted_iou"}, 0, 3),
+        ({"name": "single"}, 0, 0),
+        ({"name": "heatmap_agreement"}, 1, 2),
+        ({"name": "hybrid", "weight": 0.0}, 0, 3),
+        ({"name": "hybrid", "weight": 1.0}, 1, 2),
+        ({"name": "largest"}, 0, 3),
+    ],
+)
+def test_which_candidate_is_kept(ctx: PromptContext, answer: Segmentation, node: dict, query: int, token: int):
+    choice = SELECTORS.build(node)(ctx, answer)
+    assert choice.query.tolist() == [query, -1]
+    assert choice.token.tolist() == [token, 0]
+    assert choice.score[0] == answer.scores[query, token]
+
+
+def test_half_of_each(ctx: PromptContext, answer: Segmentation):
+    """Side 4 agrees by 9/16 and scores 0.6; side 6 by 9/36 and 0.9; side 3 by 1 and 0.3: the last wins."""
+    choice = SELECTORS.build({"name": "hybrid", "weight": 0.5})(ctx, answer)
+    assert (choice.query[0], choice.token[0]) == (1, 2)
+
+
+def test_the_oracle_knows_the_truth(ctx: PromptContext, answer: Segmentation):
+    oracle = SELECTORS.build({"name": "oracle"})
+    assert oracle.needs_truth
+    truth = torch.zeros(2, 6, 6, dtype=torch.bool)
+    truth[:, :5, :5] = True
+    choice = oracle(replace(ctx, masks=truth), answer)
+    assert (choice.query[0], choice.token[0]) == (1, 3)
+    with pytest.raises(ValueError, match="needs true masks"):
+        oracle(ctx, answer)
