@@ -24,6 +24,14 @@ from gradsam_exp.classifiers.classifier import ImageClassifier
 from gradsam_exp.data.base import ImageDataset, loader
 from gradsam_exp.errors import InputError, did_you_mean
 from gradsam_exp.explainers.base import Explainer
+from gradsam_exp.metrics.base import PerImageMetric
+from gradsam_exp.metrics.heatmaps import (
+    HeatmapQuality,
+    best_threshold_iou,
+    energy_pointing_game,
+    pointing_game,
+    sparsity,
+)
 from gradsam_exp.metrics.masks import MeanMaskIoU
 from gradsam_exp.metrics.points import PointDistance, PointHitRate
 from gradsam_exp.pipeline import Pipeline, PipelineResult
@@ -172,7 +180,7 @@ class Experiment:
             with self.stopwatch.time("segment"):
                 result = self.pipeline(ctx, item.embeddings)
             with self.stopwatch.time("score"):
-                metrics.update(result, item.batch)
+                metrics.update(result, item)
                 rows += _facts(item, result, names)
                 predictions += _predictions(item, result)
             if on_batch is not None:
@@ -189,23 +197,35 @@ class _Metrics:
     """The torchmetrics of a run; columns of the per-image table."""
 
     def __init__(self) -> None:
-        self.iou = MeanMaskIoU()
-        self.fg_hit_rate, self.bg_hit_rate = PointHitRate(FOREGROUND), PointHitRate(BACKGROUND)
-        self.distance_px = PointDistance()
+        self.masks = {"iou": MeanMaskIoU()}
+        self.points = {
+            "fg_hit_rate": PointHitRate(FOREGROUND),
+            "bg_hit_rate": PointHitRate(BACKGROUND),
+            "distance_px": PointDistance(),
+        }
+        self.heatmaps = {
+            "pointing_game": HeatmapQuality(pointing_game),
+            "energy_in_mask": HeatmapQuality(energy_pointing_game),
+            "best_threshold_iou": HeatmapQuality(best_threshold_iou),
+            "sparsity": HeatmapQuality(lambda heatmaps, _: sparsity(heatmaps)),
+        }
+        self.all: dict[str, PerImageMetric] = {**self.masks, **self.points, **self.heatmaps}
 
-    def update(self, result: PipelineResult, batch: ImageBatch) -> None:
-        if batch.masks is None:
-            unknown = torch.full((len(batch),), torch.nan)
-            for metric in (self.iou, self.fg_hit_rate, self.bg_hit_rate, self.distance_px):
-                metric.record(unknown)
+    def update(self, result: PipelineResult, item: Prepared) -> None:
+        truth = item.batch.masks
+        if truth is None:
+            for metric in self.all.values():
+                metric.record(torch.full((len(item.batch),), torch.nan))
             return
-        self.iou.update(result.masks, batch.masks)
-        for metric in (self.fg_hit_rate, self.bg_hit_rate, self.distance_px):
-            metric.update(result.prompts, batch.masks)
+        for mask_metric in self.masks.values():
+            mask_metric.update(result.masks, truth)
+        for point_metric in self.points.values():
+            point_metric.update(result.prompts, truth)
+        for heatmap_metric in self.heatmaps.values():
+            heatmap_metric.update(item.heatmaps.values, truth)
 
     def per_image(self) -> pd.DataFrame:
-        names = ("iou", "fg_hit_rate", "bg_hit_rate", "distance_px")
-        return pd.DataFrame({name: getattr(self, name).per_image().numpy() for name in names})
+        return pd.DataFrame({name: metric.per_image().numpy() for name, metric in self.all.items()})
 
 
 def align_classes(given: Sequence[str], known: Sequence[str]) -> Tensor:

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from scipy.stats import bootstrap
 
 RESAMPLES = 2000
+_NAMES = {"iou": "miou", "correct": "accuracy"}  # of means, where they differ from the column's
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,10 @@ def summarize(values: Float[np.ndarray, " images"], *, seed: int = 0) -> Summary
 
 def summarize_run(per_image: pd.DataFrame, *, seed: int = 0) -> dict[str, Summary]:
     """The metrics of a run from its per-image table, in the order tables show them."""
-    columns = {
-        "fg_hit_rate": "fg_hit_rate",
-        "bg_hit_rate": "bg_hit_rate",
-        "distance_px": "distance_px",
-        "miou": "iou",
-        "accuracy": "correct",
-    }
+    columns = ["fg_hit_rate", "bg_hit_rate", "distance_px", "iou", "correct"]
+    columns += ["pointing_game", "energy_in_mask", "best_threshold_iou", "sparsity"]
     return {
-        name: summarize(per_image[column].astype("float64").to_numpy(), seed=seed)
-        for name, column in columns.items()
+        _NAMES.get(column, column): summarize(per_image[column].astype("float64").to_numpy(), seed=seed)
+        for column in columns
+        if column in per_image
     }

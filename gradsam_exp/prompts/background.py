@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from gradsam_exp.prompts.base import STRATEGIES, Fraction
-from gradsam_exp.prompts.foreground import Foreground, warm_centres
+from gradsam_exp.prompts.foreground import Foreground, point_prompts, warm_centres
 from gradsam_exp.types import BACKGROUND, FOREGROUND, NO_POINT, PromptContext, Prompts
 
 Tie = Literal["first", "median", "farthest"]
@@ -28,7 +28,7 @@ class ForegroundBackground(Foreground):
 
     Attributes:
         bg_threshold: see above; must lie below ``fg_threshold``.
-        n: how many background points.
+        n: how many background points; 0 makes it `Foreground`.
         placement: ``extreme`` takes the top-most, bottom-most, left-most and right-most cold pixel, in
             that order and again from the start for more than four, each from the pixels not yet taken.
             ``ring`` takes the cold pixels nearest to a circle of ``ring_distance`` px around the warm
@@ -39,7 +39,7 @@ class ForegroundBackground(Foreground):
     """
 
     bg_threshold: Fraction = 0.1
-    n: Annotated[int, Field(ge=1)] = 4
+    n: Annotated[int, Field(ge=0)] = 4
     placement: Placement = "extreme"
     tie: Tie = "first"
     ring_distance: Annotated[float, Field(ge=0)] = 6.0
@@ -56,6 +56,8 @@ class ForegroundBackground(Foreground):
     def propose(self, ctx: PromptContext) -> Prompts:
         """One query per image: the foreground grid, then up to ``n`` background points."""
         foreground = self.foreground_points(ctx)
+        if self.n == 0:
+            return point_prompts(foreground)
         background, found = self.background_points(ctx)
         labels = torch.full((*foreground.shape[:2],), FOREGROUND)
         background_labels = torch.where(found.cpu(), BACKGROUND, NO_POINT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,9 @@ class SweepSummary(Callback):
 def summarize_sweep(folder: Path) -> pd.DataFrame:
     """Collect the runs below ``folder``, write ``sweep.csv`` and ``sweep.md`` there, and print the table."""
     table = collect_runs(folder)
+    pairs = compare_runs(folder, table)
+    if len(pairs):
+        table = table.merge(pairs, on="job", how="left")
     table.to_csv(folder / "sweep.csv", index=False)
     (folder / "sweep.md").write_text(as_markdown(table), encoding="utf-8")
     _print(table)
@@ -56,6 +60,42 @@ def collect_runs(folder: Path) -> pd.DataFrame:
     return table
 
 
+def compare_runs(folder: Path, table: pd.DataFrame) -> pd.DataFrame:
+    """Each finished run's mIoU against that of the first run on the same images, and its mIoU by class.
+
+    Returns:
+        One row per run: ``baseline`` (the job compared with), ``delta_miou`` with ``_low`` and ``_high``,
+        Wilcoxon's ``p`` corrected by Holm over the sweep, ``wins``, ``ties``, ``losses``, and one
+        ``miou_<class>`` per class. A baseline's own row has classes only.
+    """
+    import pandas as pd  # noqa: PLC0415
+
+    from gradsam_exp.metrics.paired import holm, paired_difference  # noqa: PLC0415
+
+    baselines: dict[str, tuple[str, pd.Series]] = {}
+    rows: list[dict[str, Any]] = []
+    for job in table.loc[table["status"] == "finished", "job"]:
+        images = pd.read_parquet(folder / job / "per_image.parquet").set_index("image_id")
+        provenance = json.loads((folder / job / "provenance.json").read_text(encoding="utf-8"))
+        data = provenance["digests"]["data"]
+        by_class = images.groupby("class_name")["iou"].mean()
+        row: dict[str, Any] = {"job": job, **{f"miou_{name}": value for name, value in by_class.items()}}
+        if data in baselines:
+            name, values = baselines[data]
+            found = paired_difference(images["iou"].to_numpy(), values.reindex(images.index).to_numpy())
+            low, high = found.difference.ci95
+            row |= {"baseline": name, "delta_miou": found.difference.mean, "delta_low": low, "delta_high": high}
+            row |= {"p": found.p, "wins": found.wins, "ties": found.ties, "losses": found.losses}
+        else:
+            baselines[data] = (job, images["iou"])
+        rows.append(row)
+    pairs = pd.DataFrame(rows)
+    if "p" not in pairs:
+        return pairs.iloc[:0]
+    pairs["p"] = holm(pairs["p"].tolist())
+    return pairs
+
+
 def _natural(name: str) -> tuple[int, str]:
     return (int(name), "") if name.isdigit() else (sys.maxsize, name)
 
@@ -82,24 +122,60 @@ def _outcome(path: Path) -> dict[str, Any]:
     return row
 
 
+PAIRS = ["baseline", "delta_miou", "delta_low", "delta_high", "p", "wins", "ties", "losses"]
+
+
+def _varied_columns(table: pd.DataFrame) -> list[str]:
+    from gradsam_exp.reports.terminal import HEATMAP_TITLES, TITLES  # noqa: PLC0415  (see above)
+
+    own = {f"{name}{end}" for name in TITLES | HEATMAP_TITLES for end in ("", "_low", "_high", "_n")}
+    own |= {"job", "status", "error", "upper_bound", *PAIRS}
+    return [str(c) for c in table if c not in own and not str(c).startswith("miou_")]
+
+
+def _job(run: Mapping[Any, Any]) -> str:
+    return f"{run['job']} (upper bound)" if run.get("upper_bound") is True else str(run["job"])
+
+
 def _cells(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """Headings and texts for people: one column for each thing varied, ``mean [low, high]`` for each metric."""
     from gradsam_exp.reports.terminal import TITLES  # noqa: PLC0415  (see above)
 
     metrics = [name for name in TITLES if name in table and table[name].notna().any()]
-    own = {f"{name}{end}" for name in TITLES for end in ("", "_low", "_high", "_n")}
-    varied = [str(c) for c in table if c not in own | {"job", "status", "error", "upper_bound"}]
+    varied = _varied_columns(table)
     incomplete = bool((table["status"] != "finished").any())
     headings = ["job", *varied, *(TITLES[name] for name in metrics), *(["status"] if incomplete else [])]
     rows = []
     for run in table.to_dict("records"):
-        job = f"{run['job']} (upper bound)" if run.get("upper_bound") is True else str(run["job"])
-        row = [job, *("" if _unknown(run[c]) else str(run[c]) for c in varied)]
+        row = [_job(run), *("" if _unknown(run[c]) else str(run[c]) for c in varied)]
         for name in metrics:
             interval = f"{run[name]:.3f} [{run[f'{name}_low']:.3f}, {run[f'{name}_high']:.3f}]"
             row.append("" if _unknown(run[name]) else interval)
         rows.append([*row, str(run["status"])] if incomplete else row)
     return headings, rows
+
+
+def _pair_cells(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """The same for the comparison with the baseline and the classes; no rows if nothing was compared."""
+    if "delta_miou" not in table:
+        return [], []
+    varied = _varied_columns(table)
+    classes = [
+        str(c) for c in table if str(c).startswith("miou_") and str(c) not in {"miou_low", "miou_high", "miou_n"}
+    ]
+    headings = ["job", *varied, "against job", "Δ mIoU", "p (Holm)", "wins / ties / losses"]
+    rows = []
+    for run in table[table["status"] == "finished"].to_dict("records"):
+        row = [_job(run), *("" if _unknown(run[c]) else str(run[c]) for c in varied)]
+        if _unknown(run["delta_miou"]):
+            row += ["", "baseline", "", ""]
+        else:
+            interval = f"{run['delta_miou']:+.3f} [{run['delta_low']:+.3f}, {run['delta_high']:+.3f}]"
+            p = "" if _unknown(run["p"]) else f"{run['p']:.2g}"
+            counts = " / ".join(str(int(run[name])) for name in ("wins", "ties", "losses"))
+            row += [str(run["baseline"]), interval, p, counts]
+        rows.append(row + ["" if _unknown(run[c]) else f"{run[c]:.3f}" for c in classes])
+    return headings + [c.removeprefix("miou_") for c in classes], rows
 
 
 def _errors(table: pd.DataFrame) -> list[str]:
@@ -109,11 +185,16 @@ def _errors(table: pd.DataFrame) -> list[str]:
 
 
 def as_markdown(table: pd.DataFrame) -> str:
-    """The sweep's table in Markdown, and what went wrong below it."""
-    headings, rows = _cells(table)
-    lines = [headings, ["---"] * len(headings), *rows]
-    text = "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
-    return text + "".join(f"\n- {line}\n" for line in _errors(table))
+    """The sweep's tables in Markdown, and what went wrong below them."""
+    text = ""
+    for headings, rows in (_cells(table), _pair_cells(table)):
+        if rows:
+            lines = [headings, ["---"] * len(headings), *rows]
+            text += "".join(
+                "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines
+            )
+            text += "\n"
+    return text.rstrip("\n") + "\n" + "".join(f"\n- {line}\n" for line in _errors(table))
 
 
 def _print(table: pd.DataFrame) -> None:
@@ -121,13 +202,18 @@ def _print(table: pd.DataFrame) -> None:
 
     from gradsam_exp.reports.terminal import console  # noqa: PLC0415
 
-    headings, rows = _cells(table)
-    rich = Table(title="sweep", title_justify="left", title_style="bold")
-    for heading in headings:
-        rich.add_column(heading, no_wrap=heading == "status")
-    for row in rows:
-        rich.add_row(*row)
-    console.print(rich)
+    for title, (headings, rows) in (
+        ("sweep", _cells(table)),
+        ("mIoU image by image, against the first run on the same images; by class", _pair_cells(table)),
+    ):
+        if not rows:
+            continue
+        rich = Table(title=title, title_justify="left", title_style="bold")
+        for heading in headings:
+            rich.add_column(heading, no_wrap=heading == "status")
+        for row in rows:
+            rich.add_row(*row)
+        console.print(rich)
     for line in _errors(table):
         console.print(line, soft_wrap=True)
 

@@ -27,6 +27,12 @@ TITLES = {
     "miou": "mIoU",
     "accuracy": "accuracy",
 }
+HEATMAP_TITLES = {
+    "pointing_game": "pointing game",
+    "energy_in_mask": "heat in mask",
+    "best_threshold_iou": "best-threshold IoU",
+    "sparsity": "heatmap sparsity",
+}
 console = Console(highlight=False)
 
 
@@ -52,15 +58,19 @@ def progress_bar(description: str, total: int) -> tuple[Progress, TaskID]:
     return bar, bar.add_task(description, total=total)
 
 
-def results_table(title: str, metrics: Mapping[str, Summary]) -> Table:
+def results_table(metrics: Mapping[str, Summary]) -> Table:
     """Metric, mean, 95 % interval and number of images; metrics without a value are left out."""
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table()
     for column, justify in (("metric", "left"), ("mean", "right"), ("95 % interval", "right"), ("n", "right")):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
     for name, summary in metrics.items():
+        if name == next(iter(HEATMAP_TITLES)):
+            table.add_section()
         if summary.n:
             low, high = summary.ci95
-            table.add_row(TITLES[name], f"{summary.mean:.3f}", f"{low:.3f} – {high:.3f}", str(summary.n))
+            table.add_row(
+                (TITLES | HEATMAP_TITLES)[name], f"{summary.mean:.3f}", f"{low:.3f} – {high:.3f}", str(summary.n)
+            )
     return table
 
 

@@ -109,7 +109,8 @@ def _say(planned: Plan, folder: Path, metrics: dict[str, Summary], evaluation: E
     )
     if planned.upper_bound:
         title += " · upper bound: looks at the truth"
-    console.print(results_table(title, metrics))
+    console.print(title, style="bold", soft_wrap=True)
+    console.print(results_table(metrics))
     counted = {"empty heatmaps": "empty_heatmap", "empty true masks": "empty_truth"}
     numbers = {what: int(evaluation.per_image[column].fillna(False).sum()) for what, column in counted.items()}
     found = ", ".join(f"{number} {what}" for what, number in numbers.items() if number)

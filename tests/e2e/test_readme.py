@@ -50,7 +50,7 @@ def test_the_plug_in_example(shapes, batch):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_composes(run, command: str):
-    done = run("--cfg", "job", *shlex.split(command), defaults=False)
+    done = run("--cfg=job", *shlex.split(command), defaults=False)
     assert done.code == 0, done.err
 
 

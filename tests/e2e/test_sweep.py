@@ -32,9 +32,13 @@ def test_a_sweep_runs_every_combination_and_ends_with_a_table(run):
         assert row.miou_low == pytest.approx(metrics["miou"]["ci95"][0])
         assert row.miou_n == 8
     markdown = path.with_suffix(".md").read_text()
-    assert markdown.count("\n") == 10
+    assert markdown.count("\n") == 21, "two tables of eight runs"
     assert "bg_threshold" in markdown
     assert "mIoU" in done.out
+    assert table["delta_miou"].isna().tolist() == [True] + [False] * 7
+    images = [pd.read_parquet(path.parent / job / "per_image.parquet")["iou"] for job in ("0", "7")]
+    assert table["delta_miou"][7] == pytest.approx((images[1] - images[0]).mean())
+    assert table[["wins", "ties", "losses"]].sum(axis=1)[7] == 8
 
 
 def test_a_failed_job_is_a_row_and_the_others_go_on(run):

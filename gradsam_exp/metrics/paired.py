@@ -1,0 +1,63 @@
+"""Two runs on the same images, compared image by image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from scipy.stats import wilcoxon
+
+from gradsam_exp.metrics.summary import Summary, summarize
+
+TIE = 1e-9
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """How a run differs from a baseline on the images both have a value for.
+
+    Attributes:
+        difference: run minus baseline, averaged over images, with its bootstrap interval.
+        p: two-sided Wilcoxon signed-rank test of the differences; NaN if no image differs.
+        wins, ties, losses: number of images where the run's value is larger, equal, smaller.
+    """
+
+    difference: Summary
+    p: float
+    wins: int
+    ties: int
+    losses: int
+
+
+def paired_difference(
+    run: Float[np.ndarray, " images"], baseline: Float[np.ndarray, " others"], *, seed: int = 0
+) -> PairedDifference:
+    """Compare two runs' values of the same images, in the same order.
+
+    Args:
+        run, baseline: one value per image; images where either is NaN are left out.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: if the numbers of images differ.
+    """
+    if len(run) != len(baseline):
+        raise ValueError(f"runs of {len(run)} and {len(baseline)} images cannot be paired")
+    differences = np.asarray(run, dtype=np.float64) - np.asarray(baseline, dtype=np.float64)
+    differences = differences[~np.isnan(differences)]
+    wins, losses = int((differences > TIE).sum()), int((differences < -TIE).sum())
+    p = float(wilcoxon(differences[np.abs(differences) > TIE]).pvalue) if wins + losses else float("nan")
+    return PairedDifference(summarize(differences, seed=seed), p, wins, len(differences) - wins - losses, losses)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values corrected for their number (Holm 1979, step-down); NaN stays NaN and does not count."""
+    corrected = [float("nan")] * len(p_values)
+    known = sorted((p, k) for k, p in enumerate(p_values) if not np.isnan(p))
+    largest = 0.0
+    for rank, (p, k) in enumerate(known):
+        largest = max(largest, min(1.0, (len(known) - rank) * p))
+        corrected[k] = largest
+    return corrected

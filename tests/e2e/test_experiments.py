@@ -1,0 +1,44 @@
+"""The prepared experiments: they say what they ask, compose, and end in one compared table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).parents[2]
+EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_composes_and_says_what_it_asks(run, name: str):
+    text = (ROOT / "conf" / "experiment" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    assert text[0] == "# @package _global_"
+    assert text[1].startswith("# ")
+    done = run(f"experiment={name}", "--cfg=job", defaults=False)
+    assert done.code == 0, done.err
+    assert f"name: {name}" in done.out
+
+
+@pytest.mark.slow
+def test_the_oracles_run_by_name(run):
+    done = run("experiment=oracles", "limit=2")
+    assert done.code == 0, done.err
+    (path,) = done.folder.rglob("sweep.csv")
+    table = pd.read_csv(path)
+    assert list(zip(table["pipeline"], table["selector"], strict=True)) == [
+        ("fg", "predicted_iou"), ("fg", "oracle"), ("oracle", "predicted_iou"), ("oracle", "oracle"),
+    ]  # fmt: skip
+    assert table["upper_bound"].fillna(False).tolist() == [False, True, True, True]
+    assert table["miou"][3] >= table["miou"][2]
+    assert "oracles" in str(path)
+
+
+def test_every_part_has_a_config_of_its_name():
+    from gradsam_exp.explainers.base import EXPLAINERS
+    from gradsam_exp.prompts.base import STRATEGIES
+    from gradsam_exp.selectors.base import SELECTORS
+
+    for group, registry in (("explainer", EXPLAINERS), ("pipeline", STRATEGIES), ("selector", SELECTORS)):
+        assert sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml")) == registry.names()

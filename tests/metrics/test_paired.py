@@ -1,0 +1,37 @@
+import numpy as np
+import pytest
+
+from gradsam_exp.metrics.paired import holm, paired_difference
+
+
+def test_a_paired_difference_worked_out_by_hand():
+    run = np.array([0.5, 0.9, 0.3, 0.7, np.nan])
+    baseline = np.array([0.4, 0.6, 0.3, 0.85, 0.1])
+    found = paired_difference(run, baseline)
+    assert found.difference.mean == pytest.approx(0.0625)
+    assert found.difference.n == 4
+    assert (found.wins, found.ties, found.losses) == (2, 1, 1)
+    assert found.p == pytest.approx(0.75), "signed ranks 1 and 3 against 2: 2·P(W ≤ 2) = 2·3/8"
+
+
+def test_equal_runs_do_not_differ():
+    found = paired_difference(np.ones(5), np.ones(5))
+    assert (found.wins, found.ties, found.losses) == (0, 5, 0)
+    assert found.difference.ci95 == (0.0, 0.0)
+    assert np.isnan(found.p)
+    with pytest.raises(ValueError, match="5 and 4 images cannot be paired"):
+        paired_difference(np.ones(5), np.ones(4))
+
+
+def test_a_clear_difference_is_significant():
+    rng = np.random.default_rng(0)
+    baseline = rng.random(200)
+    found = paired_difference(baseline + 0.05 + 0.02 * rng.standard_normal(200), baseline)
+    low, high = found.difference.ci95
+    assert 0.04 < low < 0.05 < high < 0.06
+    assert found.p < 1e-20
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03, float("nan")]) == pytest.approx([0.03, 0.06, 0.06, float("nan")], nan_ok=True)
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
