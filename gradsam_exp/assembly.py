@@ -18,8 +18,10 @@ from gradsam_exp.errors import InputError
 from gradsam_exp.experiment import Experiment, align_classes
 from gradsam_exp.explainers.base import EXPLAINERS
 from gradsam_exp.explainers.layers import find_layer
+from gradsam_exp.explainers.several import Mirrored
 from gradsam_exp.pipeline import Pipeline
 from gradsam_exp.prompts.base import STRATEGIES, PromptStrategy
+from gradsam_exp.refinement.base import REFINERS, Refiner
 from gradsam_exp.registry import check_value
 from gradsam_exp.results import digest
 from gradsam_exp.segmenters.base import SEGMENTERS, Segmenter
@@ -40,6 +42,7 @@ class Plan:
     config: Config
     dataset: ImageDataset
     classifier: ClassifierFile
+    refiner: Refiner
     strategy: PromptStrategy
     selector: MaskSelector
     segmenter: Segmenter
@@ -64,11 +67,13 @@ class Plan:
         """Read the models and put everything together."""
         classifier = self.classifier.load()
         node = dict(self.config.explainer)
-        target = node.pop("target")
+        target, augment = node.pop("target"), node.pop("augment")
+        explainer = EXPLAINERS.build(node, model=classifier)
         self.segmenter.load(self.device)
         return Experiment(
             classifier,
-            EXPLAINERS.build(node, model=classifier),
+            Mirrored(explainer) if augment == "mirror" else explainer,
+            self.refiner,
             Pipeline(self.strategy, self.segmenter, self.selector),
             target=target,
             seed=self.config.seed,
@@ -84,8 +89,10 @@ def plan(config: Config) -> Plan:
     """
     strategy = STRATEGIES.build(config.pipeline)
     selector = SELECTORS.build(config.selector)
+    refiner = REFINERS.build(config.refine)
     EXPLAINERS.get(str(config.explainer.get("name")))
     check_value("explainer.target", Literal["predicted", "label"], config.explainer.get("target"))
+    check_value("explainer.augment", Literal["none", "mirror"], config.explainer.get("augment"))
     device = find_device(config.device)
     classifier = _classifier(config)
     segmenter = SEGMENTERS.build(config.sam)
@@ -100,7 +107,7 @@ def plan(config: Config) -> Plan:
     if (strategy.needs_truth or selector.needs_truth) and dataset[0].mask is None:
         raise InputError(f"pipeline={config.pipeline['name']} looks at the true masks, but the data set has none")
     return Plan(
-        config, dataset, classifier, strategy, selector, segmenter, device,
+        config, dataset, classifier, refiner, strategy, selector, segmenter, device,
         identity=digest(
             {
                 "version": RESULTS_VERSION,
@@ -108,6 +115,7 @@ def plan(config: Config) -> Plan:
                 "classifier": classifier.digest,
                 "sam": segmenter.digest,
                 "explainer": config.explainer,
+                "refine": config.refine,
                 "pipeline": config.pipeline,
                 "selector": config.selector,
                 "seed": config.seed,

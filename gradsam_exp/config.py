@@ -38,6 +38,7 @@ class Config:
     background: Node = field(default_factory=dict)
     model: Node = field(default_factory=dict)
     explainer: Node = field(default_factory=dict)
+    refine: Node = field(default_factory=dict)
     pipeline: Node = field(default_factory=dict)
     selector: Node = field(default_factory=dict)
     sam: Node = field(default_factory=dict)

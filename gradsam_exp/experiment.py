@@ -35,6 +35,7 @@ from gradsam_exp.metrics.heatmaps import (
 from gradsam_exp.metrics.masks import MeanMaskIoU
 from gradsam_exp.metrics.points import PointDistance, PointHitRate
 from gradsam_exp.pipeline import Pipeline, PipelineResult
+from gradsam_exp.refinement.base import Refiner
 from gradsam_exp.segmenters.base import Embeddings
 from gradsam_exp.types import BACKGROUND, FOREGROUND, Heatmaps, ImageBatch, PromptContext, Prompts
 
@@ -92,6 +93,7 @@ class Experiment:
     Args:
         classifier: loaded, in eval mode.
         explainer: explains ``classifier``.
+        refiner: applied to its heatmaps.
         pipeline: its segmenter is loaded.
         target: explain the ``predicted`` class, or the true one (``label``).
         seed: of random prompt strategies.
@@ -102,6 +104,7 @@ class Experiment:
         self,
         classifier: ImageClassifier,
         explainer: Explainer,
+        refiner: Refiner,
         pipeline: Pipeline,
         *,
         target: Target = "predicted",
@@ -109,7 +112,7 @@ class Experiment:
         device: torch.device | str = "cpu",
     ) -> None:
         self.classifier = classifier.to(device)
-        self.explainer, self.pipeline = explainer, pipeline
+        self.explainer, self.refiner, self.pipeline = explainer, refiner, pipeline
         self.target, self.seed, self.device = target, seed, device
         self.stopwatch = Stopwatch()
 
@@ -134,7 +137,7 @@ class Experiment:
                 return
             labels = torch.where(batch.labels >= 0, class_ids[batch.labels], -1)
             with self.stopwatch.time("explain"):
-                heatmaps = self._explain(batch.images, labels)
+                heatmaps = self.refiner(batch.images, self._explain(batch.images, labels))
             with self.stopwatch.time("encode"):
                 embeddings = self.pipeline.segmenter.encode(batch.images)
             predicted = heatmaps.targets if heatmaps.logits is None else heatmaps.logits.argmax(1)

@@ -131,3 +131,20 @@ def test_provenance_says_where_it_comes_from(run):
     assert {"created", "command", "git", "versions", "device", "seeds", "digests", "seconds"} <= facts.keys()
     assert {"data", "classifier", "sam", "config"} <= facts["digests"].keys()
     assert {"explain", "encode", "segment", "score", "data"} == facts["seconds"].keys()
+
+
+def test_every_stage_can_be_exchanged(run):
+    done = run("explainer=ensemble", "explainer.augment=mirror", "refine=guided", "pipeline=adaptive",
+               "selector=hybrid")  # fmt: skip
+    assert done.code == 0, done.err
+    plain = run("pipeline=adaptive", "selector=hybrid")
+    first, second = (pd.read_parquet(folder / "per_image.parquet") for folder in (done.runs[0], plain.runs[-1]))
+    assert not np.allclose(first["energy_in_mask"], second["energy_in_mask"])
+    assert json.loads((done.runs[0] / "metrics.json").read_text())["metrics"]["sparsity"]["n"] > 0
+
+
+def test_an_explainer_that_does_not_fit_the_network_is_refused_in_one_line(run):
+    done = run("explainer=attention_rollout")
+    assert done.code == 1
+    assert done.err.startswith("gradsam_exp: this explainer needs attention")
+    assert "model.backbone=vit_b_16" in done.err

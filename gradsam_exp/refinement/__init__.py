@@ -1,0 +1,1 @@
+"""Heatmaps that follow the image: a step between explaining and prompting."""
