@@ -122,6 +122,8 @@ def _outcome(path: Path) -> dict[str, Any]:
     return row
 
 
+BOUND = "*"
+BOUND_NOTE = f"{BOUND} upper bound: looks at the truth"
 PAIRS = ["baseline", "delta_miou", "delta_low", "delta_high", "p", "wins", "ties", "losses"]
 
 
@@ -130,15 +132,20 @@ def _varied_columns(table: pd.DataFrame) -> list[str]:
 
     own = {f"{name}{end}" for name in TITLES | HEATMAP_TITLES for end in ("", "_low", "_high", "_n")}
     own |= {"job", "status", "error", "upper_bound", *PAIRS}
-    return [str(c) for c in table if c not in own and not str(c).startswith("miou_")]
+    given = [str(c) for c in table if c not in own and not str(c).startswith("miou_")]
+    return [c for c in given if table[c].nunique(dropna=False) > 1]
 
 
 def _job(run: Mapping[Any, Any]) -> str:
-    return f"{run['job']} (upper bound)" if run.get("upper_bound") is True else str(run["job"])
+    return f"{run['job']}{BOUND}" if run.get("upper_bound") is True else str(run["job"])
 
 
-def _cells(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """Headings and texts for people: one column for each thing varied, ``mean [low, high]`` for each metric."""
+def _cells(table: pd.DataFrame, *, brief: bool = False) -> tuple[list[str], list[list[str]]]:
+    """Headings and texts for people: one column for each thing varied, ``mean [low, high]`` for each metric.
+
+    Args:
+        brief: for a terminal's width, only mIoU with its interval.
+    """
     from gradsam_exp.reports.terminal import TITLES  # noqa: PLC0415  (see above)
 
     metrics = [name for name in TITLES if name in table and table[name].notna().any()]
@@ -149,21 +156,22 @@ def _cells(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     for run in table.to_dict("records"):
         row = [_job(run), *("" if _unknown(run[c]) else str(run[c]) for c in varied)]
         for name in metrics:
-            interval = f"{run[name]:.3f} [{run[f'{name}_low']:.3f}, {run[f'{name}_high']:.3f}]"
-            row.append("" if _unknown(run[name]) else interval)
+            mean, interval = f"{run[name]:.3f}", f" [{run[f'{name}_low']:.3f}, {run[f'{name}_high']:.3f}]"
+            row.append("" if _unknown(run[name]) else mean if brief and name != "miou" else mean + interval)
         rows.append([*row, str(run["status"])] if incomplete else row)
     return headings, rows
 
 
-def _pair_cells(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """The same for the comparison with the baseline and the classes; no rows if nothing was compared."""
+def _pair_cells(table: pd.DataFrame, *, brief: bool = False) -> tuple[list[str], list[list[str]]]:
+    """The same for the comparison with the baseline and, unless brief, the classes; no rows without comparison."""
     if "delta_miou" not in table:
         return [], []
     varied = _varied_columns(table)
     classes = [
         str(c) for c in table if str(c).startswith("miou_") and str(c) not in {"miou_low", "miou_high", "miou_n"}
     ]
-    headings = ["job", *varied, "against job", "Δ mIoU", "p (Holm)", "wins / ties / losses"]
+    classes = [] if brief else classes
+    headings = ["job", *varied, "against", "Δ mIoU", "p (Holm)", "wins / ties / losses"]
     rows = []
     for run in table[table["status"] == "finished"].to_dict("records"):
         row = [_job(run), *("" if _unknown(run[c]) else str(run[c]) for c in varied)]
@@ -172,16 +180,17 @@ def _pair_cells(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
         else:
             interval = f"{run['delta_miou']:+.3f} [{run['delta_low']:+.3f}, {run['delta_high']:+.3f}]"
             p = "" if _unknown(run["p"]) else f"{run['p']:.2g}"
-            counts = " / ".join(str(int(run[name])) for name in ("wins", "ties", "losses"))
+            counts = "/".join(str(int(run[name])) for name in ("wins", "ties", "losses"))
             row += [str(run["baseline"]), interval, p, counts]
         rows.append(row + ["" if _unknown(run[c]) else f"{run[c]:.3f}" for c in classes])
     return headings + [c.removeprefix("miou_") for c in classes], rows
 
 
-def _errors(table: pd.DataFrame) -> list[str]:
-    """``job 3: what went wrong`` for every job that failed."""
+def _notes(table: pd.DataFrame) -> list[str]:
+    """What the star means, if there is one, and ``job 3: what went wrong`` for every job that failed."""
     failed = table[table["status"] == "failed"].to_dict("records")
-    return [f"job {run['job']}: {run['error']}" for run in failed]
+    bounds = "upper_bound" in table and table["upper_bound"].eq(True).any()
+    return ([BOUND_NOTE] if bounds else []) + [f"job {run['job']}: {run['error']}" for run in failed]
 
 
 def as_markdown(table: pd.DataFrame) -> str:
@@ -194,27 +203,32 @@ def as_markdown(table: pd.DataFrame) -> str:
                 "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines
             )
             text += "\n"
-    return text.rstrip("\n") + "\n" + "".join(f"\n- {line}\n" for line in _errors(table))
+    return text.rstrip("\n") + "\n" + "".join(f"\n- {line}\n" for line in _notes(table))
 
 
 def _print(table: pd.DataFrame) -> None:
+    from rich import box  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
     from gradsam_exp.reports.terminal import console  # noqa: PLC0415
 
     for title, (headings, rows) in (
-        ("sweep", _cells(table)),
-        ("mIoU image by image, against the first run on the same images; by class", _pair_cells(table)),
+        ("sweep", _cells(table, brief=True)),
+        ("mIoU image by image, against the first run on the same images", _pair_cells(table, brief=True)),
     ):
         if not rows:
             continue
-        rich = Table(title=title, title_justify="left", title_style="bold")
-        for heading in headings:
-            rich.add_column(heading, no_wrap=heading == "status")
+        rich = Table(
+            title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+        )
+        for column, heading in enumerate(headings):
+            words = heading.split()
+            rich.add_column(heading, min_width=max(map(len, [*words, *(row[column] for row in rows)])))
         for row in rows:
             rich.add_row(*row)
-        console.print(rich)
-    for line in _errors(table):
+        needed = rich.__rich_measure__(console, console.options.update(max_width=1000)).minimum
+        console.print(rich, width=max(needed, console.width), crop=False)
+    for line in _notes(table):
         console.print(line, soft_wrap=True)
 
 
