@@ -36,7 +36,7 @@ def refused(done, message: str, read: list[str]) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["pipeline=fgb"], r"pipeline='fgb' is not known; did you mean 'fgbg'\? Known: center, fg, fgbg, oracle"),
+        (["pipeline=fgb"], r"pipeline='fgb' is not known; did you mean 'fgbg'\? Known: adaptive, .*, oracle, "),
         (["explainer=gradcm"], r"explainer='gradcm' is not known; did you mean 'gradcam'"),
         (["sam=vit_z"], r"sam='vit_z' is not known; did you mean 'vit_"),
         (["background=mixt"], r"background='mixt' is not known; did you mean 'mixed'"),

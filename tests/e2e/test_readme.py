@@ -33,8 +33,10 @@ def test_the_library_example(capsys):
     assert float(value) > 0.7
 
 
-def test_the_plug_in_example(shapes, batch):
+def test_the_plug_in_example(batch, monkeypatch):
     import gradsam_exp as gs
+
+    monkeypatch.setattr(gs.STRATEGIES, "_factories", dict(gs.STRATEGIES._factories))  # forget it afterwards
 
     _, example = blocks("python")
     exec(compile(example, "README.md", "exec"), {"__name__": "hottest"})
