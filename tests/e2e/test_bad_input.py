@@ -141,7 +141,13 @@ def test_a_lightning_checkpoint_that_cannot_be(run, no_model_is_read, tmp_path: 
 def test_without_network_an_official_model_names_the_mend(run, no_model_is_read, tmp_path: Path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     done = run("sam=vit_b", "sam.checkpoint=null", "sam.url=http://127.0.0.1:9/sam_vit_b_01ec64.pth")
-    refused(done, r"could not be downloaded.*sam\.checkpoint=PATH, or use sam=compact", no_model_is_read)
+    *announced, message = done.err.strip().splitlines()
+    assert all(line.startswith("Downloading data from") for line in announced)
+    refused(
+        replace(done, err=message),
+        r"could not be downloaded.*sam\.checkpoint=PATH, or use sam=compact",
+        no_model_is_read,
+    )
 
 
 @pytest.mark.slow
