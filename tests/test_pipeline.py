@@ -69,7 +69,10 @@ def test_a_revised_mask_is_kept_only_where_it_is_better(segmenter, batch: ImageB
 
 
 @pytest.mark.parametrize("selector", SELECTORS.names())
-@pytest.mark.parametrize("name", STRATEGIES.names())
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if name == "grid_match" else name for name in STRATEGIES.names()],
+)
 def test_every_strategy_goes_with_every_selector(name: str, selector: str, segmenter, batch: ImageBatch):
     ctx = context(batch)
     object.__setattr__(ctx, "masks", batch.masks)

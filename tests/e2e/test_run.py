@@ -82,6 +82,7 @@ def test_the_same_command_gives_the_same_bytes(run):
         assert (first / name).read_bytes() == (second / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_identity_follows_what_the_results_depend_on(run):
     identities = []
     for overrides in (["pipeline=fg"], ["pipeline=fg", "bg_threshold=0.3"], ["pipeline=fg", "fg_threshold=0.7"],

@@ -16,6 +16,7 @@ import pytest
 from tests.e2e.conftest import ROOT
 
 
+@pytest.mark.slow
 def test_a_sweep_runs_every_combination_and_ends_with_a_table(run):
     done = run("-m", "pipeline=fg,fgbg", "bg_threshold=0.05,0.2", "grid_offset=1,2")
     assert done.code == 0, done.err
@@ -79,6 +80,7 @@ def test_a_typo_in_a_sweep_is_refused_before_any_job(run):
     assert not done.runs
 
 
+@pytest.mark.slow
 def test_runs_of_a_sweep_equal_single_runs(run):
     run("-m", "pipeline=fgbg", "bg_threshold=0.1,0.2")
     run("pipeline=fgbg", "bg_threshold=0.2")

@@ -54,6 +54,7 @@ def test_an_offline_run_holds_config_summary_table_and_figure(run):
         assert word in content
 
 
+@pytest.mark.slow
 def test_every_job_of_a_sweep_is_its_own_run_in_one_group(run):
     done = run("-m", "pipeline=fg,fgbg", "logger=wandb")
     assert done.code == 0, done.err
