@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gradsam_exp.errors import InputError
 from gradsam_exp.explainers.base import EXPLAINERS, Combine, LayerExplainer, Recorded, Upsample, checked_targets
-from gradsam_exp.explainers.layers import as_maps, recording
+from gradsam_exp.explainers.layers import as_maps, frame_of, recording
 from gradsam_exp.explainers.projection import Kernel, first_component, first_kernel_component
 
 Maps = Float[Tensor, "batch channels h w"]
@@ -25,12 +25,12 @@ class ActivationCAM(LayerExplainer):
     def weigh(self, activations: Maps, targets: Tensor) -> Map:
         """The raw map of one layer."""
 
-    def layer_maps(self, images: Tensor, targets: Tensor | None = None) -> Recorded:
+    def layer_maps(self, pixels: Tensor, targets: Tensor | None = None) -> Recorded:
         """See `LayerExplainer.layer_maps`."""
         with recording(self.target_layers, gradients=False) as recorded, torch.no_grad():
-            logits = self.model(images)
+            logits = self.model(pixels)
             targets = checked_targets(targets, logits)
-            frame = (images.shape[-2], images.shape[-1])
+            frame = frame_of(pixels)
             maps = [
                 self.weigh(as_maps(self.recorded_output(recorded, layer), layer, frame), targets)
                 for layer in self.target_layers

@@ -21,7 +21,7 @@ from gradsam_exp.explainers.base import (
     evaluation_mode,
     network_input,
 )
-from gradsam_exp.explainers.layers import as_maps
+from gradsam_exp.explainers.layers import as_maps, frame_of
 from gradsam_exp.explainers.scores import Score, class_score
 from gradsam_exp.types import Heatmaps
 
@@ -57,10 +57,8 @@ class AttentionExplainer(ABC):
         pixels = network_input(self.model, images)
         with evaluation_mode(self.model), attention_matrices(self.model) as matrices:
             relation, targets, logits = self.relate(pixels, targets, matrices)
-        frame = (pixels.shape[-2], pixels.shape[-1])
-        maps = token_map(relation.detach(), frame)
-        size = (images.shape[-2], images.shape[-1])
-        return combine_layers([maps], size, targets, logits.detach(), self.upsample)
+        maps = token_map(relation.detach(), frame_of(pixels))
+        return combine_layers([maps], frame_of(images), targets, logits.detach(), self.upsample)
 
     @abstractmethod
     def relate(

@@ -22,6 +22,7 @@ from gradsam_exp.explainers.base import (
     to_frame,
 )
 from gradsam_exp.explainers.gradient import noisy_copies
+from gradsam_exp.explainers.layers import frame_of
 from gradsam_exp.explainers.scores import Score, class_score
 from gradsam_exp.types import Heatmaps
 
@@ -48,7 +49,7 @@ class InputExplainer(ABC):
         """See `Explainer.__call__`."""
         with evaluation_mode(self.model):
             maps, targets, logits = self.input_maps(network_input(self.model, images), targets)
-        return combine_layers([self.smoothed(maps)], _size(images), targets, logits, self.upsample)
+        return combine_layers([self.smoothed(maps)], frame_of(images), targets, logits, self.upsample)
 
     @abstractmethod
     def input_maps(self, pixels: Pixels, targets: Tensor | None) -> tuple[Map, Tensor, Tensor]:
@@ -222,7 +223,7 @@ class FullGrad(InputExplainer):
         finally:
             for handle in handles:
                 handle.remove()
-        size = _size(pixels)
+        size = frame_of(pixels)
         total = _stretched((pixels * own).abs()).sum(1)
         for (bias, _), gradient in zip(outputs, gradients, strict=True):
             channels = _stretched((bias[:, None, None] * gradient).abs())
@@ -248,7 +249,3 @@ def _stretched(values: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "ba
     """Each channel scaled to [0, 1]; a constant one becomes 0."""
     low, high = values.amin((2, 3), keepdim=True), values.amax((2, 3), keepdim=True)
     return torch.where(high > low, (values - low) / (high - low), 0.0)
-
-
-def _size(images: Tensor) -> tuple[int, int]:
-    return images.shape[-2], images.shape[-1]

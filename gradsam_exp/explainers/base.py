@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from gradsam_exp.explainers.layers import find_layer
+from gradsam_exp.explainers.layers import find_layer, frame_of
 from gradsam_exp.registry import Registry
 from gradsam_exp.types import Heatmaps
 
@@ -140,17 +140,14 @@ class LayerExplainer(ABC):
     def __call__(self, images: Tensor, targets: Int[Tensor, " batch"] | None = None) -> Heatmaps:
         """See `Explainer.__call__`. Works inside ``torch.no_grad`` as well, not in ``inference_mode``."""
         with evaluation_mode(self.model):
-            found = self.layer_maps(images, targets)
-        size = (images.shape[-2], images.shape[-1])
-        return combine_layers(found.maps, size, found.targets, found.logits, self.upsample, self.combine)
+            found = self.layer_maps(network_input(self.model, images), targets)
+        return combine_layers(
+            found.maps, frame_of(images), found.targets, found.logits, self.upsample, self.combine
+        )
 
     @abstractmethod
-    def layer_maps(self, images: Tensor, targets: Tensor | None = None) -> Recorded:
-        """The raw maps; the model is in eval mode."""
-
-    def network_input(self, images: Tensor) -> Float[Tensor, "batch 3 height width"]:
-        """What the network's first layer sees: uint8 images go through the model's ``transform``."""
-        return network_input(self.model, images)
+    def layer_maps(self, pixels: Tensor, targets: Tensor | None = None) -> Recorded:
+        """The raw maps for the network's input; the model is in eval mode."""
 
     def recorded_output(self, recorded: Mapping[nn.Module, Tensor], layer: nn.Module) -> Tensor:
         """What ``layer`` gave in the forward pass.
@@ -164,7 +161,7 @@ class LayerExplainer(ABC):
         return recorded[layer]
 
 
-def network_input(model: nn.Module, images: Tensor) -> Float[Tensor, "batch 3 height width"]:
+def network_input(model: nn.Module, images: Tensor) -> Float[Tensor, "batch channels height width"]:
     """uint8 images as the network's first layer sees them; floating-point images are taken as that."""
     if images.is_floating_point():
         return images

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from gradsam_exp.explainers.base import EXPLAINERS, Combine, LayerExplainer, Recorded, Upsample, checked_targets
-from gradsam_exp.explainers.layers import as_maps, recording
+from gradsam_exp.explainers.layers import as_maps, frame_of, recording
 from gradsam_exp.explainers.projection import first_component
 from gradsam_exp.explainers.scores import Score, class_score, finer_score
 
@@ -64,20 +64,20 @@ class GradientCAM(LayerExplainer):
         """The score whose gradient is taken."""
         return class_score(self.score, logits, targets)
 
-    def layer_maps(self, images: Tensor, targets: Tensor | None = None) -> Recorded:
+    def layer_maps(self, pixels: Tensor, targets: Tensor | None = None) -> Recorded:
         """See `LayerExplainer.layer_maps`."""
-        activations, gradients, targets, logits = self.activations_and_gradients(images, targets)
+        activations, gradients, targets, logits = self.activations_and_gradients(pixels, targets)
         maps = [self.weigh(a, g) for a, g in zip(activations, gradients, strict=True)]
         return Recorded(maps, targets, logits)
 
     def activations_and_gradients(
-        self, images: Tensor, targets: Tensor | None
+        self, pixels: Tensor, targets: Tensor | None
     ) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
         """One forward and one backward pass: activations and gradients ``(B, C, h, w)`` of every target layer,
         the targets, and the logits.
         """
         with recording(self.target_layers, gradients=True) as recorded, torch.no_grad():
-            logits = self.model(images)  # a hook switches gradients on behind the first target layer
+            logits = self.model(pixels)  # a hook switches gradients on behind the first target layer
             targets = checked_targets(targets, logits)
             activations = [self.recorded_output(recorded, layer) for layer in self.target_layers]
             with torch.enable_grad():
@@ -85,7 +85,7 @@ class GradientCAM(LayerExplainer):
                 gradients = torch.autograd.grad(score, activations, create_graph=self.second_order)
                 if self.second_order:
                     gradients = tuple(map(_second_order, gradients, activations))
-        frame = (images.shape[-2], images.shape[-1])
+        frame = frame_of(pixels)
         as_layers = [
             [as_maps(v.detach(), layer, frame) for v, layer in zip(values, self.target_layers, strict=True)]
             for values in (activations, gradients)
@@ -259,9 +259,8 @@ class SmoothGradCAMPlusPlus(GradCAMPlusPlus):
         super().__init__(model, target_layers, score=score, upsample=upsample, combine=combine)
         self.samples, self.noise, self.seed = samples, noise, seed
 
-    def layer_maps(self, images: Tensor, targets: Tensor | None = None) -> Recorded:
+    def layer_maps(self, pixels: Tensor, targets: Tensor | None = None) -> Recorded:
         """See `LayerExplainer.layer_maps`."""
-        pixels = self.network_input(images)
         clean, gradients, targets, logits = self.activations_and_gradients(pixels, targets)
         powers = [[torch.zeros_like(g) for g in gradients] for _ in range(3)]
         for noisy in noisy_copies(pixels, self.samples, self.noise, self.seed):

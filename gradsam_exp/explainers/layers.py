@@ -81,6 +81,11 @@ def _grid(tokens: int, frame: tuple[int, int]) -> tuple[int, int] | None:
     return (rows, columns) if abs(frame[0] / rows - frame[1] / columns) < 1 else None
 
 
+def frame_of(images: Tensor) -> tuple[int, int]:
+    """``(height, width)`` px of a batch of images or of network input."""
+    return images.shape[-2], images.shape[-1]
+
+
 @contextmanager
 def recording(layers: Sequence[nn.Module], *, gradients: bool) -> Iterator[dict[nn.Module, Tensor]]:
     """Keep the layers' outputs of one forward pass.

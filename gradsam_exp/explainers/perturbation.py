@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gradsam_exp.explainers.attribution import InputExplainer
 from gradsam_exp.explainers.base import EXPLAINERS, Combine, LayerExplainer, Recorded, Upsample, checked_targets
-from gradsam_exp.explainers.layers import as_maps, recording
+from gradsam_exp.explainers.layers import as_maps, frame_of, recording
 from gradsam_exp.explainers.scores import Score, class_score
 from gradsam_exp.explainers.suffix import Suffix
 
@@ -49,9 +49,8 @@ class PerturbationCAM(LayerExplainer):
         """The raw map of one layer, the targets and the logits."""
 
     @torch.no_grad()
-    def layer_maps(self, images: Tensor, targets: Tensor | None = None) -> Recorded:
+    def layer_maps(self, pixels: Tensor, targets: Tensor | None = None) -> Recorded:
         """See `LayerExplainer.layer_maps`."""
-        pixels = self.network_input(images)
         maps = []
         logits = pixels.new_zeros(0)
         for layer in self.target_layers:
@@ -76,7 +75,7 @@ class AblationCAM(PerturbationCAM):
         """See `PerturbationCAM.layer_map`."""
         suffix = Suffix(self.model, layer, pixels)
         targets = checked_targets(targets, suffix.logits)
-        frame = (pixels.shape[-2], pixels.shape[-1])
+        frame = frame_of(pixels)
         activations = as_maps(suffix.activations, layer, frame)
         whole = class_score(self.score, suffix.logits, targets)
         scores = whole[:, None].expand(activations.shape[:2]).clone()
@@ -105,7 +104,7 @@ class ScoreCAM(PerturbationCAM):
         with recording([layer], gradients=False) as recorded:
             logits = self.model(pixels)
         targets = checked_targets(targets, logits)
-        frame = (pixels.shape[-2], pixels.shape[-1])
+        frame = frame_of(pixels)
         activations = as_maps(self.recorded_output(recorded, layer), layer, frame)
         maps, channels = activations.flatten(0, 1), activations.shape[1]
         scores = []
@@ -165,7 +164,7 @@ class RISE(InputExplainer):
         """See `InputExplainer.input_maps`."""
         logits = self.model(pixels)
         targets = checked_targets(targets, logits)
-        masks = self.random_masks((pixels.shape[-2], pixels.shape[-1])).to(pixels.device)
+        masks = self.random_masks(frame_of(pixels)).to(pixels.device)
         maps = pixels.new_zeros(len(pixels), *pixels.shape[-2:])
         for part in masks.split(self.chunk):
             for k, image in enumerate(pixels):

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
+from gradsam_exp.classifiers.transform import Transform
 from gradsam_exp.errors import InputError
 from gradsam_exp.explainers.activation import CAM
 from gradsam_exp.explainers.base import EXPLAINERS, scale_to_unit
@@ -154,3 +155,19 @@ def test_transformers_are_explained(build, arguments: tuple, path: str, grid: in
     images = torch.randn(3, 3, 32, 32)
     assert explainer.layer_maps(images).maps[0].shape == (3, grid, grid)
     assert explainer(images).values.shape == (3, 32, 32)
+
+
+def test_tokens_are_laid_out_by_the_networks_input_not_by_the_image():
+    """A 64×48 image that the transform makes square gives a square grid of tokens."""
+
+    class Resized(torchvision.models.VisionTransformer):
+        transform = Transform(size=(32, 32))
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return super().forward(images if images.is_floating_point() else self.transform(images))
+
+    torch.manual_seed(0)
+    model = Resized(32, 8, 2, 2, 16, 32, num_classes=5)
+    nn.init.normal_(model.heads.head.weight)
+    images = torch.randint(0, 256, (2, 3, 48, 64), dtype=torch.uint8)
+    assert GradCAM(model, ["encoder.layers.-1.ln_1"])(images).values.shape == (2, 48, 64)
