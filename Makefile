@@ -5,6 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
+# Where this is set, every start would compile PyTorch's Python files anew: 15 seconds.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: run test quick check lock clean
 
 run: $(INSTALLED)

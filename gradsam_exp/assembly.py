@@ -20,12 +20,12 @@ from gradsam_exp.explainers.base import EXPLAINERS
 from gradsam_exp.explainers.layers import find_layer
 from gradsam_exp.explainers.several import Mirrored
 from gradsam_exp.pipeline import Pipeline
-from gradsam_exp.prompts.base import STRATEGIES, PromptStrategy
+from gradsam_exp.prompts.base import STRATEGIES
 from gradsam_exp.refinement.base import REFINERS, Refiner
 from gradsam_exp.registry import check_value
 from gradsam_exp.results import digest
-from gradsam_exp.segmenters.base import SEGMENTERS, Segmenter
-from gradsam_exp.selectors.base import SELECTORS, MaskSelector
+from gradsam_exp.segmenters.base import SEGMENTERS
+from gradsam_exp.selectors.base import SELECTORS
 
 RESULTS_VERSION = 1  # raise it when the same configuration gives other numbers than before
 
@@ -43,16 +43,14 @@ class Plan:
     dataset: ImageDataset
     classifier: ClassifierFile
     refiner: Refiner
-    strategy: PromptStrategy
-    selector: MaskSelector
-    segmenter: Segmenter
+    pipeline: Pipeline
     device: torch.device
     identity: str
 
     @property
     def upper_bound(self) -> bool:
         """Whether the strategy or the selector looks at the true masks."""
-        return self.strategy.needs_truth or self.selector.needs_truth
+        return self.pipeline.needs_truth
 
     @property
     def digests(self) -> dict[str, str]:
@@ -60,7 +58,7 @@ class Plan:
         return {
             "data": self.dataset.fingerprint,
             "classifier": self.classifier.digest,
-            "sam": self.segmenter.digest,
+            "sam": self.pipeline.segmenter.digest,
         }
 
     def experiment(self) -> Experiment:
@@ -69,12 +67,12 @@ class Plan:
         node = dict(self.config.explainer)
         target, augment = node.pop("target"), node.pop("augment")
         explainer = EXPLAINERS.build(node, model=classifier)
-        self.segmenter.load(self.device)
+        self.pipeline.segmenter.load(self.device)
         return Experiment(
             classifier,
             Mirrored(explainer) if augment == "mirror" else explainer,
             self.refiner,
-            Pipeline(self.strategy, self.segmenter, self.selector),
+            self.pipeline,
             target=target,
             seed=self.config.seed,
             device=self.device,
@@ -104,10 +102,11 @@ def plan(config: Config) -> Plan:
         )
     dataset = find_dataset(config, config.split)
     align_classes(dataset.class_names, classifier.class_names)
-    if (strategy.needs_truth or selector.needs_truth) and dataset[0].mask is None:
+    pipeline = Pipeline(strategy, segmenter, selector)
+    if pipeline.needs_truth and dataset[0].mask is None:
         raise InputError(f"pipeline={config.pipeline['name']} looks at the true masks, but the data set has none")
     return Plan(
-        config, dataset, classifier, refiner, strategy, selector, segmenter, device,
+        config, dataset, classifier, refiner, pipeline, device,
         identity=digest(
             {
                 "version": RESULTS_VERSION,

@@ -46,7 +46,7 @@ class Pipeline:
 
     Args:
         strategy: heatmaps to prompts.
-        segmenter: prompts to masks; loaded.
+        segmenter: prompts to masks; loaded before the first call.
         selector: which mask to keep.
     """
 

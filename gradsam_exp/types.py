@@ -218,6 +218,12 @@ class PromptContext:
         """``(height, width)`` of the images in pixels."""
         return self.images.shape[-2], self.images.shape[-1]
 
+    @property
+    def centre(self) -> Float[Tensor, " 2"]:
+        """``(x, y)`` px of the images' centre: where strategies click that know nothing better."""
+        height, width = self.size
+        return torch.tensor([(width - 1) / 2, (height - 1) / 2])
+
     def generator(self, row: int) -> np.random.Generator:
         """Randomness of one image: the same however images are batched."""
         return np.random.default_rng([self.seed, *self.image_ids[row].encode()])

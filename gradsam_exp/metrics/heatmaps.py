@@ -14,6 +14,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from gradsam_exp.metrics.base import PerImageMetric
+from gradsam_exp.overlap import iou
 
 Maps = Float[Tensor, "batch height width"]
 Masks = Bool[Tensor, "batch height width"]
@@ -53,10 +54,7 @@ def best_threshold_iou(heatmaps: Maps, masks: Masks, *, steps: int = 100) -> Per
     """
     best = torch.zeros(len(heatmaps), dtype=torch.float64)
     for threshold in torch.linspace(1 / steps, 1, steps):
-        warm = heatmaps >= threshold
-        union = (warm | masks).sum((1, 2))
-        iou = torch.where(union > 0, (warm & masks).sum((1, 2)) / union.clamp(min=1), 1.0)
-        best = torch.maximum(best, iou.double())
+        best = torch.maximum(best, iou(heatmaps >= threshold, masks))
     return best
 
 

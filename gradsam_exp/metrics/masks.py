@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from gradsam_exp.metrics.base import PerImageMetric
+from gradsam_exp.overlap import iou
 
 
 def mask_iou(
     predicted: Bool[Tensor, "batch height width"], truth: Bool[Tensor, "batch height width"]
 ) -> Float[Tensor, " batch"]:
     """Intersection over union of each pair; two empty masks have IoU 1."""
-    intersection = (predicted & truth).sum((1, 2)).double()
-    union = (predicted | truth).sum((1, 2)).double()
-    return torch.where(union > 0, intersection / union.clamp(min=1), 1.0)
+    return iou(predicted, truth)
 
 
 class MeanMaskIoU(PerImageMetric):

@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 from scipy import ndimage
 from torch import Tensor
 
+from gradsam_exp.overlap import soft_iou
 from gradsam_exp.prompts.base import STRATEGIES, Fraction
 from gradsam_exp.prompts.foreground import Foreground
 from gradsam_exp.types import BACKGROUND, NO_POINT, PromptContext, Prompts, Segmentation
@@ -86,9 +87,7 @@ class Adaptive(Foreground):
 
 def heatmap_agreement(ctx: PromptContext, masks: Bool[Tensor, "batch height width"]) -> Float[Tensor, " batch"]:
     """Soft IoU of each mask with its heatmap: ``Σ m·h / Σ max(m, h)``, in [0, 1]."""
-    heat = ctx.heatmaps.values.cpu().double()
-    solid = masks.double()
-    return (solid * heat).sum((1, 2)) / torch.maximum(solid, heat).sum((1, 2)).clamp(min=1e-12)
+    return soft_iou(masks.double(), ctx.heatmaps.values.cpu().double())
 
 
 def innermost_places(region: Bool[Tensor, "height width"], count: int) -> list[tuple[float, float]]:

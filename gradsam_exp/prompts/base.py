@@ -65,7 +65,7 @@ class PromptStrategy(ABC):
     def better(
         self, ctx: PromptContext, new: Bool[Tensor, "batch height width"], old: Bool[Tensor, "batch height width"]
     ) -> Bool[Tensor, " batch"]:
-        """Whether a revised mask replaces the one kept so far; always, unless a strategy says otherwise."""
+        """Whether a revised mask replaces the one kept so far: unless it is empty where the heatmap is not."""
         del old
         return new.flatten(1).any(1) | ctx.heatmaps.empty.cpu()
 

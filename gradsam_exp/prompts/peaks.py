@@ -76,7 +76,7 @@ class TopKSmoothed(PromptStrategy):
         flat = np.argsort(-smooth.reshape(len(values), -1), axis=1, kind="stable")[:, : self.k]
         width = values.shape[2]
         points = torch.from_numpy(np.stack([flat % width, flat // width], -1)).float()
-        return torch.where(ctx.heatmaps.empty.cpu()[:, None, None], _middle(ctx), points)
+        return torch.where(ctx.heatmaps.empty.cpu()[:, None, None], ctx.centre, points)
 
 
 @STRATEGIES.register("topk_far")
@@ -125,7 +125,7 @@ class MultiPeak(PromptStrategy):
 
     def propose(self, ctx: PromptContext) -> Prompts:
         """One query of one to ``peaks`` points per image."""
-        middle = _middle(ctx).tolist()
+        middle = ctx.centre.tolist()
         rows = []
         for values, empty in zip(ctx.heatmaps.values.cpu().numpy(), ctx.heatmaps.empty.tolist(), strict=True):
             found = peak_local_max(
@@ -147,9 +147,4 @@ def peaks(ctx: PromptContext) -> Float[Tensor, "batch 2"]:
     flat = values.flatten(1).argmax(1)
     width = values.shape[2]
     found = torch.stack([flat % width, flat // width], 1).float()
-    return torch.where(ctx.heatmaps.empty.cpu()[:, None], _middle(ctx), found)
-
-
-def _middle(ctx: PromptContext) -> Float[Tensor, 2]:
-    height, width = ctx.size
-    return torch.tensor([(width - 1) / 2, (height - 1) / 2])
+    return torch.where(ctx.heatmaps.empty.cpu()[:, None], ctx.centre, found)

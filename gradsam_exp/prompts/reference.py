@@ -17,9 +17,7 @@ class Center(PromptStrategy):
 
     def propose(self, ctx: PromptContext) -> Prompts:
         """One query of one point per image."""
-        height, width = ctx.size
-        middle = torch.tensor([(width - 1) / 2, (height - 1) / 2])
-        return point_prompts(middle.expand(len(ctx), 1, 2))
+        return point_prompts(ctx.centre.expand(len(ctx), 1, 2))
 
 
 @STRATEGIES.register("oracle")
@@ -50,6 +48,5 @@ class Oracle(PromptStrategy):
         inside = ctx.masks[rows, rounded[:, 1], rounded[:, 0]]
         points = torch.where(inside[:, None], centres, on_mask)
         empty = ~ctx.masks.flatten(1).any(1)
-        middle = torch.tensor([(width - 1) / 2, (height - 1) / 2], dtype=points.dtype, device=points.device)
-        points = torch.where(empty[:, None], middle, points)
+        points = torch.where(empty[:, None], ctx.centre.to(points), points)
         return point_prompts(points.float()[:, None])

@@ -133,8 +133,8 @@ class GridMatch(PromptStrategy):
         heat = ctx.heatmaps.values.cpu()[:, ys][:, :, xs]
         image, row, column = torch.nonzero(heat >= self.min_heat, as_tuple=True)
         points = torch.stack([xs[column], ys[row]], 1).float()
-        without = torch.tensor([k for k in range(len(ctx)) if k not in set(image.tolist())], dtype=torch.long)
-        middle = torch.tensor([(width - 1) / 2, (height - 1) / 2]).expand(len(without), 2)
+        without = torch.nonzero(torch.bincount(image, minlength=len(ctx)) == 0).flatten()
+        middle = ctx.centre.expand(len(without), 2)
         index = torch.cat([image, without])
         order = index.argsort(stable=True)
         return Prompts(

@@ -136,8 +136,10 @@ def _varied_columns(table: pd.DataFrame) -> list[str]:
     return [c for c in given if table[c].nunique(dropna=False) > 1]
 
 
-def _job(run: Mapping[Any, Any]) -> str:
-    return f"{run['job']}{BOUND}" if run.get("upper_bound") is True else str(run["job"])
+def _lead(run: Mapping[Any, Any], varied: list[str]) -> list[str]:
+    """The first cells of a run's row: its number, starred if it is a bound, and what was varied."""
+    job = f"{run['job']}{BOUND}" if run.get("upper_bound") is True else str(run["job"])
+    return [job, *("" if _unknown(run[c]) else str(run[c]) for c in varied)]
 
 
 def _cells(table: pd.DataFrame, *, brief: bool = False) -> tuple[list[str], list[list[str]]]:
@@ -154,7 +156,7 @@ def _cells(table: pd.DataFrame, *, brief: bool = False) -> tuple[list[str], list
     headings = ["job", *varied, *(TITLES[name] for name in metrics), *(["status"] if incomplete else [])]
     rows = []
     for run in table.to_dict("records"):
-        row = [_job(run), *("" if _unknown(run[c]) else str(run[c]) for c in varied)]
+        row = _lead(run, varied)
         for name in metrics:
             mean, interval = f"{run[name]:.3f}", f" [{run[f'{name}_low']:.3f}, {run[f'{name}_high']:.3f}]"
             row.append("" if _unknown(run[name]) else mean if brief and name != "miou" else mean + interval)
@@ -167,14 +169,12 @@ def _pair_cells(table: pd.DataFrame, *, brief: bool = False) -> tuple[list[str],
     if "delta_miou" not in table:
         return [], []
     varied = _varied_columns(table)
-    classes = [
-        str(c) for c in table if str(c).startswith("miou_") and str(c) not in {"miou_low", "miou_high", "miou_n"}
-    ]
-    classes = [] if brief else classes
+    no_class = {"miou_low", "miou_high", "miou_n"}
+    classes = [] if brief else [str(c) for c in table if str(c).startswith("miou_") and str(c) not in no_class]
     headings = ["job", *varied, "against", "Δ mIoU", "p (Holm)", "wins / ties / losses"]
     rows = []
     for run in table[table["status"] == "finished"].to_dict("records"):
-        row = [_job(run), *("" if _unknown(run[c]) else str(run[c]) for c in varied)]
+        row = _lead(run, varied)
         if _unknown(run["delta_miou"]):
             row += ["", "baseline", "", ""]
         else:
@@ -226,7 +226,7 @@ def _print(table: pd.DataFrame) -> None:
             rich.add_column(heading, min_width=max(map(len, [*words, *(row[column] for row in rows)])))
         for row in rows:
             rich.add_row(*row)
-        needed = rich.__rich_measure__(console, console.options.update(max_width=1000)).minimum
+        needed = console.measure(rich, options=console.options.update(max_width=1000)).minimum
         console.print(rich, width=max(needed, console.width), crop=False)
     for line in _notes(table):
         console.print(line, soft_wrap=True)

@@ -69,7 +69,10 @@ def results_table(metrics: Mapping[str, Summary]) -> Table:
         if summary.n:
             low, high = summary.ci95
             table.add_row(
-                (TITLES | HEATMAP_TITLES)[name], f"{summary.mean:.3f}", f"{low:.3f} – {high:.3f}", str(summary.n)
+                (TITLES | HEATMAP_TITLES).get(name, name),
+                f"{summary.mean:.3f}",
+                f"{low:.3f} – {high:.3f}",
+                str(summary.n),
             )
     return table
 

@@ -79,9 +79,9 @@ class SamSegmenter:
         scores = torch.zeros(len(prompts), 4, device=device)
         for group in distinct_shapes(prompts):
             for rows in group.split(self.max_queries):
-                # Matrix kernels round differently for one row than for many. Filled up to a multiple of four
-                # by repetition, a query's answer does not depend on which others are asked with it.
-                filled = torch.cat([rows, rows[-1:].expand(-len(rows) % 4)])
+                # Matrix kernels round differently for one row than for many. Filled up to a multiple of
+                # eight by repetition, a query's answer does not depend on which others are asked with it.
+                filled = torch.cat([rows, rows[-1:].expand(-len(rows) % 8)])
                 answer_logits, answer_scores = self._decode_alike(embeddings, prompts[filled])
                 logits[rows], scores[rows] = answer_logits[: len(rows)], answer_scores[: len(rows)]
         return Segmentation(logits, scores, prompts.image_index)

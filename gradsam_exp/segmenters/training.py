@@ -26,6 +26,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchmetrics import MeanMetric
 from torchvision.ops import sigmoid_focal_loss
 
+from gradsam_exp.overlap import iou
 from gradsam_exp.segmenters.sam import predict_masks
 
 FOCAL_WEIGHT = 20.0
@@ -148,7 +149,7 @@ class PromptableTraining(pl.LightningModule):
         logits, scores = _ask(sam, embeddings, clicks)
         best = 1 + scores[:, 1:].argmax(1)
         chosen = logits[torch.arange(len(best)), best]
-        self.val_iou.update(_iou(chosen > 0, clicks.truth))
+        self.val_iou.update(iou(chosen > 0, clicks.truth).float())
         self.log("val/one_click_iou", self.val_iou, prog_bar=True)
 
     def configure_optimizers(self) -> Any:
@@ -196,7 +197,7 @@ class PromptableTraining(pl.LightningModule):
         logits, scores = logits.float(), scores.float()
         truth = queries.truth[:, None].expand_as(logits)
         masks = _mask_loss(logits, truth.float())  # (Q, 4)
-        iou_error = (scores - _iou(logits.detach() > 0, truth)).square()
+        iou_error = (scores - iou(logits.detach() > 0, truth).float()).square()
         loss = masks[:, 0] + masks[:, 1:].amin(1) + iou_error.sum(1)
         best = 1 + scores[:, 1:].argmax(1) if queries.masks is None else torch.zeros(len(scores), dtype=torch.long)
         return loss.mean(), logits.detach()[torch.arange(len(best)), best]
@@ -276,9 +277,3 @@ def _mask_loss(logits: Float[Tensor, "queries masks low low"], truth: Tensor) ->
     overlap = (probability * truth).sum((-2, -1))
     dice = 1 - (2 * overlap + 1) / (probability.sum((-2, -1)) + truth.sum((-2, -1)) + 1)
     return FOCAL_WEIGHT * focal + dice
-
-
-def _iou(a: Tensor, b: Tensor) -> Tensor:
-    """IoU over the last two dimensions of bool masks; two empty masks have IoU 1."""
-    intersection, union = (a & b).sum((-2, -1)), (a | b).sum((-2, -1))
-    return torch.where(union > 0, intersection / union.clamp(min=1), 1.0)

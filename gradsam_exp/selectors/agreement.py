@@ -10,6 +10,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from gradsam_exp.overlap import iou, soft_iou
 from gradsam_exp.selectors.base import SELECTORS, Choice, best_by, candidates_only
 from gradsam_exp.types import PromptContext, Segmentation
 
@@ -26,7 +27,7 @@ class HeatmapAgreement:
 
     def __call__(self, ctx: PromptContext, segmentation: Segmentation) -> Choice:
         """See `MaskSelector.__call__`."""
-        return best_by(candidates_only(soft_iou(ctx, segmentation)), segmentation, len(ctx.heatmaps))
+        return best_by(candidates_only(_agreement(ctx, segmentation)), segmentation, len(ctx.heatmaps))
 
 
 @SELECTORS.register("hybrid")
@@ -44,7 +45,7 @@ class Hybrid:
 
     def __call__(self, ctx: PromptContext, segmentation: Segmentation) -> Choice:
         """See `MaskSelector.__call__`."""
-        values = self.weight * soft_iou(ctx, segmentation) + (1 - self.weight) * segmentation.scores
+        values = self.weight * _agreement(ctx, segmentation) + (1 - self.weight) * segmentation.scores
         return best_by(candidates_only(values), segmentation, len(ctx.heatmaps))
 
 
@@ -78,17 +79,16 @@ class BestOfThree:
             raise ValueError("the oracle selector needs true masks")
         truth = ctx.masks[segmentation.image_index.cpu()][:, None]
         masks = ctx.low_res.to_original(segmentation.logits.flatten(0, 1)).unflatten(0, (-1, 4)).cpu()
-        union = (masks | truth).sum((2, 3))
-        iou = torch.where(union > 0, (masks & truth).sum((2, 3)) / union.clamp(min=1), 1.0)
-        return best_by(candidates_only(iou.to(segmentation.scores.device)), segmentation, len(ctx.heatmaps))
+        quality = iou(masks, truth).float().to(segmentation.scores.device)
+        return best_by(candidates_only(quality), segmentation, len(ctx.heatmaps))
 
 
-def soft_iou(ctx: PromptContext, segmentation: Segmentation) -> Float[Tensor, "queries 4"]:
+def _agreement(ctx: PromptContext, segmentation: Segmentation) -> Float[Tensor, "queries 4"]:
     """Agreement of every candidate with its image's heatmap."""
     logits = segmentation.logits
     heat = ctx.low_res.to_low_res(ctx.heatmaps.values).to(logits.device)[segmentation.image_index][:, None]
     probability = logits.sigmoid() * _inside(ctx, segmentation)[:, None]
-    return (probability * heat).sum((2, 3)) / torch.maximum(probability, heat).sum((2, 3)).clamp(min=1e-12)
+    return soft_iou(probability, heat)
 
 
 def _inside(ctx: PromptContext, segmentation: Segmentation) -> Float[Tensor, "queries low low"]:

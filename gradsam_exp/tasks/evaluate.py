@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from pydantic import Field
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
 
 from gradsam_exp import results
 from gradsam_exp.assembly import Plan, plan
@@ -25,12 +26,27 @@ from gradsam_exp.reports.terminal import console, progress_bar, results_table, s
 from gradsam_exp.tracking import WandbSettings, run_name, track
 
 log = logging.getLogger(__name__)
-Count = Annotated[int, Field(ge=0)]
 
 
-def gallery_of(class_names: tuple[str, ...], *, examples: Count = 5, worst: Count = 5) -> Gallery:
-    """The gallery that ``conf/task/evaluate.yaml`` describes."""
-    return Gallery(class_names, first=examples, worst=worst)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class EvaluateSettings:
+    """What ``conf/task/evaluate.yaml`` says.
+
+    Attributes:
+        examples, worst: images shown in ``figure1`` and ``worst``.
+        figures: draw them, and the histograms; ``auto`` does for a single run, not for the jobs of a sweep,
+            where drawing would take longer than everything else.
+    """
+
+    examples: Annotated[int, Field(ge=0)] = 5
+    worst: Annotated[int, Field(ge=0)] = 5
+    figures: Literal["auto"] | bool = "auto"
+
+    @property
+    def draws(self) -> bool:
+        """Whether this run draws figures."""
+        sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
+        return not sweeping if self.figures == "auto" else self.figures
 
 
 def run(config: Config, folder: Path) -> float:
@@ -40,20 +56,23 @@ def run(config: Config, folder: Path) -> float:
         InputError: before any model is read, if something given is wrong.
     """
     planned = plan(config)
-    gallery = build_checked("task", gallery_of, config.task, class_names=planned.classifier.class_names)
+    settings = build_checked("task", EvaluateSettings, config.task)
+    gallery = Gallery(planned.classifier.class_names, first=settings.examples, worst=settings.worst)
     tracker = tracker_of(config.logger)
     experiment = planned.experiment()
 
     bar, stage = progress_bar(f"{config.pipeline['name']} on {config.split}", len(planned.dataset))
 
     def on_batch(item: Prepared, result: PipelineResult) -> None:
-        gallery(item, result)
+        if settings.draws:
+            gallery(item, result)
         bar.advance(stage, len(item.batch))
 
     with bar:
         evaluation = experiment.run(planned.dataset, batch_size=config.batch_size, on_batch=on_batch)
     metrics = summarize_run(evaluation.per_image, seed=config.seed)
-    _draw(gallery, evaluation, folder / "figures")
+    if settings.draws:
+        _draw(gallery, evaluation, folder / "figures")
     results.write_run(
         folder,
         identity=planned.identity,

@@ -6,12 +6,11 @@ No classifier is involved: this is the quality of the tool, not of the method.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
 from pydantic import Field
-from rich.table import Table
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
@@ -26,7 +25,7 @@ from gradsam_exp.metrics.summary import Summary, summarize
 from gradsam_exp.prompts.foreground import point_prompts
 from gradsam_exp.prompts.reference import Oracle
 from gradsam_exp.registry import build_checked
-from gradsam_exp.reports.terminal import console
+from gradsam_exp.reports.terminal import console, results_table
 from gradsam_exp.results import write_json
 from gradsam_exp.segmenters.base import SEGMENTERS, Segmenter
 from gradsam_exp.selectors.score import PredictedIoU
@@ -63,20 +62,22 @@ def probe(
         **_background_clicks(segmenter, shapes, distance_px, shape_covered, config.seed),
     }
     write_json(folder / "probe.json", {name: summary.as_json() for name, summary in findings.items()})
-    _say(f"{config.sam['name']} on {config.background['name']}/{config.split}", findings, folder)
+    console.print(f"{config.sam['name']} on {config.background['name']}/{config.split}", style="bold")
+    console.print(results_table(findings))
+    console.print(str(folder), soft_wrap=True)
     return findings["one click, built-in shapes"].mean
 
 
 def _one_click(segmenter: Segmenter, dataset: ImageDataset, what: str) -> Findings:
     """IoU of a click at the true centre of mass, the mask with the best predicted IoU; overall and by class."""
-    ious = []
+    ious, labels = [], []
     for batch in loader(dataset, 32):
+        labels.append(batch.labels)
         ctx = PromptContext(batch.images, _no_heatmaps(batch), masks=batch.masks)
         assert batch.masks is not None
         ious.append(mask_iou(_masks(segmenter, batch, Oracle().propose(ctx).points), batch.masks))
-    values = torch.cat(ious).numpy()
-    labels = np.array([dataset[k].label for k in range(len(dataset))])
-    by_class = {f"  {name}": values[labels == label] for label, name in enumerate(dataset.class_names)}
+    values, label_of = torch.cat(ious).numpy(), torch.cat(labels).numpy()
+    by_class = {f"  {name}": values[label_of == label] for label, name in enumerate(dataset.class_names)}
     return {f"one click, {what}": summarize(values), **{k: summarize(v) for k, v in by_class.items() if len(v)}}
 
 
@@ -122,15 +123,3 @@ def _masks(segmenter: Segmenter, batch: ImageBatch, points: Tensor) -> Tensor:
 def _no_heatmaps(batch: ImageBatch) -> Heatmaps:
     count, (height, width) = len(batch), batch.size
     return Heatmaps(torch.zeros(count, height, width), torch.ones(count, dtype=torch.bool), batch.labels)
-
-
-def _say(title: str, findings: Findings, folder: Path) -> None:
-    table = Table(title=title, title_justify="left", title_style="bold")
-    columns: dict[str, Any] = {"": "left", "mean": "right", "95 % interval": "right", "n": "right"}
-    for heading, justify in columns.items():
-        table.add_column(heading, justify=justify)
-    for name, summary in findings.items():
-        low, high = summary.ci95
-        table.add_row(name, f"{summary.mean:.3f}", f"{low:.3f} – {high:.3f}", str(summary.n))
-    console.print(table)
-    console.print(str(folder))

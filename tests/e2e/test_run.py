@@ -19,7 +19,7 @@ def metrics_of(finished) -> dict:
 
 
 def test_a_run_leaves_everything_behind(run):
-    done = run("pipeline=fgbg", "bg_threshold=0.2")
+    done = run("pipeline=fgbg", "bg_threshold=0.2", "task.figures=auto")
     assert done.code == 0, done.err
     (folder,) = done.runs
     left = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}

@@ -38,7 +38,7 @@ def no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 
 
 def test_an_offline_run_holds_config_summary_table_and_figure(run):
-    done = run("pipeline=fgbg", "logger=wandb")
+    done = run("pipeline=fgbg", "logger=wandb", "task.figures=true")
     assert done.code == 0, done.err
     (folder,) = done.runs
     (offline,) = (folder / "wandb").glob("offline-run-*")

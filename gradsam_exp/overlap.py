@@ -1,0 +1,17 @@
+"""How much two masks overlap: the one definition that metrics, selectors, strategies and training share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def iou(one: Tensor, other: Tensor) -> Tensor:
+    """Intersection over union of bool masks ``(*, height, width)``, in float64; two empty masks have IoU 1."""
+    intersection, union = (one & other).sum((-2, -1)).double(), (one | other).sum((-2, -1)).double()
+    return torch.where(union > 0, intersection / union.clamp(min=1), 1.0)
+
+
+def soft_iou(probability: Tensor, heat: Tensor) -> Tensor:
+    """``Σ p·h / Σ max(p, h)`` of maps ``(*, height, width)`` in [0, 1]; 0 if both are zero everywhere."""
+    return (probability * heat).sum((-2, -1)) / torch.maximum(probability, heat).sum((-2, -1)).clamp(min=1e-12)
