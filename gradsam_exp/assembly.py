@@ -61,8 +61,8 @@ class Plan:
             "sam": self.pipeline.segmenter.digest,
         }
 
-    def experiment(self) -> Experiment:
-        """Read the models and put everything together."""
+    def experiment(self, *, faithful: bool = False) -> Experiment:
+        """Read the models and put everything together; see `Experiment` for ``faithful``."""
         classifier = self.classifier.load()
         node = dict(self.config.explainer)
         target, augment = node.pop("target"), node.pop("augment")
@@ -75,6 +75,7 @@ class Plan:
             self.pipeline,
             target=target,
             seed=self.config.seed,
+            faithful=faithful,
             device=self.device,
         )
 

@@ -9,26 +9,28 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float, Int
 from pycocotools import mask as coco
 from torch import Tensor
 
 from gradsam_exp.classifiers.classifier import ImageClassifier
 from gradsam_exp.data.base import ImageDataset, loader
 from gradsam_exp.errors import InputError, did_you_mean
-from gradsam_exp.explainers.base import Explainer
+from gradsam_exp.explainers.base import Explainer, evaluation_mode, network_input, to_frame
 from gradsam_exp.metrics.base import PerImageMetric
 from gradsam_exp.metrics.heatmaps import (
     HeatmapQuality,
     best_threshold_iou,
     energy_pointing_game,
+    faithfulness,
     pointing_game,
     sparsity,
 )
@@ -40,17 +42,24 @@ from gradsam_exp.segmenters.base import Embeddings
 from gradsam_exp.types import BACKGROUND, FOREGROUND, Heatmaps, ImageBatch, PromptContext, Prompts
 
 Target = Literal["predicted", "label"]
-_ROWS = 4  # batches are filled up to a multiple of this, see `_filled`
+_ROWS = 8  # batches are filled up to a multiple of this, see `_filled`
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """One batch with all that does not depend on prompts."""
+    """One batch with all that does not depend on prompts.
+
+    Attributes:
+        batch: labels are the classifier's class ids.
+        predicted: the classifier's arg-max.
+        faithfulness: by name, where it was asked for; one value per image.
+    """
 
     batch: ImageBatch
     heatmaps: Heatmaps
     embeddings: Embeddings
-    predicted: Tensor
+    predicted: Int[Tensor, " batch"]
+    faithfulness: Mapping[str, Float[Tensor, " batch"]] = field(default_factory=dict)
 
 
 Observer = Callable[[Prepared, PipelineResult], None]
@@ -97,6 +106,7 @@ class Experiment:
         pipeline: its segmenter is loaded.
         target: explain the ``predicted`` class, or the true one (``label``).
         seed: of random prompt strategies.
+        faithful: measure as well how the classifier reacts when what the heatmaps mark is taken away.
         device: where the classifier runs.
     """
 
@@ -109,11 +119,12 @@ class Experiment:
         *,
         target: Target = "predicted",
         seed: int = 0,
+        faithful: bool = False,
         device: torch.device | str = "cpu",
     ) -> None:
         self.classifier = classifier.to(device)
         self.explainer, self.refiner, self.pipeline = explainer, refiner, pipeline
-        self.target, self.seed, self.device = target, seed, device
+        self.target, self.seed, self.faithful, self.device = target, seed, faithful, device
         self.stopwatch = Stopwatch()
 
     def run(
@@ -140,10 +151,10 @@ class Experiment:
                 heatmaps = self.refiner(batch.images, self._explain(batch.images, labels))
             with self.stopwatch.time("encode"):
                 embeddings = self.pipeline.segmenter.encode(batch.images)
+            with self.stopwatch.time("faithfulness") if self.faithful else nullcontext():
+                faithful = self._faithfulness(batch.images, heatmaps) if self.faithful else {}
             predicted = heatmaps.targets if heatmaps.logits is None else heatmaps.logits.argmax(1)
-            yield Prepared(
-                ImageBatch(batch.images, batch.masks, labels, batch.image_ids), heatmaps, embeddings, predicted
-            )
+            yield Prepared(replace(batch, labels=labels), heatmaps, embeddings, predicted, faithful)
 
     def _explain(self, images: Tensor, labels: Tensor) -> Heatmaps:
         count = len(images)
@@ -160,6 +171,18 @@ class Experiment:
             maps.targets[:count].cpu(),
             None if maps.logits is None else maps.logits[:count].cpu(),
         )
+
+    def _faithfulness(self, images: Tensor, heatmaps: Heatmaps) -> dict[str, Tensor]:
+        """Of the heatmaps that are used, at the network's resolution; NaN for an empty one."""
+        pixels = network_input(self.classifier, images)
+
+        def predict(changed: Tensor) -> Tensor:
+            return self.classifier(_filled(changed).to(self.device))[: len(changed)].cpu()
+
+        with evaluation_mode(self.classifier):
+            maps = to_frame(heatmaps.values, (pixels.shape[-2], pixels.shape[-1]))
+            found = faithfulness(predict, pixels, maps, heatmaps.targets)
+        return {name: torch.where(heatmaps.empty, torch.nan, values) for name, values in found.items()}
 
     def evaluate(
         self,
@@ -274,6 +297,7 @@ def _facts(item: Prepared, result: PipelineResult, names: Sequence[str]) -> list
             "empty_heatmap": bool(item.heatmaps.empty[k]),
             "empty_truth": bool(~truth[k].any()) if truth is not None else None,
             "mask_px": int(result.masks[k].sum()),
+            **{name: float(values[k]) for name, values in item.faithfulness.items()},
         }
         for k, image_id in enumerate(item.batch.image_ids)
     ]

@@ -56,6 +56,7 @@ def summarize_run(per_image: pd.DataFrame, *, seed: int = 0) -> dict[str, Summar
     """The metrics of a run from its per-image table, in the order tables show them."""
     columns = ["fg_hit_rate", "bg_hit_rate", "distance_px", "iou", "correct"]
     columns += ["pointing_game", "energy_in_mask", "best_threshold_iou", "sparsity"]
+    columns += ["deletion_auc", "insertion_auc", "road"]
     return {
         _NAMES.get(column, column): summarize(per_image[column].astype("float64").to_numpy(), seed=seed)
         for column in columns

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -86,15 +86,30 @@ class HeatmapMask(Foreground):
 @STRATEGIES.register("cascade")
 @dataclass(frozen=True)
 class Cascade(Foreground):
-    """`Foreground`, then the answer's logits fed back as mask prompt with the same points.
+    """A first prompt from the heatmap, then the answer fed back: its logits as mask prompt, and its box.
+
+    PerSAM's post-refinement (Zhang et al., ICLR 2024, section 3.2) is ``start=points, feed_box=true,
+    max_rounds=3``.
 
     Attributes:
+        start: the first prompt: `Foreground`'s points, or `Box`.
+        box_threshold: of that box.
+        feed_points: the first prompt's points again in later rounds (``start=points``).
+        feed_box: the bounding box of the mask in later rounds, unless the mask is empty.
         max_rounds: how often each image is asked, the first time included.
     """
 
-    kinds: ClassVar[frozenset[str]] = frozenset({"points", "masks"})
+    kinds: ClassVar[frozenset[str]] = frozenset({"points", "boxes", "masks"})
 
+    start: Literal["points", "box"] = "points"
+    box_threshold: Fraction = 0.5
+    feed_points: bool = True
+    feed_box: bool = False
     max_rounds: Annotated[int, Field(ge=1)] = 2
+
+    def propose(self, ctx: PromptContext) -> Prompts:
+        """One query per image."""
+        return super().propose(ctx) if self.start == "points" else Box(self.box_threshold).propose(ctx)
 
     def revise(
         self,
@@ -104,9 +119,15 @@ class Cascade(Foreground):
         masks: Bool[Tensor, "batch height width"],
         chosen: Float[Tensor, "batch low low"],
     ) -> tuple[Prompts, Bool[Tensor, " batch"]]:
-        """All images again, each with its own logits."""
-        del segmentation, masks
-        return replace(prompts, mask_logits=chosen[:, None]), torch.ones(len(ctx), dtype=torch.bool)
+        """All images with a mask again, each with its own logits."""
+        del segmentation
+        active = masks.flatten(1).any(1)
+        again = replace(prompts, mask_logits=chosen[:, None])
+        if self.feed_box:
+            again = replace(again, boxes=bounding_boxes(masks))
+        if not self.feed_points:
+            again = replace(again, labels=torch.full_like(again.labels, NO_POINT))
+        return again[active[again.image_index]], active
 
 
 @STRATEGIES.register("grid_match")
@@ -150,13 +171,17 @@ def warm_boxes(ctx: PromptContext, threshold: float, margin: float = 0.0) -> Flo
     height, width = ctx.size
     warm = values >= threshold * values.amax((1, 2), keepdim=True)
     warm = component_of_peak(warm, values)
-    boxes = []
-    for region, empty in zip(warm, ctx.heatmaps.empty.tolist(), strict=True):
-        if empty:
-            boxes.append([-0.5, -0.5, width - 0.5, height - 0.5])
-            continue
-        xs, ys = torch.nonzero(region.any(0)).flatten(), torch.nonzero(region.any(1)).flatten()
-        x0, y0 = float(xs[0]) - 0.5 - margin, float(ys[0]) - 0.5 - margin
-        x1, y1 = float(xs[-1]) + 0.5 + margin, float(ys[-1]) + 0.5 + margin
-        boxes.append([max(x0, -0.5), max(y0, -0.5), min(x1, width - 0.5), min(y1, height - 0.5)])
-    return torch.tensor(boxes)
+    warm |= ctx.heatmaps.empty.cpu()[:, None, None]
+    edges = torch.tensor([width, height, width, height]) - 0.5
+    outward = margin * torch.tensor([-1, -1, 1, 1])
+    return (bounding_boxes(warm) + outward).clamp(min=torch.tensor(-0.5), max=edges)
+
+
+def bounding_boxes(masks: Bool[Tensor, "batch height width"]) -> Float[Tensor, "batch 4"]:
+    """``x0, y0, x1, y1`` px: the outer edges of each mask's outermost pixels; an empty mask's is the frame."""
+    masks = masks | ~masks.flatten(1).any(1)[:, None, None]
+    height, width = masks.shape[1:]
+    columns, rows = masks.any(1).int(), masks.any(2).int()
+    x0, y0 = columns.argmax(1), rows.argmax(1)
+    x1, y1 = width - columns.flip(1).argmax(1), height - rows.flip(1).argmax(1)
+    return torch.stack([x0, y0, x1, y1], 1) - 0.5

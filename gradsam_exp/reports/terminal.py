@@ -32,6 +32,9 @@ HEATMAP_TITLES = {
     "energy_in_mask": "heat in mask",
     "best_threshold_iou": "best-threshold IoU",
     "sparsity": "heatmap sparsity",
+    "deletion_auc": "deletion AUC",
+    "insertion_auc": "insertion AUC",
+    "road": "ROAD",
 }
 console = Console(highlight=False)
 

@@ -36,11 +36,13 @@ class EvaluateSettings:
         examples, worst: images shown in ``figure1`` and ``worst``.
         figures: draw them, and the histograms; ``auto`` does for a single run, not for the jobs of a sweep,
             where drawing would take longer than everything else.
+        faithfulness: deletion and insertion AUC and ROAD of the heatmaps; takes longer than all the rest.
     """
 
     examples: Annotated[int, Field(ge=0)] = 5
     worst: Annotated[int, Field(ge=0)] = 5
     figures: Literal["auto"] | bool = "auto"
+    faithfulness: bool = False
 
     @property
     def draws(self) -> bool:
@@ -59,7 +61,7 @@ def run(config: Config, folder: Path) -> float:
     settings = build_checked("task", EvaluateSettings, config.task)
     gallery = Gallery(planned.classifier.class_names, first=settings.examples, worst=settings.worst)
     tracker = tracker_of(config.logger)
-    experiment = planned.experiment()
+    experiment = planned.experiment(faithful=settings.faithfulness)
 
     bar, stage = progress_bar(f"{config.pipeline['name']} on {config.split}", len(planned.dataset))
 

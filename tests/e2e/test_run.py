@@ -33,13 +33,14 @@ def test_a_run_leaves_everything_behind(run):
 
 
 def test_metrics_are_the_per_image_tables_means(run):
-    done = run("pipeline=fgbg")
+    done = run("pipeline=fgbg", "task.faithfulness=true")
     (folder,) = done.runs
     table = pd.read_parquet(folder / "per_image.parquet")
     metrics = metrics_of(done)["metrics"]
     assert len(table) == 8
     assert metrics["miou"]["n"] == 8
-    for name, column in (("miou", "iou"), ("fg_hit_rate", "fg_hit_rate"), ("distance_px", "distance_px")):
+    same = ("fg_hit_rate", "distance_px", "deletion_auc", "insertion_auc", "road")
+    for name, column in (("miou", "iou"), *zip(same, same, strict=True)):
         assert metrics[name]["mean"] == pytest.approx(table[column].mean())
         low, high = metrics[name]["ci95"]
         assert low <= metrics[name]["mean"] <= high

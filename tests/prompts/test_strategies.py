@@ -10,6 +10,7 @@ import torch
 
 from gradsam_exp.prompts.adaptive import heatmap_agreement, innermost_places
 from gradsam_exp.prompts.base import STRATEGIES
+from gradsam_exp.prompts.regions import bounding_boxes
 from gradsam_exp.types import Segmentation
 from tests.prompts.test_points import context, peak, strategy
 
@@ -157,6 +158,36 @@ def test_innermost_places_of_the_largest_components():
     region[0, 11] = True
     assert innermost_places(region, 2) == [(2.0, 2.0), (8.0, 7.0)]
     assert innermost_places(torch.zeros(3, 3, dtype=torch.bool), 2) == []
+
+
+def test_bounding_boxes_enclose_the_outermost_pixels():
+    masks = torch.zeros(3, 4, 6, dtype=torch.bool)
+    masks[0, 1:3, 2:5] = True
+    masks[1, 3, 5] = True
+    boxes = bounding_boxes(masks).tolist()
+    assert boxes == [[1.5, 0.5, 4.5, 2.5], [4.5, 2.5, 5.5, 3.5], [-0.5, -0.5, 5.5, 3.5]]
+
+
+def test_a_cascade_feeds_back_what_it_is_told_to():
+    ctx = context(filled(20, 10, (2, 2, 5, 5, 1.0)), filled(20, 10, (9, 2, 12, 5, 1.0)))
+    masks = torch.zeros(2, 10, 20, dtype=torch.bool)
+    masks[1, 3:6, 9:11] = True
+    chosen = torch.rand(2, 64, 64)
+    answer = Segmentation(torch.zeros(2, 4, 64, 64), torch.zeros(2, 4), torch.arange(2))
+
+    def again(**settings):
+        cascade = strategy(name="cascade", grid_size=1, **settings)
+        return cascade.revise(ctx, cascade.propose(ctx), answer, masks, chosen)
+
+    prompts, active = again()
+    assert active.tolist() == [False, True], "an empty mask has nothing to feed back"
+    assert prompts.image_index.tolist() == [1]
+    assert prompts.kinds == {"points", "masks"}
+    assert torch.equal(prompts.mask_logits, chosen[1:, None])
+    assert again(feed_box=True)[0].boxes.tolist() == [[8.5, 2.5, 10.5, 5.5]]
+    assert again(feed_box=True, feed_points=False)[0].kinds == {"boxes", "masks"}
+    boxed = strategy(name="cascade", start="box").propose(ctx)
+    assert torch.equal(boxed.boxes, strategy(name="box").propose(ctx).boxes)
 
 
 def test_every_strategy_is_found_by_name():

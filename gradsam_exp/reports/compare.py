@@ -1,0 +1,31 @@
+"""One run's images against another's, as columns of a table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from gradsam_exp.metrics.paired import paired_difference
+
+
+def data_digest(run: Path) -> str:
+    """Of the images a run was made on; runs are compared on the same images only."""
+    provenance = json.loads((run / "provenance.json").read_text(encoding="utf-8"))
+    return str(provenance["digests"]["data"])
+
+
+def against(iou: pd.Series, name: str, baseline: pd.Series) -> dict[str, Any]:
+    """``baseline`` (its name), ``delta_miou`` with ``_low`` and ``_high``, ``p``, ``wins``, ``ties``, ``losses``.
+
+    Args:
+        iou, baseline: by ``image_id``.
+    """
+    found = paired_difference(iou.to_numpy(), baseline.reindex(iou.index).to_numpy())
+    low, high = found.difference.ci95
+    return {
+        "baseline": name, "delta_miou": found.difference.mean, "delta_low": low, "delta_high": high,
+        "p": found.p, "wins": found.wins, "ties": found.ties, "losses": found.losses,
+    }  # fmt: skip

@@ -1,0 +1,58 @@
+"""Runs that differ in a seed only, pooled into one row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from gradsam_exp.metrics.paired import holm
+from gradsam_exp.metrics.summary import summarize_run
+from gradsam_exp.reports.compare import against, data_digest
+
+SEEDS = ("model.checkpoint", "model.seed", "seed")
+"""What is varied to see how much chance matters: the classifier's training, random strategies."""
+
+
+def pool_runs(folder: Path, table: pd.DataFrame, varied: Sequence[str]) -> pd.DataFrame:
+    """Average the finished runs of a sweep that differ in `SEEDS` only, image by image.
+
+    Args:
+        folder: the sweep's.
+        table: its runs.
+        varied: columns of ``table`` that hold what was varied.
+
+    Returns:
+        One row per pool, in the order of its first run: what else was varied, ``runs``, every metric of the
+        image-wise means with its interval over images, ``miou_sd`` (between the runs' means), and the paired
+        comparison with the first pool on the same images. No rows if no seed was varied.
+    """
+    if not set(varied) & set(SEEDS):
+        return pd.DataFrame()
+    others = [column for column in varied if column not in SEEDS]
+    finished = table[table["status"] == "finished"]
+    pools: dict[tuple[str, ...], list[pd.DataFrame]] = {}
+    for run in finished.to_dict("records"):
+        key = (data_digest(folder / run["job"]), *(str(run[column]) for column in others))
+        images = pd.read_parquet(folder / run["job"] / "per_image.parquet")
+        pools.setdefault(key, []).append(images.set_index("image_id"))
+    baselines: dict[str, tuple[str, pd.Series]] = {}
+    rows: list[dict[str, Any]] = []
+    for (data, *values), runs in pools.items():
+        numbers = [images.select_dtypes(["number", "bool"]).astype("float64") for images in runs]
+        mean = pd.concat(numbers).groupby(level=0).mean()
+        row: dict[str, Any] = {**dict(zip(others, values, strict=True)), "runs": len(runs)}
+        for name, found in summarize_run(mean).items():
+            row |= {name: found.mean, f"{name}_low": found.ci95[0], f"{name}_high": found.ci95[1]}
+        row["miou_sd"] = pd.Series([images["iou"].mean() for images in numbers]).std()
+        if data in baselines:
+            row |= against(mean["iou"], *baselines[data])
+        else:
+            baselines[data] = (", ".join(values) or "pool", mean["iou"])
+        rows.append(row)
+    pooled = pd.DataFrame(rows)
+    if "p" in pooled:
+        pooled["p"] = holm(pooled["p"].tolist())
+    return pooled

@@ -1,0 +1,136 @@
+"""A sweep's tables for people: in Markdown and in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+from rich import box
+from rich.table import Table
+
+from gradsam_exp.reports.terminal import HEATMAP_TITLES, TITLES, console
+
+BOUND = "*"
+BOUND_NOTE = f"{BOUND} upper bound: looks at the truth"
+PAIRS = ["baseline", "delta_miou", "delta_low", "delta_high", "p", "wins", "ties", "losses"]
+
+
+def varied_columns(table: pd.DataFrame) -> list[str]:
+    """Columns that hold what was varied between the runs."""
+    own = {f"{name}{end}" for name in TITLES | HEATMAP_TITLES for end in ("", "_low", "_high", "_n")}
+    own |= {"job", "status", "error", "upper_bound", *PAIRS}
+    given = [str(c) for c in table if c not in own and not str(c).startswith("miou_")]
+    return [c for c in given if table[c].nunique(dropna=False) > 1]
+
+
+def _lead(run: Mapping[Any, Any], varied: list[str]) -> list[str]:
+    """The first cells of a run's row: its number, starred if it is a bound, and what was varied."""
+    job = f"{run['job']}{BOUND}" if run.get("upper_bound") is True else str(run["job"])
+    return [job, *("" if _unknown(run[c]) else str(run[c]) for c in varied)]
+
+
+def _cells(table: pd.DataFrame, *, brief: bool = False) -> tuple[list[str], list[list[str]]]:
+    """Headings and texts for people: one column for each thing varied, ``mean [low, high]`` for each metric.
+
+    Args:
+        brief: for a terminal's width, only mIoU with its interval.
+    """
+    metrics = [name for name in TITLES if name in table and table[name].notna().any()]
+    varied = varied_columns(table)
+    incomplete = bool((table["status"] != "finished").any())
+    headings = ["job", *varied, *(TITLES[name] for name in metrics), *(["status"] if incomplete else [])]
+    rows = []
+    for run in table.to_dict("records"):
+        row = _lead(run, varied)
+        for name in metrics:
+            mean, interval = f"{run[name]:.3f}", f" [{run[f'{name}_low']:.3f}, {run[f'{name}_high']:.3f}]"
+            row.append("" if _unknown(run[name]) else mean if brief and name != "miou" else mean + interval)
+        rows.append([*row, str(run["status"])] if incomplete else row)
+    return headings, rows
+
+
+def _pair_cells(table: pd.DataFrame, *, brief: bool = False) -> tuple[list[str], list[list[str]]]:
+    """The same for the comparison with the baseline and, unless brief, the classes; no rows without comparison."""
+    if "delta_miou" not in table:
+        return [], []
+    varied = varied_columns(table)
+    no_class = {"miou_low", "miou_high", "miou_n"}
+    classes = [] if brief else [str(c) for c in table if str(c).startswith("miou_") and str(c) not in no_class]
+    headings = ["job", *varied, "against", "Δ mIoU", "p (Holm)", "wins / ties / losses"]
+    rows = []
+    for run in table[table["status"] == "finished"].to_dict("records"):
+        counts = "" if _unknown(run["wins"]) else "/".join(str(int(run[n])) for n in ("wins", "ties", "losses"))
+        row = [*_lead(run, varied), *_difference(run), counts]
+        rows.append(row + ["" if _unknown(run[c]) else f"{run[c]:.3f}" for c in classes])
+    return headings + [c.removeprefix("miou_") for c in classes], rows
+
+
+def _pool_cells(pooled: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """Headings and texts of runs that differ in a seed only."""
+    if not len(pooled):
+        return [], []
+    varied = list(pooled.columns[: list(pooled.columns).index("runs")])
+    headings = [*varied, "runs", "mIoU", "sd between runs", "against", "Δ mIoU", "p (Holm)"]
+    rows = []
+    for pool in pooled.to_dict("records"):
+        row = [*(str(pool[c]) for c in varied), str(pool["runs"])]
+        row += [f"{pool['miou']:.3f} [{pool['miou_low']:.3f}, {pool['miou_high']:.3f}]"]
+        row += ["" if _unknown(pool["miou_sd"]) else f"{pool['miou_sd']:.3f}", *_difference(pool)]
+        rows.append(row)
+    return headings, rows
+
+
+def _difference(run: Mapping[Any, Any]) -> list[str]:
+    """The baseline's name, the paired difference with its interval, and p."""
+    if _unknown(run.get("delta_miou")):
+        return ["", "baseline", ""]
+    interval = f"{run['delta_miou']:+.3f} [{run['delta_low']:+.3f}, {run['delta_high']:+.3f}]"
+    return [str(run["baseline"]), interval, "" if _unknown(run["p"]) else f"{run['p']:.2g}"]
+
+
+def _notes(table: pd.DataFrame) -> list[str]:
+    """What the star means, if there is one, and ``job 3: what went wrong`` for every job that failed."""
+    failed = table[table["status"] == "failed"].to_dict("records")
+    bounds = "upper_bound" in table and table["upper_bound"].eq(True).any()
+    return ([BOUND_NOTE] if bounds else []) + [f"job {run['job']}: {run['error']}" for run in failed]
+
+
+def as_markdown(table: pd.DataFrame, pooled: pd.DataFrame) -> str:
+    """The sweep's tables in Markdown, and what went wrong below them."""
+    text = ""
+    for headings, rows in (_cells(table), _pair_cells(table), _pool_cells(pooled)):
+        if rows:
+            lines = [headings, ["---"] * len(headings), *rows]
+            text += "".join(
+                "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines
+            )
+            text += "\n"
+    return text.rstrip("\n") + "\n" + "".join(f"\n- {line}\n" for line in _notes(table))
+
+
+def print_tables(table: pd.DataFrame, pooled: pd.DataFrame) -> None:
+    """The same in the terminal, without what would make it too wide."""
+    for title, (headings, rows) in (
+        ("sweep", _cells(table, brief=True)),
+        ("mIoU image by image, against the first run on the same images", _pair_cells(table, brief=True)),
+        ("pooled over seeds, image by image", _pool_cells(pooled)),
+    ):
+        if not rows:
+            continue
+        rich = Table(
+            title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+        )
+        for column, heading in enumerate(headings):
+            words = heading.split()
+            rich.add_column(heading, min_width=max(map(len, [*words, *(row[column] for row in rows)])))
+        for row in rows:
+            rich.add_row(*row)
+        needed = console.measure(rich, options=console.options.update(max_width=1000)).minimum
+        console.print(rich, width=max(needed, console.width), crop=False)
+    for line in _notes(table):
+        console.print(line, soft_wrap=True)
+
+
+def _unknown(value: Any) -> bool:
+    return value is None or value != value  # noqa: PLR0124  (NaN is not itself)

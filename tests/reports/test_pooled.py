@@ -1,0 +1,67 @@
+"""Runs that differ in a seed are one row."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from gradsam_exp.reports.pooled import pool_runs
+from gradsam_exp.reports.tables import as_markdown, varied_columns
+
+
+def runs(folder: Path, *jobs: tuple[dict[str, str], list[float], str]) -> pd.DataFrame:
+    """Write the files of finished runs; returns the sweep's table."""
+    rows = []
+    for number, (varied, ious, data) in enumerate(jobs):
+        run = folder / str(number)
+        run.mkdir()
+        images = pd.DataFrame({"image_id": list("abcd"), "class_name": "circle", "iou": ious, "correct": True})
+        images.to_parquet(run / "per_image.parquet")
+        (run / "provenance.json").write_text(json.dumps({"digests": {"data": data}}))
+        mean = sum(ious) / 4
+        miou = {"miou": mean, "miou_low": mean, "miou_high": mean, "miou_n": 4}
+        rows.append({"job": str(number), **varied, "status": "finished", **miou})
+    return pd.DataFrame(rows)
+
+
+def test_seeds_are_averaged_image_by_image_before_anything_is_compared(tmp_path: Path):
+    table = runs(
+        tmp_path,
+        ({"pipeline": "fg", "model.checkpoint": "a"}, [0.2, 0.4, 0.6, 0.8], "x"),
+        ({"pipeline": "fg", "model.checkpoint": "b"}, [0.4, 0.4, 0.4, 0.4], "x"),
+        ({"pipeline": "box", "model.checkpoint": "a"}, [0.5, 0.5, 0.7, 0.9], "x"),
+        ({"pipeline": "box", "model.checkpoint": "b"}, [0.7, 0.7, 0.7, 0.7], "x"),
+    )
+    pooled = pool_runs(tmp_path, table, varied_columns(table))
+    assert pooled["pipeline"].tolist() == ["fg", "box"]
+    assert pooled["runs"].tolist() == [2, 2]
+    assert pooled["miou"].tolist() == pytest.approx([0.45, 0.675])
+    assert pooled["miou_sd"][0] == pytest.approx(0.1 / 2**0.5), "means 0.5 and 0.4"
+    assert pooled["delta_miou"][1] == pytest.approx(0.225)
+    assert (pooled["wins"][1], pooled["baseline"][1]) == (4, "fg")
+    text = as_markdown(table, pooled)
+    assert "| box | 2 | 0.675 [" in text
+    assert "| fg | +0.225 [" in text
+
+
+def test_runs_on_different_images_are_not_pooled(tmp_path: Path):
+    table = runs(
+        tmp_path,
+        ({"background": "mixed", "seed": "0"}, [0.2] * 4, "x"),
+        ({"background": "mixed", "seed": "1"}, [0.4] * 4, "x"),
+        ({"background": "noise", "seed": "0"}, [0.6] * 4, "y"),
+    )
+    pooled = pool_runs(tmp_path, table, varied_columns(table))
+    assert pooled["runs"].tolist() == [2, 1]
+    assert pooled["miou"].tolist() == pytest.approx([0.3, 0.6])
+    assert "p" not in pooled, "each is the first on its images"
+
+
+def test_without_a_seed_there_is_nothing_to_pool(tmp_path: Path):
+    table = runs(tmp_path, ({"pipeline": "fg"}, [0.2] * 4, "x"), ({"pipeline": "box"}, [0.4] * 4, "x"))
+    pooled = pool_runs(tmp_path, table, varied_columns(table))
+    assert pooled.empty
+    assert "runs" not in as_markdown(table, pooled)
