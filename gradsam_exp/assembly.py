@@ -7,25 +7,30 @@ read only when it is carried out.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 
 from gradsam_exp.classifiers.checkpoints import ClassifierFile, find_classifier
+from gradsam_exp.classifiers.classifier import ImageClassifier
 from gradsam_exp.config import Config
 from gradsam_exp.data.base import DATASETS, FirstImages, ImageDataset
+from gradsam_exp.digest import digest
 from gradsam_exp.errors import InputError
-from gradsam_exp.experiment import Experiment, align_classes
-from gradsam_exp.explainers.base import EXPLAINERS
+from gradsam_exp.experiment import Experiment
+from gradsam_exp.explainers.base import EXPLAINERS, Explainer
 from gradsam_exp.explainers.layers import find_layer
 from gradsam_exp.explainers.several import Mirrored
 from gradsam_exp.pipeline import Pipeline
+from gradsam_exp.preparation import Explained, Preparation, align_classes
 from gradsam_exp.prompts.base import STRATEGIES
 from gradsam_exp.refinement.base import REFINERS, Refiner
-from gradsam_exp.registry import check_value
-from gradsam_exp.results import digest
-from gradsam_exp.segmenters.base import SEGMENTERS
+from gradsam_exp.registry import build_checked, check_value
+from gradsam_exp.segmenters.base import SEGMENTERS, Segmenter
 from gradsam_exp.selectors.base import SELECTORS
+from gradsam_exp.store import Store
 
 RESULTS_VERSION = 1  # raise it when the same configuration gives other numbers than before
 
@@ -44,6 +49,7 @@ class Plan:
     classifier: ClassifierFile
     refiner: Refiner
     pipeline: Pipeline
+    store: Store
     device: torch.device
     identity: str
 
@@ -62,22 +68,54 @@ class Plan:
         }
 
     def experiment(self, *, faithful: bool = False) -> Experiment:
-        """Read the models and put everything together; see `Experiment` for ``faithful``."""
-        classifier = self.classifier.load()
+        """Put everything together; see `Preparation` for ``faithful``.
+
+        The classifier is read when a heatmap is needed that the store does not have.
+        """
         node = dict(self.config.explainer)
         target, augment = node.pop("target"), node.pop("augment")
-        explainer = EXPLAINERS.build(node, model=classifier)
-        self.pipeline.segmenter.load(self.device)
-        return Experiment(
-            classifier,
-            Mirrored(explainer) if augment == "mirror" else explainer,
-            self.refiner,
-            self.pipeline,
+
+        def load() -> tuple[ImageClassifier, Explainer]:
+            classifier = loaded_classifier(self.classifier)
+            explainer = EXPLAINERS.build(node, model=classifier)
+            return classifier, Mirrored(explainer) if augment == "mirror" else explainer
+
+        explained = Explained(
+            self.classifier.class_names,
+            load,
             target=target,
-            seed=self.config.seed,
-            faithful=faithful,
+            depends_on=[self.classifier.digest, node, augment],
             device=self.device,
         )
+        preparation = Preparation(
+            explained,
+            self.refiner,
+            loaded_segmenter(self.pipeline.segmenter, self.device),
+            store=self.store,
+            refined_by=self.config.refine,
+            faithful=faithful,
+        )
+        pipeline = Pipeline(self.pipeline.strategy, preparation.segmenter, self.pipeline.selector)
+        return Experiment(preparation, pipeline, seed=self.config.seed)
+
+
+_models: dict[str, tuple[str, Any]] = {}  # the last one of each kind: the jobs of a sweep share them
+
+
+def loaded_classifier(file: ClassifierFile) -> ImageClassifier:
+    """The classifier with its weights; that of the job before if it is the same."""
+    if _models.get("classifier", ("",))[0] != file.digest:
+        _models["classifier"] = (file.digest, file.load())
+    return _models["classifier"][1]
+
+
+def loaded_segmenter(segmenter: Segmenter, device: torch.device) -> Segmenter:
+    """The segmenter with its weights; that of the job before if it is the same."""
+    key = f"{segmenter.digest} {device}"
+    if _models.get("segmenter", ("",))[0] != key:
+        segmenter.load(device)
+        _models["segmenter"] = (key, segmenter)
+    return _models["segmenter"][1]
 
 
 def plan(config: Config) -> Plan:
@@ -107,7 +145,7 @@ def plan(config: Config) -> Plan:
     if pipeline.needs_truth and dataset[0].mask is None:
         raise InputError(f"pipeline={config.pipeline['name']} looks at the true masks, but the data set has none")
     return Plan(
-        config, dataset, classifier, refiner, pipeline, device,
+        config, dataset, classifier, refiner, pipeline, find_store(config), device,
         identity=digest(
             {
                 "version": RESULTS_VERSION,
@@ -128,6 +166,40 @@ def find_dataset(config: Config, split: str) -> ImageDataset:
     """The data set's split, cut to ``limit`` images."""
     dataset = DATASETS.build(config.data, split=split)
     return dataset if config.limit is None else FirstImages(dataset, config.limit)
+
+
+@dataclass(frozen=True)
+class StoreSettings:
+    """What ``store`` in ``conf/config.yaml`` says.
+
+    Attributes:
+        enabled: keep images, heatmaps and embeddings.
+        root: where; safe for several processes and machines that share the folder.
+        max_gb: above this (2³⁰ bytes) the least recently used go.
+    """
+
+    enabled: bool = True
+    root: str = "outputs/.store"
+    max_gb: Annotated[float, Field(gt=0)] = 10.0
+
+
+def find_store(config: Config) -> Store:
+    """Where chunks are kept.
+
+    Raises:
+        InputError: if the folder cannot be written to.
+    """
+    settings = build_checked("store", StoreSettings, config.store)
+    if not settings.enabled:
+        return Store(None)
+    root = Path(settings.root).expanduser()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"store.root={root} cannot be made ({_first(error)}); give another, or store.enabled=false"
+        ) from error
+    return Store(root, max_bytes=int(settings.max_gb * 2**30))
 
 
 def find_device(name: str) -> torch.device:

@@ -34,6 +34,7 @@ class Config:
     name: str = "evaluate"
     output_root: str = "outputs"
     cifar10_root: str | None = None
+    store: Node = field(default_factory=dict)
     data: Node = field(default_factory=dict)
     background: Node = field(default_factory=dict)
     model: Node = field(default_factory=dict)

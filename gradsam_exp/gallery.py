@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from gradsam_exp.experiment import Prepared
 from gradsam_exp.metrics.masks import mask_iou
 from gradsam_exp.pipeline import PipelineResult
+from gradsam_exp.preparation import Prepared
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ Files appear whole or not at all; ``metrics.json`` comes last, so its presence m
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 import subprocess
@@ -18,6 +17,7 @@ from typing import Any
 
 import pandas as pd
 
+from gradsam_exp.digest import digest
 from gradsam_exp.metrics.summary import Summary
 
 _PACKAGES = (
@@ -77,12 +77,6 @@ def write_parquet(path: Path, table: pd.DataFrame) -> None:
     partial = path.with_name(path.name + ".partial")
     table.to_parquet(partial, index=False)
     partial.rename(path)
-
-
-def digest(content: Any) -> str:
-    """Short digest of plain values, the same on every machine."""
-    text = json.dumps(content, sort_keys=True, default=str)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def provenance(

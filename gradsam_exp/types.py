@@ -67,6 +67,24 @@ class Heatmaps:
     def __len__(self) -> int:
         return len(self.empty)
 
+    def as_tensors(self) -> dict[str, Tensor]:
+        """What is there, by name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    def __getitem__(self, rows: slice) -> Heatmaps:
+        """Some of the images."""
+        return Heatmaps(**{name: value[rows] for name, value in self.as_tensors().items()})
+
+    def to(self, device: torch.device | str) -> Heatmaps:
+        """The same heatmaps on ``device``."""
+        return Heatmaps(**{name: value.to(device) for name, value in self.as_tensors().items()})
+
+    @staticmethod
+    def joined(parts: Sequence[Heatmaps]) -> Heatmaps:
+        """Those of several batches of images of one size, one after the other."""
+        tensors = [part.as_tensors() for part in parts]
+        return Heatmaps(**{name: torch.cat([part[name] for part in tensors]) for name in tensors[0]})
+
 
 @dataclass(frozen=True)
 class Prompts:

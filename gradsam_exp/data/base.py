@@ -46,6 +46,11 @@ class ImageDataset(Dataset[Sample], ABC):
     def fingerprint(self) -> str:
         """Digest of everything the samples depend on."""
 
+    @property
+    def origin(self) -> str:
+        """Fingerprint of the whole that this is a part of: together with an index it names an image."""
+        return self.fingerprint
+
 
 class FirstImages(ImageDataset):
     """The first ``limit`` images of a data set, or all if it has fewer."""
@@ -70,6 +75,11 @@ class FirstImages(ImageDataset):
     def fingerprint(self) -> str:
         """See `ImageDataset.fingerprint`."""
         return f"{self.dataset.fingerprint}[:{len(self)}]"
+
+    @property
+    def origin(self) -> str:
+        """See `ImageDataset.origin`."""
+        return self.dataset.origin
 
 
 DATASETS: Registry[ImageDataset] = Registry("data", "gradsam_exp.data")

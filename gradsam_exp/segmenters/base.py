@@ -41,6 +41,10 @@ class Segmenter(Protocol):
     digest: str
     """Identifies the weights."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where it runs; the CPU before it is loaded."""
+
     def load(self, device: torch.device) -> None:
         """Read the weights; nothing expensive happens before. Calling it again does nothing."""
 

@@ -48,6 +48,11 @@ class SamSegmenter:
         self._model.to(device)
 
     @property
+    def device(self) -> torch.device:
+        """See `Segmenter.device`."""
+        return torch.device("cpu") if self._model is None else self._model.device
+
+    @property
     def model(self) -> Sam:
         """The loaded model."""
         if self._model is None:

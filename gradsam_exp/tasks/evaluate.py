@@ -16,11 +16,12 @@ from pydantic.dataclasses import dataclass
 from gradsam_exp import results
 from gradsam_exp.assembly import Plan, plan
 from gradsam_exp.config import Config, Node
-from gradsam_exp.experiment import Evaluation, Prepared
+from gradsam_exp.experiment import Evaluation
 from gradsam_exp.figures import figure1, score_histograms
 from gradsam_exp.gallery import Gallery
 from gradsam_exp.metrics.summary import Summary, summarize_run
 from gradsam_exp.pipeline import PipelineResult
+from gradsam_exp.preparation import Prepared
 from gradsam_exp.registry import build_checked
 from gradsam_exp.reports.terminal import console, progress_bar, results_table, stages_line
 from gradsam_exp.tracking import WandbSettings, run_name, track

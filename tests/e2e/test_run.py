@@ -150,3 +150,37 @@ def test_an_explainer_that_does_not_fit_the_network_is_refused_in_one_line(run):
     assert done.code == 1
     assert done.err.startswith("gradsam_exp: this explainer needs attention")
     assert "model.backbone=vit_b_16" in done.err
+
+
+def test_a_second_run_reads_what_the_first_prepared(run, monkeypatch: pytest.MonkeyPatch):
+    from gradsam_exp import assembly
+    from gradsam_exp.segmenters.sam import SamSegmenter
+
+    first = metrics_of(run("pipeline=fg", "refine=guided"))
+
+    def never(*_: object) -> None:
+        raise AssertionError("everything is stored")
+
+    monkeypatch.setattr(assembly, "loaded_classifier", never)
+    monkeypatch.setattr(SamSegmenter, "encode", never)
+    monkeypatch.setattr("gradsam_exp.refinement.edges.Guided.refine", never)
+    again = run("pipeline=fg", "refine=guided")
+    assert again.code == 0, again.err
+    assert {json.loads((folder / "metrics.json").read_text())["identity"] for folder in again.runs} == {
+        first["identity"]
+    }
+    assert len({(folder / "metrics.json").read_bytes() for folder in again.runs}) == 1
+    assert len({(folder / "per_image.parquet").read_bytes() for folder in again.runs}) == 1
+    with pytest.raises(AssertionError, match="everything is stored"):
+        run("pipeline=fg", "refine=guided", "explainer.target_layers=[layer3.-1]")
+
+
+def test_the_store_changes_no_result(run):
+    run("pipeline=fgbg", "store.enabled=false")
+    assert not list(run("pipeline=fgbg", "store.enabled=false").folder.rglob("*.safetensors"))
+    run("pipeline=fgbg")
+    done = run("pipeline=fgbg")
+    assert done.code == 0, done.err
+    assert list(done.folder.rglob("*.safetensors"))
+    assert len(done.runs) == 4
+    assert len({(folder / "per_image.parquet").read_bytes() for folder in done.runs}) == 1

@@ -1,0 +1,119 @@
+"""The store: whole or not at all, damaged chunks are made again, and what is in use stays."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from gradsam_exp import store as module
+from gradsam_exp.store import Store
+
+
+class Maker:
+    """Gives the same chunk every time and counts."""
+
+    def __init__(self, value: float = 1.0, size: int = 1000) -> None:
+        self.value, self.size, self.calls = value, size, 0
+
+    def __call__(self):
+        self.calls += 1
+        tensors = {"values": torch.full((self.size,), self.value), "flags": torch.tensor([True, False])}
+        return tensors, {"size": [3, 4]}
+
+
+def test_a_chunk_is_made_once_and_read_back_bit_by_bit(tmp_path: Path):
+    make = Maker(value=1 / 3)
+    made, _ = Store(tmp_path).get("maps", "key", make)
+    read, facts = Store(tmp_path).get("maps", "key", make)
+    assert make.calls == 1
+    assert facts == {"size": [3, 4]}
+    assert {name: value.tolist() for name, value in read.items()} == {n: v.tolist() for n, v in made.items()}
+    assert read["values"].dtype == torch.float32
+    Store(tmp_path).get("maps", "another key", make)
+    Store(tmp_path).get("other", "key", make)
+    assert make.calls == 3
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_without_a_folder_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    make = Maker()
+    for _ in range(2):
+        Store(None).get("maps", "key", make)
+    assert make.calls == 2
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("damage", ["flipped byte", "truncated", "empty"])
+def test_a_damaged_chunk_is_reported_and_made_again(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture):
+    make = Maker()
+    Store(tmp_path).get("maps", "key", make)
+    path = tmp_path / "maps" / "key.safetensors"
+    content = bytearray(path.read_bytes())
+    if damage == "flipped byte":
+        content[-100] ^= 1
+    path.write_bytes({"truncated": content[:-50], "empty": b""}.get(damage, content))
+    with caplog.at_level(logging.WARNING):
+        read, _ = Store(tmp_path).get("maps", "key", make)
+    assert "key.safetensors is damaged and is made again" in caplog.text
+    assert make.calls == 2
+    assert read["values"].eq(1).all()
+    Store(tmp_path).get("maps", "key", make)
+    assert make.calls == 2, "it is whole again"
+
+
+def test_the_least_recently_used_go_but_not_what_is_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    store = Store(tmp_path, max_bytes=10_000)
+    for name in ("first", "second"):
+        store.get("maps", name, Maker())
+    long_ago = time.time() - module.IN_USE_S - 100
+    for age, name in enumerate(("second", "first")):
+        os.utime(tmp_path / "maps" / f"{name}.safetensors", (long_ago + age, long_ago + age))
+    store.get("maps", "third", Maker())
+    assert {path.stem for path in tmp_path.rglob("*.safetensors")} == {"first", "third"}
+    store.get("maps", "first", Maker())  # read: in use again
+    store.get("maps", "fourth", Maker())
+    assert {path.stem for path in tmp_path.rglob("*.safetensors")} == {"first", "third", "fourth"}
+    assert {path.stem for path in tmp_path.rglob("*.lock")} == {"first", "third", "fourth"}
+
+
+def test_a_full_disk_costs_the_store_and_not_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "save_file", full)
+    made, _ = Store(tmp_path).get("maps", "key", Maker())
+    assert made["values"].eq(1).all()
+    assert "No space left on device" in caplog.text
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"]
+
+
+def _slowly(root: Path, calls: Path) -> None:
+    def make():
+        with calls.open("a") as file:
+            file.write("made\n")
+        time.sleep(0.5)
+        return {"values": torch.ones(3)}, None
+
+    tensors, _ = Store(root).get("maps", "key", make)
+    assert tensors["values"].tolist() == [1, 1, 1]
+
+
+def test_processes_that_need_the_same_chunk_make_it_once(tmp_path: Path):
+    calls = tmp_path / "calls"
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=_slowly, args=(tmp_path / "store", calls)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert calls.read_text() == "made\n"
