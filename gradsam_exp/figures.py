@@ -6,6 +6,7 @@ Knows images, heatmaps, prompts and masks; nothing of configs or folders.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def figure1(examples: Sequence[Example], path: Path) -> Path:
 
     Writes ``path`` (PNG) and the same as PDF beside it.
     """
-    with mpl.rc_context(_STYLE):
+    with styled():
         # Inches: cells as wide as the widest image needs, margins for names, titles and legend.
         cell, gap, left, top, bottom = 1.25, 0.16, 0.42, 0.25, 0.42
         tallest = cell * max(example.image.shape[0] / example.image.shape[1] for example in examples)
@@ -64,7 +65,7 @@ def figure1(examples: Sequence[Example], path: Path) -> Path:
         for axes, title in zip(grid[0], COLUMNS, strict=True):
             axes.set_title(title)
         figure.legend(handles=_legend(examples), loc="lower center", ncols=4, frameon=False, fontsize=7)
-        return _save(figure, path)
+        return save_figure(figure, path)
 
 
 def _draw_row(row: Sequence[Axes], example: Example) -> None:
@@ -112,7 +113,7 @@ def outline(axes: Axes, mask: Bool[np.ndarray, "height width"], colour: str, *, 
 
 def score_histograms(per_image: pd.DataFrame, path: Path) -> Path:
     """How IoU and SAM's predicted IoU are distributed over the images of a run."""
-    with mpl.rc_context(_STYLE):
+    with styled():
         figure = Figure(figsize=(5.2, 2.1), layout="constrained")
         left, right = figure.subplots(1, 2, sharey=True)
         bins = np.linspace(0, 1, 26)
@@ -124,7 +125,7 @@ def score_histograms(per_image: pd.DataFrame, path: Path) -> Path:
                 axes.set_title(f"mean {values.mean():.3f}, median {np.median(values):.3f}, n = {len(values)}")
             axes.set(xlabel=label, xlim=(0, 1))
         left.set_ylabel("images")
-        return _save(figure, path)
+        return save_figure(figure, path)
 
 
 def _legend(examples: Sequence[Example]) -> list[Line2D]:
@@ -138,7 +139,13 @@ def _legend(examples: Sequence[Example]) -> list[Line2D]:
     return handles
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def styled() -> AbstractContextManager[None]:
+    """The style of all figures."""
+    return mpl.rc_context(_STYLE)
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write ``path`` (PNG) and the same as PDF beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, facecolor="white")
     # No creation date: equal runs give equal files.

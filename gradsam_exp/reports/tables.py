@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -61,7 +61,7 @@ def _pair_cells(table: pd.DataFrame, *, brief: bool = False) -> tuple[list[str],
     rows = []
     for run in table[table["status"] == "finished"].to_dict("records"):
         counts = "" if _unknown(run["wins"]) else "/".join(str(int(run[n])) for n in ("wins", "ties", "losses"))
-        row = [*_lead(run, varied), *_difference(run), counts]
+        row = [*_lead(run, varied), *difference_cells(run), counts]
         rows.append(row + ["" if _unknown(run[c]) else f"{run[c]:.3f}" for c in classes])
     return headings + [c.removeprefix("miou_") for c in classes], rows
 
@@ -76,16 +76,17 @@ def _pool_cells(pooled: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     for pool in pooled.to_dict("records"):
         row = [*(str(pool[c]) for c in varied), str(pool["runs"])]
         row += [f"{pool['miou']:.3f} [{pool['miou_low']:.3f}, {pool['miou_high']:.3f}]"]
-        row += ["" if _unknown(pool["miou_sd"]) else f"{pool['miou_sd']:.3f}", *_difference(pool)]
+        row += ["" if _unknown(pool["miou_sd"]) else f"{pool['miou_sd']:.3f}", *difference_cells(pool)]
         rows.append(row)
     return headings, rows
 
 
-def _difference(run: Mapping[Any, Any]) -> list[str]:
+def difference_cells(run: Mapping[Any, Any], *, digits: int = 3) -> list[str]:
     """The baseline's name, the paired difference with its interval, and p."""
     if _unknown(run.get("delta_miou")):
         return ["", "baseline", ""]
-    interval = f"{run['delta_miou']:+.3f} [{run['delta_low']:+.3f}, {run['delta_high']:+.3f}]"
+    delta, low, high = (f"{run[name]:+.{digits}f}" for name in ("delta_miou", "delta_low", "delta_high"))
+    interval = f"{delta} [{low}, {high}]"
     return [str(run["baseline"]), interval, "" if _unknown(run["p"]) else f"{run['p']:.2g}"]
 
 
@@ -98,15 +99,15 @@ def _notes(table: pd.DataFrame) -> list[str]:
 
 def as_markdown(table: pd.DataFrame, pooled: pd.DataFrame) -> str:
     """The sweep's tables in Markdown, and what went wrong below them."""
-    text = ""
-    for headings, rows in (_cells(table), _pair_cells(table), _pool_cells(pooled)):
-        if rows:
-            lines = [headings, ["---"] * len(headings), *rows]
-            text += "".join(
-                "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines
-            )
-            text += "\n"
-    return text.rstrip("\n") + "\n" + "".join(f"\n- {line}\n" for line in _notes(table))
+    all_cells = (_cells(table), _pair_cells(table), _pool_cells(pooled))
+    text = "\n\n".join(markdown_table(headings, rows) for headings, rows in all_cells if rows)
+    return text + "\n" + "".join(f"\n- {line}\n" for line in _notes(table))
+
+
+def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown, without a line's end."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def print_tables(table: pd.DataFrame, pooled: pd.DataFrame) -> None:

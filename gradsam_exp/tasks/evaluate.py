@@ -73,18 +73,9 @@ def run(config: Config, folder: Path) -> float:
 
     with bar:
         evaluation = experiment.run(planned.dataset, batch_size=config.batch_size, on_batch=on_batch)
-    metrics = summarize_run(evaluation.per_image, seed=config.seed)
     if settings.draws:
         _draw(gallery, evaluation, folder / "figures")
-    results.write_run(
-        folder,
-        identity=planned.identity,
-        metrics=metrics,
-        per_image=evaluation.per_image,
-        predictions=evaluation.predictions,
-        provenance={**_provenance(planned), "seconds": evaluation.seconds},
-        upper_bound=planned.upper_bound,
-    )
+    metrics = write(planned, evaluation, folder)
     _say(planned, folder, metrics, evaluation)
     if tracker is not None:
         _track(tracker, planned, folder, metrics, evaluation)
@@ -104,10 +95,11 @@ def _draw(gallery: Gallery, evaluation: Evaluation, folder: Path) -> None:
     score_histograms(evaluation.per_image, folder / "scores.png")
 
 
-def _provenance(planned: Plan) -> dict[str, object]:
-    config = planned.config
-    device = planned.device
-    return results.provenance(
+def write(planned: Plan, evaluation: Evaluation, folder: Path) -> dict[str, Summary]:
+    """Leave the tables, provenance and metrics of a run in ``folder``; returns the metrics."""
+    config, device = planned.config, planned.device
+    metrics = summarize_run(evaluation.per_image, seed=config.seed)
+    provenance = results.provenance(
         config=asdict(config),
         digests=planned.digests,
         seeds={
@@ -117,6 +109,16 @@ def _provenance(planned: Plan) -> dict[str, object]:
         },
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
     )
+    results.write_run(
+        folder,
+        identity=planned.identity,
+        metrics=metrics,
+        per_image=evaluation.per_image,
+        predictions=evaluation.predictions,
+        provenance={**provenance, "seconds": evaluation.seconds},
+        upper_bound=planned.upper_bound,
+    )
+    return metrics
 
 
 def _say(planned: Plan, folder: Path, metrics: dict[str, Summary], evaluation: Evaluation) -> None:

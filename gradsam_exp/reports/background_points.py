@@ -1,0 +1,199 @@
+"""Why do background points hurt? What a set of runs on the same images says about it, in numbers and figures.
+
+The runs differ in their prompts and selectors only; ``fg`` is the one without background points.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool
+from matplotlib.figure import Figure
+from pycocotools import mask as coco
+from scipy import ndimage
+
+from gradsam_exp.figures import BG_COLOUR, FG_COLOUR, save_figure, styled
+from gradsam_exp.metrics.summary import summarize
+from gradsam_exp.reports.compare import against
+from gradsam_exp.reports.tables import difference_cells
+from gradsam_exp.types import BACKGROUND, ImageBatch
+
+NEAR = 1  # px from a side of the image that still count as on it
+
+
+def background_places(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Every background point of a run: ``image_id``, ``x``, ``y`` px, ``edge`` and ``corner`` (is it on one?)."""
+    rows = []
+    for image in predictions.to_dict("records"):
+        right, bottom = image["width"] - 1 - NEAR, image["height"] - 1 - NEAR
+        for query in json.loads(image["prompts"]):
+            for (x, y), label in zip(query["points"], query["labels"], strict=True):
+                if label == BACKGROUND:
+                    sides = (x <= NEAR or x >= right) + (y <= NEAR or y >= bottom)
+                    rows.append((image["image_id"], x, y, sides > 0, sides == 2))
+    return pd.DataFrame(rows, columns=["image_id", "x", "y", "edge", "corner"])
+
+
+def unmoved(one: pd.DataFrame, other: pd.DataFrame) -> float:
+    """Share of the images whose background points are the same in both runs."""
+    first, second = (
+        {str(name): set(zip(own["x"], own["y"], strict=True)) for name, own in places.groupby("image_id")}
+        for places in (one, other)
+    )
+    return float(np.mean([points == second.get(name) for name, points in first.items()]))
+
+
+def image_facts(batch: ImageBatch) -> pd.DataFrame:
+    """Of each image's object: area (px), distance of its centre to the nearest side (px), contrast in [0, 1].
+
+    The contrast is the distance in RGB between the object's mean colour and that of a ring of 3 px around it,
+    as a share of the distance from black to white.
+    """
+    assert batch.masks is not None
+    rows = []
+    for image, mask in zip(batch.images.numpy(), batch.masks.numpy(), strict=True):
+        y, x = ndimage.center_of_mass(mask)
+        height, width = mask.shape
+        around = ndimage.binary_dilation(mask, iterations=3) & ~mask
+        colours = image[:, mask].mean(1) - image[:, around].mean(1)
+        rows.append(
+            (mask.sum(), min(x, y, width - 1 - x, height - 1 - y), np.linalg.norm(colours) / (255 * 3**0.5))
+        )
+    table = pd.DataFrame(rows, columns=["area", "to_side", "contrast"])
+    return table.assign(image_id=batch.image_ids).set_index("image_id")
+
+
+def errors(predictions: pd.DataFrame, truth: Mapping[str, Bool[np.ndarray, "height width"]]) -> pd.DataFrame:
+    """Pixels of each mask outside the object (``extra``) and of the object outside the mask (``missed``)."""
+    rows = []
+    for image in predictions.to_dict("records"):
+        own = {"size": [image["height"], image["width"]], "counts": image["mask_rle"].encode("ascii")}
+        mask, true = coco.decode(own).astype(bool), truth[image["image_id"]]
+        rows.append((image["image_id"], int((mask & ~true).sum()), int((true & ~mask).sum())))
+    return pd.DataFrame(rows, columns=["image_id", "extra", "missed"]).set_index("image_id")
+
+
+def compare(ious: Mapping[str, pd.Series], baseline: str = "fg") -> pd.DataFrame:
+    """mIoU of every run, and its paired difference to the baseline."""
+    rows = []
+    for name, iou in ious.items():
+        found = summarize(iou.to_numpy())
+        row: dict[str, Any] = {
+            "run": name,
+            "miou": found.mean,
+            "miou_low": found.ci95[0],
+            "miou_high": found.ci95[1],
+        }
+        rows.append(row | (against(iou, baseline, ious[baseline]) if name != baseline else {}))
+    return pd.DataFrame(rows)
+
+
+def by_quartile(delta: pd.Series, facts: pd.DataFrame) -> pd.DataFrame:
+    """Mean change in each quarter of the images by each fact: ``fact``, ``low``, ``high``, ``delta``, …."""
+    rows = []
+    for fact in facts:
+        quarters = pd.qcut(facts[fact], 4, duplicates="drop")
+        for interval, some in delta.groupby(quarters, observed=True):
+            found = summarize(some.to_numpy())
+            rows.append((fact, interval.left, interval.right, found.mean, *found.ci95, found.n))
+    return pd.DataFrame(rows, columns=["fact", "low", "high", "delta", "delta_low", "delta_high", "n"])
+
+
+def comparison_cells(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """`compare`'s rows as text."""
+    rows = []
+    for run in table.to_dict("records"):
+        miou = f"{run['miou']:.4f} [{run['miou_low']:.4f}, {run['miou_high']:.4f}]"
+        _, *difference = difference_cells(run, digits=4)
+        counts = (
+            [] if difference[0] == "baseline" else [str(int(run[name])) for name in ("wins", "ties", "losses")]
+        )
+        rows.append([str(run["run"]), miou, *difference, "/".join(counts)])
+    return ["run", "mIoU", "Δ mIoU", "p", "wins / ties / losses"], rows
+
+
+def quartile_cells(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """`by_quartile`'s rows as text."""
+    rows = [
+        [
+            str(row["fact"]).replace("_", " "),
+            f"{row['low']:.3g} to {row['high']:.3g}",
+            f"{row['delta']:+.4f} [{row['delta_low']:+.4f}, {row['delta_high']:+.4f}]",
+            str(row["n"]),
+        ]
+        for row in table.to_dict("records")
+    ]
+    return ["fact", "quarter", "Δ mIoU", "images"], rows
+
+
+def draw_places(places: Mapping[str, pd.DataFrame], size: tuple[int, int], path: Path) -> Path:
+    """How often each pixel is a background point, one panel per run; ``size`` is ``(height, width)``."""
+    height, width = size
+    with styled():
+        figure = Figure(figsize=(2.3 * len(places), 2.0), layout="constrained")
+        panels = figure.subplots(1, len(places), squeeze=False)[0]
+        for axes, (name, table) in zip(panels, places.items(), strict=True):
+            counts, *_ = np.histogram2d(
+                table["y"], table["x"], bins=(height // 2, width // 2), range=[[0, height], [0, width]]
+            )
+            axes.imshow(np.sqrt(counts / max(counts.sum(), 1)), cmap="cividis", extent=(0, width, height, 0))
+            axes.set(title=f"{name}: {table['corner'].mean():.0%} in corners", xticks=[], yticks=[])
+        return save_figure(figure, path)
+
+
+def draw_change(delta: pd.Series, path: Path) -> Path:
+    """The change in IoU of every image, sorted, and its distribution."""
+    with styled():
+        figure = Figure(figsize=(5.4, 2.1), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        ordered = np.sort(delta.to_numpy())
+        left.fill_between(range(len(ordered)), ordered, color=BG_COLOUR, lw=0)
+        left.axhline(0, color="black", lw=0.6)
+        left.set(xlabel="images, sorted", ylabel="change in IoU")
+        right.hist(ordered.clip(-0.1, 0.1), bins=np.linspace(-0.1, 0.1, 41), color=BG_COLOUR)
+        right.axvline(delta.mean(), color=FG_COLOUR, lw=1.4, label=f"mean {delta.mean():+.4f}")
+        right.set(xlabel="change in IoU (clipped at ±0.1)", ylabel="images")
+        right.legend(frameon=False)
+        return save_figure(figure, path)
+
+
+def draw_counts(curves: Mapping[str, Sequence[tuple[int, Mapping[Any, Any]]]], path: Path) -> Path:
+    """Change in mIoU against the number of background points; one curve per placement, rows of `compare`."""
+    with styled():
+        figure = Figure(figsize=(3.4, 2.4), layout="constrained")
+        axes = figure.subplots()
+        for (name, curve), colour, marker in zip(curves.items(), (BG_COLOUR, FG_COLOUR), ("o", "s"), strict=False):
+            count = np.array([n for n, _ in curve])
+            mean = np.array([row["delta_miou"] for _, row in curve])
+            spread = [
+                mean - [row["delta_low"] for _, row in curve],
+                [row["delta_high"] for _, row in curve] - mean,
+            ]
+            axes.errorbar(count, mean, spread, color=colour, marker=marker, ms=4, capsize=2, label=name)
+        axes.axhline(0, color="black", lw=0.6)
+        axes.set(xlabel="background points", ylabel="change in mIoU against fg")
+        axes.legend(frameon=False)
+        return save_figure(figure, path)
+
+
+def draw_quartiles(table: pd.DataFrame, path: Path) -> Path:
+    """Mean change in each quarter of the images by each fact; rows of `by_quartile`."""
+    facts = list(dict.fromkeys(table["fact"]))
+    with styled():
+        figure = Figure(figsize=(1.9 * len(facts), 2.2), layout="constrained")
+        for axes, fact in zip(figure.subplots(1, len(facts), sharey=True, squeeze=False)[0], facts, strict=True):
+            own = table[table["fact"] == fact]
+            spread = [own["delta"] - own["delta_low"], own["delta_high"] - own["delta"]]
+            axes.errorbar(
+                range(len(own)), own["delta"], spread, color=BG_COLOUR, marker="o", ms=4, capsize=2, ls=""
+            )
+            axes.axhline(0, color="black", lw=0.6)
+            labels = [f"{low:.3g}–\n{high:.3g}" for low, high in zip(own["low"], own["high"], strict=True)]
+            axes.set(xticks=range(len(own)), xticklabels=labels, title=fact.replace("_", " "))
+        figure.supylabel("change in IoU", fontsize=8)
+        return save_figure(figure, path)
