@@ -35,7 +35,7 @@ class PerturbationCAM(LayerExplainer):
         target_layers: Sequence[str | nn.Module],
         *,
         score: Score = "logit",
-        chunk: Positive = 256,
+        chunk: Positive = 128,
         upsample: Upsample = "bilinear",
         combine: Combine = "mean",
     ) -> None:
@@ -83,6 +83,8 @@ class AblationCAM(PerturbationCAM):
             for channels in torch.nonzero(active).flatten().split(self.chunk):
                 ablated = suffix.activations[image].repeat(len(channels), *[1] * (suffix.activations.ndim - 1))
                 as_maps(ablated, layer, frame)[torch.arange(len(channels)), channels] = 0  # changes `ablated`
+                if ablated.ndim == 4:  # convolutions on a CPU are faster so
+                    ablated = ablated.contiguous(memory_format=torch.channels_last)
                 logits = suffix(ablated, image)
                 scores[image, channels] = class_score(self.score, logits, targets[image].expand(len(channels)))
         weights = (whole[:, None] - scores) / whole[:, None]
@@ -140,7 +142,7 @@ class RISE(InputExplainer):
         cells: Positive = 7,
         keep: Annotated[float, Field(gt=0, lt=1)] = 0.5,
         seed: int = 0,
-        chunk: Positive = 256,
+        chunk: Positive = 128,
         smoothing: Annotated[float, Field(ge=0)] = 0.0,
         upsample: Upsample = "bilinear",
     ) -> None:

@@ -23,6 +23,7 @@ from gradsam_exp.reports.compare import against
 from gradsam_exp.reports.tables import difference_cells
 from gradsam_exp.types import BACKGROUND, ImageBatch
 
+FACTS = {"area": "area (px)", "to_side": "centre to nearest side (px)"}
 NEAR = 1  # px from a side of the image that still count as on it
 
 
@@ -121,7 +122,7 @@ def quartile_cells(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """`by_quartile`'s rows as text."""
     rows = [
         [
-            str(row["fact"]).replace("_", " "),
+            FACTS.get(row["fact"], str(row["fact"])),
             f"{row['low']:.3g} to {row['high']:.3g}",
             f"{row['delta']:+.4f} [{row['delta_low']:+.4f}, {row['delta_high']:+.4f}]",
             str(row["n"]),
@@ -156,9 +157,9 @@ def draw_change(delta: pd.Series, path: Path) -> Path:
         left.axhline(0, color="black", lw=0.6)
         left.set(xlabel="images, sorted", ylabel="change in IoU")
         right.hist(ordered.clip(-0.1, 0.1), bins=np.linspace(-0.1, 0.1, 41), color=BG_COLOUR)
-        right.axvline(delta.mean(), color=FG_COLOUR, lw=1.4, label=f"mean {delta.mean():+.4f}")
-        right.set(xlabel="change in IoU (clipped at ±0.1)", ylabel="images")
-        right.legend(frameon=False)
+        right.axvline(delta.mean(), color=FG_COLOUR, lw=1.4)
+        title = f"mean {delta.mean():+.4f} (line), median {delta.median():+.4f}"
+        right.set(xlabel="change in IoU, clipped at ±0.1", ylabel="images", title=title)
         return save_figure(figure, path)
 
 
@@ -193,7 +194,10 @@ def draw_quartiles(table: pd.DataFrame, path: Path) -> Path:
                 range(len(own)), own["delta"], spread, color=BG_COLOUR, marker="o", ms=4, capsize=2, ls=""
             )
             axes.axhline(0, color="black", lw=0.6)
-            labels = [f"{low:.3g}–\n{high:.3g}" for low, high in zip(own["low"], own["high"], strict=True)]
-            axes.set(xticks=range(len(own)), xticklabels=labels, title=fact.replace("_", " "))
+            labels = [
+                f"{low:.2g}–\n{high:.2g}" if high < 10 else f"{low:.0f}–\n{high:.0f}"
+                for low, high in zip(own["low"], own["high"], strict=True)
+            ]
+            axes.set(xticks=range(len(own)), xticklabels=labels, title=FACTS.get(fact, fact))
         figure.supylabel("change in IoU", fontsize=8)
         return save_figure(figure, path)

@@ -124,7 +124,8 @@ def _write(
     quartiles.to_csv(folder / "quartiles.csv", index=False)
     names = ("fgbg", "fgbg-threshold-doubled", "fgbg-farthest", "ring-4")
     places = {name: report.background_places(found[name].predictions) for name in names}
-    wrong = {name: report.errors(found[name].predictions, truth) for name in ("fg", "fgbg", "ring-4", "box")}
+    compared = ("fg", "fgbg", "ring-4", "ring-8", "fg-one-point", "fg-25-points", "box")
+    wrong = {name: report.errors(found[name].predictions, truth) for name in compared}
     rows = table.set_index("run").to_dict("index")
     figures = folder / "figures"
     report.draw_places(places, size, figures / "places.png")
