@@ -157,6 +157,7 @@ def plan(config: Config) -> Plan:
                 "pipeline": config.pipeline,
                 "selector": config.selector,
                 "seed": config.seed,
+                **({"faithfulness": True} if config.task.get("faithfulness") else {}),
             }
         ),
     )  # fmt: skip

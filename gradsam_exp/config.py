@@ -31,6 +31,7 @@ class Config:
     seed: int = 0
     batch_size: int = 32
     device: str = "auto"
+    resume: bool = False
     name: str = "evaluate"
     output_root: str = "outputs"
     cifar10_root: str | None = None

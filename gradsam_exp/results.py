@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -55,6 +56,34 @@ def write_run(
             "metrics": {name: summary.as_json() for name, summary in metrics.items()},
         },
     )
+
+
+TABLES = ("per_image.parquet", "predictions.parquet")
+
+
+def find_finished(identity: str, folders: Iterable[Path]) -> Path | None:
+    """The first of the folders that holds a whole run of this identity."""
+    for folder in folders:
+        try:
+            found = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        whole = all((folder / name).is_file() for name in (*TABLES, "provenance.json"))
+        if found.get("identity") == identity and found.get("status") == "finished" and whole:
+            return folder
+    return None
+
+
+def reuse_run(earlier: Path, folder: Path) -> dict[str, Summary]:
+    """Copy a whole run; its provenance says from where. Returns the metrics."""
+    for name in TABLES:
+        shutil.copyfile(earlier / name, folder / f"{name}.partial")
+        (folder / f"{name}.partial").rename(folder / name)
+    provenance = json.loads((earlier / "provenance.json").read_text(encoding="utf-8"))
+    write_json(folder / "provenance.json", {**provenance, "reused_from": str(earlier)})
+    content = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
+    write_json(folder / "metrics.json", content)
+    return {name: Summary.from_json(value) for name, value in content["metrics"].items()}
 
 
 def write_failure(folder: Path, error: BaseException) -> None:

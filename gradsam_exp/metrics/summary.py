@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -28,6 +29,13 @@ class Summary:
         plain["mean"] = None if np.isnan(self.mean) else self.mean
         plain["ci95"] = [None if np.isnan(v) else v for v in self.ci95]
         return plain
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> Summary:
+        """What `as_json` gave."""
+        numbers = [plain["mean"], *plain["ci95"]]
+        mean, low, high = (float("nan") if value is None else float(value) for value in numbers)
+        return cls(mean, (low, high), int(plain["n"]))
 
 
 def summarize(values: Float[np.ndarray, " images"], *, seed: int = 0) -> Summary:

@@ -11,6 +11,7 @@ import pandas as pd
 from gradsam_exp.metrics.paired import holm
 from gradsam_exp.metrics.summary import summarize_run
 from gradsam_exp.reports.compare import against, data_digest
+from gradsam_exp.reports.sweep import different_runs
 
 SEEDS = ("model.checkpoint", "model.seed", "seed")
 """What is varied to see how much chance matters: the classifier's training, random strategies."""
@@ -32,7 +33,7 @@ def pool_runs(folder: Path, table: pd.DataFrame, varied: Sequence[str]) -> pd.Da
     if not set(varied) & set(SEEDS):
         return pd.DataFrame()
     others = [column for column in varied if column not in SEEDS]
-    finished = table[table["status"] == "finished"]
+    finished = different_runs(table).query("status == 'finished'")
     pools: dict[tuple[str, ...], list[pd.DataFrame]] = {}
     for run in finished.to_dict("records"):
         key = (data_digest(folder / run["job"]), *(str(run[column]) for column in others))

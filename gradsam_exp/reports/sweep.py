@@ -30,13 +30,17 @@ def summarize_sweep(folder: Path) -> pd.DataFrame:
 
     Where a seed was varied, ``pooled.csv`` holds one row for the runs that differ in nothing else.
     """
+    import pandas as pd  # noqa: PLC0415
+
     from gradsam_exp.reports.pooled import pool_runs  # noqa: PLC0415  (a sweep's parent starts without pandas)
     from gradsam_exp.reports.tables import as_markdown, print_tables, varied_columns  # noqa: PLC0415
 
     table = collect_runs(folder)
     pairs = compare_runs(folder, table)
     if len(pairs):
-        table = table.merge(pairs, on="job", how="left")
+        made_by = table["same_as"].fillna(table["job"]) if "same_as" in table else table["job"]
+        found = pairs.set_index("job").reindex(made_by).reset_index(drop=True)
+        table = pd.concat([table, found], axis=1)
     table.to_csv(folder / "sweep.csv", index=False)
     pooled = pool_runs(folder, table, varied_columns(table))
     if len(pooled):
@@ -50,17 +54,21 @@ def summarize_sweep(folder: Path) -> pd.DataFrame:
 def collect_runs(folder: Path) -> pd.DataFrame:
     """One row per run: what was varied, status, each metric with interval and n, the error if it failed.
 
+    A run that is the same as an earlier one, as it does not depend on what was varied, names it in ``same_as``.
+
     Args:
         folder: a sweep's; its runs are the folders with a ``.hydra/overrides.yaml``.
     """
     import pandas as pd  # noqa: PLC0415
 
     rows = []
+    first: dict[str, str] = {}
     for path in sorted(folder.glob("*/.hydra/overrides.yaml"), key=lambda p: _natural(p.parent.parent.name)):
         run = path.parent.parent
         row: dict[str, Any] = {"job": run.name, **_varied(path)}
         row |= {"status": "interrupted"} | _outcome(run / "metrics.json")
-        rows.append(row)
+        same = first.setdefault(row.pop("identity", None) or run.name, run.name)
+        rows.append(row if same == run.name else row | {"same_as": same})
     table = pd.DataFrame(rows)
     error = table.pop("error") if "error" in table else None
     if error is not None:
@@ -83,7 +91,7 @@ def compare_runs(folder: Path, table: pd.DataFrame) -> pd.DataFrame:
 
     baselines: dict[str, tuple[str, pd.Series]] = {}
     rows: list[dict[str, Any]] = []
-    for job in table.loc[table["status"] == "finished", "job"]:
+    for job in different_runs(table).query("status == 'finished'")["job"]:
         images = pd.read_parquet(folder / job / "per_image.parquet").set_index("image_id")
         data = data_digest(folder / job)
         by_class = images.groupby("class_name")["iou"].mean()
@@ -98,6 +106,11 @@ def compare_runs(folder: Path, table: pd.DataFrame) -> pd.DataFrame:
         return pairs.iloc[:0]
     pairs["p"] = holm(pairs["p"].tolist())
     return pairs
+
+
+def different_runs(table: pd.DataFrame) -> pd.DataFrame:
+    """The table without the rows that repeat another."""
+    return table[table["same_as"].isna()] if "same_as" in table else table
 
 
 def _natural(name: str) -> tuple[int, str]:
@@ -115,7 +128,7 @@ def _outcome(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     content = json.loads(path.read_text(encoding="utf-8"))
-    row = {"status": content["status"]}
+    row = {"status": content["status"], "identity": content["identity"]}
     if "error" in content:
         row["error"] = content["error"]
     if content.get("upper_bound"):

@@ -19,14 +19,28 @@ PAIRS = ["baseline", "delta_miou", "delta_low", "delta_high", "p", "wins", "ties
 def varied_columns(table: pd.DataFrame) -> list[str]:
     """Columns that hold what was varied between the runs."""
     own = {f"{name}{end}" for name in TITLES | HEATMAP_TITLES for end in ("", "_low", "_high", "_n")}
-    own |= {"job", "status", "error", "upper_bound", *PAIRS}
+    own |= {"job", "status", "error", "upper_bound", "same_as", *PAIRS}
     given = [str(c) for c in table if c not in own and not str(c).startswith("miou_")]
     return [c for c in given if table[c].nunique(dropna=False) > 1]
 
 
+def _shown(table: pd.DataFrame) -> list[dict[Any, Any]]:
+    """One row for all jobs that are the same run: the first's, with all values of what it does not depend on."""
+    if "same_as" not in table:
+        return table.to_dict("records")
+    varied = varied_columns(table)
+    rows = []
+    for run in table[table["same_as"].isna()].to_dict("records"):
+        same = table[(table["job"] == run["job"]) | (table["same_as"] == run["job"])]
+        values: dict[Any, Any] = {c: ", ".join(dict.fromkeys(same[c].dropna().astype(str))) for c in varied}
+        rows.append({**run, **values, "jobs": len(same)})
+    return rows
+
+
 def _lead(run: Mapping[Any, Any], varied: list[str]) -> list[str]:
-    """The first cells of a run's row: its number, starred if it is a bound, and what was varied."""
+    """The first cells of a run's row: its number, ``*`` for a bound, ``×3`` if three jobs are it; what varied."""
     job = f"{run['job']}{BOUND}" if run.get("upper_bound") is True else str(run["job"])
+    job += f" ×{run['jobs']}" if run.get("jobs", 1) > 1 else ""
     return [job, *("" if _unknown(run[c]) else str(run[c]) for c in varied)]
 
 
@@ -41,7 +55,7 @@ def _cells(table: pd.DataFrame, *, brief: bool = False) -> tuple[list[str], list
     incomplete = bool((table["status"] != "finished").any())
     headings = ["job", *varied, *(TITLES[name] for name in metrics), *(["status"] if incomplete else [])]
     rows = []
-    for run in table.to_dict("records"):
+    for run in _shown(table):
         row = _lead(run, varied)
         for name in metrics:
             mean, interval = f"{run[name]:.3f}", f" [{run[f'{name}_low']:.3f}, {run[f'{name}_high']:.3f}]"
@@ -59,7 +73,9 @@ def _pair_cells(table: pd.DataFrame, *, brief: bool = False) -> tuple[list[str],
     classes = [] if brief else [str(c) for c in table if str(c).startswith("miou_") and str(c) not in no_class]
     headings = ["job", *varied, "against", "Δ mIoU", "p (Holm)", "wins / ties / losses"]
     rows = []
-    for run in table[table["status"] == "finished"].to_dict("records"):
+    for run in _shown(table):
+        if run["status"] != "finished":
+            continue
         counts = "" if _unknown(run["wins"]) else "/".join(str(int(run[n])) for n in ("wins", "ties", "losses"))
         row = [*_lead(run, varied), *difference_cells(run), counts]
         rows.append(row + ["" if _unknown(run[c]) else f"{run[c]:.3f}" for c in classes])
@@ -94,7 +110,10 @@ def _notes(table: pd.DataFrame) -> list[str]:
     """What the star means, if there is one, and ``job 3: what went wrong`` for every job that failed."""
     failed = table[table["status"] == "failed"].to_dict("records")
     bounds = "upper_bound" in table and table["upper_bound"].eq(True).any()
-    return ([BOUND_NOTE] if bounds else []) + [f"job {run['job']}: {run['error']}" for run in failed]
+    notes = [BOUND_NOTE] if bounds else []
+    if "same_as" in table:
+        notes.append("×n: n jobs that are the same run, made once: it does not depend on what was varied")
+    return notes + [f"job {run['job']}: {run['error']}" for run in failed]
 
 
 def as_markdown(table: pd.DataFrame, pooled: pd.DataFrame) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
+import pandas as pd
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -60,10 +62,31 @@ def run(config: Config, folder: Path) -> float:
     """
     planned = plan(config)
     settings = build_checked("task", EvaluateSettings, config.task)
-    gallery = Gallery(planned.classifier.class_names, first=settings.examples, worst=settings.worst)
     tracker = tracker_of(config.logger)
-    experiment = planned.experiment(faithful=settings.faithfulness)
+    earlier = results.find_finished(planned.identity, _earlier_runs(config, folder))
+    if earlier is None:
+        metrics = _evaluate(planned, settings, folder)
+    else:
+        metrics = results.reuse_run(earlier, folder)
+        console.print(f"{folder} is the same run as {earlier}: taken from there", soft_wrap=True)
+    if tracker is not None and (earlier is None or earlier.parent != folder.parent):
+        _track(tracker, planned, folder, metrics)
+    return metrics["miou"].mean
 
+
+def _earlier_runs(config: Config, folder: Path) -> Iterator[Path]:
+    """Where this run may have been made before: by another job of the sweep; with ``resume``, at any time."""
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        yield from (path for path in sorted(folder.parent.iterdir()) if path != folder)
+    if config.resume:
+        yield from (path.parent for path in (Path(config.output_root) / config.name).rglob("metrics.json"))
+
+
+def _evaluate(planned: Plan, settings: EvaluateSettings, folder: Path) -> dict[str, Summary]:
+    """Make the run; returns the metrics."""
+    config = planned.config
+    gallery = Gallery(planned.classifier.class_names, first=settings.examples, worst=settings.worst)
+    experiment = planned.experiment(faithful=settings.faithfulness)
     bar, stage = progress_bar(f"{config.pipeline['name']} on {config.split}", len(planned.dataset))
 
     def on_batch(item: Prepared, result: PipelineResult) -> None:
@@ -77,9 +100,7 @@ def run(config: Config, folder: Path) -> float:
         _draw(gallery, evaluation, folder / "figures")
     metrics = write(planned, evaluation, folder)
     _say(planned, folder, metrics, evaluation)
-    if tracker is not None:
-        _track(tracker, planned, folder, metrics, evaluation)
-    return metrics["miou"].mean
+    return metrics
 
 
 def tracker_of(node: Node) -> WandbSettings | None:
@@ -148,7 +169,6 @@ def _track(
     planned: Plan,
     folder: Path,
     metrics: dict[str, Summary],
-    evaluation: Evaluation,
 ) -> None:
     hydra_config = HydraConfig.get()
     sweeping = hydra_config.mode == RunMode.MULTIRUN
@@ -158,7 +178,7 @@ def _track(
         folder,
         config={**asdict(config), "identity": planned.identity},
         metrics=metrics,
-        per_image=evaluation.per_image,
+        per_image=pd.read_parquet(folder / "per_image.parquet"),
         name=run_name(hydra_config.overrides.task, config.name),
         group=Path(hydra_config.sweep.dir).name if sweeping else None,
         job_type=config.task["name"],

@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from gradsam_exp.experiment import Experiment
 from tests.e2e.conftest import ROOT
 
 
@@ -34,10 +35,11 @@ def test_a_sweep_runs_every_combination_and_ends_with_a_table(run):
         assert row.miou_low == pytest.approx(metrics["miou"]["ci95"][0])
         assert row.miou_n == 8
     markdown = path.with_suffix(".md").read_text()
-    assert markdown.count("\n") == 21, "two tables of eight runs"
+    assert markdown.count("\n") == 19, "two tables of six different runs, and a note"
     assert "bg_threshold" in markdown
     assert "mIoU" in done.out
-    assert table["delta_miou"].isna().tolist() == [True] + [False] * 7
+    baseline = (table["pipeline"] == "fg") & (table["grid_offset"] == 1)
+    assert table["delta_miou"].isna().tolist() == baseline.tolist()
     images = [pd.read_parquet(path.parent / job / "per_image.parquet")["iou"] for job in ("0", "7")]
     assert table["delta_miou"][7] == pytest.approx((images[1] - images[0]).mean())
     assert table[["wins", "ties", "losses"]].sum(axis=1)[7] == 8
@@ -79,6 +81,42 @@ def test_a_typo_in_a_sweep_is_refused_before_any_job(run):
     assert done.code == 1
     assert "did you mean 'fgbg'" in done.err
     assert not done.runs
+
+
+def test_a_run_that_does_not_depend_on_what_is_varied_is_made_once(run, monkeypatch: pytest.MonkeyPatch):
+    made = []
+    evaluate = Experiment.evaluate
+    monkeypatch.setattr(Experiment, "evaluate", lambda *a, **k: made.append(a) or evaluate(*a, **k))
+    done = run("-m", "pipeline=fg,fgbg", "bg_threshold=0.05,0.1,0.2")
+    assert done.code == 0, done.err
+    assert len(made) == 4
+    assert len(done.runs) == 6
+    (path,) = done.folder.rglob("sweep.csv")
+    table = pd.read_csv(path)
+    assert table["same_as"].fillna(-1).tolist() == [-1, 0, 0, -1, -1, -1]
+    assert table["miou"][:3].nunique() == 1
+    text = path.with_suffix(".md").read_text()
+    assert "| 0 ×3 | fg | 0.05, 0.1, 0.2 |" in text
+    assert "×n: n jobs that are the same run" in text
+    files = [
+        (folder / name).read_bytes() for folder in done.runs[:3] for name in ("metrics.json", "per_image.parquet")
+    ]
+    assert len(set(files)) == 2
+    assert json.loads((done.runs[1] / "provenance.json").read_text())["reused_from"].endswith("0")
+
+
+def test_resume_goes_on_where_a_sweep_stopped(run, monkeypatch: pytest.MonkeyPatch):
+    first = run("-m", "pipeline=fg,argmax")
+    (first.runs[1] / "metrics.json").unlink()  # it was interrupted there
+    made = []
+    evaluate = Experiment.evaluate
+    monkeypatch.setattr(Experiment, "evaluate", lambda *a, **k: made.append(a) or evaluate(*a, **k))
+    again = run("-m", "pipeline=fg,argmax,fgbg", "resume=true")
+    assert again.code == 0, again.err
+    assert len(made) == 2
+    assert "is the same run as" in again.out
+    run("-m", "pipeline=fg,argmax,fgbg")
+    assert len(made) == 5, "only if it is asked for"
 
 
 @pytest.mark.slow
