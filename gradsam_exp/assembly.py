@@ -6,7 +6,8 @@ read only when it is carried out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,7 +16,7 @@ from pydantic import Field
 
 from gradsam_exp.classifiers.checkpoints import ClassifierFile, find_classifier
 from gradsam_exp.classifiers.classifier import ImageClassifier
-from gradsam_exp.config import Config
+from gradsam_exp.config import Config, Node
 from gradsam_exp.data.base import DATASETS, FirstImages, ImageDataset
 from gradsam_exp.digest import digest
 from gradsam_exp.errors import InputError
@@ -40,8 +41,8 @@ class Plan:
     """A run that is known to be possible, before anything expensive was done.
 
     Attributes:
-        identity: digest of everything the results depend on; equal identity means equal results.
-        upper_bound: the run looks at the truth where a method could not.
+        store: where images, heatmaps and embeddings are kept.
+        device: where the networks run.
     """
 
     config: Config
@@ -51,12 +52,51 @@ class Plan:
     pipeline: Pipeline
     store: Store
     device: torch.device
-    identity: str
 
     @property
     def upper_bound(self) -> bool:
         """Whether the strategy or the selector looks at the true masks."""
         return self.pipeline.needs_truth
+
+    @property
+    def identity(self) -> str:
+        """Digest of everything the results depend on; equal identity means equal results."""
+        config = self.config
+        return digest(
+            {
+                "version": RESULTS_VERSION,
+                "torch": torch.__version__,
+                "device": self.device.type,
+                "data": self.dataset.fingerprint,
+                "classifier": self.classifier.digest,
+                "sam": self.segmented_by,
+                "explainer": config.explainer,
+                "refine": config.refine,
+                "pipeline": config.pipeline,
+                "selector": config.selector,
+                "seed": config.seed,
+                **({"faithfulness": True} if config.task.get("faithfulness") else {}),
+            }
+        )
+
+    @property
+    def segmented_by(self) -> list[Any]:
+        """What the segmenter's answers depend on: its weights and parameters, not where the weights lie."""
+        elsewhere = {"checkpoint", "url", "sha256", "max_queries"}
+        node = {key: value for key, value in self.config.sam.items() if key not in elsewhere}
+        return [self.pipeline.segmenter.digest, node]
+
+    def with_prompts(self, pipeline: Node, selector: Node) -> Plan:
+        """The same with another strategy and selector, given as config nodes.
+
+        Raises:
+            InputError: see `plan`.
+        """
+        config = replace(self.config, pipeline=pipeline, selector=selector)
+        other = Pipeline(STRATEGIES.build(pipeline), self.pipeline.segmenter, SELECTORS.build(selector))
+        _check_kinds(config, other)
+        _check_truth(config, other, self.dataset)
+        return replace(self, config=config, pipeline=other)
 
     @property
     def digests(self) -> dict[str, str]:
@@ -90,8 +130,9 @@ class Plan:
         preparation = Preparation(
             explained,
             self.refiner,
-            loaded_segmenter(self.pipeline.segmenter, self.device),
+            loaded_segmenter(self.pipeline.segmenter, self.config.sam, self.device),
             store=self.store,
+            segmented_by=self.segmented_by,
             refined_by=self.config.refine,
             faithful=faithful,
         )
@@ -109,9 +150,9 @@ def loaded_classifier(file: ClassifierFile) -> ImageClassifier:
     return _models["classifier"][1]
 
 
-def loaded_segmenter(segmenter: Segmenter, device: torch.device) -> Segmenter:
-    """The segmenter with its weights; that of the job before if it is the same."""
-    key = f"{segmenter.digest} {device}"
+def loaded_segmenter(segmenter: Segmenter, node: Node, device: torch.device) -> Segmenter:
+    """The segmenter of this config node with its weights; that of the job before if it is the same."""
+    key = digest([node, segmenter.digest, str(device)])
     if _models.get("segmenter", ("",))[0] != key:
         segmenter.load(device)
         _models["segmenter"] = (key, segmenter)
@@ -124,43 +165,33 @@ def plan(config: Config) -> Plan:
     Raises:
         InputError: naming the config key or file, and the mend.
     """
-    strategy = STRATEGIES.build(config.pipeline)
-    selector = SELECTORS.build(config.selector)
+    strategy, selector = STRATEGIES.build(config.pipeline), SELECTORS.build(config.selector)
     refiner = REFINERS.build(config.refine)
     EXPLAINERS.get(str(config.explainer.get("name")))
     check_value("explainer.target", Literal["predicted", "label"], config.explainer.get("target"))
     check_value("explainer.augment", Literal["none", "mirror"], config.explainer.get("augment"))
     device = find_device(config.device)
     classifier = _classifier(config)
-    segmenter = SEGMENTERS.build(config.sam)
-    unasked = strategy.kinds - segmenter.accepts
+    pipeline = Pipeline(strategy, SEGMENTERS.build(config.sam), selector)
+    _check_kinds(config, pipeline)
+    dataset = find_dataset(config, config.split)
+    align_classes(dataset.class_names, classifier.class_names)
+    _check_truth(config, pipeline, dataset)
+    return Plan(config, dataset, classifier, refiner, pipeline, find_store(config), device)
+
+
+def _check_kinds(config: Config, pipeline: Pipeline) -> None:
+    unasked = pipeline.strategy.kinds - pipeline.segmenter.accepts
     if unasked:
         raise InputError(
             f"pipeline={config.pipeline['name']} prompts with {', '.join(sorted(unasked))}, "
             f"which sam={config.sam['name']} does not accept"
         )
-    dataset = find_dataset(config, config.split)
-    align_classes(dataset.class_names, classifier.class_names)
-    pipeline = Pipeline(strategy, segmenter, selector)
+
+
+def _check_truth(config: Config, pipeline: Pipeline, dataset: ImageDataset) -> None:
     if pipeline.needs_truth and dataset[0].mask is None:
         raise InputError(f"pipeline={config.pipeline['name']} looks at the true masks, but the data set has none")
-    return Plan(
-        config, dataset, classifier, refiner, pipeline, find_store(config), device,
-        identity=digest(
-            {
-                "version": RESULTS_VERSION,
-                "data": dataset.fingerprint,
-                "classifier": classifier.digest,
-                "sam": segmenter.digest,
-                "explainer": config.explainer,
-                "refine": config.refine,
-                "pipeline": config.pipeline,
-                "selector": config.selector,
-                "seed": config.seed,
-                **({"faithfulness": True} if config.task.get("faithfulness") else {}),
-            }
-        ),
-    )  # fmt: skip
 
 
 def find_dataset(config: Config, split: str) -> ImageDataset:
@@ -196,9 +227,11 @@ def find_store(config: Config) -> Store:
     root = Path(settings.root).expanduser()
     try:
         root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root):
+            pass
     except OSError as error:
         raise InputError(
-            f"store.root={root} cannot be made ({_first(error)}); give another, or store.enabled=false"
+            f"store.root={root} cannot be written to ({_first(error)}); give another, or store.enabled=false"
         ) from error
     return Store(root, max_bytes=int(settings.max_gb * 2**30))
 

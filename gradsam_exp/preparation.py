@@ -110,13 +110,16 @@ class Explained:
             parts.append(explainer(_filled(some).to(self.device), targets)[: len(some)].to("cpu"))
         return Heatmaps.joined(parts)
 
-    def faithfulness(self, images: Tensor, heatmaps: Heatmaps) -> dict[str, Float[Tensor, " batch"]]:
+    def faithfulness(
+        self, images: Tensor, heatmaps: Heatmaps, *, batch_size: int
+    ) -> dict[str, Float[Tensor, " batch"]]:
         """Of the heatmaps, at the network's resolution; NaN for an empty one."""
         classifier, _ = self._models
         pixels = network_input(classifier, images)
 
         def predict(changed: Tensor) -> Tensor:
-            return classifier(_filled(changed).to(self.device))[: len(changed)].cpu()
+            parts = [classifier(_filled(p).to(self.device))[: len(p)].cpu() for p in changed.split(batch_size)]
+            return torch.cat(parts)
 
         with evaluation_mode(classifier):
             maps = to_frame(heatmaps.values, (pixels.shape[-2], pixels.shape[-1]))
@@ -130,7 +133,7 @@ class Preparation:
     Args:
         explained: where heatmaps come from.
         refiner: applied to them; ``refined_by`` says in plain values what it depends on.
-        segmenter: loaded.
+        segmenter: loaded; ``segmented_by`` says what its embeddings depend on, None stands for its digest.
         store: where chunks are kept.
         faithful: measure as well how the classifier reacts when what the heatmaps mark is taken away.
         stopwatch: counts the time.
@@ -144,12 +147,14 @@ class Preparation:
         *,
         store: Store | None = None,
         refined_by: Any = None,
+        segmented_by: Any = None,
         faithful: bool = False,
         stopwatch: Stopwatch | None = None,
     ) -> None:
         self.explained, self.refiner, self.segmenter = explained, refiner, segmenter
         self.store = Store(None) if store is None else store
         self.refined_by, self.faithful = refined_by, faithful
+        self.segmented_by = segmenter.digest if segmented_by is None else segmented_by
         self.stopwatch = Stopwatch() if stopwatch is None else stopwatch
 
     def __call__(self, dataset: ImageDataset, *, batch_size: int = 32) -> Iterator[Prepared]:
@@ -167,7 +172,7 @@ class Preparation:
             faithful: dict[str, Tensor] = {}
             if self.faithful:
                 with self.stopwatch.time("faithfulness"):
-                    faithful = self.explained.faithfulness(batch.images, heatmaps)
+                    faithful = self.explained.faithfulness(batch.images, heatmaps, batch_size=batch_size)
             predicted = heatmaps.targets if heatmaps.logits is None else heatmaps.logits.argmax(1)
             yield Prepared(batch, heatmaps, embeddings, predicted, faithful)
 
@@ -202,7 +207,7 @@ class Preparation:
             sizes = {"input_size": parts[0].input_size, "original_size": parts[0].original_size}
             return {"values": torch.cat([part.values.cpu() for part in parts])}, sizes
 
-        key = digest([images, self.segmenter.digest, self.segmenter.device.type], size=16)
+        key = digest([images, self.segmented_by, self.segmenter.device.type], size=16)
         tensors, sizes = self.store.get("embeddings", key, make)
         return Embeddings(tensors["values"], **{name: tuple(size) for name, size in sizes.items()})
 

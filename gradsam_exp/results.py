@@ -75,7 +75,9 @@ def find_finished(identity: str, folders: Iterable[Path]) -> Path | None:
 
 
 def reuse_run(earlier: Path, folder: Path) -> dict[str, Summary]:
-    """Copy a whole run; its provenance says from where. Returns the metrics."""
+    """Copy a whole run with its figures; its provenance says from where. Returns the metrics."""
+    if (earlier / "figures").is_dir():
+        shutil.copytree(earlier / "figures", folder / "figures", dirs_exist_ok=True)
     for name in TABLES:
         shutil.copyfile(earlier / name, folder / f"{name}.partial")
         (folder / f"{name}.partial").rename(folder / name)

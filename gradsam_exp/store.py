@@ -10,9 +10,9 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,15 +58,32 @@ class Store:
         found = self._read(path)
         if found is not None:
             return found
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.root / stage / f"{key}.lock"):
+        lock = FileLock(path.with_suffix(".lock"), mode=0o666)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except (
+            OSError,
+            NotImplementedError,
+        ) as error:  # a folder that became unwritable costs the store, not the run
+            self._warn(f"{path.parent} cannot be used as a store ({error}); the run goes on without")
+            return make()
+        try:
             found = self._read(path)  # another process may have made it meanwhile
             if found is not None:
                 return found
             made = make()
             self._write(path, *made)
+        finally:
+            lock.release()
         self._evict(keep=path)
         return made
+
+    def _warn(self, message: str) -> None:
+        """Once for each store: what is wrong with one chunk is wrong with all."""
+        if not self._warned:
+            log.warning(message)
+            self._warned = True
 
     def _read(self, path: Path) -> tuple[Tensors, Any] | None:
         """A whole chunk, or None."""
@@ -75,9 +92,10 @@ class Store:
                 metadata = file.metadata()
                 tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
             if metadata["checksum"] == _checksum(tensors):
-                os.utime(path)
+                with suppress(OSError):  # another user's chunk
+                    os.utime(path)
                 return tensors, json.loads(metadata["facts"])
-        except FileNotFoundError:
+        except (FileNotFoundError, PermissionError):
             return None
         except (SafetensorError, OSError, KeyError, TypeError, ValueError):
             pass
@@ -87,16 +105,13 @@ class Store:
     def _write(self, path: Path, tensors: Tensors, facts: Any) -> None:
         contiguous = {name: value.detach().cpu().contiguous() for name, value in sorted(tensors.items())}
         metadata = {"checksum": _checksum(contiguous), "facts": json.dumps(facts)}
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as partial:
-            pass
+        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
         try:
-            save_file(contiguous, partial.name, metadata=metadata)
-            os.replace(partial.name, path)
-        except OSError as error:  # a full disk costs the store, not the run
-            Path(partial.name).unlink(missing_ok=True)
-            if not self._warned:
-                log.warning("%s cannot be kept (%s); the run goes on without", path, error)
-                self._warned = True
+            save_file(contiguous, partial, metadata=metadata)
+            os.replace(partial, path)
+        except (OSError, SafetensorError) as error:  # a full disk costs the store, not the run
+            partial.unlink(missing_ok=True)
+            self._warn(f"{path} cannot be kept ({error}); the run goes on without")
 
     def _evict(self, keep: Path) -> None:
         """Delete the least recently used chunks until the rest fits."""
@@ -116,9 +131,8 @@ class Store:
                 path.unlink(missing_ok=True)
                 path.with_suffix(".lock").unlink(missing_ok=True)
                 excess -= size
-        if excess > 0 and not self._warned:
-            log.warning("the store %s exceeds its size by %.1f GB that are in use", self.root, excess / 2**30)
-            self._warned = True
+        if excess > 0:
+            self._warn(f"the store {self.root} exceeds its size by {excess / 2**30:.1f} GB that are in use")
 
 
 def _checksum(tensors: Tensors) -> str:

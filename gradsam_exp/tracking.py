@@ -61,7 +61,7 @@ def track(
     job_type: str,
     tags: Sequence[str],
 ) -> str | None:
-    """Log a finished run; every job of a sweep is a W&B run of its own.
+    """Log a finished run; every different run of a sweep is a W&B run of its own.
 
     Returns:
         What to do to see it (a URL, or the command that uploads an offline run), or None if W&B failed.

@@ -96,6 +96,17 @@ def test_a_full_disk_costs_the_store_and_not_the_run(
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"]
 
 
+def test_a_folder_that_cannot_be_written_to_costs_the_store_and_not_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    (tmp_path / "file").write_text("not a folder")
+    store = Store(tmp_path / "file")
+    for _ in range(2):
+        made, _ = store.get("maps", "key", Maker())
+        assert made["values"].eq(1).all()
+    assert caplog.text.count("cannot be used as a store") == 1
+
+
 def _slowly(root: Path, calls: Path) -> None:
     def make():
         with calls.open("a") as file:

@@ -83,7 +83,8 @@ class FirstImages(ImageDataset):
     @property
     def fingerprint(self) -> str:
         """See `ImageDataset.fingerprint`."""
-        return f"{self.dataset.fingerprint}[:{len(self)}]"
+        whole = len(self) == len(self.dataset)
+        return self.dataset.fingerprint if whole else f"{self.dataset.fingerprint}[:{len(self)}]"
 
     @property
     def origin(self) -> str:

@@ -125,6 +125,8 @@ class Shapes(ImageDataset):
         """Digest of the parameters, the generator's version and the background."""
         facts = (
             _VERSION,
+            type(self).__qualname__,
+            self.class_names,
             self.split,
             self.seed,
             self.width,

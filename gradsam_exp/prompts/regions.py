@@ -122,12 +122,13 @@ class Cascade(Foreground):
         """All images with a mask again, each with its own logits."""
         del segmentation
         active = masks.flatten(1).any(1)
-        again = replace(prompts, mask_logits=chosen[:, None])
+        rows = prompts.image_index  # after a round they are no longer in the images' order
+        again = replace(prompts, mask_logits=chosen[rows.to(chosen.device)][:, None])
         if self.feed_box:
-            again = replace(again, boxes=bounding_boxes(masks))
+            again = replace(again, boxes=bounding_boxes(masks)[rows])
         if not self.feed_points:
             again = replace(again, labels=torch.full_like(again.labels, NO_POINT))
-        return again[active[again.image_index]], active
+        return again[active[rows]], active
 
 
 @STRATEGIES.register("grid_match")

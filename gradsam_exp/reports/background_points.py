@@ -6,7 +6,7 @@ The runs differ in their prompts and selectors only; ``fg`` is the one without b
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ from pycocotools import mask as coco
 from scipy import ndimage
 
 from gradsam_exp.figures import BG_COLOUR, FG_COLOUR, save_figure, styled
+from gradsam_exp.metrics.paired import holm
 from gradsam_exp.metrics.summary import summarize
 from gradsam_exp.reports.compare import against
-from gradsam_exp.reports.tables import difference_cells
+from gradsam_exp.reports.tables import BOUND, difference_cells
 from gradsam_exp.types import BACKGROUND, ImageBatch
 
 FACTS = {"area": "area (px)", "to_side": "centre to nearest side (px)"}
@@ -28,7 +29,12 @@ NEAR = 1  # px from a side of the image that still count as on it
 
 
 def background_places(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Every background point of a run: ``image_id``, ``x``, ``y`` px, ``edge`` and ``corner`` (is it on one?)."""
+    """Every background point of a run.
+
+    Returns:
+        ``image_id``; ``x``, ``y`` px; ``across``, ``down``: the same as shares of the image's sides; ``edge``,
+        ``corner``: whether it is at one.
+    """
     rows = []
     for image in predictions.to_dict("records"):
         right, bottom = image["width"] - 1 - NEAR, image["height"] - 1 - NEAR
@@ -36,8 +42,9 @@ def background_places(predictions: pd.DataFrame) -> pd.DataFrame:
             for (x, y), label in zip(query["points"], query["labels"], strict=True):
                 if label == BACKGROUND:
                     sides = (x <= NEAR or x >= right) + (y <= NEAR or y >= bottom)
-                    rows.append((image["image_id"], x, y, sides > 0, sides == 2))
-    return pd.DataFrame(rows, columns=["image_id", "x", "y", "edge", "corner"])
+                    across, down = (x + 0.5) / image["width"], (y + 0.5) / image["height"]
+                    rows.append((image["image_id"], x, y, across, down, sides > 0, sides == 2))
+    return pd.DataFrame(rows, columns=["image_id", "x", "y", "across", "down", "edge", "corner"])
 
 
 def unmoved(one: pd.DataFrame, other: pd.DataFrame) -> float:
@@ -79,8 +86,15 @@ def errors(predictions: pd.DataFrame, truth: Mapping[str, Bool[np.ndarray, "heig
     return pd.DataFrame(rows, columns=["image_id", "extra", "missed"]).set_index("image_id")
 
 
-def compare(ious: Mapping[str, pd.Series], baseline: str = "fg") -> pd.DataFrame:
-    """mIoU of every run, and its paired difference to the baseline."""
+def compare(
+    ious: Mapping[str, pd.Series], *, baseline: str = "fg", bounds: Set[str] = frozenset()
+) -> pd.DataFrame:
+    """mIoU of every run, and its paired difference to the baseline; p is corrected by Holm.
+
+    Args:
+        ious: by run, and in each by ``image_id``.
+        bounds: the runs that look at the truth.
+    """
     rows = []
     for name, iou in ious.items():
         found = summarize(iou.to_numpy())
@@ -90,8 +104,11 @@ def compare(ious: Mapping[str, pd.Series], baseline: str = "fg") -> pd.DataFrame
             "miou_low": found.ci95[0],
             "miou_high": found.ci95[1],
         }
+        row["upper_bound"] = name in bounds
         rows.append(row | (against(iou, baseline, ious[baseline]) if name != baseline else {}))
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    table["p"] = holm(table["p"].tolist())
+    return table
 
 
 def by_quartile(delta: pd.Series, facts: pd.DataFrame) -> pd.DataFrame:
@@ -114,8 +131,9 @@ def comparison_cells(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
         counts = (
             [] if difference[0] == "baseline" else [str(int(run[name])) for name in ("wins", "ties", "losses")]
         )
-        rows.append([str(run["run"]), miou, *difference, "/".join(counts)])
-    return ["run", "mIoU", "Δ mIoU", "p", "wins / ties / losses"], rows
+        name = f"{run['run']}{BOUND}" if run["upper_bound"] else str(run["run"])
+        rows.append([name, miou, *difference, "/".join(counts)])
+    return ["run", "mIoU", "Δ mIoU", "p (Holm)", "wins / ties / losses"], rows
 
 
 def quartile_cells(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
@@ -132,17 +150,14 @@ def quartile_cells(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     return ["fact", "quarter", "Δ mIoU", "images"], rows
 
 
-def draw_places(places: Mapping[str, pd.DataFrame], size: tuple[int, int], path: Path) -> Path:
-    """How often each pixel is a background point, one panel per run; ``size`` is ``(height, width)``."""
-    height, width = size
+def draw_places(places: Mapping[str, pd.DataFrame], path: Path) -> Path:
+    """How often each place of the image is a background point, one panel per run."""
     with styled():
         figure = Figure(figsize=(2.3 * len(places), 2.0), layout="constrained")
         panels = figure.subplots(1, len(places), squeeze=False)[0]
         for axes, (name, table) in zip(panels, places.items(), strict=True):
-            counts, *_ = np.histogram2d(
-                table["y"], table["x"], bins=(height // 2, width // 2), range=[[0, height], [0, width]]
-            )
-            axes.imshow(np.sqrt(counts / max(counts.sum(), 1)), cmap="cividis", extent=(0, width, height, 0))
+            counts, *_ = np.histogram2d(table["down"], table["across"], bins=(24, 32), range=[[0, 1], [0, 1]])
+            axes.imshow(np.sqrt(counts / max(counts.sum(), 1)), cmap="cividis", extent=(0, 4, 3, 0))
             axes.set(title=f"{name}: {table['corner'].mean():.0%} in corners", xticks=[], yticks=[])
         return save_figure(figure, path)
 

@@ -134,7 +134,7 @@ def print_tables(table: pd.DataFrame, pooled: pd.DataFrame) -> None:
     for title, (headings, rows) in (
         ("sweep", _cells(table, brief=True)),
         ("mIoU image by image, against the first run on the same images", _pair_cells(table, brief=True)),
-        ("pooled over seeds, image by image", _pool_cells(pooled)),
+        ("pooled over seeds or checkpoints, image by image", _pool_cells(pooled)),
     ):
         if not rows:
             continue

@@ -6,8 +6,8 @@ are this study's own. ``docs/background-points.md`` discusses what it finds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,9 @@ from gradsam_exp.pipeline import PipelineResult
 from gradsam_exp.preparation import Prepared
 from gradsam_exp.registry import build_checked
 from gradsam_exp.reports import background_points as report
-from gradsam_exp.reports.tables import markdown_table
+from gradsam_exp.reports.tables import BOUND_NOTE, markdown_table
 from gradsam_exp.reports.terminal import console, progress_bar
+from gradsam_exp.results import write_json
 from gradsam_exp.tasks.evaluate import write
 
 COUNTS = (1, 2, 4, 8)
@@ -49,11 +50,11 @@ def variants(config: Config) -> dict[str, Variant]:
     knobs = {name: getattr(config, name) for name in ("fg_threshold", "grid_size", "grid_offset")}
     fg = {"name": "fg", **knobs}
     fgbg = {"name": "fgbg", **knobs, "bg_threshold": config.bg_threshold}
-    one = {"grid_size": 1}
+    one, doubled = {"grid_size": 1}, 2 * config.bg_threshold
     return {
         "fg": Variant(fg),
         "fgbg": Variant(fgbg),
-        "fgbg-threshold-doubled": Variant(fgbg | {"bg_threshold": 2 * config.bg_threshold}),
+        "fgbg-threshold-doubled": Variant(fgbg | {"bg_threshold": min(doubled, config.fg_threshold - 0.01)}),
         "fgbg-median": Variant(fgbg | {"tie": "median"}),
         "fgbg-farthest": Variant(fgbg | {"tie": "farthest"}),
         **{f"extreme-{n}": Variant(fgbg | {"n": n}) for n in COUNTS if n != 4},
@@ -76,11 +77,12 @@ def run(config: Config, folder: Path) -> None:
         InputError: before any model is read, if something given is wrong, or the images have no true masks.
     """
     build_checked("task", StudySettings, config.task)
+    planned = plan(config)
     plans = {
-        name: plan(replace(config, pipeline=variant.pipeline, selector={"name": variant.selector}))
+        name: planned.with_prompts(variant.pipeline, {"name": variant.selector})
         for name, variant in variants(config).items()
     }
-    dataset = plans["fg"].dataset
+    dataset = planned.dataset
     facts: list[pd.DataFrame] = []
     truth: dict[str, np.ndarray] = {}
 
@@ -93,16 +95,17 @@ def run(config: Config, folder: Path) -> None:
     found: dict[str, Evaluation] = {}
     bar, stage = progress_bar("background points", len(plans))
     with bar:
-        for name, planned in plans.items():
+        for name, variant in plans.items():
             observer = on_batch if name == "fg" else None
-            found[name] = planned.experiment().run(dataset, batch_size=config.batch_size, on_batch=observer)
+            found[name] = variant.experiment().run(dataset, batch_size=config.batch_size, on_batch=observer)
             (folder / "runs" / name).mkdir(parents=True)
-            write(planned, found[name], folder / "runs" / name)
+            write(variant, found[name], folder / "runs" / name)
             bar.advance(stage)
-    known = pd.DataFrame([dataset.facts(index) for index in range(len(dataset))])
-    if len(known.columns):
-        known.index = pd.Index([dataset[index].image_id for index in range(len(dataset))], name="image_id")
-    text = _write(folder, found, pd.concat(facts).join(known), truth, size=next(iter(truth.values())).shape)
+    known = {dataset[index].image_id: dataset.facts(index) for index in range(len(dataset))}
+    all_facts = pd.concat(facts).join(pd.DataFrame.from_dict(known, orient="index"))
+    bounds = {name for name, variant in plans.items() if variant.upper_bound}
+    text = _write(folder, found, bounds, all_facts, truth)
+    write_json(folder / "metrics.json", {"identity": None, "status": "finished", "metrics": {}})
     console.print(text, soft_wrap=True, markup=False)
     console.print(folder, soft_wrap=True)
 
@@ -110,14 +113,13 @@ def run(config: Config, folder: Path) -> None:
 def _write(
     folder: Path,
     found: Mapping[str, Evaluation],
+    bounds: Set[str],
     facts: pd.DataFrame,
     truth: Mapping[str, np.ndarray],
-    *,
-    size: tuple[int, int],
 ) -> str:
     """Tables, figures and ``study.md``; returns its text."""
     ious = {name: evaluation.per_image.set_index("image_id")["iou"] for name, evaluation in found.items()}
-    table = report.compare(ious)
+    table = report.compare(ious, bounds=bounds)
     table.to_csv(folder / "runs.csv", index=False)
     delta = (ious["fgbg"] - ious["fg"]).dropna()
     quartiles = report.by_quartile(delta, facts.reindex(delta.index))
@@ -128,7 +130,7 @@ def _write(
     wrong = {name: report.errors(found[name].predictions, truth) for name in compared}
     rows = table.set_index("run").to_dict("index")
     figures = folder / "figures"
-    report.draw_places(places, size, figures / "places.png")
+    report.draw_places(places, figures / "places.png")
     report.draw_change(delta, figures / "change.png")
     curves: dict[str, list[tuple[int, Mapping[Any, Any]]]] = {
         placement: [(n, rows["fgbg" if (placement, n) == ("extreme", 4) else f"{placement}-{n}"]) for n in COUNTS]
@@ -142,6 +144,7 @@ def _write(
         "# Background points",
         "## Every run against fg",
         markdown_table(*report.comparison_cells(table)),
+        f"- {BOUND_NOTE}",
         "## Where the points fall",
         *(
             f"- {name}: {table['corner'].mean():.1%} in a corner, {table['edge'].mean():.1%} at a side, "

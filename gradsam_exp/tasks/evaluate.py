@@ -50,8 +50,7 @@ class EvaluateSettings:
     @property
     def draws(self) -> bool:
         """Whether this run draws figures."""
-        sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
-        return not sweeping if self.figures == "auto" else self.figures
+        return not _sweeping() if self.figures == "auto" else self.figures
 
 
 def run(config: Config, folder: Path) -> float:
@@ -63,23 +62,30 @@ def run(config: Config, folder: Path) -> float:
     planned = plan(config)
     settings = build_checked("task", EvaluateSettings, config.task)
     tracker = tracker_of(config.logger)
-    earlier = results.find_finished(planned.identity, _earlier_runs(config, folder))
+    earlier = results.find_finished(planned.identity, _earlier_runs(config, settings, folder))
     if earlier is None:
         metrics = _evaluate(planned, settings, folder)
     else:
         metrics = results.reuse_run(earlier, folder)
         console.print(f"{folder} is the same run as {earlier}: taken from there", soft_wrap=True)
-    if tracker is not None and (earlier is None or earlier.parent != folder.parent):
+    of_this_sweep = _sweeping() and earlier is not None and earlier.parent == folder.parent
+    if tracker is not None and not of_this_sweep:
         _track(tracker, planned, folder, metrics)
     return metrics["miou"].mean
 
 
-def _earlier_runs(config: Config, folder: Path) -> Iterator[Path]:
+def _sweeping() -> bool:
+    return HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def _earlier_runs(config: Config, settings: EvaluateSettings, folder: Path) -> Iterator[Path]:
     """Where this run may have been made before: by another job of the sweep; with ``resume``, at any time."""
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
-        yield from (path for path in sorted(folder.parent.iterdir()) if path != folder)
+    places: list[Path] = sorted(folder.parent.iterdir()) if _sweeping() else []
     if config.resume:
-        yield from (path.parent for path in (Path(config.output_root) / config.name).rglob("metrics.json"))
+        places += [path.parent for path in (Path(config.output_root) / config.name).rglob("metrics.json")]
+    for place in places:
+        if place != folder and (not settings.draws or (place / "figures").is_dir()):
+            yield place
 
 
 def _evaluate(planned: Plan, settings: EvaluateSettings, folder: Path) -> dict[str, Summary]:
@@ -171,7 +177,6 @@ def _track(
     metrics: dict[str, Summary],
 ) -> None:
     hydra_config = HydraConfig.get()
-    sweeping = hydra_config.mode == RunMode.MULTIRUN
     config = planned.config
     seen_at = track(
         settings,
@@ -180,7 +185,7 @@ def _track(
         metrics=metrics,
         per_image=pd.read_parquet(folder / "per_image.parquet"),
         name=run_name(hydra_config.overrides.task, config.name),
-        group=Path(hydra_config.sweep.dir).name if sweeping else None,
+        group=Path(hydra_config.sweep.dir).name if _sweeping() else None,
         job_type=config.task["name"],
         tags=[config.pipeline["name"], config.explainer["name"], config.sam["name"]]
         + (["upper bound"] if planned.upper_bound else []),

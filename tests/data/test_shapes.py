@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from gradsam_exp.data.backgrounds import Mixed, Noise
-from gradsam_exp.data.base import loader
+from gradsam_exp.data.base import FirstImages, loader
+from gradsam_exp.data.novel_shapes import NovelShapes
 from gradsam_exp.data.sampling import FreshSamples
 from gradsam_exp.data.shapes import LENGTHS, SHAPES, Shapes, stencil
 
@@ -114,3 +115,18 @@ def test_fingerprint_follows_what_pixels_depend_on():
 
 PINNED_NOISE = "13e704f5138c915c99ad5fb394b3b6b2c2207e628c218b521b816065b5e61a13"
 PINNED_MIXED = "54c8a5c25c39e9139747e948243f8d4bb0ba6291a6830079a55382def27fbd86"
+
+
+def test_the_fingerprint_knows_which_shapes_are_drawn():
+    known, novel = Shapes("test", Noise("test")), NovelShapes("test", Noise("test"))
+    assert known.fingerprint != novel.fingerprint
+    assert known.fingerprint == Shapes("test", Noise("test")).fingerprint
+
+
+def test_a_limit_that_cuts_nothing_changes_nothing():
+    whole = Shapes("test", Noise("test"))
+    assert FirstImages(whole, 500).fingerprint == whole.fingerprint
+    part = FirstImages(whole, 20)
+    assert part.fingerprint != whole.fingerprint
+    assert part.origin == whole.fingerprint
+    assert part.facts(3) == whole.facts(3) == {"opacity": whole.draw(3).opacity}

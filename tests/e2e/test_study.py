@@ -26,6 +26,8 @@ def test_the_study_of_background_points(run):
     }  # fmt: skip
     assert "opacity" in set(pd.read_csv(folder / "quartiles.csv")["fact"])
     assert "| fgbg |" in done.out
+    assert "| fgbg-oracle* |" in done.out
+    assert json.loads((folder / "metrics.json").read_text())["status"] == "finished"
 
 
 def test_the_study_needs_true_masks(run, tmp_path):

@@ -186,6 +186,14 @@ def test_a_cascade_feeds_back_what_it_is_told_to():
     assert torch.equal(prompts.mask_logits, chosen[1:, None])
     assert again(feed_box=True)[0].boxes.tolist() == [[8.5, 2.5, 10.5, 5.5]]
     assert again(feed_box=True, feed_points=False)[0].kinds == {"boxes", "masks"}
+    both = torch.ones_like(masks)
+    cascade = strategy(name="cascade", grid_size=1, feed_box=True)
+    later = cascade.propose(ctx)[torch.tensor([1, 0])]  # as after a round in which one image's answer was kept
+    prompts, _ = cascade.revise(
+        ctx, later, answer, both & (torch.arange(20) < 5 + 5 * torch.arange(2)[:, None, None]), chosen
+    )
+    assert torch.equal(prompts.mask_logits[:, 0], chosen[[1, 0]]), "each image's own, in any order"
+    assert prompts.boxes[:, 2].tolist() == [9.5, 4.5]
     boxed = strategy(name="cascade", start="box").propose(ctx)
     assert torch.equal(boxed.boxes, strategy(name="box").propose(ctx).boxes)
 
