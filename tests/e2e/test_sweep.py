@@ -138,13 +138,18 @@ def test_ctrl_c_keeps_what_was_finished(tmp_path: Path, random_weights: list[str
     arguments = ["-m", "bg_threshold=0.1,0.2,0.3,0.4,0.5,0.6"] if sweep else []
     process = subprocess.Popen(
         [sys.executable, "run.py", *arguments, "pipeline=fgbg", "logger=none", f"output_root={tmp_path}"]
-        + random_weights,
+        + ["store.enabled=false", *random_weights],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "150"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )  # fmt: skip
-    wanted = "metrics.json" if sweep else "run.log"
     deadline = time.monotonic() + 120
-    while not list(tmp_path.rglob(wanted)) and time.monotonic() < deadline:
-        time.sleep(0.2)
+    while (
+        time.monotonic() < deadline
+    ):  # until a job is in the middle of its work, in a sweep the second or a later one
+        started, ended = (len(list(tmp_path.rglob(name))) for name in ("run.log", "metrics.json"))
+        if started > ended and (ended or not sweep):
+            break
+        time.sleep(0.1)
     time.sleep(1 if sweep else 4)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
