@@ -105,6 +105,7 @@ def test_a_run_that_does_not_depend_on_what_is_varied_is_made_once(run, monkeypa
     assert json.loads((done.runs[1] / "provenance.json").read_text())["reused_from"].endswith("0")
 
 
+@pytest.mark.slow
 def test_resume_goes_on_where_a_sweep_stopped(run, monkeypatch: pytest.MonkeyPatch):
     first = run("-m", "pipeline=fg,argmax")
     (first.runs[1] / "metrics.json").unlink()  # it was interrupted there
@@ -140,7 +141,7 @@ def test_ctrl_c_keeps_what_was_finished(tmp_path: Path, random_weights: list[str
         [sys.executable, "run.py", *arguments, "pipeline=fgbg", "logger=none", f"output_root={tmp_path}"]
         + ["store.enabled=false", *random_weights],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "150"},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  (background jobs ignore it)
     )  # fmt: skip
     deadline = time.monotonic() + 120
     while (

@@ -37,6 +37,7 @@ def no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
 
 
+@pytest.mark.slow
 def test_an_offline_run_holds_config_summary_table_and_figure(run):
     done = run("pipeline=fgbg", "logger=wandb", "task.figures=true")
     assert done.code == 0, done.err

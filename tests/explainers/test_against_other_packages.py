@@ -109,6 +109,7 @@ def soften(network) -> None:
         network.backbone.fc.weight.div_(1000)
 
 
+@pytest.mark.slow
 def test_scorecam_equals_the_grad_cam_package(network, pixels: Tensor, monkeypatch):
     """But for how channels are upsampled: pixel centres stay in place in ours, image corners in theirs."""
     soften(network)

@@ -77,6 +77,7 @@ def test_the_rate_rises_stays_and_falls_to_zero():
         assert rates == [0.01, 0.5, 1.0, 1.0, 1.0, 0.5, 0.0]
 
 
+@pytest.mark.slow
 def test_learning_lowers_the_loss_on_one_batch():
     torch.manual_seed(0)
     model = recipe.PromptableTraining(build_compact(), steps=100, warmup=1)
