@@ -1,5 +1,6 @@
 """The pieces of the training recipe, each where its answer is known."""
 
+import pytest
 import torch
 
 from gradsam_exp.segmenters import training as recipe
