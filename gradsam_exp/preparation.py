@@ -22,8 +22,10 @@ from gradsam_exp.data.base import ImageDataset, SizeBuckets, collate
 from gradsam_exp.digest import digest
 from gradsam_exp.errors import InputError, did_you_mean
 from gradsam_exp.explainers.base import Explainer, evaluation_mode, network_input, to_frame
+from gradsam_exp.explainers.layers import frame_of
 from gradsam_exp.metrics.heatmaps import faithfulness
 from gradsam_exp.refinement.base import Refiner, Unrefined
+from gradsam_exp.rows import filled
 from gradsam_exp.segmenters.base import Embeddings, Segmenter
 from gradsam_exp.store import Store, Tensors
 from gradsam_exp.types import Heatmaps, ImageBatch
@@ -31,7 +33,6 @@ from gradsam_exp.types import Heatmaps, ImageBatch
 Target = Literal["predicted", "label"]
 CHUNK = 64  # images
 VERSION = 1  # raise it when images, heatmaps or embeddings come out different from before
-_ROWS = 8  # batches are filled up to a multiple of this, see `_filled`
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,8 @@ class Explained:
         _, explainer = self._models
         parts = []
         for some, own in zip(images.split(batch_size), labels.split(batch_size), strict=True):
-            targets = _filled(own).to(self.device) if self.target == "label" else None
-            parts.append(explainer(_filled(some).to(self.device), targets)[: len(some)].to("cpu"))
+            targets = filled(own).to(self.device) if self.target == "label" else None
+            parts.append(explainer(filled(some).to(self.device), targets)[: len(some)].to("cpu"))
         return Heatmaps.joined(parts)
 
     def faithfulness(
@@ -118,11 +119,11 @@ class Explained:
         pixels = network_input(classifier, images)
 
         def predict(changed: Tensor) -> Tensor:
-            parts = [classifier(_filled(p).to(self.device))[: len(p)].cpu() for p in changed.split(batch_size)]
+            parts = [classifier(filled(p).to(self.device))[: len(p)].cpu() for p in changed.split(batch_size)]
             return torch.cat(parts)
 
         with evaluation_mode(classifier):
-            maps = to_frame(heatmaps.values, (pixels.shape[-2], pixels.shape[-1]))
+            maps = to_frame(heatmaps.values, frame_of(pixels))
             found = faithfulness(predict, pixels, maps, heatmaps.targets)
         return {name: torch.where(heatmaps.empty, torch.nan, values) for name, values in found.items()}
 
@@ -136,6 +137,8 @@ class Preparation:
         segmenter: loaded; ``segmented_by`` says what its embeddings depend on, None stands for its digest.
         store: where chunks are kept.
         faithful: measure as well how the classifier reacts when what the heatmaps mark is taken away.
+
+    Attributes:
         stopwatch: counts the time.
     """
 
@@ -149,22 +152,22 @@ class Preparation:
         refined_by: Any = None,
         segmented_by: Any = None,
         faithful: bool = False,
-        stopwatch: Stopwatch | None = None,
     ) -> None:
         self.explained, self.refiner, self.segmenter = explained, refiner, segmenter
         self.store = Store(None) if store is None else store
         self.refined_by, self.faithful = refined_by, faithful
         self.segmented_by = segmenter.digest if segmented_by is None else segmented_by
-        self.stopwatch = Stopwatch() if stopwatch is None else stopwatch
+        self.stopwatch = Stopwatch()
 
     def __call__(self, dataset: ImageDataset, *, batch_size: int = 32) -> Iterator[Prepared]:
         """Chunk by chunk; ``batch_size`` images are in a network at a time."""
         class_ids = align_classes(dataset.class_names, self.explained.class_names)
+        origin = dataset.origin  # reads all backgrounds
         for indices in SizeBuckets(dataset, CHUNK):
             with self.stopwatch.time("data"):
-                batch = self._images(dataset, indices)
+                batch = self._images(dataset, origin, indices)
                 batch = replace(batch, labels=torch.where(batch.labels >= 0, class_ids[batch.labels], -1))
-            images = [VERSION, torch.__version__, dataset.origin, batch.image_ids]
+            images = [VERSION, torch.__version__, origin, batch.image_ids]
             with self.stopwatch.time("explain"):
                 heatmaps = self._heatmaps(images, batch, batch_size)
             with self.stopwatch.time("encode"):
@@ -176,13 +179,13 @@ class Preparation:
             predicted = heatmaps.targets if heatmaps.logits is None else heatmaps.logits.argmax(1)
             yield Prepared(batch, heatmaps, embeddings, predicted, faithful)
 
-    def _images(self, dataset: ImageDataset, indices: Sequence[int]) -> ImageBatch:
+    def _images(self, dataset: ImageDataset, origin: str, indices: Sequence[int]) -> ImageBatch:
         def make() -> tuple[Tensors, Any]:
             batch = collate([dataset[index] for index in indices])
             masks = {} if batch.masks is None else {"masks": batch.masks}
             return {"images": batch.images, "labels": batch.labels, **masks}, batch.image_ids
 
-        tensors, image_ids = self.store.get("images", digest([VERSION, dataset.origin, indices], size=16), make)
+        tensors, image_ids = self.store.get("images", digest([VERSION, origin, indices], size=16), make)
         return ImageBatch(tensors["images"], tensors.get("masks"), tensors["labels"], tuple(image_ids))
 
     def _heatmaps(self, images: Any, batch: ImageBatch, batch_size: int) -> Heatmaps:
@@ -224,13 +227,3 @@ def align_classes(given: Sequence[str], known: Sequence[str]) -> Tensor:
                 f"the data set's class {name!r} is not one the classifier knows{did_you_mean(name, known)}"
             )
     return torch.tensor([list(known).index(name) for name in given])
-
-
-def _filled(rows: Tensor) -> Tensor:
-    """Repeat the last row up to a multiple of `_ROWS`.
-
-    Matrix kernels round differently for one or two rows than for many; with this the results do not
-    depend on the batch size.
-    """
-    missing = -len(rows) % _ROWS
-    return torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])]) if missing else rows

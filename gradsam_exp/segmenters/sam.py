@@ -18,6 +18,7 @@ from segment_anything.modeling import Sam
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 
+from gradsam_exp.rows import filled
 from gradsam_exp.segmenters.base import Embeddings, distinct_shapes
 from gradsam_exp.types import NO_POINT, Prompts, Segmentation
 
@@ -84,10 +85,7 @@ class SamSegmenter:
         scores = torch.zeros(len(prompts), 4, device=device)
         for group in distinct_shapes(prompts):
             for rows in group.split(self.max_queries):
-                # Matrix kernels round differently for one row than for many. Filled up to a multiple of
-                # eight by repetition, a query's answer does not depend on which others are asked with it.
-                filled = torch.cat([rows, rows[-1:].expand(-len(rows) % 8)])
-                answer_logits, answer_scores = self._decode_alike(embeddings, prompts[filled])
+                answer_logits, answer_scores = self._decode_alike(embeddings, prompts[filled(rows)])
                 logits[rows], scores[rows] = answer_logits[: len(rows)], answer_scores[: len(rows)]
         return Segmentation(logits, scores, prompts.image_index)
 

@@ -83,10 +83,16 @@ def test_a_typo_in_a_sweep_is_refused_before_any_job(run):
     assert not done.runs
 
 
-def test_a_run_that_does_not_depend_on_what_is_varied_is_made_once(run, monkeypatch: pytest.MonkeyPatch):
-    made = []
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Grows by one for every run that is really made."""
+    made: list[object] = []
     evaluate = Experiment.evaluate
     monkeypatch.setattr(Experiment, "evaluate", lambda *a, **k: made.append(a) or evaluate(*a, **k))
+    return made
+
+
+def test_a_run_that_does_not_depend_on_what_is_varied_is_made_once(run, monkeypatch: pytest.MonkeyPatch):
+    made = counted(monkeypatch)
     done = run("-m", "pipeline=fg,fgbg", "bg_threshold=0.05,0.1,0.2")
     assert done.code == 0, done.err
     assert len(made) == 4
@@ -109,9 +115,7 @@ def test_a_run_that_does_not_depend_on_what_is_varied_is_made_once(run, monkeypa
 def test_resume_goes_on_where_a_sweep_stopped(run, monkeypatch: pytest.MonkeyPatch):
     first = run("-m", "pipeline=fg,argmax")
     (first.runs[1] / "metrics.json").unlink()  # it was interrupted there
-    made = []
-    evaluate = Experiment.evaluate
-    monkeypatch.setattr(Experiment, "evaluate", lambda *a, **k: made.append(a) or evaluate(*a, **k))
+    made = counted(monkeypatch)
     again = run("-m", "pipeline=fg,argmax,fgbg", "resume=true")
     assert again.code == 0, again.err
     assert len(made) == 2
