@@ -32,7 +32,7 @@ from gradsam_exp.types import Heatmaps, ImageBatch
 
 Target = Literal["predicted", "label"]
 CHUNK = 64  # images
-VERSION = 1  # raise it when images, heatmaps or embeddings come out different from before
+VERSION = 2  # raise it when images, heatmaps or embeddings come out different from before
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from torch import Tensor
 from gradsam_exp.errors import InputError
 from gradsam_exp.segmenters.base import SEGMENTERS, Segmenter
 from gradsam_exp.segmenters.compact import build_compact
-from gradsam_exp.segmenters.sam import SamSegmenter
+from gradsam_exp.segmenters.sam import Precision, SamSegmenter
 from gradsam_exp.weights import file_digest, open_weights, shipped
 
 BASE_URL = "https://dl.fbaipublicfiles.com/segment_anything/"
@@ -42,12 +42,18 @@ MaxQueries = Annotated[int, Field(ge=1)]
 
 
 @SEGMENTERS.register("compact")
-def compact(*, checkpoint: str | Path | None = None, max_queries: MaxQueries = 256) -> SamSegmenter:
+def compact(
+    *,
+    checkpoint: str | Path | None = None,
+    max_queries: MaxQueries = 256,
+    precision: Precision = "fp32",
+    compile: bool = False,
+) -> SamSegmenter:
     """The small SAM that ships with the package, or one trained by ``task=train_sam``.
 
     Args:
         checkpoint: a weights file of ``task=train_sam``; None is the shipped one.
-        max_queries: most queries decoded in one call.
+        max_queries, precision, compile: see `SamSegmenter`.
     """
     file = open_weights(checkpoint, key="sam.checkpoint") if checkpoint is not None else shipped("compact")
     if file.header.get("kind") != "compact":
@@ -56,7 +62,11 @@ def compact(*, checkpoint: str | Path | None = None, max_queries: MaxQueries = 2
             "train one with task=train_sam"
         )
     return SamSegmenter(
-        lambda: load_into(build_compact(), file.tensors(), file.path), file.digest, max_queries=max_queries
+        lambda: load_into(build_compact(), file.tensors(), file.path),
+        file.digest,
+        max_queries=max_queries,
+        precision=precision,
+        compiled=compile,
     )
 
 
@@ -68,6 +78,8 @@ def _official(name: str) -> None:
         url: str | None = None,
         sha256: str | None = None,
         max_queries: MaxQueries = 64,
+        precision: Precision = "fp32",
+        compile: bool = False,
     ) -> SamSegmenter:
         file, known_digest = OFFICIAL[name]
         if checkpoint is not None:
@@ -80,7 +92,13 @@ def _official(name: str) -> None:
         with torch.device("meta"):
             check_fits(sam_model_registry[name](), state, path)
         make: Callable[[], Sam] = sam_model_registry[name]
-        return SamSegmenter(lambda: load_into(make(), state, path), digest, max_queries=max_queries)
+        return SamSegmenter(
+            lambda: load_into(make(), state, path),
+            digest,
+            max_queries=max_queries,
+            precision=precision,
+            compiled=compile,
+        )
 
     build.__doc__ = f"""The official {name} model.
 
@@ -88,7 +106,7 @@ def _official(name: str) -> None:
         checkpoint: path of ``{OFFICIAL[name][0]}`` or of weights of the same architecture.
         url: where to download from if it is in neither place; None is the official address.
         sha256: expected digest; None is the official one for a download, and none for a given path.
-        max_queries: most queries decoded in one call.
+        max_queries, precision, compile: see `SamSegmenter`.
     """
 
 
