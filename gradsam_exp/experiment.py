@@ -8,7 +8,7 @@ files or W&B.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 from pycocotools import mask as coco
 
 from gradsam_exp.data.base import ImageDataset
+from gradsam_exp.memory import Portion
 from gradsam_exp.metrics.base import PerImageMetric
 from gradsam_exp.metrics.heatmaps import (
     HeatmapQuality,
@@ -29,9 +30,10 @@ from gradsam_exp.metrics.heatmaps import (
 from gradsam_exp.metrics.masks import MeanMaskIoU
 from gradsam_exp.metrics.points import PointDistance, PointHitRate
 from gradsam_exp.pipeline import Pipeline, PipelineResult
-from gradsam_exp.preparation import Preparation, Prepared
+from gradsam_exp.preparation import CHUNK, Preparation, Prepared
 from gradsam_exp.types import BACKGROUND, FOREGROUND, PromptContext, Prompts
 
+LOGITS_BYTES = 2**29  # of the masks of images that are segmented together; selectors need a few times this
 Observer = Callable[[Prepared, PipelineResult], None]
 
 
@@ -62,6 +64,7 @@ class Experiment:
     def __init__(self, preparation: Preparation, pipeline: Pipeline, *, seed: int = 0) -> None:
         self.prepare, self.pipeline, self.seed = preparation, pipeline, seed
         self.stopwatch = preparation.stopwatch
+        self._portion = Portion("segment", CHUNK, first=8)  # how many queries an image needs is not known yet
 
     def run(
         self,
@@ -85,27 +88,38 @@ class Experiment:
         rows: list[dict[str, Any]] = []
         predictions: list[dict[str, Any]] = []
         for item in prepared:
-            ctx = PromptContext(
-                item.batch.images,
-                item.heatmaps,
-                item.batch.image_ids,
-                seed=self.seed,
-                masks=item.batch.masks if self.pipeline.needs_truth else None,
-            )
-            with self.stopwatch.time("segment"):
-                result = self.pipeline(ctx, item.embeddings)
-            with self.stopwatch.time("score"):
-                metrics.update(result, item)
-                rows += _facts(item, result, names)
-                predictions += _predictions(item, result)
-            if on_batch is not None:
-                on_batch(item, result)
+            for part, result in self._parts(item):
+                with self.stopwatch.time("score"):
+                    metrics.update(result, part)
+                    rows += _facts(part, result, names)
+                    predictions += _predictions(part, result)
+                if on_batch is not None:
+                    on_batch(part, result)
         per_image = pd.concat([pd.DataFrame(rows), metrics.per_image()], axis=1)
         return Evaluation(
             per_image=_in_order(per_image),
             predictions=_in_order(pd.DataFrame(predictions)),
             seconds=dict(self.stopwatch.seconds),
         )
+
+    def _parts(self, item: Prepared) -> Iterator[tuple[Prepared, PipelineResult]]:
+        """The chunk in portions whose logits fit into memory, with what the pipeline made of them."""
+        for part, result in self._portion.slices(len(item.batch), lambda rows: self._segmented(item[rows])):
+            largest = int(torch.bincount(result.prompts.image_index, minlength=1).max())
+            logits = largest * result.segmentation.logits[:1].nbytes
+            self._portion.fit(LOGITS_BYTES // max(1, logits))
+            yield part, result
+
+    def _segmented(self, item: Prepared) -> tuple[Prepared, PipelineResult]:
+        ctx = PromptContext(
+            item.batch.images,
+            item.heatmaps,
+            item.batch.image_ids,
+            seed=self.seed,
+            masks=item.batch.masks if self.pipeline.needs_truth else None,
+        )
+        with self.stopwatch.time("segment"):
+            return item, self.pipeline(ctx, item.embeddings)
 
 
 class _Metrics:

@@ -23,6 +23,7 @@ from gradsam_exp.digest import digest
 from gradsam_exp.errors import InputError, did_you_mean
 from gradsam_exp.explainers.base import Explainer, evaluation_mode, network_input, to_frame
 from gradsam_exp.explainers.layers import frame_of
+from gradsam_exp.memory import Portion
 from gradsam_exp.metrics.heatmaps import faithfulness
 from gradsam_exp.refinement.base import Refiner, Unrefined
 from gradsam_exp.rows import filled
@@ -31,7 +32,8 @@ from gradsam_exp.store import Store, Tensors
 from gradsam_exp.types import Heatmaps, ImageBatch
 
 Target = Literal["predicted", "label"]
-CHUNK = 64  # images
+CHUNK = 64  # images, fewer if they are large: everything of a chunk is in memory at once
+CHUNK_PIXELS = 2**24
 VERSION = 2  # raise it when images, heatmaps or embeddings come out different from before
 
 
@@ -50,6 +52,16 @@ class Prepared:
     embeddings: Embeddings
     predicted: Int[Tensor, " batch"]
     faithfulness: Mapping[str, Float[Tensor, " batch"]] = field(default_factory=dict)
+
+    def __getitem__(self, rows: slice) -> Prepared:
+        """Some of the images."""
+        return Prepared(
+            self.batch[rows],
+            self.heatmaps[rows],
+            self.embeddings[rows],
+            self.predicted[rows],
+            {name: values[rows] for name, values in self.faithfulness.items()},
+        )
 
 
 @dataclass
@@ -91,8 +103,8 @@ class Explained:
         classifier, explainer = self.load()
         return classifier.to(self.device), explainer
 
-    def heatmaps(self, images: Tensor, labels: Tensor, *, batch_size: int) -> Heatmaps:
-        """Heatmaps on the CPU, explained ``batch_size`` images at a time.
+    def heatmaps(self, images: Tensor, labels: Tensor, portion: Portion) -> Heatmaps:
+        """Heatmaps on the CPU, explained a portion at a time.
 
         Args:
             labels: the classifier's class ids; −1 where unknown.
@@ -105,22 +117,27 @@ class Explained:
                 "explainer.target=label needs a label for every image; use explainer.target=predicted"
             )
         _, explainer = self._models
-        parts = []
-        for some, own in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+
+        def explain(rows: slice) -> Heatmaps:
+            some, own = images[rows], labels[rows]
             targets = filled(own).to(self.device) if self.target == "label" else None
-            parts.append(explainer(filled(some).to(self.device), targets)[: len(some)].to("cpu"))
-        return Heatmaps.joined(parts)
+            return explainer(filled(some).to(self.device), targets)[: len(some)].to("cpu")
+
+        return Heatmaps.joined(list(portion.slices(len(images), explain)))
 
     def faithfulness(
-        self, images: Tensor, heatmaps: Heatmaps, *, batch_size: int
+        self, images: Tensor, heatmaps: Heatmaps, portion: Portion
     ) -> dict[str, Float[Tensor, " batch"]]:
         """Of the heatmaps, at the network's resolution; NaN for an empty one."""
         classifier, _ = self._models
         pixels = network_input(classifier, images)
 
         def predict(changed: Tensor) -> Tensor:
-            parts = [classifier(filled(p).to(self.device))[: len(p)].cpu() for p in changed.split(batch_size)]
-            return torch.cat(parts)
+            def classify(rows: slice) -> Tensor:
+                some = changed[rows]
+                return classifier(filled(some).to(self.device))[: len(some)].cpu()
+
+            return torch.cat(list(portion.slices(len(changed), classify)))
 
         with evaluation_mode(classifier):
             maps = to_frame(heatmaps.values, frame_of(pixels))
@@ -160,22 +177,23 @@ class Preparation:
         self.stopwatch = Stopwatch()
 
     def __call__(self, dataset: ImageDataset, *, batch_size: int = 32) -> Iterator[Prepared]:
-        """Chunk by chunk; ``batch_size`` images are in a network at a time."""
+        """Chunk by chunk; at most ``batch_size`` images are in a network at a time."""
+        explain, encode, predict = (Portion(stage, batch_size) for stage in ("explain", "encode", "faithfulness"))
         class_ids = align_classes(dataset.class_names, self.explained.class_names)
         origin = dataset.origin  # reads all backgrounds
-        for indices in SizeBuckets(dataset, CHUNK):
+        for indices in SizeBuckets(dataset, CHUNK, pixels=CHUNK_PIXELS):
             with self.stopwatch.time("data"):
                 batch = self._images(dataset, origin, indices)
                 batch = replace(batch, labels=torch.where(batch.labels >= 0, class_ids[batch.labels], -1))
             images = [VERSION, torch.__version__, origin, batch.image_ids]
             with self.stopwatch.time("explain"):
-                heatmaps = self._heatmaps(images, batch, batch_size)
+                heatmaps = self._heatmaps(images, batch, explain)
             with self.stopwatch.time("encode"):
-                embeddings = self._embeddings(images, batch, batch_size)
+                embeddings = self._embeddings(images, batch, encode)
             faithful: dict[str, Tensor] = {}
             if self.faithful:
                 with self.stopwatch.time("faithfulness"):
-                    faithful = self.explained.faithfulness(batch.images, heatmaps, batch_size=batch_size)
+                    faithful = self.explained.faithfulness(batch.images, heatmaps, predict)
             predicted = heatmaps.targets if heatmaps.logits is None else heatmaps.logits.argmax(1)
             yield Prepared(batch, heatmaps, embeddings, predicted, faithful)
 
@@ -188,12 +206,12 @@ class Preparation:
         tensors, image_ids = self.store.get("images", digest([VERSION, origin, indices], size=16), make)
         return ImageBatch(tensors["images"], tensors.get("masks"), tensors["labels"], tuple(image_ids))
 
-    def _heatmaps(self, images: Any, batch: ImageBatch, batch_size: int) -> Heatmaps:
+    def _heatmaps(self, images: Any, batch: ImageBatch, portion: Portion) -> Heatmaps:
         own = self.explained
         depends_on = [images, own.depends_on, own.target, torch.device(own.device).type]
 
         def make() -> tuple[Tensors, Any]:
-            return own.heatmaps(batch.images, batch.labels, batch_size=batch_size).as_tensors(), None
+            return own.heatmaps(batch.images, batch.labels, portion).as_tensors(), None
 
         heatmaps = Heatmaps(**self.store.get("heatmaps", digest(depends_on, size=16), make)[0])
         if isinstance(self.refiner, Unrefined):
@@ -204,9 +222,10 @@ class Preparation:
 
         return Heatmaps(**self.store.get("refined", digest([depends_on, self.refined_by], size=16), refine)[0])
 
-    def _embeddings(self, images: Any, batch: ImageBatch, batch_size: int) -> Embeddings:
+    def _embeddings(self, images: Any, batch: ImageBatch, portion: Portion) -> Embeddings:
         def make() -> tuple[Tensors, Any]:
-            parts = [self.segmenter.encode(some) for some in batch.images.split(batch_size)]
+            encode = self.segmenter.encode
+            parts = list(portion.slices(len(batch), lambda rows: encode(batch.images[rows])))
             sizes = {"input_size": parts[0].input_size, "original_size": parts[0].original_size}
             return {"values": torch.cat([part.values.cpu() for part in parts])}, sizes
 

@@ -26,6 +26,7 @@ from gradsam_exp.segmenters.encoder import encode_frames
 from gradsam_exp.types import NO_POINT, Prompts, Segmentation
 
 Precision = Literal["fp32", "bf16"]
+ENCODED_TOKENS = 2**13  # that a CPU encodes together
 CACHED_VALUES = 2**21  # of the image tokens of queries that a CPU decodes together
 CELL = 4  # a cell of the low-resolution mask spans 4×4 pixels of the input frame
 
@@ -85,11 +86,22 @@ class SamSegmenter:
             torch.from_numpy(resize.apply_image(np.ascontiguousarray(image.permute(1, 2, 0).numpy())))
             for image in images.cpu()
         ]
-        frame = torch.stack(frames).permute(0, 3, 1, 2).to(self.model.device)
+        frame = torch.stack(frames).permute(0, 3, 1, 2)
+        values = torch.cat([self._embedded(some) for some in frame.split(self._images_at_once(len(images)))])
+        return Embeddings(values, (frame.shape[-2], frame.shape[-1]), (images.shape[-2], images.shape[-1]))
+
+    def _embedded(self, frame: Tensor) -> Tensor:
         bf16 = self.precision == "bf16"
-        with torch.autocast(frame.device.type, torch.bfloat16, enabled=bf16):
-            values = self._encode_frames(self.model.image_encoder, self.model.preprocess(frame.float()))
-        return Embeddings(values.float(), (frame.shape[-2], frame.shape[-1]), (images.shape[-2], images.shape[-1]))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+            pixels = self.model.preprocess(frame.to(self.device).float())
+            return self._encode_frames(self.model.image_encoder, pixels).float()
+
+    def _images_at_once(self, count: int) -> int:
+        """On a CPU large inputs gain nothing from company, and a system short of memory kills without a word."""
+        if self.device.type != "cpu":
+            return count
+        rows, columns = self.model.prompt_encoder.image_embedding_size
+        return max(1, ENCODED_TOKENS // (rows * columns))
 
     @torch.no_grad()
     def decode(self, embeddings: Embeddings, prompts: Prompts) -> Segmentation:
