@@ -261,9 +261,9 @@ def _classifier(config: Config) -> ClassifierFile:
     file = find_classifier(checkpoint)
     layers: Any = config.explainer.get("target_layers", [])
     if layers:
-        skeleton = file.skeleton()
+        outline = file.outline()
         for layer in layers:
-            find_layer(skeleton, str(layer))
+            find_layer(outline, str(layer))
     return file
 
 

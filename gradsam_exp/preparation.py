@@ -24,7 +24,7 @@ from gradsam_exp.errors import InputError, did_you_mean
 from gradsam_exp.explainers.base import Explainer, evaluation_mode, network_input, to_frame
 from gradsam_exp.explainers.layers import frame_of
 from gradsam_exp.memory import Portion
-from gradsam_exp.metrics.heatmaps import faithfulness
+from gradsam_exp.metrics.heatmaps import faithfulness, heatmap_quality
 from gradsam_exp.refinement.base import Refiner, Unrefined
 from gradsam_exp.rows import filled
 from gradsam_exp.segmenters.base import Embeddings, Segmenter
@@ -44,14 +44,14 @@ class Prepared:
     Attributes:
         batch: labels are the classifier's class ids.
         predicted: the classifier's arg-max.
-        faithfulness: by name, where it was asked for; one value per image.
+        quality: of the heatmaps, by name; one value per image.
     """
 
     batch: ImageBatch
     heatmaps: Heatmaps
     embeddings: Embeddings
     predicted: Int[Tensor, " batch"]
-    faithfulness: Mapping[str, Float[Tensor, " batch"]] = field(default_factory=dict)
+    quality: Mapping[str, Float[Tensor, " batch"]] = field(default_factory=dict)
 
     def __getitem__(self, rows: slice) -> Prepared:
         """Some of the images."""
@@ -60,7 +60,7 @@ class Prepared:
             self.heatmaps[rows],
             self.embeddings[rows],
             self.predicted[rows],
-            {name: values[rows] for name, values in self.faithfulness.items()},
+            {name: values[rows] for name, values in self.quality.items()},
         )
 
 
@@ -190,12 +190,10 @@ class Preparation:
                 heatmaps = self._heatmaps(images, batch, explain)
             with self.stopwatch.time("encode"):
                 embeddings = self._embeddings(images, batch, encode)
-            faithful: dict[str, Tensor] = {}
-            if self.faithful:
-                with self.stopwatch.time("faithfulness"):
-                    faithful = self.explained.faithfulness(batch.images, heatmaps, predict)
+            with self.stopwatch.time("faithfulness" if self.faithful else "score"):
+                quality = self._quality(images, batch, heatmaps, predict)
             predicted = heatmaps.targets if heatmaps.logits is None else heatmaps.logits.argmax(1)
-            yield Prepared(batch, heatmaps, embeddings, predicted, faithful)
+            yield Prepared(batch, heatmaps, embeddings, predicted, quality)
 
     def _images(self, dataset: ImageDataset, origin: str, indices: Sequence[int]) -> ImageBatch:
         def make() -> tuple[Tensors, Any]:
@@ -207,8 +205,7 @@ class Preparation:
         return ImageBatch(tensors["images"], tensors.get("masks"), tensors["labels"], tuple(image_ids))
 
     def _heatmaps(self, images: Any, batch: ImageBatch, portion: Portion) -> Heatmaps:
-        own = self.explained
-        depends_on = [images, own.depends_on, own.target, torch.device(own.device).type]
+        own, depends_on = self.explained, self._explained_by(images)
 
         def make() -> tuple[Tensors, Any]:
             return own.heatmaps(batch.images, batch.labels, portion).as_tensors(), None
@@ -221,6 +218,23 @@ class Preparation:
             return self.refiner(batch.images, heatmaps).as_tensors(), None
 
         return Heatmaps(**self.store.get("refined", digest([depends_on, self.refined_by], size=16), refine)[0])
+
+    def _explained_by(self, images: Any) -> Any:
+        own = self.explained
+        return [images, own.depends_on, own.target, torch.device(own.device).type]
+
+    def _quality(
+        self, images: Any, batch: ImageBatch, heatmaps: Heatmaps, portion: Portion
+    ) -> Mapping[str, Float[Tensor, " batch"]]:
+        def make() -> tuple[Tensors, Any]:
+            found = heatmap_quality(heatmaps.values, batch.masks)
+            if self.faithful:
+                found |= self.explained.faithfulness(batch.images, heatmaps, portion)
+            return found, list(found)
+
+        depends_on = [self._explained_by(images), self.refined_by, self.faithful]
+        tensors, names = self.store.get("quality", digest(depends_on, size=16), make)
+        return {name: tensors[name] for name in names}
 
     def _embeddings(self, images: Any, batch: ImageBatch, portion: Portion) -> Embeddings:
         def make() -> tuple[Tensors, Any]:
