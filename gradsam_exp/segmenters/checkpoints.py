@@ -6,8 +6,10 @@ progress bar. Everything that can be wrong with a file is found before a model i
 
 from __future__ import annotations
 
+import inspect
 import pickle
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,6 +40,8 @@ OFFICIAL = {
         "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
     ),
 }
+MakeSam = Callable[[], Sam]
+ReadState = Callable[[], Mapping[str, Tensor]]
 MaxQueries = Annotated[int, Field(ge=1)]
 
 
@@ -61,9 +65,11 @@ def compact(
             f"sam.checkpoint={file.path} holds a {file.header.get('kind')!r}, not a compact SAM; "
             "train one with task=train_sam"
         )
+    read = partial(_read_checked, build_compact, file.tensors, file.path)
     return SamSegmenter(
-        lambda: load_into(build_compact(), file.tensors(), file.path),
+        partial(load_decoder, build_compact, read),
         file.digest,
+        load_encoder=partial(load_encoder, read),
         max_queries=max_queries,
         precision=precision,
         compiled=compile,
@@ -88,13 +94,12 @@ def _official(name: str) -> None:
             expected = sha256 or known_digest
             path = cached_or_downloaded(url or BASE_URL + file, file, expected)
         digest = file_digest(path, sha256=expected, key="sam.checkpoint")
-        state = read_state(path)
-        with torch.device("meta"):
-            check_fits(sam_model_registry[name](), state, path)
-        make: Callable[[], Sam] = sam_model_registry[name]
+        make: MakeSam = sam_model_registry[name]
+        state = _read_checked(make, partial(read_state, path), path)
         return SamSegmenter(
-            lambda: load_into(make(), state, path),
+            partial(load_decoder, make, lambda: state),
             digest,
+            load_encoder=partial(load_encoder, lambda: state),
             max_queries=max_queries,
             precision=precision,
             compiled=compile,
@@ -178,12 +183,31 @@ def check_fits(model: torch.nn.Module, state: Mapping[str, Tensor], path: Path) 
     )
 
 
-def load_into(model: Sam, state: Mapping[str, Tensor], path: Path) -> Sam:
-    """Copy a state dict into a model of the same architecture.
+def _read_checked(make: MakeSam, read: ReadState, path: Path) -> Mapping[str, Tensor]:
+    state = read()
+    with torch.device("meta"):
+        check_fits(make(), state, path)
+    return state
 
-    Raises:
-        InputError: if names or shapes differ.
-    """
-    check_fits(model, state, path)
-    model.load_state_dict(dict(state))
+
+def load_decoder(make: MakeSam, read: ReadState) -> Sam:
+    """A model with the weights of its prompt encoder and mask decoder; its image encoder is empty."""
+    state = read()
+    with torch.device("meta"):
+        model = make()
+    for name in ("prompt_encoder", "mask_decoder"):
+        model.get_submodule(name).load_state_dict(_part(state, name), assign=True)
+    defaults = inspect.signature(Sam.__init__).parameters  # these two are in no checkpoint
+    model.pixel_mean, model.pixel_std = (
+        torch.tensor(defaults[name].default).view(-1, 1, 1) for name in ("pixel_mean", "pixel_std")
+    )
     return model
+
+
+def load_encoder(read: ReadState, model: Sam) -> None:
+    """Give a model its image encoder's weights."""
+    model.image_encoder.load_state_dict(_part(read(), "image_encoder"), assign=True)
+
+
+def _part(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    return {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}

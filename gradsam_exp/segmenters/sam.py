@@ -36,6 +36,8 @@ class SamSegmenter:
 
     Args:
         load_model: returns the model with its weights, on the CPU; called once, by `load`.
+        load_encoder: gives that model's image encoder its weights; called once, before the first image is
+            encoded. None if `load_model` has done so.
         digest: identifies the weights.
         max_queries: most queries decoded in one call; bounds memory.
         precision: ``bf16`` runs the image encoder under autocast; embeddings then differ by about 1 % of
@@ -50,6 +52,7 @@ class SamSegmenter:
         load_model: Callable[[], Sam],
         digest: str,
         *,
+        load_encoder: Callable[[Sam], None] | None = None,
         max_queries: int = 256,
         precision: Precision = "fp32",
         compiled: bool = False,
@@ -57,14 +60,21 @@ class SamSegmenter:
         self.digest = digest
         self.max_queries, self.precision = max_queries, precision
         self._encode_frames = torch.compile(encode_frames) if compiled else encode_frames
-        self._load_model = load_model
+        self._load_model, self._load_encoder = load_model, load_encoder
         self._model: Sam | None = None
 
     def load(self, device: torch.device) -> None:
-        """See `Segmenter.load`."""
+        """See `Segmenter.load`. The image encoder is read when it is first needed, which may be never."""
         if self._model is None:
             self._model = self._load_model().eval().requires_grad_(False)
-        self._model.to(device)
+        if self._load_encoder is None:
+            self._model.to(device)
+            return
+        for part in (self._model.prompt_encoder, self._model.mask_decoder):
+            part.to(device)
+        self._model.pixel_mean, self._model.pixel_std = (
+            value.to(device) for value in (self._model.pixel_mean, self._model.pixel_std)
+        )
 
     @property
     def device(self) -> torch.device:
@@ -73,7 +83,17 @@ class SamSegmenter:
 
     @property
     def model(self) -> Sam:
-        """The loaded model."""
+        """The loaded model, image encoder included."""
+        model = self._decoding
+        if self._load_encoder is not None:
+            self._load_encoder(model)
+            model.image_encoder.eval().requires_grad_(False).to(model.device)
+            self._load_encoder = None
+        return model
+
+    @property
+    def _decoding(self) -> Sam:
+        """The model, of which the image encoder may be missing."""
         if self._model is None:
             raise RuntimeError("the segmenter's weights are not loaded yet: call load(device) first")
         return self._model
@@ -100,7 +120,7 @@ class SamSegmenter:
         """On a CPU large inputs gain nothing from company, and a system short of memory kills without a word."""
         if self.device.type != "cpu":
             return count
-        rows, columns = self.model.prompt_encoder.image_embedding_size
+        rows, columns = self._decoding.prompt_encoder.image_embedding_size
         return max(1, ENCODED_TOKENS // (rows * columns))
 
     @torch.no_grad()
@@ -110,8 +130,8 @@ class SamSegmenter:
         SAM attends to padding points, so queries are grouped by their number of real points and padded
         with nothing that upstream does not pad.
         """
-        device = self.model.device
-        low = self.model.image_encoder.img_size // CELL
+        device = self._decoding.device
+        low = self._decoding.image_encoder.img_size // CELL
         logits = torch.zeros(len(prompts), 4, low, low, device=device)
         scores = torch.zeros(len(prompts), 4, device=device)
         for group in distinct_shapes(prompts):
@@ -124,13 +144,13 @@ class SamSegmenter:
         """On a CPU what fits its cache: 64 queries of ``compact`` are twice as fast as 256."""
         if self.device.type != "cpu":
             return self.max_queries
-        rows, columns = self.model.prompt_encoder.image_embedding_size
-        fitting = CACHED_VALUES // (rows * columns * self.model.prompt_encoder.embed_dim)
+        rows, columns = self._decoding.prompt_encoder.image_embedding_size
+        fitting = CACHED_VALUES // (rows * columns * self._decoding.prompt_encoder.embed_dim)
         return min(self.max_queries, max(8, fitting))
 
     def _decode_alike(self, embeddings: Embeddings, prompts: Prompts) -> tuple[Tensor, Tensor]:
         """Decode queries that all have the same number of real points."""
-        device = self.model.device
+        device = self._decoding.device
         real = prompts.labels != NO_POINT
         count = int(real[0].sum())
         points = None
@@ -143,9 +163,9 @@ class SamSegmenter:
         if boxes is not None:
             boxes = self.to_input(boxes.unflatten(1, (2, 2)), embeddings).flatten(1).to(device)
         masks = None if prompts.mask_logits is None else prompts.mask_logits.to(device)
-        sparse, dense = self.model.prompt_encoder(points=points, boxes=boxes, masks=masks)
+        sparse, dense = self._decoding.prompt_encoder(points=points, boxes=boxes, masks=masks)
         rows = prompts.image_index.to(embeddings.values.device)
-        return predict_masks(self.model, embeddings.values[rows].to(device), sparse, dense)
+        return predict_masks(self._decoding, embeddings.values[rows].to(device), sparse, dense)
 
     @staticmethod
     def to_input(xy: Float[Tensor, "*rows 2"], embeddings: Embeddings) -> Float[Tensor, "*rows 2"]:
@@ -160,15 +180,15 @@ class SamSegmenter:
     ) -> Bool[Tensor, "masks height width"]:
         """See `Segmenter.to_original`. Upstream's two bilinear resizings, as one matrix product an axis."""
         sizes = zip(embeddings.input_size, embeddings.original_size, strict=True)
-        size = self.model.image_encoder.img_size
+        size = self._decoding.image_encoder.img_size
         down, across = (_resizing(size, *side).to(logits.device) for side in sizes)
-        return down @ logits @ across.T > self.model.mask_threshold
+        return down @ logits @ across.T > self._decoding.mask_threshold
 
     def to_low_res(
         self, values: Float[Tensor, "maps height width"], embeddings: Embeddings
     ) -> Float[Tensor, "maps low low"]:
         """See `Segmenter.to_low_res`. Bilinear; pixel centres stay in place."""
-        low = self.model.image_encoder.img_size // CELL
+        low = self._decoding.image_encoder.img_size // CELL
         rows, columns = (-(-side // CELL) for side in embeddings.input_size)
         inside = F.interpolate(values[:, None].float(), (rows, columns), mode="bilinear", align_corners=False)
         return F.pad(inside[:, 0], (0, low - columns, 0, low - rows))
