@@ -140,6 +140,7 @@ class Plan:
         return Experiment(preparation, pipeline, seed=self.config.seed)
 
 
+_found_layers: set[tuple[str, str]] = set()  # of which classifier; the jobs of a sweep ask again and again
 _models: dict[str, tuple[str, Any]] = {}  # the last one of each kind: the jobs of a sweep share them
 
 
@@ -260,10 +261,12 @@ def _classifier(config: Config) -> ClassifierFile:
         )
     file = find_classifier(checkpoint)
     layers: Any = config.explainer.get("target_layers", [])
-    if layers:
+    unknown = [str(layer) for layer in layers if (file.digest, str(layer)) not in _found_layers]
+    if unknown:
         outline = file.outline()
-        for layer in layers:
-            find_layer(outline, str(layer))
+        for layer in unknown:
+            find_layer(outline, layer)
+            _found_layers.add((file.digest, layer))
     return file
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import TypeVar
 
 from pytorch_lightning.utilities.memory import garbage_collection_cuda, is_oom_error
@@ -11,6 +13,7 @@ from pytorch_lightning.utilities.memory import garbage_collection_cuda, is_oom_e
 from gradsam_exp.errors import InputError
 
 log = logging.getLogger(__name__)
+TRIM_EVERY = 4  # chunks: it takes some 40 ms
 T = TypeVar("T")
 
 
@@ -59,3 +62,13 @@ class Portion:
             garbage_collection_cuda()
             self.most = self.size = tried // 2
             log.warning("%s: out of memory with %d at once; going on with %d", self.stage, tried, self.size)
+
+
+def return_freed_memory() -> None:
+    """Give freed memory back to the system, where the C library (glibc) would keep it.
+
+    Its heap fragments under large tensors that come and go: without this a run's resident memory creeps up by
+    some 300 MB per 1000 images although no tensor stays alive.
+    """
+    with suppress(OSError, AttributeError, TypeError):  # other C libraries have no such call
+        ctypes.CDLL(None).malloc_trim(0)

@@ -23,7 +23,7 @@ from gradsam_exp.digest import digest
 from gradsam_exp.errors import InputError, did_you_mean
 from gradsam_exp.explainers.base import Explainer, evaluation_mode, network_input, to_frame
 from gradsam_exp.explainers.layers import frame_of
-from gradsam_exp.memory import Portion
+from gradsam_exp.memory import TRIM_EVERY, Portion, return_freed_memory
 from gradsam_exp.metrics.heatmaps import faithfulness, heatmap_quality
 from gradsam_exp.refinement.base import Refiner, Unrefined
 from gradsam_exp.rows import filled
@@ -181,7 +181,9 @@ class Preparation:
         explain, encode, predict = (Portion(stage, batch_size) for stage in ("explain", "encode", "faithfulness"))
         class_ids = align_classes(dataset.class_names, self.explained.class_names)
         origin = dataset.origin  # reads all backgrounds
-        for indices in SizeBuckets(dataset, CHUNK, pixels=CHUNK_PIXELS):
+        for number, indices in enumerate(SizeBuckets(dataset, CHUNK, pixels=CHUNK_PIXELS)):
+            if number % TRIM_EVERY == TRIM_EVERY - 1:
+                return_freed_memory()
             with self.stopwatch.time("data"):
                 batch = self._images(dataset, origin, indices)
                 batch = replace(batch, labels=torch.where(batch.labels >= 0, class_ids[batch.labels], -1))
