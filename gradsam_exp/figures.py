@@ -18,10 +18,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from gradsam_exp.colours import BACKGROUND_POINT as BG_COLOUR
+from gradsam_exp.colours import FOREGROUND_POINT as FG_COLOUR
+from gradsam_exp.colours import HEAT
+from gradsam_exp.colours import MASK as MASK_COLOUR
+from gradsam_exp.colours import TRUTH as TRUTH_COLOUR
 from gradsam_exp.gallery import Example
 
-# Okabe and Ito's palette: told apart by everyone, and by lightness in grey print.
-FG_COLOUR, BG_COLOUR, TRUTH_COLOUR, MASK_COLOUR = "#E69F00", "#0072B2", "#FFFFFF", "#CC79A7"
 COLUMNS = ("image", "heatmap", "overlay", "prompts", "prediction", "ground truth")
 _STYLE: Any = {
     "font.family": "sans-serif",
@@ -76,8 +79,8 @@ def _draw_row(row: Sequence[Axes], example: Example) -> None:
     for axes in (plain, overlay, prompts, prediction):
         axes.imshow(example.image, interpolation="nearest")
     plain.set_ylabel(f"{example.class_name}\n{example.image_id}", fontsize=6)
-    heat.imshow(example.heatmap, cmap="magma", vmin=0, vmax=1, interpolation="nearest")
-    overlay.imshow(example.heatmap, cmap="magma", vmin=0, vmax=1, alpha=0.55, interpolation="nearest")
+    heat.imshow(example.heatmap, cmap=HEAT, vmin=0, vmax=1, interpolation="nearest")
+    overlay.imshow(example.heatmap, cmap=HEAT, vmin=0, vmax=1, alpha=0.55, interpolation="nearest")
     draw_prompts(prompts, example)
     outline(prediction, example.mask, MASK_COLOUR)
     if example.truth is None:
