@@ -1,4 +1,4 @@
-"""The colours of all figures and pages: Okabe and Ito's, told apart by everyone, and by lightness in grey print."""
+"""The colours of all figures and pages: Okabe and Ito's, for every eye, and by lightness in grey print."""
 
 from __future__ import annotations
 

@@ -50,7 +50,9 @@ def paired_difference(
     return _found(differences, summarize(differences, seed=seed))
 
 
-def all_pairs(values: Float[np.ndarray, "runs images"], *, seed: int = 0) -> dict[tuple[int, int], PairedDifference]:
+def all_pairs(
+    values: Float[np.ndarray, "runs images"], *, seed: int = 0
+) -> dict[tuple[int, int], PairedDifference]:
     """`paired_difference` of every run ``i`` against every earlier run ``j``, by ``(i, j)``.
 
     All pairs share the resamples, so that hundreds of pairs take the time of a few.

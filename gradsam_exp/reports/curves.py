@@ -20,6 +20,7 @@ from gradsam_exp.reports.tables import varied_columns
 from gradsam_exp.reports.terminal import TITLES
 
 MOST_HEATMAPS = 3
+LINES = [[0, "#0072B2"], [0.5, "#8C8C8C"], [1, "#E69F00"]]  # seen on white and on black
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
@@ -107,7 +108,7 @@ def _averaged(folder: Path, runs: pd.DataFrame, knob: str) -> list[Curve]:
 
 
 def draw_curves(folder: Path, table: pd.DataFrame, path: Path) -> Path | None:
-    """mIoU against every knob with its 95 % interval, one panel each, as PNG and PDF; None if nothing was varied."""
+    """mIoU against every knob with its interval, one panel each, as PNG and PDF; None if nothing was varied."""
     from matplotlib.figure import Figure  # noqa: PLC0415  (a second)
 
     from gradsam_exp.figures import save_figure, styled  # noqa: PLC0415
@@ -138,10 +139,18 @@ def draw_curves(folder: Path, table: pd.DataFrame, path: Path) -> Path | None:
             axes.set(xlabel=knob)
             if not number:
                 turned = max(map(len, values)) * len(values) > 36
-                axes.set_xticks(range(len(values)), values, rotation=35 if turned else 0, ha="right" if turned else "center")
+                axes.set_xticks(
+                    range(len(values)), values, rotation=35 if turned else 0, ha="right" if turned else "center"
+                )
                 axes.margins(x=0.15)
             if any(curve.name for curve in curves):
-                axes.legend(fontsize=6, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.32 if number else -0.42), ncols=2)
+                axes.legend(
+                    fontsize=6,
+                    frameon=False,
+                    loc="upper center",
+                    bbox_to_anchor=(0.5, -0.32 if number else -0.42),
+                    ncols=2,
+                )
         for axes in panels[len(varied) :]:
             axes.set_visible(False)
         for axes in panels[::across]:
@@ -164,19 +173,21 @@ def _knob_chart(folder: Path, table: pd.DataFrame, done: pd.DataFrame, knob: str
     numbers = is_number(done[knob].tolist())
     curves = curves_of(folder, table, knob)
     data: list[dict[str, Any]] = []
-    for curve, colour in zip(curves, SERIES * len(curves), strict=False):
+    for k, (curve, colour) in enumerate(zip(curves, SERIES, strict=False)):
         x: list[Any] = [float(value) for value in curve.x] if numbers else curve.x
-        line = {"x": x, "y": curve.mean, "name": curve.name or "mIoU", "legendgroup": curve.name}
+        line: dict[str, Any] = {"x": x, "y": curve.mean, "name": curve.name or "mIoU", "legendgroup": curve.name}
         line |= {"customdata": list(zip(curve.low, curve.high, strict=True))}
         line |= {"hovertemplate": "%{x}: %{y:.3f} [%{customdata[0]:.3f}, %{customdata[1]:.3f}]"}
-        line |= {"marker": {"color": colour, "size": 7, "symbol": len(data)}, "line": {"color": colour}}
+        line |= {"marker": {"color": colour, "size": 7, "symbol": k}, "line": {"color": colour}}
         if numbers:
             band = {"x": [*x, *x[::-1]], "y": [*curve.high, *curve.low[::-1]], "fill": "toself", "opacity": 0.18}
             band |= {"fillcolor": colour, "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False}
             data.append({**band, "mode": "lines", "legendgroup": curve.name})
             data.append({**line, "mode": "lines+markers"})
         else:
-            up, down = ([abs(a - b) for a, b in zip(ends, curve.mean, strict=True)] for ends in (curve.high, curve.low))
+            up, down = (
+                [abs(a - b) for a, b in zip(ends, curve.mean, strict=True)] for ends in (curve.high, curve.low)
+            )
             errors = {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "color": colour}
             data.append({**line, "mode": "markers", "error_y": errors})
     named = len(curves) > 1 or curves[0].name
@@ -185,6 +196,9 @@ def _knob_chart(folder: Path, table: pd.DataFrame, done: pd.DataFrame, knob: str
         layout |= {"scattermode": "group"}
         layout["xaxis"] |= {"type": "category"}
     layout |= {"showlegend": bool(named)}
+    ends = done[["miou_low", "miou_high"]].to_numpy(dtype="float64")  # all charts share one scale
+    margin = 0.05 * (ends.max() - ends.min()) or 0.05
+    layout["yaxis"]["range"] = [float(ends.min() - margin), float(ends.max() + margin)]
     note = "Mean and 95 % interval over images."
     if curves[0].name.startswith("mean over the rest"):
         note += " Averaged over the other knobs, image by image."
@@ -197,8 +211,17 @@ def _heatmap(done: pd.DataFrame, down: str, across: str, averaged: bool, number:
     rows, columns = in_order(done[down].tolist()), in_order(done[across].tolist())
     means = done.groupby([down, across])["miou"].mean()
     values = [[float(means[r, c]) if (r, c) in means.index else None for c in columns] for r in rows]
-    cells = {"type": "heatmap", "x": columns, "y": rows, "z": values, "colorscale": AMOUNT.capitalize()}
-    cells |= {"texttemplate": "%{z:.3f}", "hovertemplate": f"{down} %{{y}}, {across} %{{x}}: %{{z:.4f}}<extra></extra>"}
+    cells: dict[str, Any] = {
+        "type": "heatmap",
+        "x": columns,
+        "y": rows,
+        "z": values,
+        "colorscale": AMOUNT.capitalize(),
+    }
+    cells |= {
+        "texttemplate": "%{z:.3f}",
+        "hovertemplate": f"{down} %{{y}}, {across} %{{x}}: %{{z:.4f}}<extra></extra>",
+    }
     cells |= {"xgap": 2, "ygap": 2, "colorbar": {"title": {"text": "mIoU"}, "thickness": 12}}
     layout = {
         axis: {"type": "category", "title": {"text": name}, "showgrid": False}
@@ -223,8 +246,8 @@ def _parallel(done: pd.DataFrame, varied: Sequence[str]) -> dict[str, Any]:
     for metric, title in TITLES.items():
         if metric in done and done[metric].notna().all() and done[metric].nunique() > 1:
             dimensions.append({"label": title, "values": done[metric].tolist()})
-    line = {"color": done["miou"].tolist(), "colorscale": AMOUNT.capitalize(), "showscale": True}
+    line: dict[str, Any] = {"color": done["miou"].tolist(), "colorscale": LINES, "showscale": True}
     line |= {"colorbar": {"title": {"text": "mIoU"}, "thickness": 12}}
-    data = [{"type": "parcoords", "dimensions": dimensions, "line": line}]
+    data: list[Any] = [{"type": "parcoords", "dimensions": dimensions, "line": line}]
     note = "One line for each job. Drag along an axis to choose, drag a title to move the axis."
     return {"id": "parallel", "title": "All at once", "note": note, "figure": {"data": data, "layout": {}}}

@@ -14,22 +14,21 @@ from typing import Any
 
 import jinja2
 import pandas as pd
-from markupsafe import Markup
 from jinja2.utils import htmlsafe_json_dumps
+from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from gradsam_exp import colours
 from gradsam_exp.metrics.paired import all_pairs
 from gradsam_exp.reports.compare import data_digest
 from gradsam_exp.reports.curves import charts
-from gradsam_exp.reports.pictures import Pictures, heat_source, read_pictures, small_predictions
+from gradsam_exp.reports.pictures import heat_source, read_pictures, small_predictions
 from gradsam_exp.reports.runs import command_of, config_of, differences
-from gradsam_exp.reports.sweep import different_runs
 from gradsam_exp.reports.tables import BOUND_NOTE, merged_rows, varied_columns
 from gradsam_exp.reports.terminal import HEATMAP_TITLES, TITLES
 
 LOWER_IS_BETTER = {"distance_px", "deletion_auc"}
-_SCRIPTS = ("page.js", "table.js", "charts.js", "images.js")
+_BEFORE, _AFTER = ("page.js", "table.js"), ("charts.js", "images.js")  # the library for charts
 
 
 def write_page(
@@ -59,20 +58,21 @@ def render(content: Mapping[str, Any]) -> str:
     environment.filters["number"] = _shown
 
     def source(name: str) -> Markup:
-        return Markup(loader.get_source(environment, name)[0])  # noqa: S704  (our own file)
+        return Markup(loader.get_source(environment, name)[0])
 
     data = {key: value for key, value in content.items() if key not in ("title", "folder")}
     return environment.get_template("report.html").render(
         **content,
         content_json=htmlsafe_json_dumps(data, separators=(",", ":"), allow_nan=False),
-        plotly=Markup(get_plotlyjs()),  # noqa: S704  (the library's own code)
-        scripts=[source(name) for name in _SCRIPTS],
+        scripts=[*map(source, _BEFORE), Markup(get_plotlyjs()), *map(source, _AFTER)],
         style=source("report.css"),
         colours=colours,
     )
 
 
-def gather(folder: Path, table: pd.DataFrame, *, baseline: str | None = None, explain: bool = False) -> dict[str, Any]:
+def gather(
+    folder: Path, table: pd.DataFrame, *, baseline: str | None = None, explain: bool = False
+) -> dict[str, Any]:
     """Everything the page shows, as plain values.
 
     Returns:
@@ -80,14 +80,15 @@ def gather(folder: Path, table: pd.DataFrame, *, baseline: str | None = None, ex
         pictures; ``pairs``: ``[i, j, difference, low, high, p, wins, ties, losses]`` of every two runs on the
         same images; ``charts``; and what stands around them.
     """
-    titles = {name: title for name, title in (TITLES | HEATMAP_TITLES).items() if name in table}
+    known = {"miou": TITLES["miou"]} | TITLES | HEATMAP_TITLES  # what people look for first comes first
+    titles = {name: title for name, title in known.items() if name in table}
     titles = {name: title for name, title in titles.items() if table[name].notna().any()}
     varied = varied_columns(table)
     rows = [row for row in merged_rows(table) if _is_shown(folder, row)]
     runs = [_run(folder, row, varied, list(titles)) for row in rows]
     finished = [run for run in runs if run["status"] == "finished"]
     changed = differences({run["job"]: config_of(folder / run["job"]) for run in finished})
-    sets = []
+    sets: list[dict[str, Any]] = []
     for data in dict.fromkeys(data_digest(folder / run["job"]) for run in finished):
         own = [run for run in finished if data_digest(folder / run["job"]) == data]
         sets.append(_image_set(folder, own, data, len(sets), explain=explain))
@@ -100,7 +101,7 @@ def gather(folder: Path, table: pd.DataFrame, *, baseline: str | None = None, ex
     return {
         "title": f"{folder.parent.name} / {folder.name}",
         "folder": str(folder.resolve()),
-        "created": datetime.now().astimezone().isoformat(timespec="minutes"),
+        "created": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
         "titles": titles,
         "lower": sorted(LOWER_IS_BETTER & set(titles)),
         "varied": varied,
@@ -126,14 +127,14 @@ def _run(folder: Path, row: Mapping[Any, Any], varied: Sequence[str], metrics: S
     run: dict[str, Any] = {
         "job": job,
         "jobs": row.get("all_jobs", [job]),
-        "label": " ".join([job, *(_short(key, value) for key, value in zip(varied, values, strict=True) if value)]),
+        "label": " ".join(
+            [job, *(_short(key, value) for key, value in zip(varied, values, strict=True) if value)]
+        ),
         "varied": values,
         "status": row["status"],
         "bound": row.get("upper_bound") is True,
         "error": row["error"] if isinstance(row.get("error"), str) else "",
-        "metrics": {
-            name: [_number(row.get(name + end)) for end in ("", "_low", "_high")] for name in metrics
-        },
+        "metrics": {name: [_number(row.get(name + end)) for end in ("", "_low", "_high")] for name in metrics},
         "command": command_of(folder / job),
     }
     facts = folder / job / "provenance.json"
@@ -144,8 +145,10 @@ def _run(folder: Path, row: Mapping[Any, Any], varied: Sequence[str], metrics: S
 
 def _short(key: str, value: str) -> str:
     """``fgbg``, ``bg_threshold=0.1``: words speak for themselves."""
-    first = value.split(", ")[0].lstrip("-")
-    return f"{key.rsplit('.', 1)[-1]}={value}" if first[:1].isdigit() or first in ("true", "false", "null") else value
+    first = value.split(", ", maxsplit=1)[0].lstrip("-")
+    return (
+        f"{key.rsplit('.', 1)[-1]}={value}" if first[:1].isdigit() or first in ("true", "false", "null") else value
+    )
 
 
 def _facts(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -164,12 +167,16 @@ def _facts(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-def _image_set(folder: Path, runs: Sequence[dict[str, Any]], data: str, number: int, *, explain: bool) -> dict[str, Any]:
+def _image_set(
+    folder: Path, runs: Sequence[dict[str, Any]], data: str, number: int, *, explain: bool
+) -> dict[str, Any]:
     """The images that the runs have in common; the runs get their values on them."""
     tables = {run["job"]: pd.read_parquet(folder / run["job"] / "per_image.parquet") for run in runs}
     first = tables[runs[0]["job"]].set_index("image_id")
     ids = [str(name) for name in first.index]
-    ious = pd.DataFrame({job: own.set_index("image_id")["iou"].reindex(first.index) for job, own in tables.items()})
+    ious = pd.DataFrame(
+        {job: own.set_index("image_id")["iou"].reindex(first.index) for job, own in tables.items()}
+    )
     sources: dict[str, Path] = {}
     for run in runs:
         run["source"] = heat_source(config_of(folder / run["job"]))

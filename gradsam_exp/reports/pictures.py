@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
 from pycocotools import mask as coco
@@ -111,7 +111,9 @@ def _planned(run: Path) -> Plan:
     Raises:
         InputError: if data or weights are not what they were.
     """
-    config = check(OmegaConf.create(OmegaConf.load(run / ".hydra" / "config.yaml")))
+    composed = OmegaConf.load(run / ".hydra" / "config.yaml")
+    assert isinstance(composed, DictConfig)
+    config = check(composed)
     planned = plan(_without_missing_store(config))
     digests = json.loads((run / "provenance.json").read_text(encoding="utf-8"))["digests"]
     for what in ("data", "classifier"):
@@ -137,8 +139,7 @@ def _read_images(found: Pictures, planned: Plan, ious: pd.DataFrame, sources: in
         for k, name in enumerate(batch.image_ids):
             if name not in wanted:
                 continue
-            pixels = batch.images[k].permute(1, 2, 0).numpy()
-            picture, scale = smaller(Image.fromarray(pixels))
+            picture, scale = smaller(Image.fromarray(batch.images[k].permute(1, 2, 0).numpy()))
             found.ids.append(name)
             found.sizes.append(picture.size)
             found.scales.append(scale)
@@ -161,9 +162,10 @@ def _heats(found: Pictures, planned: Plan, *, explain: bool) -> list[str]:
     size_of = dict(zip(found.ids, found.sizes, strict=True))
     heats: dict[str, str] = {}
     for batch, heatmaps in preparation.explain(planned.dataset, batch_size=planned.config.batch_size):
-        for name, values in zip(batch.image_ids, heatmaps.values.numpy(), strict=True):
+        greys = (heatmaps.values.numpy() * 255).round().astype(np.uint8)
+        for name, values in zip(batch.image_ids, greys, strict=True):
             if name in size_of:
-                grey = Image.fromarray((values * 255).round().astype(np.uint8))
+                grey = Image.fromarray(values)
                 heats[name] = as_url(grey.resize(size_of[name], Image.Resampling.BOX))
         if len(heats) == len(found.ids):
             break
@@ -205,10 +207,11 @@ def small_predictions(run: Path, found: Pictures) -> tuple[list[str], list[list[
         Masks, and for each image ``[x, y, x, y, …]``, a string of the points' labels, and
         ``[x0, y0, x1, y1, …]`` of the boxes.
     """
-    table = pd.read_parquet(run / "predictions.parquet").set_index("image_id")
+    table = pd.read_parquet(run / "predictions.parquet")
+    rows = {str(row["image_id"]): row for row in table.to_dict("records")}
     masks, prompts = [], []
     for name, size, scale in zip(found.ids, found.sizes, found.scales, strict=True):
-        row = table.loc[name]
+        row = rows[name]
         masks.append(str(row["mask_rle"]) if scale == 1 else _shrunk(row, size))
         xy, labels, boxes = [], "", []
         for query in json.loads(row["prompts"]):
@@ -219,7 +222,7 @@ def small_predictions(run: Path, found: Pictures) -> tuple[list[str], list[list[
     return masks, prompts
 
 
-def _shrunk(row: pd.Series, size: tuple[int, int]) -> str:
+def _shrunk(row: Mapping[Any, Any], size: tuple[int, int]) -> str:
     given = {"size": [int(row["height"]), int(row["width"])], "counts": row["mask_rle"].encode("ascii")}
     return encoded(coco.decode(given).astype(bool), size)
 

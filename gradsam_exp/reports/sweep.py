@@ -56,7 +56,9 @@ def _report(folder: Path, table: pd.DataFrame) -> None:
         page = write_page(folder, table, folder / "report.html", explain=False)
         draw_curves(folder, table, folder / "sweep.png")
     except Exception as error:
-        log.warning("report.html was not written (%s: %s); the sweep's tables are whole", type(error).__name__, error)
+        log.warning(
+            "report.html was not written (%s: %s); the sweep's tables are whole", type(error).__name__, error
+        )
         log.debug("", exc_info=True)
     else:
         if page is not None:
@@ -64,7 +66,7 @@ def _report(folder: Path, table: pd.DataFrame) -> None:
 
 
 def write_tables(folder: Path, table: pd.DataFrame, to: Path) -> pd.DataFrame:
-    """Write ``sweep.csv``, ``sweep.md`` and ``sweep.tex`` into ``to``; returns the pooled rows, see `pool_runs`."""
+    """Write ``sweep.csv``, ``sweep.md`` and ``sweep.tex`` into ``to``; returns the pooled rows."""
     from gradsam_exp.reports.pooled import pool_runs  # noqa: PLC0415
     from gradsam_exp.reports.tables import as_latex, as_markdown, varied_columns  # noqa: PLC0415
 
@@ -165,7 +167,9 @@ def different_runs(table: pd.DataFrame) -> pd.DataFrame:
 def _varied_between(runs: Sequence[Path]) -> list[dict[str, str]]:
     """What runs from anywhere were given; what only others were given is in a run's configuration."""
     given = [varied_in(run) for run in runs]
-    keys = [key for key in dict.fromkeys(key for own in given for key in own) if key.split(".")[0] not in ELSEWHERE]
+    keys = [
+        key for key in dict.fromkeys(key for own in given for key in own) if key.split(".")[0] not in ELSEWHERE
+    ]
     configs = [config_of(run) for run in runs]
     return [
         {key: own.get(key) or chosen(config, key) or "" for key in keys}

@@ -153,7 +153,8 @@ def latex_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def latex_text(text: str) -> str:
     """Text as LaTeX prints it; numbers keep their minus signs."""
     escaped = "".join(_LATEX.get(letter, letter) for letter in " ".join(text.split()))
-    escaped = re.sub(r"(?<![\w-])-(?=\d)", "$-$", escaped)
+    escaped = re.sub(r"(?<![\w.-])-(?=\d)", "$-$", escaped)
+    escaped = re.sub(r"\b([\d.]+)e([+-]\d+)\b", lambda m: rf"${m[1]}\times10^{{{int(m[2])}}}$", escaped)
     return f"{{{escaped}}}" if escaped.startswith("[") else escaped  # \\\\ would take it as its argument
 
 

@@ -26,7 +26,9 @@ def run(config: Config, folder: Path) -> None:
 def compare(config: Config, folder: Path, *, baseline: str | None = None, explain: bool = True) -> None:
     """See ``conf/task/report.yaml``."""
     if config.runs is None:
-        raise InputError("runs is missing: give the folder of a run or of a sweep, or a glob, as in runs='outputs/evaluate/*'")
+        raise InputError(
+            "runs is missing: give the folder of a run or of a sweep, or a glob, as in runs='outputs/evaluate/*'"
+        )
     runs = find_runs(config.runs)
     common = common_folder(runs)
     table = collect_runs(common, runs)

@@ -10,7 +10,7 @@ function themed(layout) {
   return {
     margin: { l: 50, r: 12, t: 8, b: 44 },
     hovermode: "closest",
-    legend: { orientation: "h", y: -0.25, yref: "paper" },
+    legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom" },
     ...layout,
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
@@ -38,14 +38,26 @@ function drawReady() {
     const { data, layout } = chart.figure;
     if (data[0].type !== "parcoords") {
       draw(chart.id, data, layout);
-    } else if (canDrawLines()) {
-      const narrow = byId(chart.id).clientWidth < 600;
-      draw(chart.id, data, { ...layout, margin: { l: narrow ? 40 : 80, r: 40, t: 60, b: 24 } });
-    } else {
+    } else if (!canDrawLines()) {
       byId(chart.id).textContent = "This browser draws no WebGL, which this chart needs.";
+    } else {
+      parallel.chart = chart;
+      if (parallel.seen) drawParallel();
     }
   }
 }
+
+const parallel = { seen: false, chart: null }; // takes longer than all others: drawn when it comes into view
+function drawParallel() {
+  if (!parallel.chart) return;
+  parallel.seen = true;
+  const { id, figure: { data, layout } } = parallel.chart;
+  const narrow = isNarrow(id);
+  draw(id, data, { ...layout, margin: { l: narrow ? 40 : 80, r: 40, t: 60, b: 24 } });
+}
+const isNarrow = (id) => byId(id).clientWidth < 600;
+/** What a run is called on an axis. */
+const nameOn = (id, run) => (isNarrow(id) ? run.job : run.label);
 
 function drawForest() {
   if (!byId("forest")) return;
@@ -54,7 +66,7 @@ function drawForest() {
   if (!shown.length) return;
   const means = shown.map(([, found]) => found.mean);
   const data = [{
-    type: "scatter", mode: "markers", x: means, y: shown.map(([run]) => run.label),
+    type: "scatter", mode: "markers", x: means, y: shown.map(([run]) => nameOn("forest", run)),
     marker: { size: 8, color: report.series[0], symbol: shown.map(([run]) => (run.bound ? "diamond-open" : "circle")) },
     error_x: {
       type: "data", symmetric: false, color: report.series[0],
@@ -76,11 +88,11 @@ const iousOf = (run, chosen) => chosen.map((k) => run.iou[k]).filter((value) => 
 function drawBoxes(chosen, set) {
   const runs = finished.filter((run) => run.set === set).reverse();
   const data = runs.map((run) => ({
-    type: "box", orientation: "h", x: iousOf(run, chosen), name: run.label, boxmean: true, boxpoints: false,
+    type: "box", orientation: "h", x: iousOf(run, chosen), name: nameOn("boxes", run), boxmean: true, boxpoints: false,
     marker: { color: report.series[0] }, line: { width: 1.2 }, showlegend: false,
   }));
   draw("boxes", data, {
-    height: 70 + 30 * runs.length, xaxis: { title: { text: "IoU" }, range: [-0.02, 1.02] }, yaxis: { tickfont: { size: 11 } },
+    height: 70 + 30 * runs.length, xaxis: { title: { text: "IoU" }, range: [-0.02, 1.02] }, yaxis: { type: "category", tickfont: { size: 11 } },
   });
 }
 
@@ -122,7 +134,7 @@ function drawScatter(chosen, a, b, ids, selected, onPick) {
   });
   const line = { type: "line", x0: 0, y0: 0, x1: 1, y1: 1, line: { color: style("--quiet"), width: 1, dash: "dot" } };
   const place = draw("scatter", data, {
-    shapes: [line], legend: { orientation: "h", y: 1.08 }, margin: { l: 50, r: 12, t: 30, b: 44 },
+    shapes: [line],
     xaxis: { title: { text: "IoU of A" }, range: [-0.03, 1.03] }, yaxis: { title: { text: "IoU of B" }, range: [-0.03, 1.03] },
   });
   place.removeAllListeners("plotly_click");
@@ -134,3 +146,11 @@ byId("baseline").addEventListener("change", drawForest);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => parts.forEach((part) => part()));
 drawReady();
 drawForest();
+if (parallel.chart) {
+  new IntersectionObserver(([entry], observer) => {
+    if (!entry.isIntersecting) return;
+    observer.disconnect();
+    drawParallel();
+  }).observe(byId(parallel.chart.id));
+  addEventListener("beforeprint", drawParallel);
+}

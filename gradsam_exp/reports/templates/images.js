@@ -45,9 +45,10 @@ function border(mask, width, height, zoom) {
 
 function strokeMask(pen, text, [width, height], zoom, colour, dashed) {
   const path = border(decodeMask(text, width, height), width, height, zoom);
-  pen.lineCap = "square";
   for (const [look, wide] of [["#000", 4], [colour, 2]]) {
-    pen.setLineDash(dashed && look !== "#000" ? [zoom, zoom] : []);
+    const white = dashed && look !== "#000";
+    pen.lineCap = white ? "butt" : "square";
+    pen.setLineDash(white ? [zoom / 2, zoom / 2] : []); // each pixel's edge begins a new dash
     pen.strokeStyle = look;
     pen.lineWidth = wide;
     pen.stroke(path);
@@ -99,14 +100,16 @@ function pixelsOf(url) {
   return decoded.get(url);
 }
 
-function coloured(picture, alpha) {
+/** A grey heatmap in colours; what is cold lets more shine through. */
+function coloured(picture, opaque) {
   const canvas = Object.assign(document.createElement("canvas"), { width: picture.width, height: picture.height });
   const pen = canvas.getContext("2d", { willReadFrequently: true });
   pen.drawImage(picture, 0, 0);
   const pixels = pen.getImageData(0, 0, canvas.width, canvas.height);
   for (let k = 0; k < pixels.data.length; k += 4) {
-    pixels.data.set(heatColours[pixels.data[k]], k);
-    pixels.data[k + 3] = alpha;
+    const heat = pixels.data[k];
+    pixels.data.set(heatColours[heat], k);
+    if (!opaque) pixels.data[k + 3] = 50 + 0.5 * heat;
   }
   pen.putImageData(pixels, 0, 0);
   return canvas;
@@ -126,7 +129,7 @@ async function canvasOf(size, wide, text, layers) {
 
 const layers = {
   picture: (url) => async (pen, _, canvas) => pen.drawImage(await pixelsOf(url), 0, 0, canvas.width, canvas.height),
-  heat: (url, alpha) => async (pen, _, canvas) => pen.drawImage(coloured(await pixelsOf(url), alpha), 0, 0, canvas.width, canvas.height),
+  heat: (url, opaque) => async (pen, _, canvas) => pen.drawImage(coloured(await pixelsOf(url), opaque), 0, 0, canvas.width, canvas.height),
   mask: (text, size, colour, dashed) => (pen, zoom) => text !== null && strokeMask(pen, text, size, zoom, colour, dashed),
   prompts: (prompts) => (pen, zoom) => drawPrompts(pen, prompts, zoom),
   truth: (text, [width, height]) => (pen, zoom) => {
@@ -145,8 +148,8 @@ function panelsOf(at) {
   for (const [name, run] of a.source === b.source ? [["", a]] : [[" of A", a], [" of B", b]]) {
     const heats = pictures.heats[run.source];
     if (!heats) continue;
-    panels.push([`heatmap${name}`, [layers.heat(heats[at], 255)]]);
-    panels.push([`overlay${name}`, [base, layers.heat(heats[at], 140)]]);
+    panels.push([`heatmap${name}`, [layers.heat(heats[at], true)]]);
+    panels.push([`overlay${name}`, [base, layers.heat(heats[at], false)]]);
   }
   for (const [name, run, colour] of a === b ? [["A", a, colourA]] : [["A", a, colourA], ["B", b, colourB]]) {
     const drawn = [base, layers.mask(pictures.truths[at], size, style("--truth"), true)];
@@ -231,6 +234,12 @@ function drawAll() {
   drawGallery();
 }
 
+/** The run whose mIoU is furthest from that of `run`, an upper bound only if there is no other. */
+function mostDifferent(run, others) {
+  const apart = (other) => Math.abs(difference(other.number, run.number)?.mean ?? 0) - (other.bound ? 2 : 0);
+  return others.filter((other) => other !== run).sort((one, other) => apart(other) - apart(one))[0] ?? run;
+}
+
 /** Follow the choice of runs and class. */
 function choose() {
   const before = chosen.a?.set;
@@ -238,7 +247,7 @@ function choose() {
   const { set } = chosen.a, { classes, of_class, notes, pictures } = report.sets[set];
   if (before !== set) {
     const others = finished.filter((run) => run.set === set);
-    fill(byId("run-b"), others.map((run) => [run.number, run.label]), (others.find((run) => run !== chosen.a) ?? chosen.a).number);
+    fill(byId("run-b"), others.map((run) => [run.number, run.label]), mostDifferent(chosen.a, others).number);
     fill(byId("class"), [["", "all"], ...classes.map((name, k) => [k, name])], "");
     const sizes = pictures.smaller ? ["pictures, masks and prompts are drawn smaller than they are"] : [];
     byId("missing").replaceChildren(...[...notes, ...sizes].map((note) => Object.assign(document.createElement("li"), { textContent: note })));
