@@ -87,7 +87,10 @@ def gather(
     rows = [row for row in merged_rows(table) if _is_shown(folder, row)]
     runs = [_run(folder, row, varied, list(titles)) for row in rows]
     finished = [run for run in runs if run["status"] == "finished"]
-    changed = differences({run["job"]: config_of(folder / run["job"]) for run in finished})
+    configs = {run["job"]: config_of(folder / run["job"]) for run in finished}
+    changed = differences(configs)
+    for run in finished:
+        run["source"] = heat_source(configs[run["job"]])
     sets: list[dict[str, Any]] = []
     for data in dict.fromkeys(data_digest(folder / run["job"]) for run in finished):
         own = [run for run in finished if data_digest(folder / run["job"]) == data]
@@ -96,8 +99,7 @@ def gather(
     for run in finished:
         run["changed"] = changed[run["job"]]
     number = {job: k for k, run in enumerate(runs) for job in run["jobs"]}
-    same = {row["job"]: row.get("same_as") for row in table.to_dict("records")}
-    chosen = number.get(same.get(baseline) or baseline) if baseline is not None else None
+    chosen = None if baseline is None else number.get(baseline)
     return {
         "title": f"{folder.parent.name} / {folder.name}",
         "folder": str(folder.resolve()),
@@ -179,7 +181,6 @@ def _image_set(
     )
     sources: dict[str, Path] = {}
     for run in runs:
-        run["source"] = heat_source(config_of(folder / run["job"]))
         sources.setdefault(run["source"], folder / run["job"])
     pictures = read_pictures(sources, ious, explain=explain)
     known = first["class_name"].fillna("unknown").astype(str)

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from gradsam_exp.errors import InputError
 
@@ -46,7 +48,9 @@ def _was_evaluated(run: Path) -> bool:
         status = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["status"]
     except (OSError, ValueError, KeyError):
         return False
-    return status != "finished" or (run / "per_image.parquet").is_file()
+    if status == "finished":
+        return (run / "per_image.parquet").is_file()
+    return (chosen(config_of(run), "task") or "evaluate") == "evaluate"
 
 
 def natural(path: str) -> list[tuple[int, str]]:
@@ -74,9 +78,13 @@ def config_of(run: Path) -> dict[str, Any]:
     """The composed configuration, resolved.
 
     Raises:
-        OSError, omegaconf.errors.OmegaConfBaseException: if there is none.
+        InputError: if it is not there or cannot be read.
     """
-    plain = OmegaConf.to_container(OmegaConf.load(run / ".hydra" / "config.yaml"), resolve=True)
+    path = run / ".hydra" / "config.yaml"
+    try:
+        plain = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except (OSError, YAMLError, OmegaConfBaseException) as error:
+        raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]}); leave this run out") from error
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
 

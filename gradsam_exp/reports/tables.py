@@ -139,7 +139,7 @@ def as_latex(table: pd.DataFrame) -> str:
     for headings, rows in (_cells(table), _pair_cells(table)):
         if rows:
             parts.append(latex_table(headings, rows))
-    return "\n\n".join([*parts, *(f"% {line}" for line in _notes(table))]) + "\n"
+    return "\n\n".join([*parts, *(f"% {' '.join(line.split())}" for line in _notes(table))]) + "\n"
 
 
 def latex_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

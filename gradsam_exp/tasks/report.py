@@ -23,7 +23,7 @@ def run(config: Config, folder: Path) -> None:
     build_checked("task", compare, config.task, config=config, folder=folder)
 
 
-def compare(config: Config, folder: Path, *, baseline: str | None = None, explain: bool = True) -> None:
+def compare(config: Config, folder: Path, *, baseline: str | int | None = None, explain: bool = True) -> None:
     """See ``conf/task/report.yaml``."""
     if config.runs is None:
         raise InputError(
@@ -32,11 +32,12 @@ def compare(config: Config, folder: Path, *, baseline: str | None = None, explai
     runs = find_runs(config.runs)
     common = common_folder(runs)
     table = collect_runs(common, runs)
+    first = None if baseline is None else str(baseline)
     finished = different_runs(table).query("status == 'finished'")["job"].tolist()
-    if baseline is not None and baseline not in finished:
-        raise InputError(f"task.baseline={baseline!r} is no finished run{did_you_mean(baseline, finished)}")
-    table = with_comparison(common, table, baseline)
-    page = write_page(common, table, folder / "report.html", baseline=baseline, explain=explain)
+    if first is not None and first not in finished:
+        raise InputError(f"task.baseline={first} is no finished run{did_you_mean(first, finished)}")
+    table = with_comparison(common, table, first)
+    page = write_page(common, table, folder / "report.html", baseline=first, explain=explain)
     pooled = write_tables(common, table, folder)
     print_tables(table, pooled)
     console.print(page, soft_wrap=True)
