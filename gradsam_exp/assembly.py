@@ -7,6 +7,7 @@ read only when it is carried out.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -168,8 +169,11 @@ def loaded_segmenter(segmenter: Segmenter, node: Node, device: torch.device) -> 
     return _models["segmenter"][1]
 
 
-def plan(config: Config) -> Plan:
+def plan(config: Config, given: Callable[[Sequence[str]], ImageDataset] | None = None) -> Plan:
     """Check a run from cheap to dear: names and numbers, then the data's files, then the weights' files.
+
+    Args:
+        given: makes the images, from the names of the classifier's classes, that stand for ``data``.
 
     Raises:
         InputError: naming the config key or file, and the mend.
@@ -183,7 +187,7 @@ def plan(config: Config) -> Plan:
     classifier = _classifier(config)
     pipeline = Pipeline(strategy, SEGMENTERS.build(config.sam), selector)
     _check_kinds(config, pipeline)
-    dataset = find_dataset(config, config.split)
+    dataset = find_dataset(config, config.split) if given is None else given(classifier.class_names)
     align_classes(dataset.class_names, classifier.class_names)
     _check_truth(config, pipeline, dataset)
     return Plan(config, dataset, classifier, refiner, pipeline, find_store(config), device)

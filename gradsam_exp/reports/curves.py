@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -18,6 +18,9 @@ from gradsam_exp.metrics.summary import summarize
 from gradsam_exp.reports.compare import data_digest
 from gradsam_exp.reports.tables import varied_columns
 from gradsam_exp.reports.terminal import TITLES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 MOST_HEATMAPS = 3
 LINES = [[0, "#0072B2"], [0.5, "#8C8C8C"], [1, "#E69F00"]]  # seen on white and on black
@@ -119,43 +122,40 @@ def draw_curves(folder: Path, table: pd.DataFrame, path: Path) -> Path | None:
     with styled():
         across = min(len(varied), 3)
         down = -(-len(varied) // across)
-        figure = Figure(figsize=(3.4 * across, 2.7 * down), layout="constrained")
+        figure = Figure(figsize=(3.2 * across, 2.9 * down), layout="constrained")
         panels = figure.subplots(down, across, squeeze=False, sharey=True).ravel()
         for axes, knob in zip(panels, varied, strict=False):
-            values = in_order(done[knob].tolist())
-            number = is_number(values)
-            curves = curves_of(folder, table, knob)
-            for k, (curve, colour, marker) in enumerate(zip(curves, SERIES, _MARKERS, strict=False)):
-                # Words stand side by side, a little apart, so that their intervals can be seen.
-                apart = 0.06 * (k - (len(curves) - 1) / 2)
-                x = [float(value) if number else values.index(value) + apart for value in curve.x]
-                line = "-" if k % 2 == 0 else "--"
-                if number:
-                    axes.fill_between(x, curve.low, curve.high, color=colour, alpha=0.15, lw=0)
-                else:
-                    axes.vlines(x, curve.low, curve.high, color=colour, lw=1)
-                    line = ""
-                axes.plot(x, curve.mean, marker=marker, ls=line, ms=3.5, lw=1.2, color=colour, label=curve.name)
-            axes.set(xlabel=knob)
-            if not number:
-                turned = max(map(len, values)) * len(values) > 36
-                axes.set_xticks(
-                    range(len(values)), values, rotation=35 if turned else 0, ha="right" if turned else "center"
-                )
-                axes.margins(x=0.15)
-            if any(curve.name for curve in curves):
-                axes.legend(
-                    fontsize=6,
-                    frameon=False,
-                    loc="upper center",
-                    bbox_to_anchor=(0.5, -0.32 if number else -0.42),
-                    ncols=2,
-                )
+            _draw_panel(axes, curves_of(folder, table, knob), knob)
         for axes in panels[len(varied) :]:
             axes.set_visible(False)
         for axes in panels[::across]:
             axes.set_ylabel("mIoU")
         return save_figure(figure, path)
+
+
+def _draw_panel(axes: Axes, curves: Sequence[Curve], knob: str) -> None:
+    values = in_order([value for curve in curves for value in curve.x])
+    number = is_number(values)
+    for k, (curve, colour, marker) in enumerate(zip(curves, SERIES, _MARKERS, strict=False)):
+        # Words stand side by side, a little apart, so that their intervals can be seen.
+        apart = 0.08 * (k - (len(curves) - 1) / 2)
+        x = [float(value) if number else values.index(value) + apart for value in curve.x]
+        if number:
+            axes.fill_between(x, curve.low, curve.high, color=colour, alpha=0.15, lw=0)
+        else:
+            axes.vlines(x, curve.low, curve.high, color=colour, lw=1)
+        line = ("-" if k % 2 == 0 else "--") if number else ""
+        axes.plot(x, curve.mean, marker=marker, ls=line, ms=3.5, lw=1.2, color=colour, label=curve.name)
+    axes.set_xlabel(knob)
+    if not number:
+        turned = sum(map(len, values)) > 36
+        look: Any = {"rotation": 35, "ha": "right"} if turned else {}
+        axes.set_xticks(range(len(values)), values, **look)
+        axes.margins(x=0.15)
+    elif len(values) <= 6:
+        axes.set_xticks([float(value) for value in values], values)
+    if any(curve.name for curve in curves):
+        axes.legend(fontsize=6, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
 
 
 def charts(folder: Path, table: pd.DataFrame) -> list[dict[str, Any]]:

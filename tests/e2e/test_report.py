@@ -127,8 +127,11 @@ def test_the_table_sorts_and_filters_by_keyboard(opened: Opened):
     page.keyboard.press("Enter")
     assert opened.runs() == ["2", "3", "0"]
     assert page.locator("#comparison th[aria-sort]").get_attribute("aria-sort") == "descending"
-    by_value = sorted((float(c.get_attribute("data-value")), c.evaluate("c => c.parentElement.dataset.run"))
-                      for c in page.locator("#comparison tbody td:nth-child(4)[data-value]:not(.error)").all())  # fmt: skip
+    cells = page.locator("#comparison tbody td:nth-child(4)[data-value]:not(.error)").all()
+    by_value = sorted(
+        (float(cell.get_attribute("data-value")), cell.evaluate("cell => cell.parentElement.dataset.run"))
+        for cell in cells
+    )
     page.get_by_role("button", name="mIoU", exact=True).click()
     rows = page.locator("#comparison tbody tr").evaluate_all("rows => rows.map(r => r.dataset.run)")
     assert rows[:2] == [number for _, number in by_value]
