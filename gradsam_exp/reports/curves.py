@@ -16,6 +16,7 @@ import pandas as pd
 from gradsam_exp.colours import AMOUNT, SERIES
 from gradsam_exp.metrics.summary import summarize
 from gradsam_exp.reports.compare import data_digest
+from gradsam_exp.reports.runs import in_short
 from gradsam_exp.reports.tables import varied_columns
 from gradsam_exp.reports.terminal import TITLES
 
@@ -84,7 +85,10 @@ def curves_of(folder: Path, table: pd.DataFrame, knob: str) -> list[Curve]:
     done = done.sort_values(knob, key=lambda column: column.map(order), kind="stable")
     if not others:
         return [_curve("", knob, done)]
-    groups = {" · ".join(map(str, key)): own for key, own in done.groupby(others, sort=False)}
+    groups = {
+        " · ".join(map(in_short, others, map(str, values))): own
+        for values, own in done.groupby(others, sort=False)
+    }
     if len(groups) <= len(SERIES):
         return [_curve(name, knob, own) for name, own in groups.items()]
     return _averaged(folder, done, knob)

@@ -23,7 +23,7 @@ from gradsam_exp.metrics.paired import all_pairs
 from gradsam_exp.reports.compare import data_digest
 from gradsam_exp.reports.curves import charts
 from gradsam_exp.reports.pictures import heat_source, read_pictures, small_predictions
-from gradsam_exp.reports.runs import command_of, config_of, differences
+from gradsam_exp.reports.runs import command_of, config_of, differences, in_short
 from gradsam_exp.reports.tables import BOUND_NOTE, merged_rows, varied_columns
 from gradsam_exp.reports.terminal import HEATMAP_TITLES, TITLES
 
@@ -101,8 +101,8 @@ def gather(
     number = {job: k for k, run in enumerate(runs) for job in run["jobs"]}
     chosen = None if baseline is None else number.get(baseline)
     return {
-        "title": f"{folder.parent.name} / {folder.name}",
-        "folder": str(folder.resolve()),
+        "title": f"{folder.resolve().parent.name} / {folder.name}",
+        "folder": _place(folder),
         "created": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
         "titles": titles,
         "lower": sorted(LOWER_IS_BETTER & set(titles)),
@@ -118,6 +118,12 @@ def gather(
     }
 
 
+def _place(folder: Path) -> str:
+    """From here, if it lies below."""
+    folder, here = folder.resolve(), Path.cwd().resolve()
+    return str(folder.relative_to(here) if folder.is_relative_to(here) else folder)
+
+
 def _is_shown(folder: Path, row: Mapping[Any, Any]) -> bool:
     return row["status"] != "finished" or (folder / str(row["job"]) / "per_image.parquet").is_file()
 
@@ -130,7 +136,7 @@ def _run(folder: Path, row: Mapping[Any, Any], varied: Sequence[str], metrics: S
         "job": job,
         "jobs": row.get("all_jobs", [job]),
         "label": " ".join(
-            [job, *(_short(key, value) for key, value in zip(varied, values, strict=True) if value)]
+            [job, *(in_short(key, value) for key, value in zip(varied, values, strict=True) if value)]
         ),
         "varied": values,
         "status": row["status"],
@@ -143,14 +149,6 @@ def _run(folder: Path, row: Mapping[Any, Any], varied: Sequence[str], metrics: S
     if facts.is_file():
         run["provenance"] = _facts(json.loads(facts.read_text(encoding="utf-8")))
     return run
-
-
-def _short(key: str, value: str) -> str:
-    """``fgbg``, ``bg_threshold=0.1``: words speak for themselves."""
-    first = value.split(", ", maxsplit=1)[0].lstrip("-")
-    return (
-        f"{key.rsplit('.', 1)[-1]}={value}" if first[:1].isdigit() or first in ("true", "false", "null") else value
-    )
 
 
 def _facts(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:

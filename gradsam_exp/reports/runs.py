@@ -108,6 +108,13 @@ def as_override(value: Any) -> str:
     return str(value)
 
 
+def in_short(key: str, value: str) -> str:
+    """``fgbg``, ``bg_threshold=0.1``: words speak for themselves, numbers do not."""
+    first = value.split(", ", maxsplit=1)[0].lstrip("-")
+    unclear = first[:1].isdigit() or first in ("", "true", "false", "null")
+    return f"{key.rsplit('.', 1)[-1]}={value}" if unclear else value
+
+
 def command_of(run: Path) -> str:
     """The command that makes this run alone again, quoted for a shell."""
     overrides = overrides_of(run)

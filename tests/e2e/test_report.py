@@ -236,6 +236,21 @@ def test_any_width_in_light_and_dark(chromium: Any, sweep: Path, width: int, sch
 
 
 @pytest.mark.slow
+def test_without_true_masks_there_are_pictures_all_the_same(chromium: Any, run, sweep: Path, tmp_path: Path):
+    shutil.copytree(sweep.parent / "data" / "images", tmp_path / "data" / "images")
+    classifier = f"model.checkpoint={sweep.parent / 'classifier.safetensors'}"
+    done = run("-m", "pipeline=fg,fgbg", "data=folder", f"data.root={tmp_path / 'data'}", classifier)
+    assert done.code == 0, done.err
+    (page,) = done.folder.rglob("report.html")
+    opened = Opened(chromium, page)
+    assert opened.page.locator("#panels canvas").count() == 5, "no truth"
+    assert opened.page.locator(".tile").count() == 8
+    assert opened.texts("#comparison thead th") == ["run", "pipeline", "accuracy"]
+    assert opened.problems == []
+    opened.context.close()
+
+
+@pytest.mark.slow
 def test_runs_whose_images_are_gone_are_compared_without(chromium: Any, sweep: Path, run, tmp_path: Path):
     moved = tmp_path / "elsewhere"
     shutil.copytree(sweep, moved)

@@ -31,7 +31,7 @@ def test_one_curve_for_each_combination_of_the_others(tmp_path: Path):
     assert fg.mean == pytest.approx([0.4525, 0.455, 0.45])
     assert fgbg.low == pytest.approx([0.34, 0.35, 0.33])
     by_word = curves_of(tmp_path, table, "pipeline")
-    assert [curve.name for curve in by_word] == ["0.2", "0.05", "0.1"]
+    assert [curve.name for curve in by_word] == ["bg_threshold=0.2", "bg_threshold=0.05", "bg_threshold=0.1"]
 
 
 def test_too_many_curves_are_averaged_image_by_image(tmp_path: Path):

@@ -10,6 +10,7 @@ function themed(layout) {
   return {
     margin: { l: 50, r: 12, t: 8, b: 44 },
     hovermode: "closest",
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: style("--quiet"), activecolor: style("--ink") },
     legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom" },
     ...layout,
     paper_bgcolor: "rgba(0,0,0,0)",
@@ -60,7 +61,7 @@ const isNarrow = (id) => byId(id).clientWidth < 600;
 const nameOn = (id, run) => (isNarrow(id) ? run.job : run.label);
 
 function drawForest() {
-  if (!byId("forest")) return;
+  if (!byId("forest") || !("miou" in report.titles)) return;
   const compared = finished.map((run) => [run, difference(run.number, baselineOf(run).number)]);
   const shown = compared.filter(([, found]) => found).reverse();
   if (!shown.length) return;

@@ -45,7 +45,7 @@ function border(mask, width, height, zoom) {
 
 function strokeMask(pen, text, [width, height], zoom, colour, dashed) {
   const path = border(decodeMask(text, width, height), width, height, zoom);
-  for (const [look, wide] of [["#000", 4], [colour, 2]]) {
+  for (const [look, wide] of [["#000", 5], [colour, 3]]) {
     const white = dashed && look !== "#000";
     pen.lineCap = white ? "butt" : "square";
     pen.setLineDash(white ? [zoom / 2, zoom / 2] : []); // each pixel's edge begins a new dash
@@ -190,13 +190,12 @@ function pick(image) {
 function inOrder() {
   const { a, b } = chosen;
   const worth = {
-    worst: (k) => a.iou[k],
-    best: (k) => -a.iou[k],
+    worst: (k) => a.iou[k] ?? 0,
+    best: (k) => -(a.iou[k] ?? 0),
     apart: (k) => -Math.abs(a.iou[k] - b.iou[k]),
   }[byId("order").value];
   const pictured = new Set(setOf(a).pictures.of);
-  const known = chosen.images.filter((k) => pictured.has(k) && a.iou[k] !== null && b.iou[k] !== null);
-  return known.sort((one, other) => worth(one) - worth(other));
+  return chosen.images.filter((k) => pictured.has(k)).sort((one, other) => worth(one) - worth(other));
 }
 
 let galleryTurn = 0;

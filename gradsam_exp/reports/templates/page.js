@@ -15,6 +15,7 @@ function difference(i, j) {
   const found = pairs.get(`${Math.max(i, j)},${Math.min(i, j)}`);
   if (!found || i === j) return null;
   const [mean, low, high, p, wins, ties, losses] = found.rest;
+  if (mean === null) return null; // without true masks
   if (found.i === i) return { mean, low, high, p, wins, ties, losses };
   return { mean: -mean, low: -high, high: -low, p, wins: losses, ties, losses: wins };
 }

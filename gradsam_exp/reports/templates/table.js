@@ -43,6 +43,7 @@ function baselineOf(run) {
   return chosen && chosen.set === run.set ? chosen : finished.find((other) => other.set === run.set);
 }
 
+/** Fill in the columns that depend on the baseline. */
 function compareAll() {
   const found = finished.map((run) => difference(run.number, baselineOf(run).number));
   const p = holm(found.map((one) => (one ? one.p : null)));
@@ -64,5 +65,7 @@ function compareAll() {
     name.textContent = report.runs[Number(byId("baseline").value)]?.label ?? "";
   }
 }
-byId("baseline").addEventListener("change", compareAll);
-if (finished.length) compareAll();
+if ("miou" in report.titles) { // there is none without true masks
+  byId("baseline").addEventListener("change", compareAll);
+  compareAll();
+}
