@@ -24,7 +24,7 @@ from gradsam_exp.reports.compare import data_digest
 from gradsam_exp.reports.curves import charts
 from gradsam_exp.reports.pictures import heat_source, read_pictures, small_predictions
 from gradsam_exp.reports.runs import command_of, config_of, differences, in_short
-from gradsam_exp.reports.tables import BOUND_NOTE, merged_rows, varied_columns
+from gradsam_exp.reports.tables import BOUND, BOUND_NOTE, merged_rows, varied_columns
 from gradsam_exp.reports.terminal import HEATMAP_TITLES, TITLES
 
 LOWER_IS_BETTER = {"distance_px", "deletion_auc"}
@@ -225,7 +225,7 @@ def _pairs(ious: pd.DataFrame) -> list[list[Any]]:
 
 
 def _notes(runs: Sequence[Mapping[str, Any]], sets: Sequence[Mapping[str, Any]]) -> list[str]:
-    notes = [BOUND_NOTE] if any(run["bound"] for run in runs) else []
+    notes = [BOUND_NOTE.removeprefix(f"{BOUND} ")] if any(run["bound"] for run in runs) else []
     if any(len(run["jobs"]) > 1 for run in runs):
         notes.append("×n: n jobs that are the same run, made once: it does not depend on what was varied")
     if len(sets) > 1:
