@@ -21,8 +21,9 @@ def example() -> Example:
     rng = np.random.default_rng(0)
     mask = np.zeros((30, 40), dtype=bool)
     mask[10:, 10:20] = True  # down to the edge
+    image, heatmap = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8), rng.random((30, 40), dtype=np.float32)
     return Example(
-        "name", "circle", rng.integers(0, 256, (30, 40, 3), dtype=np.uint8), rng.random((30, 40), dtype=np.float32),
+        "name", "circle", image, heatmap,
         np.array([[15.0, 15.0], [0.0, 0.0]]), np.array([1, 0]), np.zeros((0, 4)), mask, mask, 1.0,
     )  # fmt: skip
 
