@@ -35,6 +35,8 @@ class Config:
     name: str = "evaluate"
     output_root: str = "outputs"
     cifar10_root: str | None = None
+    runs: Any = None  # a path or glob, or several
+    image: str | None = None
     store: Node = field(default_factory=dict)
     data: Node = field(default_factory=dict)
     background: Node = field(default_factory=dict)

@@ -178,10 +178,32 @@ class Preparation:
 
     def __call__(self, dataset: ImageDataset, *, batch_size: int = 32) -> Iterator[Prepared]:
         """Chunk by chunk; at most ``batch_size`` images are in a network at a time."""
-        explain, encode, predict = (Portion(stage, batch_size) for stage in ("explain", "encode", "faithfulness"))
+        encode, predict = Portion("encode", batch_size), Portion("faithfulness", batch_size)
+        for images, batch, heatmaps in self._explain(dataset, batch_size):
+            with self.stopwatch.time("encode"):
+                embeddings = self._embeddings(images, batch, encode)
+            with self.stopwatch.time("faithfulness" if self.faithful else "score"):
+                quality = self._quality(images, batch, heatmaps, predict)
+            predicted = heatmaps.targets if heatmaps.logits is None else heatmaps.logits.argmax(1)
+            yield Prepared(batch, heatmaps, embeddings, predicted, quality)
+
+    def explain(self, dataset: ImageDataset, *, batch_size: int = 32) -> Iterator[tuple[ImageBatch, Heatmaps]]:
+        """Images and heatmaps alone; the segmenter need not be loaded."""
+        for _, batch, heatmaps in self._explain(dataset, batch_size):
+            yield batch, heatmaps
+
+    def images(self, dataset: ImageDataset) -> Iterator[ImageBatch]:
+        """The images alone, in the same chunks."""
+        origin = dataset.origin
+        for indices in _chunks(dataset):
+            yield self._images(dataset, origin, indices)
+
+    def _explain(self, dataset: ImageDataset, batch_size: int) -> Iterator[tuple[Any, ImageBatch, Heatmaps]]:
+        """Chunk by chunk, and what names a chunk's images."""
+        portion = Portion("explain", batch_size)
         class_ids = align_classes(dataset.class_names, self.explained.class_names)
         origin = dataset.origin  # reads all backgrounds
-        for number, indices in enumerate(SizeBuckets(dataset, CHUNK, pixels=CHUNK_PIXELS)):
+        for number, indices in enumerate(_chunks(dataset)):
             if number % TRIM_EVERY == TRIM_EVERY - 1:
                 return_freed_memory()
             with self.stopwatch.time("data"):
@@ -189,13 +211,8 @@ class Preparation:
                 batch = replace(batch, labels=torch.where(batch.labels >= 0, class_ids[batch.labels], -1))
             images = [VERSION, torch.__version__, origin, batch.image_ids]
             with self.stopwatch.time("explain"):
-                heatmaps = self._heatmaps(images, batch, explain)
-            with self.stopwatch.time("encode"):
-                embeddings = self._embeddings(images, batch, encode)
-            with self.stopwatch.time("faithfulness" if self.faithful else "score"):
-                quality = self._quality(images, batch, heatmaps, predict)
-            predicted = heatmaps.targets if heatmaps.logits is None else heatmaps.logits.argmax(1)
-            yield Prepared(batch, heatmaps, embeddings, predicted, quality)
+                heatmaps = self._heatmaps(images, batch, portion)
+            yield images, batch, heatmaps
 
     def _images(self, dataset: ImageDataset, origin: str, indices: Sequence[int]) -> ImageBatch:
         def make() -> tuple[Tensors, Any]:
@@ -248,6 +265,10 @@ class Preparation:
         key = digest([images, self.segmented_by, self.segmenter.device.type], size=16)
         tensors, sizes = self.store.get("embeddings", key, make)
         return Embeddings(tensors["values"], **{name: tuple(size) for name, size in sizes.items()})
+
+
+def _chunks(dataset: ImageDataset) -> SizeBuckets:
+    return SizeBuckets(dataset, CHUNK, pixels=CHUNK_PIXELS)
 
 
 def align_classes(given: Sequence[str], known: Sequence[str]) -> Tensor:
