@@ -112,6 +112,17 @@ class Plan:
 
         The classifier is read when a heatmap is needed that the store does not have.
         """
+        segmenter = loaded_segmenter(self.pipeline.segmenter, self.config.sam, self.device)
+        pipeline = Pipeline(self.pipeline.strategy, segmenter, self.pipeline.selector)
+        return Experiment(self.preparation(segmenter, faithful=faithful), pipeline, seed=self.config.seed)
+
+    def preparation(self, segmenter: Segmenter | None = None, *, faithful: bool = False) -> Preparation:
+        """Images, heatmaps and embeddings.
+
+        Args:
+            segmenter: loaded; without one there are no embeddings, only `Preparation.explain`.
+            faithful: see `Preparation`.
+        """
         node = dict(self.config.explainer)
         target, augment = node.pop("target"), node.pop("augment")
 
@@ -127,17 +138,15 @@ class Plan:
             depends_on=[self.classifier.digest, node, augment],
             device=self.device,
         )
-        preparation = Preparation(
+        return Preparation(
             explained,
             self.refiner,
-            loaded_segmenter(self.pipeline.segmenter, self.config.sam, self.device),
+            self.pipeline.segmenter if segmenter is None else segmenter,
             store=self.store,
             segmented_by=self.segmented_by,
             refined_by=self.config.refine,
             faithful=faithful,
         )
-        pipeline = Pipeline(self.pipeline.strategy, preparation.segmenter, self.pipeline.selector)
-        return Experiment(preparation, pipeline, seed=self.config.seed)
 
 
 _models: dict[str, tuple[str, Any]] = {}  # the last one of each kind: the jobs of a sweep share them

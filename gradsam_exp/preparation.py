@@ -161,6 +161,29 @@ class Preparation:
 
     def __call__(self, dataset: ImageDataset, *, batch_size: int = 32) -> Iterator[Prepared]:
         """Chunk by chunk; ``batch_size`` images are in a network at a time."""
+        for images, batch, heatmaps in self._explain(dataset, batch_size):
+            with self.stopwatch.time("encode"):
+                embeddings = self._embeddings(images, batch, batch_size)
+            faithful: dict[str, Tensor] = {}
+            if self.faithful:
+                with self.stopwatch.time("faithfulness"):
+                    faithful = self.explained.faithfulness(batch.images, heatmaps, batch_size=batch_size)
+            predicted = heatmaps.targets if heatmaps.logits is None else heatmaps.logits.argmax(1)
+            yield Prepared(batch, heatmaps, embeddings, predicted, faithful)
+
+    def explain(self, dataset: ImageDataset, *, batch_size: int = 32) -> Iterator[tuple[ImageBatch, Heatmaps]]:
+        """Images and heatmaps alone; the segmenter need not be loaded."""
+        for _, batch, heatmaps in self._explain(dataset, batch_size):
+            yield batch, heatmaps
+
+    def images(self, dataset: ImageDataset) -> Iterator[ImageBatch]:
+        """The images alone, in the same chunks."""
+        origin = dataset.origin
+        for indices in SizeBuckets(dataset, CHUNK):
+            yield self._images(dataset, origin, indices)
+
+    def _explain(self, dataset: ImageDataset, batch_size: int) -> Iterator[tuple[Any, ImageBatch, Heatmaps]]:
+        """Chunk by chunk, and what names a chunk's images."""
         class_ids = align_classes(dataset.class_names, self.explained.class_names)
         origin = dataset.origin  # reads all backgrounds
         for indices in SizeBuckets(dataset, CHUNK):
@@ -170,14 +193,7 @@ class Preparation:
             images = [VERSION, torch.__version__, origin, batch.image_ids]
             with self.stopwatch.time("explain"):
                 heatmaps = self._heatmaps(images, batch, batch_size)
-            with self.stopwatch.time("encode"):
-                embeddings = self._embeddings(images, batch, batch_size)
-            faithful: dict[str, Tensor] = {}
-            if self.faithful:
-                with self.stopwatch.time("faithfulness"):
-                    faithful = self.explained.faithfulness(batch.images, heatmaps, batch_size=batch_size)
-            predicted = heatmaps.targets if heatmaps.logits is None else heatmaps.logits.argmax(1)
-            yield Prepared(batch, heatmaps, embeddings, predicted, faithful)
+            yield images, batch, heatmaps
 
     def _images(self, dataset: ImageDataset, origin: str, indices: Sequence[int]) -> ImageBatch:
         def make() -> tuple[Tensors, Any]:
