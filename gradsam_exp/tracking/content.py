@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from gradsam_exp.config import KNOBS, Config
+from gradsam_exp.config import KNOBS, Config, Node
 from gradsam_exp.metrics.summary import Summary
 
 if TYPE_CHECKING:
@@ -69,10 +69,25 @@ def flat_config(config: Config) -> dict[str, Any]:
     (``bg_threshold``, only if the run uses it), other parameters their group's before theirs
     (``pipeline_tie``, ``model_checkpoint``).
     """
-    flat: dict[str, Any] = {"split": config.split, "limit": config.limit, "seed": config.seed}
-    groups = {"data": config.data, "background": config.data.get("background") or {}, "model": config.model}
-    groups |= {"explainer": config.explainer, "refine": config.refine, "pipeline": config.pipeline}
+    groups = {"explainer": config.explainer, "refine": config.refine, "pipeline": config.pipeline}
     groups |= {"selector": config.selector, "sam": config.sam}
+    chosen = {"split": config.split, "limit": config.limit, "seed": config.seed}
+    return {**chosen, **_flat({**_sources(config), **groups})}
+
+
+def flat_training_config(config: Config) -> dict[str, Any]:
+    """What a training depends on; its own parameters have no prefix (``epochs``, ``learning_rate``)."""
+    own = {key: value for key, value in _parameters(config.task) if value is not None}
+    return {"limit": config.limit, **_flat(_sources(config)), **own}
+
+
+def _sources(config: Config) -> dict[str, Node]:
+    """The groups that every task depends on."""
+    return {"data": config.data, "background": config.data.get("background") or {}, "model": config.model}
+
+
+def _flat(groups: Mapping[str, Node]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
     for group, node in groups.items():
         name = node.get("backbone") if group == "model" else node.get("name")
         if name is not None:

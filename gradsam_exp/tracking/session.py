@@ -58,13 +58,24 @@ def record(settings: WandbSettings, folder: Path, heading: Heading, fill: Callab
 @contextmanager
 def recording(settings: WandbSettings, folder: Path, heading: Heading) -> Iterator[Run]:
     """An offline run that is open as long as the block."""
+    run = open_run(settings, folder, heading)
+    try:
+        yield run
+    except BaseException:
+        run.finish(exit_code=1)
+        raise
+    run.finish()
+
+
+def open_run(settings: WandbSettings, folder: Path, heading: Heading) -> Run:
+    """Begin an offline run; asks no server for anything."""
     # The files of tables and artifacts are staged here; the default is below the home directory.
     os.environ["WANDB_DATA_DIR"] = str(folder.resolve() / "wandb")
     # W&B's reports about itself go to the server as well: they keep a process from ending if it hangs.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb  # noqa: PLC0415  (a second)
 
-    run = wandb.init(
+    return wandb.init(
         project=settings.project,
         entity=settings.entity,
         dir=folder,
@@ -78,12 +89,6 @@ def recording(settings: WandbSettings, folder: Path, heading: Heading) -> Iterat
         # Versions and commit are in provenance.json; asking for them again takes longer than all the rest.
         settings=wandb.Settings(silent=True, console="off", disable_git=True, x_save_requirements=False),
     )
-    try:
-        yield run
-    except BaseException:
-        run.finish(exit_code=1)
-        raise
-    run.finish()
 
 
 def place_of(run: Run) -> Path:
