@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -14,7 +14,7 @@ from gradsam_exp.assembly import Plan
 from gradsam_exp.metrics.summary import Summary
 from gradsam_exp.tracking.artifacts import describe_weights, results_artifact, use_weights
 from gradsam_exp.tracking.content import flat_config, log_metrics, run_name
-from gradsam_exp.tracking.images import chosen_images, examples_of, examples_table, plain
+from gradsam_exp.tracking.images import chosen_images, examples_of, examples_table, masked_image, plain
 from gradsam_exp.tracking.session import Heading, place_of, record
 from gradsam_exp.tracking.settings import WandbSettings
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from wandb import Run
 
 log = logging.getLogger(__name__)
+_WORST = 8  # images beside the table, if that has all
 
 
 def track_evaluation(
@@ -71,11 +72,15 @@ def _log_tables(run: Run, settings: WandbSettings, planned: Plan, folder: Path, 
     every = wandb.Table(columns=list(per_image.columns))
     for row in per_image.itertuples(index=False):
         every.add_data(*map(plain, row))
-    logged = {"per_image": every}
+    logged: dict[str, Any] = {"per_image": every}
     reasons = chosen_images(per_image, settings.images)
     if reasons:
         examples = examples_of(planned, folder, list(reasons))
-        logged["examples"] = examples_table(examples, reasons, per_image, planned.classifier.class_names)
+        names = planned.classifier.class_names
+        logged["examples"] = examples_table(examples, reasons, per_image, names)
+        worst = examples[: _WORST if settings.images == "all" else settings.images]
+        predicted = dict(zip(per_image["image_id"], per_image["predicted_class"], strict=True))
+        logged["worst"] = [masked_image(example, predicted[example.image_id], names) for example in worst]
     figures = {path.stem: wandb.Image(str(path)) for path in sorted((folder / "figures").glob("*.png"))}
     run.log({**logged, **figures})
     size = sum(path.stat().st_size for path in (folder / "wandb").rglob("*") if path.is_file())

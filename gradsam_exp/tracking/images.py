@@ -142,7 +142,7 @@ def examples_table(
         heat = _coloured(example.heatmap) if example.heatmap.any() else None
         row = facts[example.image_id]
         pictures = (
-            masked_image(example, row, class_names),
+            masked_image(example, str(row["predicted_class"]), class_names),
             None if heat is None else wandb.Image(heat),
             wandb.Image(drawn),
         )
@@ -158,7 +158,7 @@ def _coloured(heatmap: Float[np.ndarray, "height width"]) -> UInt8[np.ndarray, "
     return (colormaps["magma"](heatmap)[:, :, :3] * 255).round().astype(np.uint8)
 
 
-def masked_image(example: Example, facts: Mapping[Any, Any], class_names: Sequence[str]) -> wandb.Image:
+def masked_image(example: Example, predicted_class: str, class_names: Sequence[str]) -> wandb.Image:
     """The image with ``prediction`` and ``ground truth`` as mask layers; 0 is background, classes follow."""
     import wandb  # noqa: PLC0415
 
@@ -168,7 +168,7 @@ def masked_image(example: Example, facts: Mapping[Any, Any], class_names: Sequen
     def layer(mask: np.ndarray, name: str) -> dict[str, Any]:
         return {"mask_data": (mask * ids[name]).astype(np.uint8), "class_labels": labels}
 
-    masks = {"prediction": layer(example.mask, facts["predicted_class"])}
+    masks = {"prediction": layer(example.mask, predicted_class)}
     if example.truth is not None:
         masks["ground truth"] = layer(example.truth, example.class_name)
     return wandb.Image(example.image, masks=masks, caption=f"{example.image_id}  IoU {example.iou:.2f}")

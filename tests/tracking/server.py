@@ -25,6 +25,7 @@ class Server:
         summary: their last summary.
         config: their last configuration.
         artifacts: what they made.
+        views: saved workspaces and reports.
     """
 
     def __init__(self) -> None:
@@ -36,6 +37,7 @@ class Server:
         self.summary: dict[str, Any] = {}
         self.config: dict[str, Any] = {}
         self.artifacts: list[dict[str, Any]] = []
+        self.views: list[dict[str, Any]] = []
         self._http = _Http(("127.0.0.1", 0), _handler(self))
         self.url = f"http://127.0.0.1:{self._http.server_port}"
         threading.Thread(target=self._http.serve_forever, daemon=True).start()
@@ -56,28 +58,41 @@ class Server:
         return {"data": self._data(name, asked.get("variables") or {})} if operation else self._stream(asked)
 
     def _data(self, name: str, given: dict[str, Any]) -> dict[str, Any]:
-        if name == "Viewer":
-            return {"viewer": {"id": "1", "username": "me", "entity": "me", "teams": {"edges": []}}}
-        if name == "UpsertBucket":
-            self.runs.add(given["name"])
-            self.config = json.loads(given.get("config") or "{}")
-            project = {"id": "1", "name": given["project"], "entity": {"id": "1", "name": "me"}}
-            bucket = {
-                "id": "1",
-                "name": given["name"],
-                "displayName": given.get("displayName"),
-                "project": project,
-            }
-            return {"upsertBucket": {"bucket": {**bucket, "historyLineCount": 0}, "inserted": True}}
-        if name == "CreateArtifact":
-            self.artifacts.append(given["input"])
-            return {
-                "createArtifact": {"artifact": {"id": "1", "state": "COMMITTED", "artifactSequence": {"id": "1"}}}
-            }
-        if name == "CreateRunFiles":
-            files = [{"name": file, "uploadUrl": f"{self.url}/file/{file}"} for file in given["files"]]
-            return {"createRunFiles": {"runID": "1", "uploadHeaders": [], "files": files}}
-        return {}
+        makers = {
+            "Viewer": self._viewer, "GetDefaultEntity": self._viewer, "GetProjects": self._projects,
+            "UpsertBucket": self._run, "CreateArtifact": self._artifact, "CreateRunFiles": self._files,
+            "UpsertView2": self._view, "upsertView": self._view,
+        }  # fmt: skip
+        return makers[name](given) if name in makers else {}
+
+    def _viewer(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {"viewer": {"id": "1", "username": "me", "entity": "me", "teams": {"edges": []}}}
+
+    def _projects(self, _: dict[str, Any]) -> dict[str, Any]:
+        node = {"__typename": "Project", "id": "1", "name": "gradsam_exp", "entityName": "me", "user": None}
+        node |= {"createdAt": "2026-01-01T00:00:00Z", "isBenchmark": False}
+        page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
+        return {"models": {"pageInfo": page, "edges": [{"node": node}]}}
+
+    def _run(self, given: dict[str, Any]) -> dict[str, Any]:
+        self.runs.add(given["name"])
+        self.config = json.loads(given.get("config") or "{}")
+        project = {"id": "1", "name": given["project"], "entity": {"id": "1", "name": "me"}}
+        bucket = {"id": "1", "name": given["name"], "displayName": given.get("displayName"), "project": project}
+        return {"upsertBucket": {"bucket": {**bucket, "historyLineCount": 0}, "inserted": True}}
+
+    def _artifact(self, given: dict[str, Any]) -> dict[str, Any]:
+        self.artifacts.append(given["input"])
+        return {"createArtifact": {"artifact": {"id": "1", "state": "COMMITTED", "artifactSequence": {"id": "1"}}}}
+
+    def _files(self, given: dict[str, Any]) -> dict[str, Any]:
+        files = [{"name": file, "uploadUrl": f"{self.url}/file/{file}"} for file in given["files"]]
+        return {"createRunFiles": {"runID": "1", "uploadHeaders": [], "files": files}}
+
+    def _view(self, given: dict[str, Any]) -> dict[str, Any]:
+        self.views.append(given)
+        project = {"id": "1", "name": given["projectName"], "entityName": given["entityName"]}
+        return {"upsertView": {"view": {**given, "id": "Vmlldzox", "project": project, "updatedAt": None}}}
 
     def _stream(self, sent: dict[str, Any]) -> dict[str, Any]:
         files = sent.get("files") or {}
