@@ -14,7 +14,8 @@ from gradsam_exp.assembly import Plan
 from gradsam_exp.metrics.summary import Summary
 from gradsam_exp.tracking.artifacts import describe_weights, results_artifact, use_weights
 from gradsam_exp.tracking.content import flat_config, log_metrics, run_name
-from gradsam_exp.tracking.images import chosen_images, examples_of, examples_table, masked_image, plain
+from gradsam_exp.tracking.examples import chosen_images, examples_of
+from gradsam_exp.tracking.pictures import examples_table, masked_image, plain
 from gradsam_exp.tracking.session import Heading, place_of, record
 from gradsam_exp.tracking.settings import WandbSettings
 

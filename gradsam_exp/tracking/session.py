@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,7 +97,14 @@ def place_of(run: Run) -> Path:
 
 
 def deliver(settings: WandbSettings, place: Path, sweep: Path | None) -> str | None:
-    """Upload an offline run if that is wanted; see `record`."""
+    """Upload an offline run if that is wanted; see `record`.
+
+    A sweep's runs are linked from ``<sweep>/wandb``, which ``wandb leet`` browses as a whole.
+    """
+    if sweep is not None:
+        with suppress(OSError):  # a system without links
+            (sweep / "wandb").mkdir(exist_ok=True)
+            (sweep / "wandb" / place.name).symlink_to(os.path.relpath(place, sweep / "wandb"))
     if not settings.uploads:
         return f"wandb sync {shlex.quote(str(place))}"
     whole = f"{shlex.quote(str(sweep))}/*/wandb/offline-run-*" if sweep else shlex.quote(str(place))

@@ -12,8 +12,9 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from gradsam_exp.config import Config
+from gradsam_exp.gallery import Example
 from gradsam_exp.tracking.content import DIRECTIONS, flat_config, run_name
-from gradsam_exp.tracking.images import chosen_images
+from gradsam_exp.tracking.examples import chosen_images, fitted
 from gradsam_exp.tracking.settings import api_key
 from tests.tracking.conftest import artifact, inspect, offline_runs, records, table
 
@@ -82,23 +83,36 @@ def test_metrics_have_a_direction(tracked):
     assert "miou" in json.dumps(history)
 
 
+@pytest.mark.slow
 def test_every_metric_of_a_run_has_a_direction(run):
     metrics = json.loads((run("task.faithfulness=true", "limit=2").runs[0] / "metrics.json").read_text())
     assert metrics["metrics"].keys() == DIRECTIONS.keys()
 
 
 @pytest.mark.slow
-def test_every_job_of_a_sweep_is_its_own_run_in_one_group(run):
-    done = run("-m", "pipeline=fg,fgbg", "bg_threshold=0.05,0.1", "logger=wandb")
+def test_a_sweep_of_twelve_is_twelve_runs_in_one_group(run):
+    done = run(
+        "-m", "pipeline=fgbg", "bg_threshold=0.05,0.1,0.2", "grid_offset=1,2,3,4", "logger=wandb", "limit=4"
+    )
     assert done.code == 0, done.err
-    offline = offline_runs(done.folder)
-    assert len({path.name.rpartition("-")[2] for path in offline}) == 3, "fg does not depend on bg_threshold"
-    sweep = done.runs[0].parent.name
-    for path in offline:
-        (header,) = records(path, "run")[:1]
-        assert (header["run_group"], header["job_type"]) == (sweep, "evaluate")
-    names = [inspect(path)["name"].partition("weights0·fg")[2] for path in offline]
-    assert [name.partition("·checkpoint")[0] for name in names] == ["·bg0.05", "bg·bg0.05", "bg·bg0.10"]
+    sweep = done.runs[0].parent
+    offline = sorted((sweep / "wandb").iterdir())
+    assert {path.resolve() for path in offline} == {path.resolve() for path in offline_runs(done.folder)}
+    found = [inspect(path) for path in offline]
+    assert len({(f["config"]["bg_threshold"], f["config"]["grid_offset"]) for f in found}) == 12
+    assert {f["name"].partition("weights0·fgbg·")[2] for f in found} >= {"bg0.05·off1", "bg0.20·off4"}
+    for path, content in zip(offline, found, strict=True):
+        assert content["state"] == "finished"
+        assert 0 <= content["summary"]["miou_low"] <= content["summary"]["miou"] <= content["summary"]["miou_high"]
+        assert content["summary"]["examples"]["nrows"] == content["summary"]["per_image"]["nrows"] == 4
+        header = records(path, "run")[0]
+        assert (header["run_group"], header["job_type"]) == (sweep.name, "evaluate")
+
+
+def test_jobs_that_are_the_same_run_are_shown_once(run):
+    done = run("-m", "pipeline=fg", "bg_threshold=0.05,0.1", "logger=wandb", "limit=4")
+    assert len(done.runs) == 2
+    assert len(offline_runs(done.folder)) == 1
 
 
 def test_the_table_has_one_row_per_image(tracked):
@@ -129,7 +143,7 @@ def test_examples_have_masks_heatmap_prompts_and_metrics(tracked):
         assert np.array_equal(pixels > 0, expected > 0)
         assert np.asarray(Image.open(files[row["heatmap"]["path"]])).std() > 1
         drawn = np.asarray(Image.open(files[row["prompts"]["path"]])).astype(int)
-        assert drawn.shape == (192, 256, 3)
+        assert drawn.shape == (192 + 16, 256 + 16, 3)
         orange = np.abs(drawn - (0xE6, 0x9F, 0x00)).max(axis=2) < 12
         assert orange.sum() > 20, "the foreground points"
 
@@ -166,6 +180,23 @@ def test_the_size_of_what_was_logged_is_said(tracked):
     (line,) = (line for line in (folder / "run.log").read_text().splitlines() if "images shown" in line)
     assert "3 of 8 images shown (logger.images=1)" in line
     assert str(offline) in line
+
+
+def test_large_images_are_made_smaller():
+    height, width = 60, 100
+    mask = np.zeros((height, width), dtype=bool)
+    mask[20:40, 50:70] = True
+    image = np.where(mask, 255, 0).astype(np.uint8)[:, :, None].repeat(3, 2)
+    points = np.array([[59.5, 29.5], [-0.5, -0.5]], dtype=np.float32)
+    given = Example("i", "star", image, mask.astype(np.float32), points, np.array([1, 0]),
+                    np.array([[49.5, 19.5, 69.5, 39.5]], dtype=np.float32), mask, mask, 1.0)  # fmt: skip
+    small = fitted(given, 50)
+    assert small.image.shape == (30, 50, 3)
+    assert np.argwhere(small.mask).tolist() == [[y, x] for y in range(10, 20) for x in range(25, 35)]
+    assert (small.image[:, :, 0] > 127).tolist() == small.mask.tolist() == (small.heatmap > 0.5).tolist()
+    assert small.points.tolist() == [[29.5, 14.5], [-0.5, -0.5]]
+    assert small.boxes.tolist() == [[24.5, 9.5, 34.5, 19.5]]
+    assert fitted(given, 100) is given
 
 
 def ranked(ious: list[float]) -> pd.DataFrame:

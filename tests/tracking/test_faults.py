@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -133,6 +134,7 @@ def test_a_server_out_of_order_costs_a_warning(run, monkeypatch, server, hanging
     no_process_is_left(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fault", "after"), [(500, 1), (500, 5), ("hang", 3), (401, 2)])
 def test_a_server_that_fails_in_the_middle(run, monkeypatch, server, seconds, fault, after: int):
     server.answer, server.after = fault, after
@@ -183,6 +185,7 @@ def test_a_key_is_needed_to_go_online(run):
 
 def test_even_without_its_service_the_run_is_whole(run, monkeypatch, seconds):
     """W&B's own process is killed while a run is logged."""
+    import wandb
 
     def killing(*given: object) -> None:
         os.kill(_service(), signal.SIGKILL)
@@ -198,6 +201,8 @@ def test_even_without_its_service_the_run_is_whole(run, monkeypatch, seconds):
     assert len(lines) == 1
     assert "the run's own files are whole" in lines[0]
     monkeypatch.undo()
+    with suppress(Exception):
+        wandb.teardown()  # or later tests would find it dead
 
 
 def _service() -> int:
