@@ -32,6 +32,7 @@ class Config:
     batch_size: int = 32
     device: str = "auto"
     resume: bool = False
+    sweep: str | None = None
     name: str = "evaluate"
     output_root: str = "outputs"
     cifar10_root: str | None = None

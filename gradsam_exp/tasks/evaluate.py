@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
-import pandas as pd
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -17,7 +16,7 @@ from pydantic.dataclasses import dataclass
 
 from gradsam_exp import results
 from gradsam_exp.assembly import Plan, plan
-from gradsam_exp.config import Config, Node
+from gradsam_exp.config import Config
 from gradsam_exp.experiment import Evaluation
 from gradsam_exp.figures import figure1, score_histograms
 from gradsam_exp.gallery import Gallery
@@ -26,7 +25,8 @@ from gradsam_exp.pipeline import PipelineResult
 from gradsam_exp.preparation import Prepared
 from gradsam_exp.registry import build_checked
 from gradsam_exp.reports.terminal import console, progress_bar, results_table, stages_line
-from gradsam_exp.tracking import WandbSettings, run_name, track
+from gradsam_exp.tracking.evaluation import track_evaluation
+from gradsam_exp.tracking.settings import WandbSettings, wandb_settings
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def run(config: Config, folder: Path) -> float:
     """
     planned = plan(config)
     settings = build_checked("task", EvaluateSettings, config.task)
-    tracker = tracker_of(config.logger)
+    tracker = wandb_settings(config.logger)
     earlier = results.find_finished(planned.identity, _earlier_runs(config, settings, folder))
     if earlier is None:
         metrics = _evaluate(planned, settings, folder)
@@ -70,7 +70,7 @@ def run(config: Config, folder: Path) -> float:
         console.print(f"{folder} is the same run as {earlier}: taken from there", soft_wrap=True)
     of_this_sweep = _sweeping() and earlier is not None and earlier.parent == folder.parent
     if tracker is not None and not of_this_sweep:
-        _track(tracker, planned, folder, metrics)
+        _track(tracker, planned, folder)
     return metrics["miou"].mean
 
 
@@ -107,11 +107,6 @@ def _evaluate(planned: Plan, settings: EvaluateSettings, folder: Path) -> dict[s
     metrics = write(planned, evaluation, folder)
     _say(planned, folder, metrics, evaluation)
     return metrics
-
-
-def tracker_of(node: Node) -> WandbSettings | None:
-    """What ``logger=…`` asks for; None for local files only."""
-    return None if node.get("name") == "none" else build_checked("logger", WandbSettings, node)
 
 
 def _draw(gallery: Gallery, evaluation: Evaluation, folder: Path) -> None:
@@ -170,25 +165,14 @@ def _say(planned: Plan, folder: Path, metrics: dict[str, Summary], evaluation: E
     console.print(f"{stages_line(evaluation.seconds)}\n{folder}", soft_wrap=True)
 
 
-def _track(
-    settings: WandbSettings,
-    planned: Plan,
-    folder: Path,
-    metrics: dict[str, Summary],
-) -> None:
+def _track(settings: WandbSettings, planned: Plan, folder: Path) -> None:
     hydra_config = HydraConfig.get()
-    config = planned.config
-    seen_at = track(
+    seen_at = track_evaluation(
         settings,
+        planned,
         folder,
-        config={**asdict(config), "identity": planned.identity},
-        metrics=metrics,
-        per_image=pd.read_parquet(folder / "per_image.parquet"),
-        name=run_name(hydra_config.overrides.task, config.name),
-        group=Path(hydra_config.sweep.dir).name if _sweeping() else None,
-        job_type=config.task["name"],
-        tags=[config.pipeline["name"], config.explainer["name"], config.sam["name"]]
-        + (["upper bound"] if planned.upper_bound else []),
+        overrides=hydra_config.overrides.task,
+        sweep=Path(hydra_config.sweep.dir) if _sweeping() else None,
     )
     if seen_at:
         console.print(f"W&B: {seen_at}", soft_wrap=True)
