@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 # Where this is set, every start would compile PyTorch's Python files anew: 15 seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test quick check lock clean
+.PHONY: run test quick bench check lock clean
 
 run: $(INSTALLED)
 	@$(BIN)/python run.py $(ARGS)
@@ -19,6 +19,11 @@ test: $(INSTALLED)
 # The tests that take no training and start no commands.
 quick: $(INSTALLED)
 	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+# Half an hour on two cores; each ends in one line of JSON. See benchmarks/RESULTS.md.
+BENCHMARKS := cam ablation encode decode sweep startup growth
+bench: $(INSTALLED)
+	@for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 # Format, lint and types, as pre-commit and CI see them.
 check: $(INSTALLED)
