@@ -16,6 +16,7 @@ function themed(layout) {
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
     font: { color: style("--ink"), size: 12 },
+    autosize: true,
     xaxis: { ...axis, ...layout.xaxis },
     yaxis: { ...axis, ...layout.yaxis },
   };
@@ -24,7 +25,8 @@ function themed(layout) {
 function draw(id, data, layout) {
   const place = byId(id);
   const options = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d"] };
-  Plotly.react(place, data, themed({ ...layout, height: layout.height ?? place.clientHeight }), options);
+  const size = { width: place.clientWidth, height: layout.height ?? place.clientHeight };
+  Plotly.react(place, data, themed({ ...layout, ...size }), options);
   return place;
 }
 
@@ -153,5 +155,12 @@ if (parallel.chart) {
     observer.disconnect();
     drawParallel();
   }).observe(byId(parallel.chart.id));
-  addEventListener("beforeprint", drawParallel);
 }
+/** Draw all charts anew in the colours and the width of paper, or back again. */
+function forPaper(printing) {
+  document.documentElement.classList.toggle("printing", printing);
+  for (const part of parts) part();
+  if (printing || parallel.seen) drawParallel();
+}
+addEventListener("beforeprint", () => forPaper(true));
+addEventListener("afterprint", () => forPaper(false));
