@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -42,11 +43,13 @@ def offline_runs(folder: Path) -> list[Path]:
     return sorted((p for p in folder.rglob("offline-run-*") if not p.is_symlink()), key=Path.as_posix)
 
 
+@functools.cache
 def inspect(offline: Path) -> dict[str, Any]:
     """Read by W&B's own tool."""
     return json.loads(_leet("--summary", "--json", str(offline)))
 
 
+@functools.cache
 def records(offline: Path, kind: str) -> list[dict[str, Any]]:
     """All of one kind in the run's log."""
     lines = map(json.loads, _leet("--json", str(offline)).splitlines())

@@ -19,19 +19,31 @@ from gradsam_exp.tracking.settings import api_key
 from tests.tracking.conftest import artifact, inspect, offline_runs, records, table
 
 
+@pytest.fixture(scope="module")
+def made() -> dict[tuple[str, ...], tuple[Path, Path]]:
+    """Runs of this module by their overrides: most tests look at the same."""
+    return {}
+
+
 @pytest.fixture
-def tracked(run):
+def tracked(run, made, tmp_path: Path):
     """``tracked("pipeline=fgbg")``: the run's folder and its only offline run."""
 
     def call(*overrides: str) -> tuple[Path, Path]:
-        done = run("logger=wandb", *overrides)
-        assert done.code == 0, done.err
-        (folder,) = done.runs
-        (offline,) = offline_runs(folder)
-        assert f"wandb sync {offline}" in done.out
-        return folder, offline
+        if overrides not in made:
+            done = run("logger=wandb", *overrides)
+            assert done.code == 0, done.err
+            (folder,) = done.runs
+            (offline,) = offline_runs(folder)
+            assert f"wandb sync {offline}" in done.out
+            assert not list((tmp_path / "home").rglob("*wandb*/artifacts")), "nothing is written elsewhere"
+            made[overrides] = folder, offline
+        return made[overrides]
 
     return call
+
+
+USUAL = ("pipeline=fgbg", "logger.images=1")
 
 
 def examples(offline: Path) -> tuple[list[dict], dict[str, Path]]:
@@ -75,7 +87,7 @@ def test_a_run_has_the_knobs_it_uses_and_no_others(tracked):
 
 
 def test_metrics_have_a_direction(tracked):
-    _, offline = tracked()
+    _, offline = tracked(*USUAL)
     found = {metric["name"]: metric["summary"] for metric in records(offline, "metric")}
     assert found["miou"] == {"max": True}
     assert found["distance_px"] == {"min": True}
@@ -116,7 +128,7 @@ def test_jobs_that_are_the_same_run_are_shown_once(run):
 
 
 def test_the_table_has_one_row_per_image(tracked):
-    folder, _ = tracked()
+    folder, _ = tracked(*USUAL)
     found = table(folder, "per_image")
     expected = pd.read_parquet(folder / "per_image.parquet")
     assert found["columns"] == list(expected.columns)
@@ -124,7 +136,7 @@ def test_the_table_has_one_row_per_image(tracked):
 
 
 def test_examples_have_masks_heatmap_prompts_and_metrics(tracked):
-    folder, offline = tracked("pipeline=fgbg", "logger.images=1")
+    folder, offline = tracked(*USUAL)
     per_image = pd.read_parquet(folder / "per_image.parquet").set_index("image_id")
     predictions = pd.read_parquet(folder / "predictions.parquet").set_index("image_id")
     rows, files = examples(offline)
@@ -149,7 +161,7 @@ def test_examples_have_masks_heatmap_prompts_and_metrics(tracked):
 
 
 def test_class_labels_name_what_a_mask_shows(tracked):
-    _, offline = tracked("logger.images=1")
+    _, offline = tracked(*USUAL)
     rows, files = examples(offline)
     names = ["background", "circle", "square", "triangle", "star", "diamond"]
     for row in rows:
@@ -176,7 +188,7 @@ def test_a_run_that_was_taken_from_an_earlier_one_is_shown_as_well(run):
 
 
 def test_the_size_of_what_was_logged_is_said(tracked):
-    folder, offline = tracked("logger.images=1")
+    folder, offline = tracked(*USUAL)
     (line,) = (line for line in (folder / "run.log").read_text().splitlines() if "images shown" in line)
     assert "3 of 8 images shown (logger.images=1)" in line
     assert str(offline) in line
@@ -218,17 +230,12 @@ def test_where_there_is_no_truth_the_score_decides():
 
 
 def test_results_are_an_artifact(tracked):
-    folder, offline = tracked()
+    folder, offline = tracked(*USUAL)
     identity = json.loads((folder / "metrics.json").read_text())["identity"]
     files = artifact(offline, f"results-{identity[:12]}")
     assert {"per_image.parquet", "predictions.parquet", "config.yaml", "metrics.json"} <= files.keys()
     assert files["per_image.parquet"].read_bytes() == (folder / "per_image.parquet").read_bytes()
     assert "pipeline:" in files["config.yaml"].read_text()
-
-
-def test_nothing_is_written_outside_of_the_run(tracked, tmp_path: Path):
-    tracked()
-    assert not (tmp_path / "home").exists() or not list((tmp_path / "home").rglob("*wandb*/artifacts"))
 
 
 @pytest.mark.parametrize(
