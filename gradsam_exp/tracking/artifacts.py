@@ -61,9 +61,7 @@ def _was_trained_here(path: Path) -> bool:
     return path.name == "classifier.safetensors" and (path.parent / "accuracy.json").is_file()
 
 
-def describe_weights(name: str, digests: Mapping[str, str]) -> dict[str, Any]:
-    """For a run's configuration: the digests of data and weights, and the classifier's artifact."""
-    return {
-        **{f"{what}_digest": digest for what, digest in digests.items()},
-        "classifier_artifact": weights_name(digests[name]),
-    }
+def described(digests: Mapping[str, str]) -> dict[str, Any]:
+    """For a run's configuration: digests of data and weights, and the name of the classifier's artifact."""
+    named = {f"{what}_digest": digest for what, digest in digests.items()}
+    return {**named, "classifier_artifact": weights_name(digests["classifier"])}

@@ -12,7 +12,7 @@ import pandas as pd
 
 from gradsam_exp.assembly import Plan
 from gradsam_exp.metrics.summary import Summary
-from gradsam_exp.tracking.artifacts import describe_weights, results_artifact, use_weights
+from gradsam_exp.tracking.artifacts import described, results_artifact, use_weights
 from gradsam_exp.tracking.content import flat_config, log_metrics, run_name
 from gradsam_exp.tracking.examples import chosen_images, examples_of
 from gradsam_exp.tracking.pictures import examples_table, masked_image, plain
@@ -51,7 +51,7 @@ def track_evaluation(
             "images": len(planned.dataset),
             "upper_bound": planned.upper_bound,
             "identity": planned.identity,
-            **describe_weights("classifier", planned.digests),
+            **described(planned.digests),
         },
     )
 
