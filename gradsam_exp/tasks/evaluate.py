@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -62,12 +63,14 @@ def run(config: Config, folder: Path) -> float:
     planned = plan(config)
     settings = build_checked("task", EvaluateSettings, config.task)
     tracker = tracker_of(config.logger)
-    earlier = results.find_finished(planned.identity, _earlier_runs(config, settings, folder))
-    if earlier is None:
-        metrics = _evaluate(planned, settings, folder)
-    else:
-        metrics = results.reuse_run(earlier, folder)
-        console.print(f"{folder} is the same run as {earlier}: taken from there", soft_wrap=True)
+    alone = results.one_at_a_time(folder.parent / ".running", planned.identity) if _sweeping() else nullcontext()
+    with alone:
+        earlier = results.find_finished(planned.identity, _earlier_runs(config, settings, folder))
+        if earlier is None:
+            metrics = _evaluate(planned, settings, folder)
+        else:
+            metrics = results.reuse_run(earlier, folder)
+            console.print(f"{folder} is the same run as {earlier}: taken from there", soft_wrap=True)
     of_this_sweep = _sweeping() and earlier is not None and earlier.parent == folder.parent
     if tracker is not None and not of_this_sweep:
         _track(tracker, planned, folder, metrics)
@@ -105,7 +108,8 @@ def _evaluate(planned: Plan, settings: EvaluateSettings, folder: Path) -> dict[s
     if settings.draws:
         _draw(gallery, evaluation, folder / "figures")
     metrics = write(planned, evaluation, folder)
-    _say(planned, folder, metrics, evaluation)
+    if not _sweeping():  # a sweep has one table for all
+        _say(planned, folder, metrics, evaluation)
     return metrics
 
 
