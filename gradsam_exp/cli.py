@@ -70,7 +70,7 @@ def run_job(cfg: DictConfig) -> float | None:
     handler = _log_to(folder)
     try:
         settings = check(cfg)
-        if sweeping and is_parallel(hydra_config):
+        if sweeping and is_parallel(DictConfig(hydra_config.launcher)):
             _be_quiet()
         task = import_module(f"gradsam_exp.tasks.{settings.task['name']}")
         return task.run(settings, folder)

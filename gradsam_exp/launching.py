@@ -45,21 +45,31 @@ def register_presets(folder: Path) -> None:
 
 
 def missing_extra(choice: str) -> str | None:
-    """``"pip install -e '.[sweep]'"`` if the choice (``hydra/launcher/joblib``) is a plugin's; None if it is unknown."""
+    """``"pip install -e '.[sweep]'"`` for a plugin's choice such as ``hydra/launcher/joblib``; else None."""
     plugin = PLUGINS.get(choice)
     return None if plugin is None else f"pip install -e '.[{plugin[1]}]'"
 
 
-def is_parallel(hydra: DictConfig) -> bool:
+def is_parallel(launcher: DictConfig) -> bool:
     """Whether the jobs of a sweep run in processes of their own."""
-    return not str(hydra.launcher["_target_"]).endswith(".BasicLauncher")
+    return not str(launcher["_target_"]).endswith(".BasicLauncher")
 
 
 def varied(config: DictConfig) -> list[Override]:
     """What a sweep varies, from its command line and from ``hydra.sweeper.params``."""
     params = config.hydra.sweeper.get("params") or {}
     given = [f"{key}={value}" for key, value in params.items()] + list(config.hydra.overrides.task)
-    return [override for override in OverridesParser.create().parse_overrides(given) if override.is_sweep_override()]
+    return [
+        override for override in OverridesParser.create().parse_overrides(given) if override.is_sweep_override()
+    ]
+
+
+def varied_keys(config: DictConfig) -> tuple[str, ...]:
+    """The keys of what a sweep varies, as far as they can be known before it starts."""
+    try:
+        return tuple(override.get_key_element().lstrip("+~") for override in varied(config))
+    except HydraException:
+        return ()
 
 
 def number_of_jobs(config: DictConfig) -> int | None:
@@ -75,12 +85,11 @@ def number_of_jobs(config: DictConfig) -> int | None:
 
 def threads_of_a_job(launcher: DictConfig, jobs: int | None, cores: int) -> int | None:
     """How many threads each of the jobs that run at once may use, so that they share the cores; None: no limit."""
-    target = str(launcher["_target_"])
-    if target.endswith(".BasicLauncher"):
+    if not is_parallel(launcher):
         return None
     if launcher.get("cpus_per_task"):
         return int(launcher["cpus_per_task"])
-    if target.endswith(".SlurmLauncher"):
+    if str(launcher["_target_"]).endswith(".SlurmLauncher"):
         return None
     at_once = cores if jobs is None else min(jobs, cores)
     wanted = int(launcher.get("n_jobs", -1))

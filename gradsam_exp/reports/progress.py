@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+import shutil
 import sys
 import threading
 from dataclasses import dataclass, field
@@ -14,9 +16,10 @@ from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from gradsam_exp.launching import is_parallel, number_of_jobs, share_cores, varied
+from gradsam_exp.launching import is_parallel, number_of_jobs, share_cores, varied_keys
 
 POLL_S = 1.0
+RUNNING = ".running"  # in a sweep's folder: locks of the runs that are being made
 LINES = 50  # a long sweep says only so often where it is, besides each new best
 
 
@@ -36,6 +39,23 @@ class SweepWatch:
     done: set[str] = field(default_factory=set)
     failed: int = 0
     best: tuple[float, str] | None = None
+    thread: threading.Thread | None = None
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    def start(self) -> None:
+        """Say every second what is new: the jobs run in other processes."""
+
+        def watch() -> None:
+            while not self.ended.wait(POLL_S):
+                self.say()
+
+        self.thread = threading.Thread(target=watch, daemon=True)
+        self.thread.start()
+
+    def say(self) -> None:
+        """Print what is new."""
+        for line in self.update():
+            print(line, flush=True)
 
     def update(self) -> list[str]:
         """Lines about the jobs that were finished since the last time."""
@@ -57,7 +77,7 @@ class SweepWatch:
             self.failed += 1
             return True
         value = content["metrics"].get("miou", {}).get("mean")
-        comparable = value is not None and value == value and not content.get("upper_bound")
+        comparable = value is not None and not math.isnan(value) and not content.get("upper_bound")
         if comparable and (self.best is None or value > self.best[0]):
             self.best = (value, self._name(path.parent))
             return True
@@ -92,38 +112,25 @@ def _brief(override: str) -> str:
     return re.sub(r"(?<==)-?\d+\.\d{5,}(e-?\d+)?$", lambda found: f"{float(found[0]):.4g}", override)
 
 
-class _Thread(threading.Thread):
-    """Watches a sweep whose jobs run in other processes."""
-
-    def __init__(self, watch: SweepWatch) -> None:
-        super().__init__(daemon=True)
-        self.watch, self.ended = watch, threading.Event()
-
-    def run(self) -> None:
-        """Say what is new, every second."""
-        while not self.ended.wait(POLL_S):
-            _say(self.watch)
-
-
-# The sweep of this process. Not an attribute of the callback: that travels to the jobs' processes.
-_watch: SweepWatch | None = None
-_thread: _Thread | None = None
+_watches: list[
+    SweepWatch
+] = []  # of this process; no attribute of the callback, which travels to the jobs' processes
 
 
 def sweep_under_way() -> Path | None:
     """The folder of the sweep that this process has started and that has not ended."""
-    return None if _watch is None else _watch.folder
+    return _watches[-1].folder if _watches else None
 
 
 def end_watch() -> None:
-    """Say what is still to be said, and stop watching."""
-    global _watch, _thread
-    if _thread is not None:
-        _thread.ended.set()
-        _thread.join()
-    if _watch is not None:
-        _say(_watch)
-    _watch = _thread = None
+    """Say what is still to be said of the sweep that is under way, and stop watching."""
+    while _watches:
+        watch = _watches.pop()
+        watch.ended.set()
+        if watch.thread is not None:
+            watch.thread.join()
+        watch.say()
+        shutil.rmtree(watch.folder / RUNNING, ignore_errors=True)
 
 
 class SweepProgress(Callback):
@@ -132,29 +139,25 @@ class SweepProgress(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Start to watch the sweep's folder."""
         del kwargs
-        global _watch, _thread
-        keys = tuple(override.get_key_element().lstrip("+~") for override in varied(config))
-        _watch = SweepWatch(Path(config.hydra.sweep.dir), number_of_jobs(config), keys)
+        end_watch()
+        watch = SweepWatch(Path(config.hydra.sweep.dir), number_of_jobs(config), varied_keys(config))
+        _watches.append(watch)
         if "direction" in config.hydra.sweeper and config.split == "test":
-            print("gradsam_exp: this search chooses on split=test; choose on split=val and report on test once",
-                  file=sys.stderr)  # fmt: skip
-        if is_parallel(config.hydra):
+            print(
+                "gradsam_exp: this search chooses on split=test; choose with split=val and report on test once",
+                file=sys.stderr,
+            )
+        if is_parallel(config.hydra.launcher):
             share_cores(config)
-            _thread = _Thread(_watch)
-            _thread.start()
+            watch.start()
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Of a job that ran in this process."""
         del config, job_return, kwargs
-        if _watch is not None and _thread is None:
-            _say(_watch)
+        if _watches:
+            _watches[-1].say()
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """The last jobs."""
         del config, kwargs
         end_watch()
-
-
-def _say(watch: SweepWatch) -> None:
-    for line in watch.update():
-        print(line, flush=True)

@@ -26,6 +26,7 @@ from gradsam_exp.metrics.summary import Summary, summarize_run
 from gradsam_exp.pipeline import PipelineResult
 from gradsam_exp.preparation import Prepared
 from gradsam_exp.registry import build_checked
+from gradsam_exp.reports.progress import RUNNING
 from gradsam_exp.reports.terminal import console, progress_bar, results_table, stages_line
 from gradsam_exp.tracking import WandbSettings, run_name, track
 
@@ -63,7 +64,7 @@ def run(config: Config, folder: Path) -> float:
     planned = plan(config)
     settings = build_checked("task", EvaluateSettings, config.task)
     tracker = tracker_of(config.logger)
-    alone = results.one_at_a_time(folder.parent / ".running", planned.identity) if _sweeping() else nullcontext()
+    alone = results.one_at_a_time(folder.parent / RUNNING, planned.identity) if _sweeping() else nullcontext()
     with alone:
         earlier = results.find_finished(planned.identity, _earlier_runs(config, settings, folder))
         if earlier is None:
