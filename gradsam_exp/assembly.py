@@ -7,6 +7,7 @@ read only when it is carried out.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -33,7 +34,7 @@ from gradsam_exp.segmenters.base import SEGMENTERS, Segmenter
 from gradsam_exp.selectors.base import SELECTORS
 from gradsam_exp.store import Store
 
-RESULTS_VERSION = 1  # raise it when the same configuration gives other numbers than before
+RESULTS_VERSION = 2  # raise it when the same configuration gives other numbers than before
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,17 @@ class Plan:
 
         The classifier is read when a heatmap is needed that the store does not have.
         """
+        segmenter = loaded_segmenter(self.pipeline.segmenter, self.config.sam, self.device)
+        pipeline = Pipeline(self.pipeline.strategy, segmenter, self.pipeline.selector)
+        return Experiment(self.preparation(segmenter, faithful=faithful), pipeline, seed=self.config.seed)
+
+    def preparation(self, segmenter: Segmenter | None = None, *, faithful: bool = False) -> Preparation:
+        """Images, heatmaps and embeddings.
+
+        Args:
+            segmenter: loaded; without one there are no embeddings, only `Preparation.explain`.
+            faithful: see `Preparation`.
+        """
         node = dict(self.config.explainer)
         target, augment = node.pop("target"), node.pop("augment")
 
@@ -127,19 +139,18 @@ class Plan:
             depends_on=[self.classifier.digest, node, augment],
             device=self.device,
         )
-        preparation = Preparation(
+        return Preparation(
             explained,
             self.refiner,
-            loaded_segmenter(self.pipeline.segmenter, self.config.sam, self.device),
+            self.pipeline.segmenter if segmenter is None else segmenter,
             store=self.store,
             segmented_by=self.segmented_by,
             refined_by=self.config.refine,
             faithful=faithful,
         )
-        pipeline = Pipeline(self.pipeline.strategy, preparation.segmenter, self.pipeline.selector)
-        return Experiment(preparation, pipeline, seed=self.config.seed)
 
 
+_found_layers: set[tuple[str, str]] = set()  # of which classifier; the jobs of a sweep ask again and again
 _models: dict[str, tuple[str, Any]] = {}  # the last one of each kind: the jobs of a sweep share them
 
 
@@ -159,8 +170,11 @@ def loaded_segmenter(segmenter: Segmenter, node: Node, device: torch.device) -> 
     return _models["segmenter"][1]
 
 
-def plan(config: Config) -> Plan:
+def plan(config: Config, given: Callable[[Sequence[str]], ImageDataset] | None = None) -> Plan:
     """Check a run from cheap to dear: names and numbers, then the data's files, then the weights' files.
+
+    Args:
+        given: makes the images, from the names of the classifier's classes, that stand for ``data``.
 
     Raises:
         InputError: naming the config key or file, and the mend.
@@ -174,10 +188,29 @@ def plan(config: Config) -> Plan:
     classifier = _classifier(config)
     pipeline = Pipeline(strategy, SEGMENTERS.build(config.sam), selector)
     _check_kinds(config, pipeline)
-    dataset = find_dataset(config, config.split)
+    dataset = find_dataset(config, config.split) if given is None else given(classifier.class_names)
     align_classes(dataset.class_names, classifier.class_names)
     _check_truth(config, pipeline, dataset)
-    return Plan(config, dataset, classifier, refiner, pipeline, find_store(config), device)
+    store = find_store(config)
+    _check_devices(config, device, store)
+    return Plan(config, dataset, classifier, refiner, pipeline, store, device)
+
+
+def _check_devices(config: Config, device: torch.device, store: Store) -> None:
+    number = config.devices
+    if number == 1:
+        return
+    if store.root is None:
+        raise InputError(
+            f"devices={number} hand over their work in the store, but store.enabled=false: "
+            "leave it on, or use devices=1"
+        )
+    if device.type not in {"cpu", "cuda"}:
+        raise InputError(f"devices={number}: of {device.type} there is only one; use devices=1")
+    if device.index is not None:
+        raise InputError(f"devices={number}, but device={device} names one; use device={device.type}")
+    if device.type == "cuda" and number > torch.cuda.device_count():
+        raise InputError(f"devices={number}: this machine has {torch.cuda.device_count()} GPUs")
 
 
 def _check_kinds(config: Config, pipeline: Pipeline) -> None:
@@ -260,10 +293,12 @@ def _classifier(config: Config) -> ClassifierFile:
         )
     file = find_classifier(checkpoint)
     layers: Any = config.explainer.get("target_layers", [])
-    if layers:
-        skeleton = file.skeleton()
-        for layer in layers:
-            find_layer(skeleton, str(layer))
+    unknown = [str(layer) for layer in layers if (file.digest, str(layer)) not in _found_layers]
+    if unknown:
+        outline = file.outline()
+        for layer in unknown:
+            find_layer(outline, layer)
+            _found_layers.add((file.digest, layer))
     return file
 
 

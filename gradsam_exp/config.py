@@ -31,10 +31,14 @@ class Config:
     seed: int = 0
     batch_size: int = 32
     device: str = "auto"
+    devices: int = 1
     resume: bool = False
+    sweep: str | None = None
     name: str = "evaluate"
     output_root: str = "outputs"
     cifar10_root: str | None = None
+    runs: Any = None  # a path or glob, or several
+    image: str | None = None
     store: Node = field(default_factory=dict)
     data: Node = field(default_factory=dict)
     background: Node = field(default_factory=dict)
@@ -83,6 +87,8 @@ def check(cfg: DictConfig) -> Config:
     for positive in ("grid_offset", "batch_size"):
         if getattr(config, positive) <= 0:
             raise InputError(f"{positive}={getattr(config, positive)}: must be positive")
+    if config.devices < 1:
+        raise InputError(f"devices={config.devices}: must be at least 1")
     if config.limit is not None and config.limit < 1:
         raise InputError(f"limit={config.limit}: must be at least 1, or null for all images")
     if config.split not in SPLITS:

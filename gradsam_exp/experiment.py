@@ -8,7 +8,7 @@ files or W&B.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,20 +18,15 @@ import torch
 from pycocotools import mask as coco
 
 from gradsam_exp.data.base import ImageDataset
+from gradsam_exp.memory import Portion
 from gradsam_exp.metrics.base import PerImageMetric
-from gradsam_exp.metrics.heatmaps import (
-    HeatmapQuality,
-    best_threshold_iou,
-    energy_pointing_game,
-    pointing_game,
-    sparsity,
-)
 from gradsam_exp.metrics.masks import MeanMaskIoU
 from gradsam_exp.metrics.points import PointDistance, PointHitRate
 from gradsam_exp.pipeline import Pipeline, PipelineResult
-from gradsam_exp.preparation import Preparation, Prepared
+from gradsam_exp.preparation import CHUNK, Preparation, Prepared
 from gradsam_exp.types import BACKGROUND, FOREGROUND, PromptContext, Prompts
 
+LOGITS_BYTES = 2**29  # of the masks of images that are segmented together; selectors need a few times this
 Observer = Callable[[Prepared, PipelineResult], None]
 
 
@@ -62,6 +57,7 @@ class Experiment:
     def __init__(self, preparation: Preparation, pipeline: Pipeline, *, seed: int = 0) -> None:
         self.prepare, self.pipeline, self.seed = preparation, pipeline, seed
         self.stopwatch = preparation.stopwatch
+        self._portion = Portion("segment", CHUNK, first=8)  # how many queries an image needs is not known yet
 
     def run(
         self,
@@ -82,30 +78,41 @@ class Experiment:
         """Prompt, segment and score what was prepared."""
         names = self.prepare.explained.class_names
         metrics = _Metrics()
-        rows: list[dict[str, Any]] = []
-        predictions: list[dict[str, Any]] = []
+        facts: list[pd.DataFrame] = []
+        predictions: list[pd.DataFrame] = []
         for item in prepared:
-            ctx = PromptContext(
-                item.batch.images,
-                item.heatmaps,
-                item.batch.image_ids,
-                seed=self.seed,
-                masks=item.batch.masks if self.pipeline.needs_truth else None,
-            )
-            with self.stopwatch.time("segment"):
-                result = self.pipeline(ctx, item.embeddings)
-            with self.stopwatch.time("score"):
-                metrics.update(result, item)
-                rows += _facts(item, result, names)
-                predictions += _predictions(item, result)
-            if on_batch is not None:
-                on_batch(item, result)
-        per_image = pd.concat([pd.DataFrame(rows), metrics.per_image()], axis=1)
+            for part, result in self._parts(item):
+                with self.stopwatch.time("score", len(part.batch)):
+                    metrics.update(result, part)
+                    facts.append(pd.DataFrame(_facts(part, result, names)))
+                    predictions.append(pd.DataFrame(_predictions(part, result)))
+                if on_batch is not None:
+                    on_batch(part, result)
+        per_image = pd.concat([pd.concat(facts, ignore_index=True), metrics.per_image()], axis=1)
         return Evaluation(
             per_image=_in_order(per_image),
-            predictions=_in_order(pd.DataFrame(predictions)),
+            predictions=_in_order(pd.concat(predictions)),
             seconds=dict(self.stopwatch.seconds),
         )
+
+    def _parts(self, item: Prepared) -> Iterator[tuple[Prepared, PipelineResult]]:
+        """The chunk in portions whose logits fit into memory, with what the pipeline made of them."""
+        for part, result in self._portion.slices(len(item.batch), lambda rows: self._segmented(item[rows])):
+            largest = int(torch.bincount(result.prompts.image_index, minlength=1).max())
+            logits = largest * result.segmentation.logits[:1].nbytes
+            self._portion.fit(LOGITS_BYTES // max(1, logits))
+            yield part, result
+
+    def _segmented(self, item: Prepared) -> tuple[Prepared, PipelineResult]:
+        ctx = PromptContext(
+            item.batch.images,
+            item.heatmaps,
+            item.batch.image_ids,
+            seed=self.seed,
+            masks=item.batch.masks if self.pipeline.needs_truth else None,
+        )
+        with self.stopwatch.time("segment", len(item.batch)):
+            return item, self.pipeline(ctx, item.embeddings)
 
 
 class _Metrics:
@@ -118,13 +125,7 @@ class _Metrics:
             "bg_hit_rate": PointHitRate(BACKGROUND),
             "distance_px": PointDistance(),
         }
-        self.heatmaps = {
-            "pointing_game": HeatmapQuality(pointing_game),
-            "energy_in_mask": HeatmapQuality(energy_pointing_game),
-            "best_threshold_iou": HeatmapQuality(best_threshold_iou),
-            "sparsity": HeatmapQuality(lambda heatmaps, _: sparsity(heatmaps)),
-        }
-        self.all: dict[str, PerImageMetric] = {**self.masks, **self.points, **self.heatmaps}
+        self.all: dict[str, PerImageMetric] = {**self.masks, **self.points}
 
     def update(self, result: PipelineResult, item: Prepared) -> None:
         truth = item.batch.masks
@@ -136,67 +137,68 @@ class _Metrics:
             mask_metric.update(result.masks, truth)
         for point_metric in self.points.values():
             point_metric.update(result.prompts, truth)
-        for heatmap_metric in self.heatmaps.values():
-            heatmap_metric.update(item.heatmaps.values, truth)
 
     def per_image(self) -> pd.DataFrame:
         return pd.DataFrame({name: metric.per_image().numpy() for name, metric in self.all.items()})
 
 
-def _facts(item: Prepared, result: PipelineResult, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Columns that are no metrics."""
-    truth = item.batch.masks
-    labels = result.prompts.labels
-    asked = result.prompts.image_index
-    return [
-        {
-            "image_id": image_id,
-            "class_name": names[label] if (label := int(item.batch.labels[k])) >= 0 else None,
-            "predicted_class": names[int(item.predicted[k])],
-            "correct": bool(item.predicted[k] == label) if label >= 0 else None,
-            "score": float(result.scores[k]),
-            "token": int(result.choice.token[k]),
-            "rounds": int(result.rounds[k]),
-            "fg_points": int((labels[asked == k] == FOREGROUND).sum()),
-            "bg_points": int((labels[asked == k] == BACKGROUND).sum()),
-            "empty_heatmap": bool(item.heatmaps.empty[k]),
-            "empty_truth": bool(~truth[k].any()) if truth is not None else None,
-            "mask_px": int(result.masks[k].sum()),
-            **{name: float(values[k]) for name, values in item.faithfulness.items()},
-        }
-        for k, image_id in enumerate(item.batch.image_ids)
-    ]
+def _facts(item: Prepared, result: PipelineResult, names: Sequence[str]) -> dict[str, Any]:
+    """Columns that are no metrics of masks and prompts."""
+    labels, predicted, truth = item.batch.labels.tolist(), item.predicted.tolist(), item.batch.masks
+    return {
+        "image_id": list(item.batch.image_ids),
+        "class_name": [names[label] if label >= 0 else None for label in labels],
+        "predicted_class": [names[label] for label in predicted],
+        "correct": [
+            guess == label if label >= 0 else None for guess, label in zip(predicted, labels, strict=True)
+        ],
+        "score": result.scores.double().tolist(),
+        "token": result.choice.token.tolist(),
+        "rounds": result.rounds.tolist(),
+        "fg_points": _points(result.prompts, FOREGROUND, len(item.batch)),
+        "bg_points": _points(result.prompts, BACKGROUND, len(item.batch)),
+        "empty_heatmap": item.heatmaps.empty.tolist(),
+        "empty_truth": [None] * len(item.batch) if truth is None else (~truth.flatten(1).any(1)).tolist(),
+        "mask_px": result.masks.flatten(1).sum(1).tolist(),
+        **{name: values.tolist() for name, values in item.quality.items()},
+    }
 
 
-def _predictions(item: Prepared, result: PipelineResult) -> list[dict[str, Any]]:
-    rows = []
-    for k, image_id in enumerate(item.batch.image_ids):
-        encoded = coco.encode(np.asfortranarray(result.masks[k].numpy().astype(np.uint8)))
-        own = result.prompts[result.prompts.image_index == k]
-        rows.append(
-            {
-                "image_id": image_id,
-                "height": encoded["size"][0],
-                "width": encoded["size"][1],
-                "mask_rle": encoded["counts"].decode("ascii"),
-                "prompts": json.dumps(_prompts_as_lists(own)),
-            }
-        )
-    return rows
+def _points(prompts: Prompts, label: int, images: int) -> list[int]:
+    """How many points of this label every image has."""
+    counts = torch.zeros(images, dtype=torch.long)
+    return counts.index_add(0, prompts.image_index, (prompts.labels == label).sum(1)).tolist()
 
 
-def _prompts_as_lists(prompts: Prompts) -> list[dict[str, Any]]:
-    queries = []
-    for q in range(len(prompts)):
-        real = prompts.labels[q] >= 0
+def _predictions(item: Prepared, result: PipelineResult) -> dict[str, Any]:
+    stacked = np.asfortranarray(result.masks.permute(1, 2, 0).numpy().astype(np.uint8))
+    height, width = item.batch.size
+    prompts: list[list[dict[str, Any]]] = [[] for _ in item.batch.image_ids]
+    queries = zip(result.prompts.image_index.tolist(), _queries(result.prompts), strict=True)
+    for image, query in queries:
+        prompts[image].append(query)
+    return {
+        "image_id": list(item.batch.image_ids),
+        "height": [height] * len(item.batch),
+        "width": [width] * len(item.batch),
+        "mask_rle": [encoded["counts"].decode("ascii") for encoded in coco.encode(stacked)],
+        "prompts": [json.dumps(own) for own in prompts],
+    }
+
+
+def _queries(prompts: Prompts) -> Iterator[dict[str, Any]]:
+    """Every query as plain values: its real points, their labels, its box."""
+    boxes = [None] * len(prompts) if prompts.boxes is None else prompts.boxes.tolist()
+    for points, labels, box in zip(prompts.points.tolist(), prompts.labels.tolist(), boxes, strict=True):
         query: dict[str, Any] = {
-            "points": [[round(float(v), 3) for v in xy] for xy in prompts.points[q][real]],
-            "labels": prompts.labels[q][real].tolist(),
+            "points": [_rounded(xy) for xy, label in zip(points, labels, strict=True) if label >= 0],
+            "labels": [label for label in labels if label >= 0],
         }
-        if prompts.boxes is not None:
-            query["box"] = [round(float(v), 3) for v in prompts.boxes[q]]
-        queries.append(query)
-    return queries
+        yield query if box is None else {**query, "box": _rounded(box)}
+
+
+def _rounded(values: Sequence[float]) -> list[float]:
+    return [round(value, 3) for value in values]
 
 
 def _in_order(table: pd.DataFrame) -> pd.DataFrame:

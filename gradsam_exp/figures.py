@@ -15,13 +15,17 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from gradsam_exp.colours import BACKGROUND_POINT as BG_COLOUR
+from gradsam_exp.colours import FOREGROUND_POINT as FG_COLOUR
+from gradsam_exp.colours import HEAT
+from gradsam_exp.colours import MASK as MASK_COLOUR
+from gradsam_exp.colours import TRUTH as TRUTH_COLOUR
 from gradsam_exp.gallery import Example
 
-# Okabe and Ito's palette: told apart by everyone, and by lightness in grey print.
-FG_COLOUR, BG_COLOUR, TRUTH_COLOUR, MASK_COLOUR = "#E69F00", "#0072B2", "#FFFFFF", "#CC79A7"
 COLUMNS = ("image", "heatmap", "overlay", "prompts", "prediction", "ground truth")
 _STYLE: Any = {
     "font.family": "sans-serif",
@@ -34,16 +38,20 @@ _STYLE: Any = {
 }
 
 
-def figure1(examples: Sequence[Example], path: Path) -> Path:
-    """One row per example: image, heatmap, overlay, prompts, prediction, ground truth.
+def figure1(examples: Sequence[Example], path: Path, *, cell: float = 1.25) -> Path:
+    """One row per example: image, heatmap, overlay, prompts, prediction, ground truth if there is any.
 
     Writes ``path`` (PNG) and the same as PDF beside it.
+
+    Args:
+        cell: width of an image in inches.
     """
+    titles = COLUMNS if any(example.truth is not None for example in examples) else COLUMNS[:-1]
     with styled():
-        # Inches: cells as wide as the widest image needs, margins for names, titles and legend.
-        cell, gap, left, top, bottom = 1.25, 0.16, 0.42, 0.25, 0.42
+        # Inches: margins for names, titles and legend.
+        gap, left, top, bottom = 0.16, 0.42, 0.25, 0.42
         tallest = cell * max(example.image.shape[0] / example.image.shape[1] for example in examples)
-        rows, columns = len(examples), len(COLUMNS)
+        rows, columns = len(examples), len(titles)
         wide = left + columns * cell + (columns - 1) * 0.08 + 0.05
         high = top + rows * tallest + (rows - 1) * gap + bottom
         figure = Figure(figsize=(wide, high))
@@ -62,7 +70,7 @@ def figure1(examples: Sequence[Example], path: Path) -> Path:
         )
         for row, example in zip(grid, examples, strict=True):
             _draw_row(list(row), example)
-        for axes, title in zip(grid[0], COLUMNS, strict=True):
+        for axes, title in zip(grid[0], titles, strict=True):
             axes.set_title(title)
         figure.legend(handles=_legend(examples), loc="lower center", ncols=4, frameon=False, fontsize=7)
         return save_figure(figure, path)
@@ -72,43 +80,54 @@ def _draw_row(row: Sequence[Axes], example: Example) -> None:
     for axes in row:
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
-    plain, heat, overlay, prompts, prediction, truth = row
+    plain, heat, overlay, prompts, prediction, *truth = row
     for axes in (plain, overlay, prompts, prediction):
         axes.imshow(example.image, interpolation="nearest")
     plain.set_ylabel(f"{example.class_name}\n{example.image_id}", fontsize=6)
-    heat.imshow(example.heatmap, cmap="magma", vmin=0, vmax=1, interpolation="nearest")
-    overlay.imshow(example.heatmap, cmap="magma", vmin=0, vmax=1, alpha=0.55, interpolation="nearest")
+    heat.imshow(example.heatmap, cmap=HEAT, vmin=0, vmax=1, interpolation="nearest")
+    shade = 0.2 + 0.5 * example.heatmap  # what is cold lets more shine through
+    overlay.imshow(example.heatmap, cmap=HEAT, vmin=0, vmax=1, alpha=shade, interpolation="nearest")
     draw_prompts(prompts, example)
+    tint = np.zeros((*example.mask.shape, 4))
+    tint[example.mask] = (*to_rgb(MASK_COLOUR), 0.35)
+    prediction.imshow(tint, interpolation="nearest")
     outline(prediction, example.mask, MASK_COLOUR)
-    if example.truth is None:
-        truth.text(0.5, 0.5, "unknown", ha="center", va="center", transform=truth.transAxes)
-        return
-    outline(prediction, example.truth, TRUTH_COLOUR, dashed=True)
-    prediction.set_xlabel(f"IoU {example.iou:.2f}", fontsize=6.5, labelpad=1)
-    truth.imshow(example.truth, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    if example.truth is not None:
+        outline(prediction, example.truth, TRUTH_COLOUR, dashed=True)
+        prediction.set_xlabel(f"IoU {example.iou:.2f}", fontsize=6.5, labelpad=1)
+        truth[0].imshow(example.truth, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    elif truth:
+        truth[0].text(0.5, 0.5, "unknown", ha="center", va="center", transform=truth[0].transAxes)
+    _frame(prediction, example)
 
 
 def draw_prompts(axes: Axes, example: Example) -> None:
     """Foreground points as filled circles, background points as crosses, boxes as rectangles."""
     fg, bg = example.points[example.labels == 1], example.points[example.labels == 0]
-    axes.plot(fg[:, 0], fg[:, 1], "o", color=FG_COLOUR, ms=2.6, mec="black", mew=0.4, clip_on=False)
+    axes.plot(fg[:, 0], fg[:, 1], "o", color=FG_COLOUR, ms=2.4, mec="black", mew=0.4, clip_on=False)
     axes.plot(bg[:, 0], bg[:, 1], "x", color="black", ms=5, mew=2.2, clip_on=False)
     axes.plot(bg[:, 0], bg[:, 1], "x", color=BG_COLOUR, ms=4.4, mew=1.3, clip_on=False)
     for x0, y0, x1, y1 in example.boxes:
         axes.plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], color=FG_COLOUR, lw=1)
+    _frame(axes, example)
+
+
+def _frame(axes: Axes, example: Example) -> None:
+    """Exactly the image, whatever was drawn beyond it."""
     height, width = example.image.shape[:2]
     axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
 
 
 def outline(axes: Axes, mask: Bool[np.ndarray, "height width"], colour: str, *, dashed: bool = False) -> None:
     """The border of a mask, along pixel edges, on a dark halo so that it shows on any picture."""
-    padded = np.pad(mask, 1).astype(float)
-    xs, ys = np.arange(padded.shape[1]) - 1, np.arange(padded.shape[0]) - 1
     if not mask.any():
         return
-    if not dashed:
-        axes.contour(xs, ys, padded, levels=[0.5], colors="black", linewidths=1.9)
-    axes.contour(xs, ys, padded, levels=[0.5], colors=colour, linewidths=1.0, linestyles="--" if dashed else "-")
+    fine = max(1, 512 // max(mask.shape))  # a contour cuts corners: with finer pixels, smaller ones
+    padded = np.kron(np.pad(mask, 1), np.ones((fine, fine)))
+    ys, xs = ((np.arange(size) + 0.5) / fine - 1.5 for size in padded.shape)
+    axes.contour(xs, ys, padded, levels=[0.5], colors="black", linewidths=1.9)
+    style: Any = (0, (2.5, 2)) if dashed else "-"
+    axes.contour(xs, ys, padded, levels=[0.5], colors=colour, linewidths=1.0, linestyles=[style])
 
 
 def score_histograms(per_image: pd.DataFrame, path: Path) -> Path:
@@ -122,7 +141,9 @@ def score_histograms(per_image: pd.DataFrame, path: Path) -> Path:
             axes.hist(values.clip(0, 1), bins=bins, color=BG_COLOUR, edgecolor="white", linewidth=0.4)
             if len(values):
                 axes.axvline(values.mean(), color=FG_COLOUR, lw=1.4)
-                axes.set_title(f"mean {values.mean():.3f}, median {np.median(values):.3f}, n = {len(values)}")
+                axes.set_title(
+                    f"mean (line) {values.mean():.3f}, median {np.median(values):.3f}, n = {len(values)}"
+                )
             axes.set(xlabel=label, xlim=(0, 1))
         left.set_ylabel("images")
         return save_figure(figure, path)
@@ -135,7 +156,8 @@ def _legend(examples: Sequence[Example]) -> list[Line2D]:
     if any((example.labels == 0).any() for example in examples):
         handles.append(Line2D([], [], ls="", marker="x", color=BG_COLOUR, mew=1.5, ms=5, label="background point"))
     handles.append(Line2D([], [], color=MASK_COLOUR, label="predicted mask"))
-    handles.append(Line2D([], [], color="0.6", ls="--", label="true mask"))
+    if any(example.truth is not None for example in examples):
+        handles.append(Line2D([], [], color="0.6", ls="--", label="true mask"))
     return handles
 
 

@@ -59,8 +59,9 @@ class Gallery:
             of_class = self._by_class.setdefault(label, [])
             if len(of_class) < self.first:
                 of_class.append(self._example(item, result, k, iou))
-            wanted = len(self._heap) < self.worst or -iou > self._heap[0][0]
-            if truth is not None and self.worst and wanted:
+            if truth is None or not self.worst:
+                continue
+            if len(self._heap) < self.worst or -iou > self._heap[0][0]:
                 example = self._example(item, result, k, iou)
                 push = heapq.heappush if len(self._heap) < self.worst else heapq.heappushpop
                 push(self._heap, (-iou, example.image_id, example))

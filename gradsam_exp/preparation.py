@@ -7,7 +7,7 @@ are in the store, or are made and put there; a sweep makes them once.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -23,7 +23,8 @@ from gradsam_exp.digest import digest
 from gradsam_exp.errors import InputError, did_you_mean
 from gradsam_exp.explainers.base import Explainer, evaluation_mode, network_input, to_frame
 from gradsam_exp.explainers.layers import frame_of
-from gradsam_exp.metrics.heatmaps import faithfulness
+from gradsam_exp.memory import TRIM_EVERY, Portion, return_freed_memory
+from gradsam_exp.metrics.heatmaps import faithfulness, heatmap_quality
 from gradsam_exp.refinement.base import Refiner, Unrefined
 from gradsam_exp.rows import filled
 from gradsam_exp.segmenters.base import Embeddings, Segmenter
@@ -31,8 +32,9 @@ from gradsam_exp.store import Store, Tensors
 from gradsam_exp.types import Heatmaps, ImageBatch
 
 Target = Literal["predicted", "label"]
-CHUNK = 64  # images
-VERSION = 1  # raise it when images, heatmaps or embeddings come out different from before
+CHUNK = 64  # images, fewer if they are large: everything of a chunk is in memory at once
+CHUNK_PIXELS = 2**24
+VERSION = 2  # raise it when images, heatmaps or embeddings come out different from before
 
 
 @dataclass(frozen=True)
@@ -42,30 +44,56 @@ class Prepared:
     Attributes:
         batch: labels are the classifier's class ids.
         predicted: the classifier's arg-max.
-        faithfulness: by name, where it was asked for; one value per image.
+        quality: of the heatmaps, by name; one value per image.
     """
 
     batch: ImageBatch
     heatmaps: Heatmaps
     embeddings: Embeddings
     predicted: Int[Tensor, " batch"]
-    faithfulness: Mapping[str, Float[Tensor, " batch"]] = field(default_factory=dict)
+    quality: Mapping[str, Float[Tensor, " batch"]] = field(default_factory=dict)
+
+    def __getitem__(self, rows: slice) -> Prepared:
+        """Some of the images."""
+        return Prepared(
+            self.batch[rows],
+            self.heatmaps[rows],
+            self.embeddings[rows],
+            self.predicted[rows],
+            {name: values[rows] for name, values in self.quality.items()},
+        )
 
 
 @dataclass
 class Stopwatch:
-    """Seconds by stage."""
+    """Seconds and images by stage, of all that is done.
+
+    Attributes:
+        on_change: called when a number has changed.
+    """
 
     seconds: dict[str, float] = field(default_factory=dict)
+    images: dict[str, int] = field(default_factory=dict)
+    on_change: Callable[[], None] = field(default=lambda: None, repr=False)
 
     @contextmanager
-    def time(self, stage: str) -> Iterator[None]:
-        """Add the time spent inside to ``stage``."""
-        start = time.perf_counter()
+    def time(self, stage: str, images: int = 0) -> Iterator[Callable[[int], None]]:
+        """Add the time spent inside to ``stage``, and at the end the images.
+
+        Yields:
+            To be called inside with the images of each part that is done.
+        """
+        start, before, spent = time.perf_counter(), self.images.get(stage, 0), self.seconds.get(stage, 0.0)
+
+        def count(done: int) -> None:
+            self.seconds[stage] = spent + time.perf_counter() - start
+            self.images[stage] = done
+            self.on_change()
+
         try:
-            yield
+            yield lambda part: count(self.images.get(stage, 0) + part)
         finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+            count(before + images)
 
 
 @dataclass
@@ -91,8 +119,8 @@ class Explained:
         classifier, explainer = self.load()
         return classifier.to(self.device), explainer
 
-    def heatmaps(self, images: Tensor, labels: Tensor, *, batch_size: int) -> Heatmaps:
-        """Heatmaps on the CPU, explained ``batch_size`` images at a time.
+    def heatmaps(self, images: Tensor, labels: Tensor, portion: Portion) -> Heatmaps:
+        """Heatmaps on the CPU, explained a portion at a time.
 
         Args:
             labels: the classifier's class ids; −1 where unknown.
@@ -105,22 +133,27 @@ class Explained:
                 "explainer.target=label needs a label for every image; use explainer.target=predicted"
             )
         _, explainer = self._models
-        parts = []
-        for some, own in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+
+        def explain(rows: slice) -> Heatmaps:
+            some, own = images[rows], labels[rows]
             targets = filled(own).to(self.device) if self.target == "label" else None
-            parts.append(explainer(filled(some).to(self.device), targets)[: len(some)].to("cpu"))
-        return Heatmaps.joined(parts)
+            return explainer(filled(some).to(self.device), targets)[: len(some)].to("cpu")
+
+        return Heatmaps.joined(list(portion.slices(len(images), explain)))
 
     def faithfulness(
-        self, images: Tensor, heatmaps: Heatmaps, *, batch_size: int
+        self, images: Tensor, heatmaps: Heatmaps, portion: Portion
     ) -> dict[str, Float[Tensor, " batch"]]:
         """Of the heatmaps, at the network's resolution; NaN for an empty one."""
         classifier, _ = self._models
         pixels = network_input(classifier, images)
 
         def predict(changed: Tensor) -> Tensor:
-            parts = [classifier(filled(p).to(self.device))[: len(p)].cpu() for p in changed.split(batch_size)]
-            return torch.cat(parts)
+            def classify(rows: slice) -> Tensor:
+                some = changed[rows]
+                return classifier(filled(some).to(self.device))[: len(some)].cpu()
+
+            return torch.cat(list(portion.slices(len(changed), classify)))
 
         with evaluation_mode(classifier):
             maps = to_frame(heatmaps.values, frame_of(pixels))
@@ -159,25 +192,81 @@ class Preparation:
         self.segmented_by = segmenter.digest if segmented_by is None else segmented_by
         self.stopwatch = Stopwatch()
 
-    def __call__(self, dataset: ImageDataset, *, batch_size: int = 32) -> Iterator[Prepared]:
-        """Chunk by chunk; ``batch_size`` images are in a network at a time."""
+    def __call__(
+        self, dataset: ImageDataset, *, batch_size: int = 32, chunks: Iterable[list[int]] | None = None
+    ) -> Iterator[Prepared]:
+        """Chunk by chunk; at most ``batch_size`` images are in a network at a time.
+
+        Args:
+            chunks: some of those that `missing` names; None: all. Where several processes prepare the same images,
+                those that another has in hand come last.
+        """
+        encode, predict = Portion("encode", batch_size), Portion("faithfulness", batch_size)
+        for images, batch, heatmaps in self._explain(dataset, batch_size, chunks):
+            with self.stopwatch.time("encode", len(batch)) as encode.on_done:
+                embeddings = self._embeddings(images, batch, encode)
+            stage = ("faithfulness", len(batch)) if self.faithful else ("score", 0)
+            with self.stopwatch.time(*stage):
+                quality = self._quality(images, batch, heatmaps, predict)
+            predicted = heatmaps.targets if heatmaps.logits is None else heatmaps.logits.argmax(1)
+            yield Prepared(batch, heatmaps, embeddings, predicted, quality)
+
+    def explain(self, dataset: ImageDataset, *, batch_size: int = 32) -> Iterator[tuple[ImageBatch, Heatmaps]]:
+        """Images and heatmaps alone; the segmenter need not be loaded."""
+        for _, batch, heatmaps in self._explain(dataset, batch_size):
+            yield batch, heatmaps
+
+    def images(self, dataset: ImageDataset) -> Iterator[ImageBatch]:
+        """The images alone, in the same chunks."""
+        origin = dataset.origin
+        for indices in _chunks(dataset):
+            yield self._images(dataset, origin, indices)
+
+    def missing(self, dataset: ImageDataset, among: Iterable[list[int]] | None = None) -> list[list[int]]:
+        """Chunks, as indices of their images, of which the store lacks something; of all, or among some."""
+        origin = dataset.origin
+        chunks = _chunks(dataset) if among is None else among
+        return [list(indices) for indices in chunks if not self._has(dataset, origin, indices)]
+
+    def _has(self, dataset: ImageDataset, origin: str, indices: Sequence[int]) -> bool:
+        if not self.store.has("images", _images_key(origin, indices)):
+            return False
+        images = _named(origin, self._images(dataset, origin, indices).image_ids)
+        keys = {
+            "heatmaps": digest(self._explained_by(images), size=16),
+            "quality": self._quality_key(images),
+            "embeddings": self._embeddings_key(images),
+        }
+        return all(self.store.has(stage, key) for stage, key in keys.items())
+
+    def _in_turn(self, dataset: ImageDataset, origin: str) -> Iterator[list[int]]:
+        """All chunks; those that another process has in hand come last, and are then likely to be stored."""
+        later = []
+        for indices in _chunks(dataset):
+            with self.store.claim(_images_key(origin, indices)) as free:
+                if free:
+                    yield indices
+                else:
+                    later.append(indices)
+        yield from later
+
+    def _explain(
+        self, dataset: ImageDataset, batch_size: int, chunks: Iterable[list[int]] | None = None
+    ) -> Iterator[tuple[Any, ImageBatch, Heatmaps]]:
+        """Chunk by chunk, and what names a chunk's images."""
+        portion = Portion("explain", batch_size)
         class_ids = align_classes(dataset.class_names, self.explained.class_names)
         origin = dataset.origin  # reads all backgrounds
-        for indices in SizeBuckets(dataset, CHUNK):
-            with self.stopwatch.time("data"):
+        for number, indices in enumerate(self._in_turn(dataset, origin) if chunks is None else chunks):
+            if number % TRIM_EVERY == TRIM_EVERY - 1:
+                return_freed_memory()
+            with self.stopwatch.time("data", len(indices)):
                 batch = self._images(dataset, origin, indices)
                 batch = replace(batch, labels=torch.where(batch.labels >= 0, class_ids[batch.labels], -1))
-            images = [VERSION, torch.__version__, origin, batch.image_ids]
-            with self.stopwatch.time("explain"):
-                heatmaps = self._heatmaps(images, batch, batch_size)
-            with self.stopwatch.time("encode"):
-                embeddings = self._embeddings(images, batch, batch_size)
-            faithful: dict[str, Tensor] = {}
-            if self.faithful:
-                with self.stopwatch.time("faithfulness"):
-                    faithful = self.explained.faithfulness(batch.images, heatmaps, batch_size=batch_size)
-            predicted = heatmaps.targets if heatmaps.logits is None else heatmaps.logits.argmax(1)
-            yield Prepared(batch, heatmaps, embeddings, predicted, faithful)
+            images = _named(origin, batch.image_ids)
+            with self.stopwatch.time("explain", len(batch)) as portion.on_done:
+                heatmaps = self._heatmaps(images, batch, portion)
+            yield images, batch, heatmaps
 
     def _images(self, dataset: ImageDataset, origin: str, indices: Sequence[int]) -> ImageBatch:
         def make() -> tuple[Tensors, Any]:
@@ -185,15 +274,14 @@ class Preparation:
             masks = {} if batch.masks is None else {"masks": batch.masks}
             return {"images": batch.images, "labels": batch.labels, **masks}, batch.image_ids
 
-        tensors, image_ids = self.store.get("images", digest([VERSION, origin, indices], size=16), make)
+        tensors, image_ids = self.store.get("images", _images_key(origin, indices), make)
         return ImageBatch(tensors["images"], tensors.get("masks"), tensors["labels"], tuple(image_ids))
 
-    def _heatmaps(self, images: Any, batch: ImageBatch, batch_size: int) -> Heatmaps:
-        own = self.explained
-        depends_on = [images, own.depends_on, own.target, torch.device(own.device).type]
+    def _heatmaps(self, images: Any, batch: ImageBatch, portion: Portion) -> Heatmaps:
+        own, depends_on = self.explained, self._explained_by(images)
 
         def make() -> tuple[Tensors, Any]:
-            return own.heatmaps(batch.images, batch.labels, batch_size=batch_size).as_tensors(), None
+            return own.heatmaps(batch.images, batch.labels, portion).as_tensors(), None
 
         heatmaps = Heatmaps(**self.store.get("heatmaps", digest(depends_on, size=16), make)[0])
         if isinstance(self.refiner, Unrefined):
@@ -204,15 +292,50 @@ class Preparation:
 
         return Heatmaps(**self.store.get("refined", digest([depends_on, self.refined_by], size=16), refine)[0])
 
-    def _embeddings(self, images: Any, batch: ImageBatch, batch_size: int) -> Embeddings:
+    def _explained_by(self, images: Any) -> Any:
+        own = self.explained
+        return [images, own.depends_on, own.target, torch.device(own.device).type]
+
+    def _quality(
+        self, images: Any, batch: ImageBatch, heatmaps: Heatmaps, portion: Portion
+    ) -> Mapping[str, Float[Tensor, " batch"]]:
         def make() -> tuple[Tensors, Any]:
-            parts = [self.segmenter.encode(some) for some in batch.images.split(batch_size)]
+            found = heatmap_quality(heatmaps.values, batch.masks)
+            if self.faithful:
+                found |= self.explained.faithfulness(batch.images, heatmaps, portion)
+            return found, list(found)
+
+        tensors, names = self.store.get("quality", self._quality_key(images), make)
+        return {name: tensors[name] for name in names}
+
+    def _quality_key(self, images: Any) -> str:
+        return digest([self._explained_by(images), self.refined_by, self.faithful], size=16)
+
+    def _embeddings(self, images: Any, batch: ImageBatch, portion: Portion) -> Embeddings:
+        def make() -> tuple[Tensors, Any]:
+            encode = self.segmenter.encode
+            parts = list(portion.slices(len(batch), lambda rows: encode(batch.images[rows])))
             sizes = {"input_size": parts[0].input_size, "original_size": parts[0].original_size}
             return {"values": torch.cat([part.values.cpu() for part in parts])}, sizes
 
-        key = digest([images, self.segmented_by, self.segmenter.device.type], size=16)
-        tensors, sizes = self.store.get("embeddings", key, make)
+        tensors, sizes = self.store.get("embeddings", self._embeddings_key(images), make)
         return Embeddings(tensors["values"], **{name: tuple(size) for name, size in sizes.items()})
+
+    def _embeddings_key(self, images: Any) -> str:
+        return digest([images, self.segmented_by, self.segmenter.device.type], size=16)
+
+
+def _chunks(dataset: ImageDataset) -> SizeBuckets:
+    return SizeBuckets(dataset, CHUNK, pixels=CHUNK_PIXELS)
+
+
+def _images_key(origin: str, indices: Sequence[int]) -> str:
+    return digest([VERSION, origin, indices], size=16)
+
+
+def _named(origin: str, image_ids: Sequence[str]) -> Any:
+    """What heatmaps and embeddings depend on besides the networks."""
+    return [VERSION, torch.__version__, origin, image_ids]
 
 
 def align_classes(given: Sequence[str], known: Sequence[str]) -> Tensor:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -141,7 +142,7 @@ def provenance(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join(["python", *sys.argv]),
         "git": _git_state(),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+        "versions": _versions(),
         "platform": platform.platform(),
         "device": device,
         "seeds": dict(seeds),
@@ -149,8 +150,14 @@ def provenance(
     }
 
 
+@cache
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
+
+
+@cache
 def _git_state() -> dict[str, Any] | None:
-    """Commit and dirty flag of the code that runs; None outside of a git checkout."""
+    """Commit and dirty flag of the code that runs, as the process started; None outside of a git checkout."""
 
     def git(*arguments: str) -> str:
         return subprocess.run(

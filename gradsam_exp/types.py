@@ -37,6 +37,11 @@ class ImageBatch:
     def __len__(self) -> int:
         return len(self.image_ids)
 
+    def __getitem__(self, rows: slice) -> ImageBatch:
+        """Some of the images."""
+        masks = None if self.masks is None else self.masks[rows]
+        return ImageBatch(self.images[rows], masks, self.labels[rows], self.image_ids[rows])
+
     @property
     def size(self) -> tuple[int, int]:
         """``(height, width)`` of every image, in pixels."""

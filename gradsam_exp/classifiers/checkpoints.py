@@ -36,8 +36,13 @@ class ClassifierFile:
         return tuple(self.hyper_parameters["class_names"])
 
     def skeleton(self) -> ImageClassifier:
-        """The classifier without its weights: to look up layers."""
+        """The classifier with random weights."""
         return ImageClassifier(**self.hyper_parameters)
+
+    def outline(self) -> ImageClassifier:
+        """The classifier without any weights: to look up layers."""
+        with torch.device("meta"):
+            return self.skeleton()
 
     def load(self) -> ImageClassifier:
         """The classifier with its weights, in eval mode.

@@ -110,26 +110,35 @@ class SizeBuckets(Sampler[list[int]]):
     """Batches of at most ``batch_size`` indices whose images share one size, in order of first appearance.
 
     Args:
+        pixels: most pixels of a batch; one image is never too many.
         shuffle: mix the images of each size, and the batches, anew in every epoch (by torch's seed).
     """
 
-    def __init__(self, dataset: ImageDataset, batch_size: int, *, shuffle: bool = False) -> None:
-        self.batch_size, self.shuffle = batch_size, shuffle
+    def __init__(
+        self, dataset: ImageDataset, batch_size: int, *, pixels: int | None = None, shuffle: bool = False
+    ) -> None:
+        self.batch_size, self.pixels, self.shuffle = batch_size, pixels, shuffle
         self.buckets: dict[tuple[int, int], list[int]] = defaultdict(list)
         for index in range(len(dataset)):
             self.buckets[dataset.image_size(index)].append(index)
 
     def __iter__(self) -> Iterator[list[int]]:
         batches = []
-        for bucket in self.buckets.values():
+        for image_size, bucket in self.buckets.items():
             order = [bucket[k] for k in torch.randperm(len(bucket))] if self.shuffle else bucket
-            batches += [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+            most = self._most(image_size)
+            batches += [order[start : start + most] for start in range(0, len(order), most)]
         if self.shuffle:
             batches = [batches[k] for k in torch.randperm(len(batches))]
         return iter(batches)
 
     def __len__(self) -> int:
-        return sum(-(-len(bucket) // self.batch_size) for bucket in self.buckets.values())
+        return sum(-(-len(bucket) // self._most(image_size)) for image_size, bucket in self.buckets.items())
+
+    def _most(self, image_size: tuple[int, int]) -> int:
+        if self.pixels is None:
+            return self.batch_size
+        return max(1, min(self.batch_size, self.pixels // (image_size[0] * image_size[1])))
 
 
 def loader(dataset: ImageDataset, batch_size: int, *, workers: int = 0) -> DataLoader[ImageBatch]:

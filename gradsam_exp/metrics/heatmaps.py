@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +14,6 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from gradsam_exp.metrics.base import PerImageMetric
-from gradsam_exp.overlap import iou
 
 Maps = Float[Tensor, "batch height width"]
 Masks = Bool[Tensor, "batch height width"]
@@ -52,10 +51,15 @@ def best_threshold_iou(heatmaps: Maps, masks: Masks, *, steps: int = 100) -> Per
 
     An upper bound of any mask cut out of the heatmap.
     """
-    best = torch.zeros(len(heatmaps), dtype=torch.float64)
-    for threshold in torch.linspace(1 / steps, 1, steps):
-        best = torch.maximum(best, iou(heatmaps >= threshold, masks))
-    return best
+    thresholds = torch.linspace(1 / steps, 1, steps)
+    reached = torch.bucketize(heatmaps.flatten(1).contiguous(), thresholds, right=True)  # how many thresholds
+    inside = masks.flatten(1).long()
+    counts = torch.zeros(2, len(heatmaps), steps + 1, dtype=torch.long)
+    counts[0].scatter_add_(1, reached, torch.ones_like(inside))
+    counts[1].scatter_add_(1, reached, inside)
+    hot, hit = counts.flip(2).cumsum(2).flip(2)[..., 1:].double()  # pixels at or above each threshold
+    union = hot + inside.sum(1, keepdim=True) - hit
+    return torch.where(union > 0, hit / union.clamp(min=1), 1.0).amax(1)
 
 
 def sparsity(heatmaps: Maps) -> PerImage:
@@ -67,6 +71,25 @@ def sparsity(heatmaps: Maps) -> PerImage:
     count = values.shape[1]
     rank = torch.arange(1, count + 1, dtype=torch.float64)
     return ((2 * rank - count - 1) * values).sum(1) / (count * values.sum(1))
+
+
+QUALITIES: Mapping[str, Callable[[Maps, Masks], PerImage]] = {
+    "pointing_game": pointing_game,
+    "energy_in_mask": energy_pointing_game,
+    "best_threshold_iou": best_threshold_iou,
+    "sparsity": lambda heatmaps, _: sparsity(heatmaps),
+}
+
+
+def heatmap_quality(heatmaps: Maps, masks: Masks | None) -> dict[str, PerImage]:
+    """All of `QUALITIES`; NaN for an empty heatmap, and for all if the true masks are not known."""
+    if masks is None:
+        return {name: torch.full((len(heatmaps),), torch.nan, dtype=torch.float64) for name in QUALITIES}
+    return {name: _unless_empty(measure(heatmaps, masks), heatmaps) for name, measure in QUALITIES.items()}
+
+
+def _unless_empty(values: PerImage, heatmaps: Maps) -> PerImage:
+    return torch.where(heatmaps.flatten(1).any(1), values, torch.nan)
 
 
 class HeatmapQuality(PerImageMetric):
@@ -87,8 +110,7 @@ class HeatmapQuality(PerImageMetric):
 
     def update(self, heatmaps: Tensor, masks: Tensor) -> None:
         """Add a batch."""
-        values = self.measure(heatmaps, masks)
-        self.record(torch.where(heatmaps.flatten(1).any(1), values, torch.nan))
+        self.record(_unless_empty(self.measure(heatmaps, masks), heatmaps))
 
 
 def deletion_auc(

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import wilcoxon
 
-from gradsam_exp.metrics.summary import Summary, summarize
+from gradsam_exp.metrics.summary import RESAMPLES, Summary, summarize
 
 TIE = 1e-9
 
@@ -47,9 +47,41 @@ def paired_difference(
         raise ValueError(f"runs of {len(run)} and {len(baseline)} images cannot be paired")
     differences = np.asarray(run, dtype=np.float64) - np.asarray(baseline, dtype=np.float64)
     differences = differences[~np.isnan(differences)]
+    return _found(differences, summarize(differences, seed=seed))
+
+
+def all_pairs(
+    values: Float[np.ndarray, "runs images"], *, seed: int = 0
+) -> dict[tuple[int, int], PairedDifference]:
+    """`paired_difference` of every run ``i`` against every earlier run ``j``, by ``(i, j)``.
+
+    All pairs share the resamples, so that hundreds of pairs take the time of a few.
+
+    Args:
+        values: of the same images in the same order; NaN where there is none.
+        seed: of the bootstrap.
+    """
+    runs, images = values.shape
+    pairs = [(i, j) for i in range(runs) for j in range(i)]
+    if images < 2 or np.isnan(values).any():
+        return {(i, j): paired_difference(values[i], values[j], seed=seed) for i, j in pairs}
+    values = values.astype(np.float64)
+    chosen = np.random.default_rng(seed).integers(0, images, (RESAMPLES, images))
+    drawn = np.stack([np.bincount(row, minlength=images) for row in chosen]) / images
+    means = values @ drawn.T  # (runs, RESAMPLES)
+    found = {}
+    for i, j in pairs:
+        differences = values[i] - values[j]
+        low, high = np.percentile(means[i] - means[j], [2.5, 97.5])
+        summary = Summary(float(differences.mean()), (float(low), float(high)), images)
+        found[i, j] = _found(differences, summary)
+    return found
+
+
+def _found(differences: Float[np.ndarray, " images"], summary: Summary) -> PairedDifference:
     wins, losses = int((differences > TIE).sum()), int((differences < -TIE).sum())
     p = float(wilcoxon(differences[np.abs(differences) > TIE]).pvalue) if wins + losses else float("nan")
-    return PairedDifference(summarize(differences, seed=seed), p, wins, len(differences) - wins - losses, losses)
+    return PairedDifference(summary, p, wins, len(differences) - wins - losses, losses)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -17,7 +17,9 @@ from matplotlib.figure import Figure
 from pycocotools import mask as coco
 from scipy import ndimage
 
-from gradsam_exp.figures import BG_COLOUR, FG_COLOUR, save_figure, styled
+from gradsam_exp.colours import BACKGROUND_POINT as BG_COLOUR
+from gradsam_exp.colours import FOREGROUND_POINT as FG_COLOUR
+from gradsam_exp.figures import save_figure, styled
 from gradsam_exp.metrics.paired import holm
 from gradsam_exp.metrics.summary import summarize
 from gradsam_exp.reports.compare import against

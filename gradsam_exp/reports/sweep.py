@@ -1,21 +1,27 @@
-"""The end of a sweep: one table of all its runs, printed, as CSV and as Markdown."""
+"""The end of a sweep: one table of all its runs, printed, in files, and as a page to look at."""
 
 from __future__ import annotations
 
 import json
+import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
+
+from gradsam_exp.reports.runs import ELSEWHERE, OVERRIDES, chosen, config_of, natural, varied_in
 
 if TYPE_CHECKING:
     import pandas as pd
 
+log = logging.getLogger(__name__)
+
 
 class SweepSummary(Callback):
-    """Hydra callback: writes ``sweep.csv`` and ``sweep.md`` when all jobs are done, even if some failed."""
+    """Hydra callback: writes tables and a page when all jobs are done, even if some failed."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Summarise the sweep; exits with 1 if a job failed."""
@@ -26,49 +32,78 @@ class SweepSummary(Callback):
 
 
 def summarize_sweep(folder: Path) -> pd.DataFrame:
-    """Collect the runs below ``folder``, write ``sweep.csv`` and ``sweep.md`` there, and print the tables.
+    """Collect the runs below ``folder``, write their tables and report there, and print the tables.
 
-    Where a seed was varied, ``pooled.csv`` holds one row for the runs that differ in nothing else.
+    ``sweep.csv``, ``sweep.md``, ``sweep.tex``, ``report.html`` and the curves ``sweep.png``; where a seed was
+    varied, ``pooled.csv`` holds one row for the runs that differ in nothing else.
     """
-    import pandas as pd  # noqa: PLC0415
+    from gradsam_exp.reports.tables import print_tables  # noqa: PLC0415  (a sweep's parent starts without pandas)
 
-    from gradsam_exp.reports.pooled import pool_runs  # noqa: PLC0415  (a sweep's parent starts without pandas)
-    from gradsam_exp.reports.tables import as_markdown, print_tables, varied_columns  # noqa: PLC0415
-
-    table = collect_runs(folder)
-    pairs = compare_runs(folder, table)
-    if len(pairs):
-        made_by = table["same_as"].fillna(table["job"]) if "same_as" in table else table["job"]
-        found = pairs.set_index("job").reindex(made_by).reset_index(drop=True)
-        table = pd.concat([table, found], axis=1)
-    table.to_csv(folder / "sweep.csv", index=False)
-    pooled = pool_runs(folder, table, varied_columns(table))
-    if len(pooled):
-        pooled.to_csv(folder / "pooled.csv", index=False)
-    (folder / "sweep.md").write_text(as_markdown(table, pooled), encoding="utf-8")
+    table = with_comparison(folder, collect_runs(folder))
+    pooled = write_tables(folder, table, folder)
     print_tables(table, pooled)
     print(folder / "sweep.csv")
+    _report(folder, table)
     return table
 
 
-def collect_runs(folder: Path) -> pd.DataFrame:
+def _report(folder: Path, table: pd.DataFrame) -> None:
+    """Write the page and the curves; whatever goes wrong, the sweep is whole without."""
+    try:
+        from gradsam_exp.reports.curves import draw_curves  # noqa: PLC0415
+        from gradsam_exp.reports.page import write_page  # noqa: PLC0415
+
+        page = write_page(folder, table, folder / "report.html", explain=False)
+        draw_curves(folder, table, folder / "sweep.png")
+    except Exception as error:
+        log.warning(
+            "report.html was not written (%s: %s); the sweep's tables are whole", type(error).__name__, error
+        )
+        log.debug("", exc_info=True)
+    else:
+        if page is not None:
+            print(page)
+
+
+def write_tables(folder: Path, table: pd.DataFrame, to: Path) -> pd.DataFrame:
+    """Write ``sweep.csv``, ``sweep.md`` and ``sweep.tex`` into ``to``; returns the pooled rows."""
+    from gradsam_exp.reports.pooled import pool_runs  # noqa: PLC0415
+    from gradsam_exp.reports.tables import as_latex, as_markdown, varied_columns  # noqa: PLC0415
+
+    table.to_csv(to / "sweep.csv", index=False)
+    pooled = pool_runs(folder, table, varied_columns(table))
+    if len(pooled):
+        pooled.to_csv(to / "pooled.csv", index=False)
+    (to / "sweep.md").write_text(as_markdown(table, pooled), encoding="utf-8")
+    (to / "sweep.tex").write_text(as_latex(table), encoding="utf-8")
+    return pooled
+
+
+def collect_runs(folder: Path, runs: Sequence[Path] | None = None) -> pd.DataFrame:
     """One row per run: what was varied, status, each metric with interval and n, the error if it failed.
 
     A run that is the same as an earlier one, as it does not depend on what was varied, names it in ``same_as``.
 
     Args:
-        folder: a sweep's; its runs are the folders with a ``.hydra/overrides.yaml``.
+        folder: a sweep's, or one that holds all runs; ``job`` is a run's path below it.
+        runs: the runs' folders; a sweep's are the folders with a ``.hydra/overrides.yaml``.
     """
     import pandas as pd  # noqa: PLC0415
 
+    if runs is None:
+        found = [path.parent.parent for path in folder.glob(f"*/{OVERRIDES}")]
+        runs = sorted(found, key=lambda run: natural(run.name))
+        varied = [varied_in(run) for run in runs]
+    else:
+        varied = _varied_between(runs)
     rows = []
     first: dict[str, str] = {}
-    for path in sorted(folder.glob("*/.hydra/overrides.yaml"), key=lambda p: _natural(p.parent.parent.name)):
-        run = path.parent.parent
-        row: dict[str, Any] = {"job": run.name, **_varied(path)}
+    for run, own in zip(runs, varied, strict=True):
+        job = run.resolve().relative_to(folder.resolve()).as_posix()
+        row: dict[str, Any] = {"job": job, **own}
         row |= {"status": "interrupted"} | _outcome(run / "metrics.json")
-        same = first.setdefault(row.pop("identity", None) or run.name, run.name)
-        rows.append(row if same == run.name else row | {"same_as": same})
+        same = first.setdefault(row.pop("identity", None) or job, job)
+        rows.append(row if same == job else row | {"same_as": same})
     table = pd.DataFrame(rows)
     error = table.pop("error") if "error" in table else None
     if error is not None:
@@ -76,8 +111,23 @@ def collect_runs(folder: Path) -> pd.DataFrame:
     return table
 
 
-def compare_runs(folder: Path, table: pd.DataFrame) -> pd.DataFrame:
+def with_comparison(folder: Path, table: pd.DataFrame, baseline: str | None = None) -> pd.DataFrame:
+    """The table with `compare_runs`' columns; a run that repeats another has that one's."""
+    import pandas as pd  # noqa: PLC0415
+
+    pairs = compare_runs(folder, table, baseline)
+    if not len(pairs):
+        return table
+    made_by = table["same_as"].fillna(table["job"]) if "same_as" in table else table["job"]
+    found = pairs.set_index("job").reindex(made_by).reset_index(drop=True)
+    return pd.concat([table, found], axis=1)
+
+
+def compare_runs(folder: Path, table: pd.DataFrame, baseline: str | None = None) -> pd.DataFrame:
     """Each finished run's mIoU against that of the first run on the same images, and its mIoU by class.
+
+    Args:
+        baseline: the job that comes first on its images instead.
 
     Returns:
         One row per run: ``baseline`` (the job compared with), ``delta_miou`` with ``_low`` and ``_high``,
@@ -91,7 +141,8 @@ def compare_runs(folder: Path, table: pd.DataFrame) -> pd.DataFrame:
 
     baselines: dict[str, tuple[str, pd.Series]] = {}
     rows: list[dict[str, Any]] = []
-    for job in different_runs(table).query("status == 'finished'")["job"]:
+    jobs = different_runs(table).query("status == 'finished'")["job"].tolist()
+    for job in sorted(jobs, key=lambda job: job != baseline):
         images = pd.read_parquet(folder / job / "per_image.parquet").set_index("image_id")
         data = data_digest(folder / job)
         by_class = images.groupby("class_name")["iou"].mean()
@@ -113,14 +164,17 @@ def different_runs(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["same_as"].isna()] if "same_as" in table else table
 
 
-def _natural(name: str) -> tuple[int, str]:
-    return (int(name), "") if name.isdigit() else (sys.maxsize, name)
-
-
-def _varied(path: Path) -> dict[str, str]:
-    overrides = OmegaConf.load(path)
-    pairs = [str(override).lstrip("+~").partition("=") for override in overrides]
-    return {key: value for key, _, value in pairs}
+def _varied_between(runs: Sequence[Path]) -> list[dict[str, str]]:
+    """What runs from anywhere were given; what only others were given is in a run's configuration."""
+    given = [varied_in(run) for run in runs]
+    keys = [
+        key for key in dict.fromkeys(key for own in given for key in own) if key.split(".")[0] not in ELSEWHERE
+    ]
+    configs = [config_of(run) for run in runs]
+    return [
+        {key: own.get(key) or chosen(config, key) or "" for key in keys}
+        for own, config in zip(given, configs, strict=True)
+    ]
 
 
 def _outcome(path: Path) -> dict[str, Any]:

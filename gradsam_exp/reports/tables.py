@@ -1,7 +1,8 @@
-"""A sweep's tables for people: in Markdown and in the terminal."""
+"""A sweep's tables for people: in Markdown, for LaTeX and in the terminal."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,8 +25,11 @@ def varied_columns(table: pd.DataFrame) -> list[str]:
     return [c for c in given if table[c].nunique(dropna=False) > 1]
 
 
-def _shown(table: pd.DataFrame) -> list[dict[Any, Any]]:
-    """One row for all jobs that are the same run: the first's, with all values of what it does not depend on."""
+def merged_rows(table: pd.DataFrame) -> list[dict[Any, Any]]:
+    """One row for all jobs that are the same run: the first's, with all values of what it does not depend on.
+
+    ``jobs`` counts them and ``all_jobs`` names them, where there are any.
+    """
     if "same_as" not in table:
         return table.to_dict("records")
     varied = varied_columns(table)
@@ -33,7 +37,7 @@ def _shown(table: pd.DataFrame) -> list[dict[Any, Any]]:
     for run in table[table["same_as"].isna()].to_dict("records"):
         same = table[(table["job"] == run["job"]) | (table["same_as"] == run["job"])]
         values: dict[Any, Any] = {c: ", ".join(dict.fromkeys(same[c].dropna().astype(str))) for c in varied}
-        rows.append({**run, **values, "jobs": len(same)})
+        rows.append({**run, **values, "jobs": len(same), "all_jobs": same["job"].tolist()})
     return rows
 
 
@@ -55,7 +59,7 @@ def _cells(table: pd.DataFrame, *, brief: bool = False) -> tuple[list[str], list
     incomplete = bool((table["status"] != "finished").any())
     headings = ["job", *varied, *(TITLES[name] for name in metrics), *(["status"] if incomplete else [])]
     rows = []
-    for run in _shown(table):
+    for run in merged_rows(table):
         row = _lead(run, varied)
         for name in metrics:
             mean, interval = f"{run[name]:.3f}", f" [{run[f'{name}_low']:.3f}, {run[f'{name}_high']:.3f}]"
@@ -73,7 +77,7 @@ def _pair_cells(table: pd.DataFrame, *, brief: bool = False) -> tuple[list[str],
     classes = [] if brief else [str(c) for c in table if str(c).startswith("miou_") and str(c) not in no_class]
     headings = ["job", *varied, "against", "Δ mIoU", "p (Holm)", "wins / ties / losses"]
     rows = []
-    for run in _shown(table):
+    for run in merged_rows(table):
         if run["status"] != "finished":
             continue
         counts = "" if _unknown(run["wins"]) else "/".join(str(int(run[n])) for n in ("wins", "ties", "losses"))
@@ -121,6 +125,37 @@ def as_markdown(table: pd.DataFrame, pooled: pd.DataFrame) -> str:
     all_cells = (_cells(table), _pair_cells(table), _pool_cells(pooled))
     text = "\n\n".join(markdown_table(headings, rows) for headings, rows in all_cells if rows)
     return text + "\n" + "".join(f"\n- {line}\n" for line in _notes(table))
+
+
+_LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
+    "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "<": "\\textless{}",
+    ">": "\\textgreater{}", "|": "\\textbar{}", "Δ": "$\\Delta$", "×": "$\\times$", "−": "$-$", "·": "$\\cdot$",
+}  # fmt: skip
+
+
+def as_latex(table: pd.DataFrame) -> str:
+    """The sweep's two tables for LaTeX; they need ``\\usepackage{booktabs}`` and an input encoding of UTF-8."""
+    parts = ["% \\usepackage{booktabs}"]
+    for headings, rows in (_cells(table), _pair_cells(table)):
+        if rows:
+            parts.append(latex_table(headings, rows))
+    return "\n\n".join([*parts, *(f"% {' '.join(line.split())}" for line in _notes(table))]) + "\n"
+
+
+def latex_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A ``tabular`` with booktabs' rules."""
+    lines = [" & ".join(map(latex_text, line)) + r" \\" for line in (headings, *rows)]
+    columns = "l" * len(headings)
+    top = [f"\\begin{{tabular}}{{@{{}}{columns}@{{}}}}", r"\toprule", lines[0], r"\midrule"]
+    return "\n".join([*top, *lines[1:], r"\bottomrule", r"\end{tabular}"])
+
+
+def latex_text(text: str) -> str:
+    """Text as LaTeX prints it; numbers keep their minus signs."""
+    escaped = "".join(_LATEX.get(letter, letter) for letter in " ".join(text.split()))
+    escaped = re.sub(r"(?<![\w.-])-(?=\d)", "$-$", escaped)
+    escaped = re.sub(r"\b([\d.]+)e([+-]\d+)\b", lambda m: rf"${m[1]}\times10^{{{int(m[2])}}}$", escaped)
+    return f"{{{escaped}}}" if escaped.startswith("[") else escaped  # \\\\ would take it as its argument
 
 
 def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

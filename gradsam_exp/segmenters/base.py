@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -29,6 +29,10 @@ class Embeddings:
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def __getitem__(self, rows: slice) -> Embeddings:
+        """Some of the images."""
+        return replace(self, values=self.values[rows])
 
 
 @runtime_checkable

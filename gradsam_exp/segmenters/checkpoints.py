@@ -6,8 +6,10 @@ progress bar. Everything that can be wrong with a file is found before a model i
 
 from __future__ import annotations
 
+import inspect
 import pickle
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +22,7 @@ from torch import Tensor
 from gradsam_exp.errors import InputError
 from gradsam_exp.segmenters.base import SEGMENTERS, Segmenter
 from gradsam_exp.segmenters.compact import build_compact
-from gradsam_exp.segmenters.sam import SamSegmenter
+from gradsam_exp.segmenters.sam import Precision, SamSegmenter
 from gradsam_exp.weights import file_digest, open_weights, shipped
 
 BASE_URL = "https://dl.fbaipublicfiles.com/segment_anything/"
@@ -38,16 +40,24 @@ OFFICIAL = {
         "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
     ),
 }
+MakeSam = Callable[[], Sam]
+ReadState = Callable[[], Mapping[str, Tensor]]
 MaxQueries = Annotated[int, Field(ge=1)]
 
 
 @SEGMENTERS.register("compact")
-def compact(*, checkpoint: str | Path | None = None, max_queries: MaxQueries = 256) -> SamSegmenter:
+def compact(
+    *,
+    checkpoint: str | Path | None = None,
+    max_queries: MaxQueries = 256,
+    precision: Precision = "fp32",
+    compile: bool = False,
+) -> SamSegmenter:
     """The small SAM that ships with the package, or one trained by ``task=train_sam``.
 
     Args:
         checkpoint: a weights file of ``task=train_sam``; None is the shipped one.
-        max_queries: most queries decoded in one call.
+        max_queries, precision, compile: see `SamSegmenter`.
     """
     file = open_weights(checkpoint, key="sam.checkpoint") if checkpoint is not None else shipped("compact")
     if file.header.get("kind") != "compact":
@@ -55,8 +65,14 @@ def compact(*, checkpoint: str | Path | None = None, max_queries: MaxQueries = 2
             f"sam.checkpoint={file.path} holds a {file.header.get('kind')!r}, not a compact SAM; "
             "train one with task=train_sam"
         )
+    read = partial(_read_checked, build_compact, file.tensors, file.path)
     return SamSegmenter(
-        lambda: load_into(build_compact(), file.tensors(), file.path), file.digest, max_queries=max_queries
+        partial(load_decoder, build_compact, read),
+        file.digest,
+        load_encoder=partial(load_encoder, read),
+        max_queries=max_queries,
+        precision=precision,
+        compiled=compile,
     )
 
 
@@ -68,6 +84,8 @@ def _official(name: str) -> None:
         url: str | None = None,
         sha256: str | None = None,
         max_queries: MaxQueries = 64,
+        precision: Precision = "fp32",
+        compile: bool = False,
     ) -> SamSegmenter:
         file, known_digest = OFFICIAL[name]
         if checkpoint is not None:
@@ -76,11 +94,16 @@ def _official(name: str) -> None:
             expected = sha256 or known_digest
             path = cached_or_downloaded(url or BASE_URL + file, file, expected)
         digest = file_digest(path, sha256=expected, key="sam.checkpoint")
-        state = read_state(path)
-        with torch.device("meta"):
-            check_fits(sam_model_registry[name](), state, path)
-        make: Callable[[], Sam] = sam_model_registry[name]
-        return SamSegmenter(lambda: load_into(make(), state, path), digest, max_queries=max_queries)
+        make: MakeSam = sam_model_registry[name]
+        state = _read_checked(make, partial(read_state, path), path)
+        return SamSegmenter(
+            partial(load_decoder, make, lambda: state),
+            digest,
+            load_encoder=partial(load_encoder, lambda: state),
+            max_queries=max_queries,
+            precision=precision,
+            compiled=compile,
+        )
 
     build.__doc__ = f"""The official {name} model.
 
@@ -88,7 +111,7 @@ def _official(name: str) -> None:
         checkpoint: path of ``{OFFICIAL[name][0]}`` or of weights of the same architecture.
         url: where to download from if it is in neither place; None is the official address.
         sha256: expected digest; None is the official one for a download, and none for a given path.
-        max_queries: most queries decoded in one call.
+        max_queries, precision, compile: see `SamSegmenter`.
     """
 
 
@@ -160,12 +183,31 @@ def check_fits(model: torch.nn.Module, state: Mapping[str, Tensor], path: Path) 
     )
 
 
-def load_into(model: Sam, state: Mapping[str, Tensor], path: Path) -> Sam:
-    """Copy a state dict into a model of the same architecture.
+def _read_checked(make: MakeSam, read: ReadState, path: Path) -> Mapping[str, Tensor]:
+    state = read()
+    with torch.device("meta"):
+        check_fits(make(), state, path)
+    return state
 
-    Raises:
-        InputError: if names or shapes differ.
-    """
-    check_fits(model, state, path)
-    model.load_state_dict(dict(state))
+
+def load_decoder(make: MakeSam, read: ReadState) -> Sam:
+    """A model with the weights of its prompt encoder and mask decoder; its image encoder is empty."""
+    state = read()
+    with torch.device("meta"):
+        model = make()
+    for name in ("prompt_encoder", "mask_decoder"):
+        model.get_submodule(name).load_state_dict(_part(state, name), assign=True)
+    defaults = inspect.signature(Sam.__init__).parameters  # these two are in no checkpoint
+    model.pixel_mean, model.pixel_std = (
+        torch.tensor(defaults[name].default).view(-1, 1, 1) for name in ("pixel_mean", "pixel_std")
+    )
     return model
+
+
+def load_encoder(read: ReadState, model: Sam) -> None:
+    """Give a model its image encoder's weights."""
+    model.image_encoder.load_state_dict(_part(read(), "image_encoder"), assign=True)
+
+
+def _part(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    return {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}

@@ -27,7 +27,7 @@ from torchmetrics import MeanMetric
 from torchvision.ops import sigmoid_focal_loss
 
 from gradsam_exp.overlap import iou
-from gradsam_exp.segmenters.sam import predict_masks
+from gradsam_exp.segmenters.decoder import predict_masks
 
 FOCAL_WEIGHT = 20.0
 

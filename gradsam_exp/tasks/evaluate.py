@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
-import pandas as pd
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -18,7 +17,7 @@ from pydantic.dataclasses import dataclass
 
 from gradsam_exp import results
 from gradsam_exp.assembly import Plan, plan
-from gradsam_exp.config import Config, Node
+from gradsam_exp.config import Config
 from gradsam_exp.experiment import Evaluation
 from gradsam_exp.figures import figure1, score_histograms
 from gradsam_exp.gallery import Gallery
@@ -27,8 +26,10 @@ from gradsam_exp.pipeline import PipelineResult
 from gradsam_exp.preparation import Prepared
 from gradsam_exp.registry import build_checked
 from gradsam_exp.reports.progress import RUNNING
-from gradsam_exp.reports.terminal import console, progress_bar, results_table, stages_line
-from gradsam_exp.tracking import WandbSettings, run_name, track
+from gradsam_exp.reports.stages import StageBars
+from gradsam_exp.reports.terminal import console, results_table, stages_line
+from gradsam_exp.tracking.evaluation import track_evaluation
+from gradsam_exp.tracking.settings import WandbSettings, wandb_settings
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ def run(config: Config, folder: Path) -> float:
     """
     planned = plan(config)
     settings = build_checked("task", EvaluateSettings, config.task)
-    tracker = tracker_of(config.logger)
+    tracker = wandb_settings(config.logger)
     alone = results.one_at_a_time(folder.parent / RUNNING, planned.identity) if _sweeping() else nullcontext()
     with alone:
         earlier = results.find_finished(planned.identity, _earlier_runs(config, settings, folder))
@@ -74,7 +75,7 @@ def run(config: Config, folder: Path) -> float:
             console.print(f"{folder} is the same run as {earlier}: taken from there", soft_wrap=True)
     of_this_sweep = _sweeping() and earlier is not None and earlier.parent == folder.parent
     if tracker is not None and not of_this_sweep:
-        _track(tracker, planned, folder, metrics)
+        _track(tracker, planned, folder)
     return metrics["miou"].mean
 
 
@@ -97,14 +98,18 @@ def _evaluate(planned: Plan, settings: EvaluateSettings, folder: Path) -> dict[s
     config = planned.config
     gallery = Gallery(planned.classifier.class_names, first=settings.examples, worst=settings.worst)
     experiment = planned.experiment(faithful=settings.faithfulness)
-    bar, stage = progress_bar(f"{config.pipeline['name']} on {config.split}", len(planned.dataset))
+    if config.devices > 1:
+        from gradsam_exp.tasks.devices import prepare_on_devices  # noqa: PLC0415  (Lightning takes its time)
+
+        with experiment.stopwatch.time("devices"):
+            prepare_on_devices(planned, experiment.prepare)
+    title = f"{config.pipeline['name']} on {config.split}"
 
     def on_batch(item: Prepared, result: PipelineResult) -> None:
         if settings.draws:
             gallery(item, result)
-        bar.advance(stage, len(item.batch))
 
-    with bar:
+    with StageBars(title, len(planned.dataset), experiment.stopwatch):
         evaluation = experiment.run(planned.dataset, batch_size=config.batch_size, on_batch=on_batch)
     if settings.draws:
         _draw(gallery, evaluation, folder / "figures")
@@ -112,11 +117,6 @@ def _evaluate(planned: Plan, settings: EvaluateSettings, folder: Path) -> dict[s
     if not _sweeping():  # a sweep has one table for all
         _say(planned, folder, metrics, evaluation)
     return metrics
-
-
-def tracker_of(node: Node) -> WandbSettings | None:
-    """What ``logger=…`` asks for; None for local files only."""
-    return None if node.get("name") == "none" else build_checked("logger", WandbSettings, node)
 
 
 def _draw(gallery: Gallery, evaluation: Evaluation, folder: Path) -> None:
@@ -175,25 +175,14 @@ def _say(planned: Plan, folder: Path, metrics: dict[str, Summary], evaluation: E
     console.print(f"{stages_line(evaluation.seconds)}\n{folder}", soft_wrap=True)
 
 
-def _track(
-    settings: WandbSettings,
-    planned: Plan,
-    folder: Path,
-    metrics: dict[str, Summary],
-) -> None:
+def _track(settings: WandbSettings, planned: Plan, folder: Path) -> None:
     hydra_config = HydraConfig.get()
-    config = planned.config
-    seen_at = track(
+    seen_at = track_evaluation(
         settings,
+        planned,
         folder,
-        config={**asdict(config), "identity": planned.identity},
-        metrics=metrics,
-        per_image=pd.read_parquet(folder / "per_image.parquet"),
-        name=run_name(hydra_config.overrides.task, config.name),
-        group=Path(hydra_config.sweep.dir).name if _sweeping() else None,
-        job_type=config.task["name"],
-        tags=[config.pipeline["name"], config.explainer["name"], config.sam["name"]]
-        + (["upper bound"] if planned.upper_bound else []),
+        overrides=hydra_config.overrides.task,
+        sweep=Path(hydra_config.sweep.dir) if _sweeping() else None,
     )
     if seen_at:
         console.print(f"W&B: {seen_at}", soft_wrap=True)

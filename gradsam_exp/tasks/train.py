@@ -8,8 +8,11 @@ from typing import Annotated, Any
 
 import pytorch_lightning as pl
 import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from pydantic import Field
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.loggers import Logger
 from rich.table import Table
 from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassAccuracy
@@ -27,6 +30,8 @@ from gradsam_exp.errors import InputError
 from gradsam_exp.registry import build_checked
 from gradsam_exp.reports.terminal import console
 from gradsam_exp.tasks.fitting import check_resume, fit
+from gradsam_exp.tracking.settings import wandb_settings
+from gradsam_exp.tracking.training import track_training
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -57,6 +62,7 @@ def train(
 ) -> float:
     """See ``conf/task/train.yaml``."""
     check_resume(resume)
+    tracker = wandb_settings(config.logger)
     start_from = None if start is None else find_classifier(start, key="task.start")
     pl.seed_everything(config.model.get("seed", 0), verbose=False)
     train_set, val_set = find_dataset(config, "train"), find_dataset(config, "val")
@@ -79,40 +85,48 @@ def train(
     callbacks: list[pl.Callback] = [best, RichProgressBar(leave=True)]
     if patience is not None:
         callbacks.append(EarlyStopping("val/loss", patience=patience))
-    trainer = pl.Trainer(
-        **config.trainer,
-        max_epochs=epochs,
-        callbacks=callbacks,
-        logger=pl.loggers.CSVLogger(str(folder), name="", version="log"),
-        log_every_n_steps=20,
-        enable_model_summary=False,
-    )
-    batches = _training_loader(train_set, batch_size, workers, fresh)
-    if resume is not None:
-        _check_length(resume, epochs * len(batches))
-    fit(
-        trainer,
-        model,
-        folder / "checkpoints" / "last.ckpt",
-        train_dataloaders=batches,
-        val_dataloaders=loader(val_set, batch_size, workers=workers),
-        ckpt_path=resume,
-    )
-    state = torch.load(best.best_model_path, map_location="cpu", weights_only=False)["state_dict"]
-    model.load_state_dict(state)
-    accuracies = {split: accuracy_by_class(model, find_dataset(config, split)) for split in ("val", "test")}
-    save_classifier(model, folder / "classifier.safetensors", accuracy=accuracies)
-    results.write_json(folder / "accuracy.json", accuracies)
-    results.write_json(
-        folder / "provenance.json",
-        results.provenance(
-            config=asdict(config),
-            digests={"train": train_set.fingerprint, "val": val_set.fingerprint},
-            seeds={"model.seed": config.model.get("seed", 0), "data.seed": config.data.get("seed", 0)},
-            device=str(trainer.strategy.root_device),
-        ),
-    )
+    hydra_config = HydraConfig.get()
+    sweep = Path(hydra_config.sweep.dir) if hydra_config.mode == RunMode.MULTIRUN else None
+    with track_training(tracker, config, folder, overrides=hydra_config.overrides.task, sweep=sweep) as tracked:
+        loggers: list[Logger] = [pl.loggers.CSVLogger(str(folder), name="", version="log")]
+        trainer = pl.Trainer(
+            **config.trainer,
+            max_epochs=epochs,
+            callbacks=callbacks,
+            logger=loggers if tracked is None else [*loggers, tracked],
+            log_every_n_steps=20,
+            enable_model_summary=False,
+        )
+        batches = _training_loader(train_set, batch_size, workers, fresh)
+        if resume is not None:
+            _check_length(resume, epochs * len(batches))
+        fit(
+            trainer,
+            model,
+            folder / "checkpoints" / "last.ckpt",
+            train_dataloaders=batches,
+            val_dataloaders=loader(val_set, batch_size, workers=workers),
+            ckpt_path=resume,
+        )
+        state = torch.load(best.best_model_path, map_location="cpu", weights_only=False)["state_dict"]
+        model.load_state_dict(state)
+        accuracies = {split: accuracy_by_class(model, find_dataset(config, split)) for split in ("val", "test")}
+        weights = save_classifier(model, folder / "classifier.safetensors", accuracy=accuracies)
+        results.write_json(folder / "accuracy.json", accuracies)
+        results.write_json(
+            folder / "provenance.json",
+            results.provenance(
+                config=asdict(config),
+                digests={"train": train_set.fingerprint, "val": val_set.fingerprint},
+                seeds={"model.seed": config.model.get("seed", 0), "data.seed": config.data.get("seed", 0)},
+                device=str(trainer.strategy.root_device),
+            ),
+        )
+        if tracked is not None:
+            tracked.log_result(accuracies, weights)
     _say(accuracies, folder)
+    if tracked is not None and tracked.seen_at:
+        console.print(f"W&B: {tracked.seen_at}", soft_wrap=True)
     return accuracies["val"]["all"]
 
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -86,14 +87,21 @@ def file_digest(path: Path, *, sha256: str | None = None, key: str = "checkpoint
     """
     if not path.is_file():
         raise InputError(f"{key}={path} does not exist")
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    state = path.stat()
+    digest = _sha256(path, state.st_mtime_ns, state.st_size)
     if sha256 is not None and digest != sha256:
         raise InputError(
             f"{key}={path} fails its check: SHA-256 {digest[:12]}… instead of {sha256[:12]}…; "
             "it is damaged or another file: delete it and fetch it again"
         )
     return digest
+
+
+@lru_cache(maxsize=16)
+def _sha256(path: Path, modified: int, size: int) -> str:
+    """Of an unchanged file, read once a process: the jobs of a sweep ask again and again."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save_weights(path: Path, state: Mapping[str, Tensor], header: Mapping[str, Any]) -> Path:

@@ -97,7 +97,8 @@ def test_ctrl_c_in_a_parallel_sweep_keeps_what_was_finished(tmp_path: Path, rand
     installed("hydra/launcher/joblib")
     process = subprocess.Popen(
         [sys.executable, "run.py", "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "pipeline=fgbg"]
-        + ["bg_threshold=range(0.01,0.7,0.01)", "logger=none", "limit=16", f"output_root={tmp_path}", *random_weights],
+        + ["bg_threshold=range(0.01,0.7,0.01)", "logger=none", "limit=16", f"output_root={tmp_path}"]
+        + random_weights,
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  (background jobs ignore it)
     )  # fmt: skip

@@ -163,6 +163,7 @@ def test_a_second_run_reads_what_the_first_prepared(run, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(assembly, "loaded_classifier", never)
     monkeypatch.setattr(SamSegmenter, "encode", never)
+    monkeypatch.setattr("gradsam_exp.segmenters.checkpoints.load_encoder", never)
     monkeypatch.setattr("gradsam_exp.refinement.edges.Guided.refine", never)
     again = run("pipeline=fg", "refine=guided")
     assert again.code == 0, again.err

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from gradsam_exp.metrics.paired import holm, paired_difference
+from gradsam_exp.metrics.paired import all_pairs, holm, paired_difference
 
 
 def test_a_paired_difference_worked_out_by_hand():
@@ -35,3 +35,20 @@ def test_a_clear_difference_is_significant():
 def test_holm_by_hand():
     assert holm([0.01, 0.04, 0.03, float("nan")]) == pytest.approx([0.03, 0.06, 0.06, float("nan")], nan_ok=True)
     assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_all_pairs_are_the_pairs_one_by_one(missing: bool):
+    rng = np.random.default_rng(0)
+    values = rng.random((4, 30))
+    values[3] = values[1]
+    if missing:
+        values[2, 5] = np.nan
+    found = all_pairs(values)
+    assert set(found) == {(i, j) for i in range(4) for j in range(i)}
+    for (i, j), pair in found.items():
+        alone = paired_difference(values[i], values[j])
+        assert pair.difference.mean == alone.difference.mean
+        assert pair.difference.ci95 == pytest.approx(alone.difference.ci95, abs=1e-12)
+        assert pair.p == pytest.approx(alone.p, nan_ok=True)
+        assert (pair.wins, pair.ties, pair.losses) == (alone.wins, alone.ties, alone.losses)

@@ -1,0 +1,100 @@
+"""Pictures that somebody points at: without classes, masks or splits."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from gradsam_exp.data.base import ImageDataset, Sample
+from gradsam_exp.data.files import IMAGE_SUFFIXES
+from gradsam_exp.errors import InputError
+
+
+def find_pictures(given: str, *, key: str = "image") -> list[Path]:
+    """A picture, the pictures in a folder, or those of a glob.
+
+    Raises:
+        InputError: if there is none.
+    """
+    path = Path(given).expanduser()
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        found = [one for one in sorted(path.iterdir()) if one.suffix.lower() in IMAGE_SUFFIXES]
+    else:
+        found = sorted(Path(one) for one in glob.glob(str(path)) if Path(one).is_file())
+    if not found:
+        what = "holds no pictures" if path.is_dir() else "does not exist"
+        raise InputError(f"{key}={given} {what}; give a picture, a folder of pictures, or a glob")
+    return found
+
+
+class GivenPictures(ImageDataset):
+    """Pictures as they lie on disk, turned as their camera says.
+
+    Every file is read once when this is made.
+
+    Args:
+        paths: the files; images are named by their stems, with a number where two are the same.
+        max_side: px; larger ones are made smaller.
+
+    Raises:
+        InputError: if one cannot be read.
+    """
+
+    def __init__(self, paths: Sequence[Path], class_names: Sequence[str] = (), *, max_side: int = 512) -> None:
+        self.paths, self.class_names, self.max_side = list(paths), tuple(class_names), max_side
+        self.original_sizes: list[tuple[int, int]] = []
+        self.names: list[str] = []
+        self._sizes: list[tuple[int, int]] = []
+        state = hashlib.blake2b(f"{max_side}".encode(), digest_size=16)
+        for path in self.paths:
+            picture = self._read(path)
+            small = self._smaller(picture)
+            self.original_sizes.append(picture.size)
+            self._sizes.append(small.size)
+            state.update(small.tobytes())
+            again = sum(other.stem == path.stem for other in self.paths[: len(self.names)])
+            self.names.append(f"{path.stem}-{again + 1}" if again else path.stem)
+        self._fingerprint = state.hexdigest()
+
+    def with_classes(self, class_names: Sequence[str]) -> GivenPictures:
+        """This, where a classifier knows these classes."""
+        self.class_names = tuple(class_names)
+        return self
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Sample:
+        pixels = np.array(self._smaller(self._read(self.paths[index])))
+        return Sample(torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), None, -1, self.names[index])
+
+    def image_size(self, index: int) -> tuple[int, int]:
+        """See `ImageDataset.image_size`."""
+        return self._sizes[index]
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the pixels."""
+        return self._fingerprint
+
+    def _smaller(self, picture: Image.Image) -> Image.Image:
+        small = picture.copy()
+        small.thumbnail((self.max_side, self.max_side), Image.Resampling.LANCZOS)
+        return small
+
+    @staticmethod
+    def _read(path: Path) -> Image.Image:
+        try:
+            with Image.open(path) as picture:
+                return ImageOps.exif_transpose(picture).convert("RGB")
+        except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+            reason = str(error) if str(path) not in str(error) else type(error).__name__
+            raise InputError(f"{path} cannot be read as a picture ({reason}); give another") from error

@@ -1,0 +1,257 @@
+"""mIoU against what a sweep varied: as numbers, drawn for print, and as Plotly's figures for the page.
+
+A figure of Plotly is plain data (``{"data": …, "layout": …}``); the page draws it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from gradsam_exp.colours import AMOUNT, SERIES
+from gradsam_exp.metrics.summary import summarize
+from gradsam_exp.reports.compare import data_digest
+from gradsam_exp.reports.runs import in_short
+from gradsam_exp.reports.tables import varied_columns
+from gradsam_exp.reports.terminal import TITLES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MOST_HEATMAPS = 3
+LINES = [[0, "#0072B2"], [0.5, "#8C8C8C"], [1, "#E69F00"]]  # seen on white and on black
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """mIoU against one knob, all others held.
+
+    Attributes:
+        name: the others' values; empty if there are none.
+        x: the knob's values, as they were given.
+        mean, low, high: mIoU with its 95 % interval over images.
+    """
+
+    name: str
+    x: list[str]
+    mean: list[float]
+    low: list[float]
+    high: list[float]
+
+
+def is_number(values: Sequence[str]) -> bool:
+    """Whether all of a knob's values are numbers."""
+    try:
+        return bool([float(value) for value in values])
+    except ValueError:
+        return False
+
+
+def in_order(values: Sequence[str]) -> list[str]:
+    """A knob's different values: numbers by size, words as they came."""
+    different = list(dict.fromkeys(values))
+    return sorted(different, key=float) if is_number(different) else different
+
+
+def known_runs(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """The finished jobs that say a value for everything that was varied, as text, and what was varied."""
+    varied = varied_columns(table)
+    if "miou" not in table or not varied:
+        return table.iloc[:0], varied
+    done = table[(table["status"] == "finished") & table["miou"].notna()]
+    done = done.dropna(subset=varied)
+    return done.assign(**{column: done[column].astype(str) for column in varied}), varied
+
+
+def curves_of(folder: Path, table: pd.DataFrame, knob: str) -> list[Curve]:
+    """mIoU against ``knob``, one curve for each combination of the other knobs.
+
+    If there are more combinations than can be told apart, they are averaged image by image, and there is one
+    curve for each set of images.
+
+    Args:
+        folder: runs are at ``folder / job``.
+        table: see `gradsam_exp.reports.sweep.collect_runs`.
+    """
+    done, varied = known_runs(table)
+    others = [column for column in varied if column != knob]
+    order = {value: k for k, value in enumerate(in_order(done[knob].tolist()))}
+    done = done.sort_values(knob, key=lambda column: column.map(order), kind="stable")
+    if not others:
+        return [_curve("", knob, done)]
+    groups = {
+        " · ".join(map(in_short, others, map(str, values))): own
+        for values, own in done.groupby(others, sort=False)
+    }
+    if len(groups) <= len(SERIES):
+        return [_curve(name, knob, own) for name, own in groups.items()]
+    return _averaged(folder, done, knob)
+
+
+def _curve(name: str, knob: str, runs: pd.DataFrame) -> Curve:
+    runs = runs.drop_duplicates(knob)
+    return Curve(name, runs[knob].tolist(), *(runs[f"miou{end}"].tolist() for end in ("", "_low", "_high")))
+
+
+def _averaged(folder: Path, runs: pd.DataFrame, knob: str) -> list[Curve]:
+    digests = {job: data_digest(folder / job) for job in runs["job"]}
+    curves = []
+    for data in dict.fromkeys(digests.values()):
+        own = runs[[digests[job] == data for job in runs["job"]]]
+        found = {}
+        for value, some in own.groupby(knob, sort=False):
+            images = [pd.read_parquet(folder / job / "per_image.parquet", columns=["iou"]) for job in some["job"]]
+            found[str(value)] = summarize(pd.concat(images, axis=1).mean(axis=1).to_numpy())
+        name = "mean over the rest" + ("" if len(set(digests.values())) == 1 else f", images {data[:6]}")
+        lows, highs = ([one.ci95[k] for one in found.values()] for k in (0, 1))
+        curves.append(Curve(name, list(found), [one.mean for one in found.values()], lows, highs))
+    return curves
+
+
+def draw_curves(folder: Path, table: pd.DataFrame, path: Path) -> Path | None:
+    """mIoU against every knob with its interval, one panel each, as PNG and PDF; None if nothing was varied."""
+    from matplotlib.figure import Figure  # noqa: PLC0415  (a second)
+
+    from gradsam_exp.figures import save_figure, styled  # noqa: PLC0415
+
+    done, varied = known_runs(table)
+    if not len(done):
+        return None
+    with styled():
+        across = min(len(varied), 3)
+        down = -(-len(varied) // across)
+        figure = Figure(figsize=(3.2 * across, 2.9 * down), layout="constrained")
+        panels = figure.subplots(down, across, squeeze=False, sharey=True).ravel()
+        for axes, knob in zip(panels, varied, strict=False):
+            _draw_panel(axes, curves_of(folder, table, knob), knob)
+        for axes in panels[len(varied) :]:
+            axes.set_visible(False)
+        for axes in panels[::across]:
+            axes.set_ylabel("mIoU")
+        return save_figure(figure, path)
+
+
+def _draw_panel(axes: Axes, curves: Sequence[Curve], knob: str) -> None:
+    values = in_order([value for curve in curves for value in curve.x])
+    number = is_number(values)
+    for k, (curve, colour, marker) in enumerate(zip(curves, SERIES, _MARKERS, strict=False)):
+        # Words stand side by side, a little apart, so that their intervals can be seen.
+        apart = 0.08 * (k - (len(curves) - 1) / 2)
+        x = [float(value) if number else values.index(value) + apart for value in curve.x]
+        if number:
+            axes.fill_between(x, curve.low, curve.high, color=colour, alpha=0.15, lw=0)
+        else:
+            axes.vlines(x, curve.low, curve.high, color=colour, lw=1)
+        line = ("-" if k % 2 == 0 else "--") if number else ""
+        axes.plot(x, curve.mean, marker=marker, ls=line, ms=3.5, lw=1.2, color=colour, label=curve.name)
+    axes.set_xlabel(knob)
+    if not number:
+        turned = sum(map(len, values)) > 36
+        look: Any = {"rotation": 35, "ha": "right"} if turned else {}
+        axes.set_xticks(range(len(values)), values, **look)
+        axes.margins(x=0.15)
+    elif len(values) <= 6:
+        axes.set_xticks([float(value) for value in values], values)
+    if any(curve.name for curve in curves):
+        axes.legend(fontsize=6, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+
+
+def charts(folder: Path, table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The page's figures of mIoU against what was varied: ``id``, ``title``, ``note``, ``figure``."""
+    done, varied = known_runs(table)
+    if not len(done):
+        return []
+    found = [_knob_chart(folder, table, done, knob, k) for k, knob in enumerate(varied)]
+    for k, pair in enumerate(list(combinations(varied, 2))[:MOST_HEATMAPS]):
+        found.append(_heatmap(done, *pair, len(varied) > 2, k))
+    return [*found, _parallel(done, varied)]
+
+
+def _knob_chart(folder: Path, table: pd.DataFrame, done: pd.DataFrame, knob: str, number: int) -> dict[str, Any]:
+    numbers = is_number(done[knob].tolist())
+    curves = curves_of(folder, table, knob)
+    data: list[dict[str, Any]] = []
+    for k, (curve, colour) in enumerate(zip(curves, SERIES, strict=False)):
+        x: list[Any] = [float(value) for value in curve.x] if numbers else curve.x
+        line: dict[str, Any] = {"x": x, "y": curve.mean, "name": curve.name or "mIoU", "legendgroup": curve.name}
+        line |= {"customdata": list(zip(curve.low, curve.high, strict=True))}
+        line |= {"hovertemplate": "%{x}: %{y:.3f} [%{customdata[0]:.3f}, %{customdata[1]:.3f}]"}
+        line |= {"marker": {"color": colour, "size": 7, "symbol": k}, "line": {"color": colour}}
+        if numbers:
+            band = {"x": [*x, *x[::-1]], "y": [*curve.high, *curve.low[::-1]], "fill": "toself", "opacity": 0.18}
+            band |= {"fillcolor": colour, "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False}
+            data.append({**band, "mode": "lines", "legendgroup": curve.name})
+            data.append({**line, "mode": "lines+markers"})
+        else:
+            up, down = (
+                [abs(a - b) for a, b in zip(ends, curve.mean, strict=True)] for ends in (curve.high, curve.low)
+            )
+            errors = {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "color": colour}
+            data.append({**line, "mode": "markers", "error_y": errors})
+    named = len(curves) > 1 or curves[0].name
+    layout: dict[str, Any] = {"xaxis": {"title": {"text": knob}}, "yaxis": {"title": {"text": "mIoU"}}}
+    if not numbers:
+        layout |= {"scattermode": "group"}
+        layout["xaxis"] |= {"type": "category"}
+    layout |= {"showlegend": bool(named)}
+    ends = done[["miou_low", "miou_high"]].to_numpy(dtype="float64")  # all charts share one scale
+    margin = 0.05 * (ends.max() - ends.min()) or 0.05
+    layout["yaxis"]["range"] = [float(ends.min() - margin), float(ends.max() + margin)]
+    note = "Mean and 95 % interval over images."
+    if curves[0].name.startswith("mean over the rest"):
+        note += " Averaged over the other knobs, image by image."
+    elif named:
+        note += " One curve for each combination of the others."
+    return {"id": f"knob-{number}", "title": knob, "note": note, "figure": {"data": data, "layout": layout}}
+
+
+def _heatmap(done: pd.DataFrame, down: str, across: str, averaged: bool, number: int) -> dict[str, Any]:
+    rows, columns = in_order(done[down].tolist()), in_order(done[across].tolist())
+    means = done.groupby([down, across])["miou"].mean()
+    values = [[float(means[r, c]) if (r, c) in means.index else None for c in columns] for r in rows]
+    cells: dict[str, Any] = {
+        "type": "heatmap",
+        "x": columns,
+        "y": rows,
+        "z": values,
+        "colorscale": AMOUNT.capitalize(),
+    }
+    cells |= {
+        "texttemplate": "%{z:.3f}",
+        "hovertemplate": f"{down} %{{y}}, {across} %{{x}}: %{{z:.4f}}<extra></extra>",
+    }
+    cells |= {"xgap": 2, "ygap": 2, "colorbar": {"title": {"text": "mIoU"}, "thickness": 12}}
+    layout = {
+        axis: {"type": "category", "title": {"text": name}, "showgrid": False}
+        for axis, name in (("xaxis", across), ("yaxis", down))
+    }
+    note = "Mean over the runs with these two values." if averaged else "One run in each cell."
+    return {
+        "id": f"heatmap-{number}", "title": f"{down} × {across}", "note": note,
+        "figure": {"data": [cells], "layout": layout},
+    }  # fmt: skip
+
+
+def _parallel(done: pd.DataFrame, varied: Sequence[str]) -> dict[str, Any]:
+    dimensions: list[dict[str, Any]] = []
+    for knob in varied:
+        values = in_order(done[knob].tolist())
+        if is_number(values) and len(values) > 6:
+            dimensions.append({"label": knob, "values": done[knob].astype(float).tolist()})
+            continue
+        ticks = {"tickvals": list(range(len(values))), "ticktext": values}
+        dimensions.append({"label": knob, "values": [values.index(v) for v in done[knob]], **ticks})
+    for metric, title in TITLES.items():
+        if metric in done and done[metric].notna().all() and done[metric].nunique() > 1:
+            dimensions.append({"label": title, "values": done[metric].tolist()})
+    line: dict[str, Any] = {"color": done["miou"].tolist(), "colorscale": LINES, "showscale": True}
+    line |= {"colorbar": {"title": {"text": "mIoU"}, "thickness": 12}}
+    data: list[Any] = [{"type": "parcoords", "dimensions": dimensions, "line": line}]
+    note = "One line for each job. Drag along an axis to choose, drag a title to move the axis."
+    return {"id": "parallel", "title": "All at once", "note": note, "figure": {"data": data, "layout": {}}}

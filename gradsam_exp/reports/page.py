@@ -1,0 +1,245 @@
+"""``report.html``: a comparison of finished runs in one file that needs no network.
+
+What is shown is gathered here as plain values; the files in ``templates`` make a page of it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+from jinja2.utils import htmlsafe_json_dumps
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from gradsam_exp import colours
+from gradsam_exp.metrics.paired import all_pairs
+from gradsam_exp.reports.compare import data_digest
+from gradsam_exp.reports.curves import charts
+from gradsam_exp.reports.pictures import heat_source, read_pictures, small_predictions
+from gradsam_exp.reports.runs import command_of, config_of, differences, in_short
+from gradsam_exp.reports.tables import BOUND, BOUND_NOTE, merged_rows, varied_columns
+from gradsam_exp.reports.terminal import HEATMAP_TITLES, TITLES
+
+LOWER_IS_BETTER = {"distance_px", "deletion_auc"}
+_BEFORE, _AFTER = ("page.js", "table.js"), ("charts.js", "images.js")  # the library for charts
+
+
+def write_page(
+    folder: Path, table: pd.DataFrame, path: Path, *, baseline: str | None = None, explain: bool = False
+) -> Path | None:
+    """Write the report of the runs in ``table``; None if it holds no evaluation.
+
+    Args:
+        folder: runs are at ``folder / job``.
+        table: see `gradsam_exp.reports.sweep.collect_runs`.
+        baseline: the job that others are first compared with; the reader can choose another.
+        explain: compute heatmaps that the store does not have.
+    """
+    content = gather(folder, table, baseline=baseline, explain=explain)
+    if not content["runs"]:
+        return None
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(render(content), encoding="utf-8")
+    partial.rename(path)
+    return path
+
+
+def render(content: Mapping[str, Any]) -> str:
+    """The page that shows what `gather` found."""
+    loader = jinja2.PackageLoader("gradsam_exp", "reports/templates")
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["number"] = _shown
+
+    def source(name: str) -> Markup:
+        return Markup(loader.get_source(environment, name)[0])
+
+    data = {key: value for key, value in content.items() if key not in ("title", "folder")}
+    return environment.get_template("report.html").render(
+        **content,
+        content_json=htmlsafe_json_dumps(data, separators=(",", ":"), allow_nan=False),
+        scripts=[*map(source, _BEFORE), Markup(get_plotlyjs()), *map(source, _AFTER)],
+        style=source("report.css"),
+        colours=colours,
+    )
+
+
+def gather(
+    folder: Path, table: pd.DataFrame, *, baseline: str | None = None, explain: bool = False
+) -> dict[str, Any]:
+    """Everything the page shows, as plain values.
+
+    Returns:
+        ``runs``: one for each row of the comparison; ``sets``: the images that runs have in common, with
+        pictures; ``pairs``: ``[i, j, difference, low, high, p, wins, ties, losses]`` of every two runs on the
+        same images; ``charts``; and what stands around them.
+    """
+    known = {"miou": TITLES["miou"]} | TITLES | HEATMAP_TITLES  # what people look for first comes first
+    titles = {name: title for name, title in known.items() if name in table}
+    titles = {name: title for name, title in titles.items() if table[name].notna().any()}
+    varied = varied_columns(table)
+    rows = [row for row in merged_rows(table) if _is_shown(folder, row)]
+    runs = [_run(folder, row, varied, list(titles)) for row in rows]
+    finished = [run for run in runs if run["status"] == "finished"]
+    configs = {run["job"]: config_of(folder / run["job"]) for run in finished}
+    changed = differences(configs)
+    for run in finished:
+        run["source"] = heat_source(configs[run["job"]])
+    sets: list[dict[str, Any]] = []
+    for data in dict.fromkeys(data_digest(folder / run["job"]) for run in finished):
+        own = [run for run in finished if data_digest(folder / run["job"]) == data]
+        sets.append(_image_set(folder, own, data, len(sets), explain=explain))
+    pairs = [pair for images in sets for pair in images.pop("pairs")]
+    for run in finished:
+        run["changed"] = changed[run["job"]]
+    number = {job: k for k, run in enumerate(runs) for job in run["jobs"]}
+    chosen = None if baseline is None else number.get(baseline)
+    return {
+        "title": f"{folder.resolve().parent.name} / {folder.name}",
+        "folder": _place(folder),
+        "created": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
+        "titles": titles,
+        "lower": sorted(LOWER_IS_BETTER & set(titles)),
+        "varied": varied,
+        "runs": [{**run, "number": k} for k, run in enumerate(runs)],
+        "baseline": chosen if chosen is not None else next((runs.index(run) for run in finished), None),
+        "sets": sets,
+        "pairs": [[number[one], number[other], *rest] for one, other, *rest in pairs],
+        "charts": charts(folder, table),
+        "notes": _notes(runs, sets),
+        "heat": colours.heat_table(),
+        "series": colours.SERIES,
+    }
+
+
+def _place(folder: Path) -> str:
+    """From here, if it lies below."""
+    folder, here = folder.resolve(), Path.cwd().resolve()
+    return str(folder.relative_to(here) if folder.is_relative_to(here) else folder)
+
+
+def _is_shown(folder: Path, row: Mapping[Any, Any]) -> bool:
+    return row["status"] != "finished" or (folder / str(row["job"]) / "per_image.parquet").is_file()
+
+
+def _run(folder: Path, row: Mapping[Any, Any], varied: Sequence[str], metrics: Sequence[str]) -> dict[str, Any]:
+    """What is known of one row without its images."""
+    job = str(row["job"])
+    values = ["" if _shown(row[column]) == "" else str(row[column]) for column in varied]
+    run: dict[str, Any] = {
+        "job": job,
+        "jobs": row.get("all_jobs", [job]),
+        "label": " ".join(
+            [job, *(in_short(key, value) for key, value in zip(varied, values, strict=True) if value)]
+        ),
+        "varied": values,
+        "status": row["status"],
+        "bound": row.get("upper_bound") is True,
+        "error": row["error"] if isinstance(row.get("error"), str) else "",
+        "metrics": {name: [_number(row.get(name + end)) for end in ("", "_low", "_high")] for name in metrics},
+        "command": command_of(folder / job),
+    }
+    facts = folder / job / "provenance.json"
+    if facts.is_file():
+        run["provenance"] = _facts(json.loads(facts.read_text(encoding="utf-8")))
+    return run
+
+
+def _facts(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Provenance as rows of a table."""
+    rows = []
+    for key, value in provenance.items():
+        if key == "git":
+            dirty = " with uncommitted changes" if value and value["dirty"] else ""
+            rows.append(("git commit", f"{value['commit']}{dirty}" if value else "unknown"))
+        elif key == "seconds":
+            rows.append((key, ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in value.items())))
+        elif isinstance(value, Mapping):
+            rows.append((key, ", ".join(f"{name} {text}" for name, text in value.items())))
+        else:
+            rows.append((key, str(value)))
+    return rows
+
+
+def _image_set(
+    folder: Path, runs: Sequence[dict[str, Any]], data: str, number: int, *, explain: bool
+) -> dict[str, Any]:
+    """The images that the runs have in common; the runs get their values on them."""
+    tables = {run["job"]: pd.read_parquet(folder / run["job"] / "per_image.parquet") for run in runs}
+    first = tables[runs[0]["job"]].set_index("image_id")
+    ids = [str(name) for name in first.index]
+    ious = pd.DataFrame(
+        {job: own.set_index("image_id")["iou"].reindex(first.index) for job, own in tables.items()}
+    )
+    sources: dict[str, Path] = {}
+    for run in runs:
+        sources.setdefault(run["source"], folder / run["job"])
+    pictures = read_pictures(sources, ious, explain=explain)
+    known = first["class_name"].fillna("unknown").astype(str)
+    names = sorted(set(known))
+    predictable = list(dict.fromkeys(str(name) for own in tables.values() for name in own["predicted_class"]))
+    for run in runs:
+        own = tables[run["job"]].set_index("image_id").reindex(first.index)
+        run |= {
+            "set": number,
+            "iou": [_number(value) for value in own["iou"]],
+            "score": [_number(value, 3) for value in own["score"]],
+            "predicted": [predictable.index(str(name)) for name in own["predicted_class"]],
+        }
+        run["masks"], run["prompts"] = small_predictions(folder / run["job"], pictures)
+    place = {name: k for k, name in enumerate(ids)}
+    return {
+        "data": data,
+        "ids": ids,
+        "classes": names,
+        "of_class": [names.index(name) for name in known],
+        "predictable": predictable,
+        "pictures": {
+            "of": [place[name] for name in pictures.ids],
+            "sizes": pictures.sizes,
+            "images": pictures.images,
+            "truths": pictures.truths,
+            "heats": pictures.heats,
+            "smaller": any(scale < 1 for scale in pictures.scales),
+        },
+        "notes": pictures.notes,
+        "pairs": _pairs(ious),
+    }
+
+
+def _pairs(ious: pd.DataFrame) -> list[list[Any]]:
+    """Every two runs, by job, with what is known of their difference."""
+    rows = []
+    for (i, j), found in all_pairs(ious.to_numpy(dtype="float64").T).items():
+        numbers = (found.difference.mean, *found.difference.ci95)
+        p = None if math.isnan(found.p) else float(f"{found.p:.4g}")
+        counts = (found.wins, found.ties, found.losses)
+        rows.append([ious.columns[i], ious.columns[j], *(_number(value, 6) for value in numbers), p, *counts])
+    return rows
+
+
+def _notes(runs: Sequence[Mapping[str, Any]], sets: Sequence[Mapping[str, Any]]) -> list[str]:
+    notes = [BOUND_NOTE.removeprefix(f"{BOUND} ")] if any(run["bound"] for run in runs) else []
+    if any(len(run["jobs"]) > 1 for run in runs):
+        notes.append("×n: n jobs that are the same run, made once: it does not depend on what was varied")
+    if len(sets) > 1:
+        notes.append(f"the runs are on {len(sets)} different sets of images; only runs on the same are compared")
+    return notes
+
+
+def _number(value: Any, digits: int = 4) -> float | None:
+    """JSON has no NaN."""
+    return None if value is None or math.isnan(value) else round(float(value), digits)
+
+
+def _shown(value: Any, digits: int = 3) -> str:
+    """A number as a table shows it; nothing for none."""
+    if value is None or value != value:  # noqa: PLR0124  (NaN is not itself)
+        return ""
+    return f"{value:.{digits}f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,157 @@
+"use strict";
+// Plotly's charts: those that came ready with the content, and those that follow the reader's choices.
+
+const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const [colourA, colourB] = [style("--a"), style("--b")];
+
+/** Colours and margins of all charts, in light and dark. */
+function themed(layout) {
+  const axis = { gridcolor: style("--rule"), zerolinecolor: style("--rule"), automargin: true };
+  return {
+    margin: { l: 50, r: 12, t: 8, b: 44 },
+    hovermode: "closest",
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: style("--quiet"), activecolor: style("--ink") },
+    legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom" },
+    ...layout,
+    paper_bgcolor: "rgba(0,0,0,0)",
+    plot_bgcolor: "rgba(0,0,0,0)",
+    font: { color: style("--ink"), size: 12 },
+    xaxis: { ...axis, ...layout.xaxis },
+    yaxis: { ...axis, ...layout.yaxis },
+  };
+}
+
+function draw(id, data, layout) {
+  const place = byId(id);
+  const options = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d"] };
+  Plotly.react(place, data, themed({ ...layout, height: layout.height ?? place.clientHeight }), options);
+  return place;
+}
+
+function canDrawLines() {
+  const found = document.createElement("canvas").getContext("webgl");
+  found?.getExtension("WEBGL_lose_context")?.loseContext();
+  return found !== null;
+}
+
+function drawReady() {
+  for (const chart of report.charts) {
+    const { data, layout } = chart.figure;
+    if (data[0].type !== "parcoords") {
+      draw(chart.id, data, layout);
+    } else if (!canDrawLines()) {
+      byId(chart.id).textContent = "This browser draws no WebGL, which this chart needs.";
+    } else {
+      parallel.chart = chart;
+      if (parallel.seen) drawParallel();
+    }
+  }
+}
+
+const parallel = { seen: false, chart: null }; // takes longer than all others: drawn when it comes into view
+function drawParallel() {
+  if (!parallel.chart) return;
+  parallel.seen = true;
+  const { id, figure: { data, layout } } = parallel.chart;
+  const narrow = isNarrow(id);
+  draw(id, data, { ...layout, margin: { l: narrow ? 40 : 80, r: 40, t: 60, b: 24 } });
+}
+const isNarrow = (id) => byId(id).clientWidth < 600;
+/** What a run is called on an axis. */
+const nameOn = (id, run) => (isNarrow(id) ? run.job : run.label);
+
+function drawForest() {
+  if (!byId("forest") || !("miou" in report.titles)) return;
+  const compared = finished.map((run) => [run, difference(run.number, baselineOf(run).number)]);
+  const shown = compared.filter(([, found]) => found).reverse();
+  if (!shown.length) return;
+  const means = shown.map(([, found]) => found.mean);
+  const data = [{
+    type: "scatter", mode: "markers", x: means, y: shown.map(([run]) => nameOn("forest", run)),
+    marker: { size: 8, color: report.series[0], symbol: shown.map(([run]) => (run.bound ? "diamond-open" : "circle")) },
+    error_x: {
+      type: "data", symmetric: false, color: report.series[0],
+      array: shown.map(([, found]) => found.high - found.mean),
+      arrayminus: shown.map(([, found]) => found.mean - found.low),
+    },
+    hovertemplate: "%{y}: %{x:+.4f}<extra></extra>",
+  }];
+  draw("forest", data, {
+    height: 70 + 24 * shown.length,
+    xaxis: { title: { text: "Δ mIoU" }, zeroline: true, zerolinecolor: style("--ink"), zerolinewidth: 1.5 },
+    yaxis: { type: "category", tickfont: { size: 11 } },
+  });
+}
+
+/** IoU of the images in `chosen` of one run, without those that have none. */
+const iousOf = (run, chosen) => chosen.map((k) => run.iou[k]).filter((value) => value !== null);
+
+function drawBoxes(chosen, set) {
+  const runs = finished.filter((run) => run.set === set).reverse();
+  const data = runs.map((run) => ({
+    type: "box", orientation: "h", x: iousOf(run, chosen), name: nameOn("boxes", run), boxmean: true, boxpoints: false,
+    marker: { color: report.series[0] }, line: { width: 1.2 }, showlegend: false,
+  }));
+  draw("boxes", data, {
+    height: 70 + 30 * runs.length, xaxis: { title: { text: "IoU" }, range: [-0.02, 1.02] }, yaxis: { type: "category", tickfont: { size: 11 } },
+  });
+}
+
+function drawCumulative(chosen, a, b) {
+  const runs = a === b ? [["A", a, colourA, "solid"]] : [["A", a, colourA, "solid"], ["B", b, colourB, "dash"]];
+  const data = runs.map(([name, run, color, dash]) => {
+    const x = iousOf(run, chosen).sort((one, other) => one - other);
+    const y = x.map((_, k) => (k + 1) / x.length);
+    return { type: "scatter", mode: "lines", x, y, name, line: { color, dash, width: 2.5, shape: "hv" } };
+  });
+  draw("cumulative", data, {
+    xaxis: { title: { text: "IoU" }, range: [0, 1] }, yaxis: { title: { text: "share of images" }, range: [0, 1] },
+    legend: { x: 0.02, y: 0.98 }, showlegend: true,
+  });
+}
+
+const LOOKS = [ // better for A, better for B, equal
+  { name: "A is better", color: colourA, symbol: "triangle-down" },
+  { name: "B is better", color: colourB, symbol: "triangle-up" },
+  { name: "equal", color: "#8c8c8c", symbol: "circle" },
+];
+
+function drawScatter(chosen, a, b, ids, selected, onPick) {
+  const groups = LOOKS.map(() => []);
+  for (const k of chosen) {
+    if (a.iou[k] === null || b.iou[k] === null) continue;
+    const more = a.iou[k] - b.iou[k];
+    groups[Math.abs(more) < 1e-4 ? 2 : more > 0 ? 0 : 1].push(k);
+  }
+  const data = groups.map((group, look) => ({
+    type: "scatter", mode: "markers", name: `${LOOKS[look].name} (${group.length})`, customdata: group,
+    x: group.map((k) => a.iou[k]), y: group.map((k) => b.iou[k]), text: group.map((k) => ids[k]),
+    marker: { color: LOOKS[look].color, symbol: LOOKS[look].symbol, size: 7, opacity: 0.75 },
+    hovertemplate: "%{text}<br>A %{x:.3f}, B %{y:.3f}<extra></extra>",
+  }));
+  data.push({
+    type: "scatter", mode: "markers", x: [a.iou[selected]], y: [b.iou[selected]], showlegend: false, hoverinfo: "skip",
+    marker: { size: 16, symbol: "circle-open", color: style("--ink"), line: { width: 2 } },
+  });
+  const line = { type: "line", x0: 0, y0: 0, x1: 1, y1: 1, line: { color: style("--quiet"), width: 1, dash: "dot" } };
+  const place = draw("scatter", data, {
+    shapes: [line],
+    xaxis: { title: { text: "IoU of A" }, range: [-0.03, 1.03] }, yaxis: { title: { text: "IoU of B" }, range: [-0.03, 1.03] },
+  });
+  place.removeAllListeners("plotly_click");
+  place.on("plotly_click", (event) => event.points[0].customdata !== undefined && onPick(event.points[0].customdata));
+}
+
+const parts = [drawReady, drawForest]; // drawn again when the colours change
+byId("baseline").addEventListener("change", drawForest);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => parts.forEach((part) => part()));
+drawReady();
+drawForest();
+if (parallel.chart) {
+  new IntersectionObserver(([entry], observer) => {
+    if (!entry.isIntersecting) return;
+    observer.disconnect();
+    drawParallel();
+  }).observe(byId(parallel.chart.id));
+  addEventListener("beforeprint", drawParallel);
+}

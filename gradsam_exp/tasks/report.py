@@ -1,0 +1,43 @@
+"""``task=report``: compare any finished runs: one page to look at, and the tables of a sweep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gradsam_exp.config import Config
+from gradsam_exp.errors import InputError, did_you_mean
+from gradsam_exp.registry import build_checked
+from gradsam_exp.reports.page import write_page
+from gradsam_exp.reports.runs import common_folder, find_runs
+from gradsam_exp.reports.sweep import collect_runs, different_runs, with_comparison, write_tables
+from gradsam_exp.reports.tables import print_tables
+from gradsam_exp.reports.terminal import console
+
+
+def run(config: Config, folder: Path) -> None:
+    """Write ``report.html``, ``sweep.csv``, ``sweep.md`` and ``sweep.tex`` into ``folder``.
+
+    Raises:
+        InputError: no runs are given, or there are none where they should be.
+    """
+    build_checked("task", compare, config.task, config=config, folder=folder)
+
+
+def compare(config: Config, folder: Path, *, baseline: str | int | None = None, explain: bool = True) -> None:
+    """See ``conf/task/report.yaml``."""
+    if config.runs is None:
+        raise InputError(
+            "runs is missing: give the folder of a run or of a sweep, or a glob, as in runs='outputs/evaluate/*'"
+        )
+    runs = find_runs(config.runs)
+    common = common_folder(runs)
+    table = collect_runs(common, runs)
+    first = None if baseline is None else str(baseline)
+    finished = different_runs(table).query("status == 'finished'")["job"].tolist()
+    if first is not None and first not in finished:
+        raise InputError(f"task.baseline={first} is no finished run{did_you_mean(first, finished)}")
+    table = with_comparison(common, table, first)
+    page = write_page(common, table, folder / "report.html", baseline=first, explain=explain)
+    pooled = write_tables(common, table, folder)
+    print_tables(table, pooled)
+    console.print(page, soft_wrap=True)

@@ -1,0 +1,131 @@
+"""What a run is called and what it is described with: names, tags, flat configuration, metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+from gradsam_exp.config import KNOBS, Config, Node
+from gradsam_exp.metrics.summary import Summary
+
+if TYPE_CHECKING:
+    from wandb import Run
+
+_NOT_VARIED = {
+    "task",
+    "logger",
+    "trainer",
+    "name",
+    "output_root",
+    "device",
+    "devices",
+    "batch_size",
+    "cifar10_root",
+}
+_NOT_VARIED |= {"experiment", "resume", "store", "limit", "split"}
+_SHORT = {"fg_threshold": "fg", "bg_threshold": "bg", "grid_size": "grid", "grid_offset": "off"}
+_SHARES = {"fg_threshold", "bg_threshold"}
+# Where something lies, and what results do not depend on.
+_NO_KNOBS = {"name", "root", "url", "sha256", "max_queries", "pretrained", "background", "lengths"}
+
+DIRECTIONS = {
+    "miou": "max",
+    "accuracy": "max",
+    "fg_hit_rate": "max",
+    "bg_hit_rate": "max",
+    "distance_px": "min",
+    "pointing_game": "max",
+    "energy_in_mask": "max",
+    "best_threshold_iou": "max",
+    "sparsity": "max",
+    "deletion_auc": "min",
+    "insertion_auc": "max",
+    "road": "max",
+}
+"""Which way each metric of a run is better."""
+
+
+def run_name(overrides: Sequence[str], task: str) -> str:
+    """What was varied, short: ``fgbg·bg0.10·off1`` from ``pipeline=fgbg bg_threshold=0.1 grid_offset=1``."""
+    parts = []
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        if key in _NOT_VARIED or key.split(".")[0] in _NOT_VARIED:
+            continue
+        if "/" in value:
+            value = PurePath(value).parent.name or PurePath(value).name
+        short = _SHORT.get(key, key.rsplit(".", 1)[-1])
+        is_choice = "." not in key and key not in _SHORT and not value.replace(".", "").isdigit()
+        if key in _SHARES:
+            value = _two_digits(value)
+        parts.append(value if is_choice else f"{short}{value}" if key in _SHORT else f"{short}={value}")
+    return "·".join(parts) or task
+
+
+def _two_digits(value: str) -> str:
+    """Thresholds of one sweep have one length, unless that would lose something."""
+    try:
+        number = float(value)
+    except ValueError:
+        return value
+    return f"{number:.2f}" if round(number, 2) == number else value
+
+
+def flat_config(config: Config) -> dict[str, Any]:
+    """What a run's results depend on, one flat name each, as people sweep it.
+
+    Choices have their group's name (``pipeline``, ``explainer``), the root's knobs their own
+    (``bg_threshold``, only if the run uses it), other parameters their group's before theirs
+    (``pipeline_tie``, ``model_checkpoint``).
+    """
+    groups = {"explainer": config.explainer, "refine": config.refine, "pipeline": config.pipeline}
+    groups |= {"selector": config.selector, "sam": config.sam}
+    chosen = {"split": config.split, "limit": config.limit, "seed": config.seed}
+    return {**chosen, **_flat({**_sources(config), **groups})}
+
+
+def flat_training_config(config: Config) -> dict[str, Any]:
+    """What a training depends on; its own parameters have no prefix (``epochs``, ``learning_rate``)."""
+    own = {key: value for key, value in _parameters(config.task) if value is not None}
+    return {"limit": config.limit, **_flat(_sources(config)), **own}
+
+
+def _sources(config: Config) -> dict[str, Node]:
+    """The groups that every task depends on."""
+    return {"data": config.data, "background": config.data.get("background") or {}, "model": config.model}
+
+
+def _flat(groups: Mapping[str, Node]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for group, node in groups.items():
+        name = node.get("backbone") if group == "model" else node.get("name")
+        if name is not None:
+            flat[group] = name
+        for key, value in _parameters(node):
+            if (group, key) != ("model", "backbone") and value is not None:
+                flat[key if key in KNOBS and group == "pipeline" else f"{group}_{key}"] = value
+    return flat
+
+
+def _parameters(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if key in _NO_KNOBS:
+            continue
+        if isinstance(value, Mapping):
+            yield from _parameters(value, f"{prefix}{key}_")
+        else:
+            yield f"{prefix}{key}", " ".join(map(str, value)) if isinstance(value, list) else value
+
+
+def log_metrics(run: Run, metrics: Mapping[str, Summary]) -> None:
+    """Define every metric with its direction and log it; the summary has its interval and number of images."""
+    known = {name: summary for name, summary in metrics.items() if summary.n}
+    for name in known:
+        run.define_metric(name, summary=DIRECTIONS.get(name, "last"))
+    run.log({name: summary.mean for name, summary in known.items()})
+    # W&B would write {"max": 0.9}; plain numbers can be sorted, filtered and drawn.
+    for name, summary in known.items():
+        low, high = summary.ci95
+        values = {name: summary.mean, f"{name}_low": low, f"{name}_high": high, f"{name}_n": summary.n}
+        run.summary.update(values)

@@ -1,0 +1,105 @@
+"""What W&B shows of an image: masks to switch on and off, heatmap, prompts, every metric."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, UInt8
+
+from gradsam_exp.gallery import Example
+from gradsam_exp.tracking.examples import by_image
+
+if TYPE_CHECKING:
+    import wandb
+
+DRAWN_SIDE = 256  # px at least, of the longer side of the picture with the prompts
+_DPI = 150
+_MARGIN = 8  # px; points at the image's edge are whole
+PICTURES = ("image", "heatmap", "prompts")
+"""Columns of pictures, before the metrics."""
+
+
+def examples_table(
+    examples: Sequence[Example], reasons: Mapping[str, str], per_image: pd.DataFrame, class_names: Sequence[str]
+) -> wandb.Table:
+    """One row per example: ``image_id``, why it is shown, pictures, and every column of the per-image table.
+
+    An empty heatmap has no picture.
+    Prediction and truth are masks of the image, in the colour of the class; W&B switches each on and off.
+    """
+    import wandb  # noqa: PLC0415
+
+    facts = by_image(per_image)
+    columns = [str(column) for column in per_image if column != "image_id"]
+    table = wandb.Table(columns=["image_id", "shown_as", *PICTURES, *columns])
+    for example, drawn in zip(examples, drawn_prompts(examples), strict=True):
+        heat = _coloured(example.heatmap) if example.heatmap.any() else None
+        row = facts[example.image_id]
+        pictures = (
+            masked_image(example, str(row["predicted_class"]), class_names),
+            None if heat is None else wandb.Image(heat),
+            wandb.Image(drawn),
+        )
+        table.add_data(
+            example.image_id, reasons[example.image_id], *pictures, *(plain(row[column]) for column in columns)
+        )
+    return table
+
+
+def _coloured(heatmap: Float[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width 3"]:
+    from matplotlib import colormaps  # noqa: PLC0415
+
+    return (colormaps["magma"](heatmap)[:, :, :3] * 255).round().astype(np.uint8)
+
+
+def masked_image(example: Example, predicted_class: str, class_names: Sequence[str]) -> wandb.Image:
+    """The image with ``prediction`` and ``ground truth`` as mask layers; 0 is background, classes follow."""
+    import wandb  # noqa: PLC0415
+
+    labels = {0: "background", **{k + 1: name for k, name in enumerate(class_names)}}
+    ids = {name: k for k, name in labels.items()}
+
+    def layer(mask: np.ndarray, name: str) -> dict[str, Any]:
+        return {"mask_data": (mask * ids[name]).astype(np.uint8), "class_labels": labels}
+
+    masks = {"prediction": layer(example.mask, predicted_class)}
+    if example.truth is not None:
+        masks["ground truth"] = layer(example.truth, example.class_name)
+    return wandb.Image(example.image, masks=masks, caption=f"{example.image_id}  IoU {example.iou:.2f}")
+
+
+def drawn_prompts(examples: Sequence[Example]) -> list[UInt8[np.ndarray, "_ _ 3"]]:
+    """The images with their points and boxes, enlarged so that they can be told apart."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    from gradsam_exp.figures import draw_prompts, styled  # noqa: PLC0415
+
+    pictures = []
+    with styled():
+        canvas = FigureCanvasAgg(Figure(dpi=_DPI))
+        axes = canvas.figure.add_axes((0, 0, 1, 1))  # one for all: making it takes longer than drawing
+        axes.set_axis_off()
+        for example in examples:
+            height, width = example.image.shape[:2]
+            scale = max(DRAWN_SIDE / max(height, width), 1.0)
+            wide, high = width * scale + 2 * _MARGIN, height * scale + 2 * _MARGIN
+            canvas.figure.set_size_inches(wide / _DPI, high / _DPI)
+            axes.set_position((_MARGIN / wide, _MARGIN / high, 1 - 2 * _MARGIN / wide, 1 - 2 * _MARGIN / high))
+            axes.imshow(example.image, interpolation="nearest", aspect="auto")
+            draw_prompts(axes, example)
+            canvas.draw()
+            pictures.append(np.asarray(canvas.buffer_rgba())[:, :, :3].copy())
+            for artist in (*axes.images, *axes.lines):
+                artist.remove()
+    return pictures
+
+
+def plain(value: Any) -> Any:
+    """A table's cell as W&B takes it."""
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if value != value else value  # noqa: PLR0124  (NaN is not itself)

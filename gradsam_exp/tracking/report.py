@@ -1,0 +1,226 @@
+"""A sweep's saved workspace view and report for W&B: made without the service, uploaded with a key."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from gradsam_exp.config import check
+from gradsam_exp.errors import InputError
+from gradsam_exp.tracking.content import DIRECTIONS, flat_config
+from gradsam_exp.tracking.settings import WandbSettings, api_key, server
+from gradsam_exp.tracking.upload import why_not
+
+if TYPE_CHECKING:
+    import wandb_workspaces.reports.v2 as wr
+    import wandb_workspaces.workspaces as ws
+
+NOT_KNOWN = "ENTITY"  # stands in files for the entity that the key belongs to
+SHOWN = ("miou", "fg_hit_rate", "bg_hit_rate", "distance_px", "accuracy")
+
+
+@dataclass(frozen=True)
+class SweepFacts:
+    """What a view of a sweep is made of.
+
+    Attributes:
+        name: of the runs' group.
+        knobs: what the runs differ in, by its name in W&B, with its values in the runs' order.
+        metrics: those that every run has.
+        means: each run's metrics, in the runs' order.
+        tables: the sweep's tables, in Markdown.
+    """
+
+    name: str
+    knobs: Mapping[str, Sequence[Any]]
+    metrics: Sequence[str]
+    means: Sequence[Mapping[str, float]]
+    tables: str
+
+
+def read_sweep(folder: Path) -> SweepFacts:
+    """A finished sweep's facts, from its files.
+
+    Raises:
+        InputError: if it is no finished sweep.
+    """
+    try:
+        tables = (folder / "sweep.md").read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"sweep={folder} holds no sweep.md; give the folder of a finished sweep") from error
+    runs: dict[str, tuple[dict[str, Any], dict[str, float]]] = {}
+    for path in sorted(folder.glob("*/metrics.json"), key=lambda path: (len(path.parent.name), path)):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["status"] == "finished":
+            composed = OmegaConf.load(path.parent / ".hydra" / "config.yaml")
+            assert isinstance(composed, DictConfig)
+            config = flat_config(check(composed))
+            means = {name: metric["mean"] for name, metric in content["metrics"].items() if metric["n"]}
+            runs.setdefault(content["identity"], (config, means))
+    if not runs:
+        raise InputError(f"sweep={folder} holds no finished runs")
+    configs, means = zip(*runs.values(), strict=True)
+    keys = dict.fromkeys(key for config in configs for key in config)
+    values = {key: [config.get(key) for config in configs] for key in keys}
+    return SweepFacts(
+        name=folder.resolve().name,
+        knobs={key: found for key, found in values.items() if len(set(found)) > 1},
+        metrics=[name for name in DIRECTIONS if all(name in found for found in means)],
+        means=means,
+        tables=tables,
+    )
+
+
+def build_workspace(facts: SweepFacts, *, entity: str, project: str) -> ws.Workspace:
+    """A saved view of the sweep's runs alone."""
+    import wandb_workspaces.reports.v2 as wr  # noqa: PLC0415
+    import wandb_workspaces.workspaces as ws  # noqa: PLC0415
+
+    sections = [
+        ws.Section(
+            "Which knob matters", panels=[_parallel(facts), wr.ParameterImportancePlot("miou")], is_open=True
+        ),
+        ws.Section("mIoU against each knob", panels=_against_knobs(facts), is_open=True),
+        ws.Section("Images", panels=_pictures(), is_open=True),
+        ws.Section(
+            "Every metric", panels=[wr.BarPlot(title=n, metrics=[n]) for n in facts.metrics], is_open=False
+        ),
+    ]
+    return ws.Workspace(
+        entity=entity,
+        project=project,
+        name=f"sweep {facts.name}",
+        sections=sections,
+        runset_settings=ws.RunsetSettings(filters=_of_sweep(facts), order=[_best_first()]),
+    )
+
+
+def build_report(facts: SweepFacts, *, entity: str, project: str) -> wr.Report:
+    """Text, panels and the sweep's paired table."""
+    import wandb_workspaces.reports.v2 as wr  # noqa: PLC0415
+
+    def panels(*chosen: Any) -> wr.PanelGrid:
+        # A run set with a project asks the server whether it exists; without one it is the report's own.
+        runs = wr.Runset(entity=entity, name=facts.name, filters=_of_sweep(facts))
+        return wr.PanelGrid(runsets=[runs], panels=list(chosen))
+
+    best = max(range(len(facts.means)), key=lambda k: facts.means[k]["miou"]) if "miou" in facts.metrics else 0
+    knobs = ", ".join(f"{key}={values[best]}" for key, values in facts.knobs.items()) or "nothing was varied"
+    found = f"Best mIoU {facts.means[best]['miou']:.3f}: {knobs}." if "miou" in facts.metrics else knobs
+    return wr.Report(
+        entity=entity,
+        project=project,
+        title=f"Sweep {facts.name}",
+        description=f"{len(facts.means)} runs; varied: {', '.join(facts.knobs) or 'nothing'}.",
+        width="fluid",
+        blocks=[
+            wr.P(f"{len(facts.means)} different runs. {found} Chosen and measured on the same images."),
+            wr.H1("Which knob matters"),
+            panels(_parallel(facts)),
+            wr.H1("mIoU against each knob"),
+            panels(*_against_knobs(facts)),
+            wr.H1("The runs, and their differences image by image"),
+            wr.MarkdownBlock(facts.tables),
+            wr.H1("Images"),
+            wr.P("Prediction and ground truth are masks of each image; switch them on and off above the panel."),
+            panels(*_pictures()),
+        ],
+    )
+
+
+def _of_sweep(facts: SweepFacts) -> str:
+    return f"Metric('Group') == '{facts.name}'"
+
+
+def _best_first() -> Any:
+    import wandb_workspaces.workspaces as ws  # noqa: PLC0415
+
+    return ws.Ordering(ws.Summary("miou"), ascending=False)
+
+
+def _parallel(facts: SweepFacts) -> wr.ParallelCoordinatesPlot:
+    import wandb_workspaces.reports.v2 as wr  # noqa: PLC0415
+
+    axes: list[Any] = [wr.ParallelCoordinatesPlotColumn(wr.Config(key), display_name=key) for key in facts.knobs]
+    for name in SHOWN[::-1]:  # what counts stands last
+        if name in facts.metrics:
+            upside_down = DIRECTIONS[name] == "min"
+            axes.append(
+                wr.ParallelCoordinatesPlotColumn(wr.SummaryMetric(name), display_name=name, inverted=upside_down)
+            )
+    return wr.ParallelCoordinatesPlot(title="Knobs and metrics", columns=axes, layout=wr.Layout(w=24, h=9))
+
+
+def _against_knobs(facts: SweepFacts) -> list[Any]:
+    """A scatter plot for a number, bars for a choice."""
+    import wandb_workspaces.reports.v2 as wr  # noqa: PLC0415
+
+    panels: list[Any] = []
+    for key, values in facts.knobs.items():
+        title = f"mIoU against {key}"
+        if all(
+            isinstance(value, int | float) and not isinstance(value, bool) for value in values if value is not None
+        ):
+            panels.append(
+                wr.ScatterPlot(title=title, x=wr.Config(key), y=wr.SummaryMetric("miou"), regression=True)
+            )
+        else:
+            panels.append(
+                wr.BarPlot(title=title, metrics=["miou"], groupby=wr.Config(key), groupby_rangefunc="minmax")
+            )
+    return panels
+
+
+def _pictures() -> list[Any]:
+    import wandb_workspaces.reports.v2 as wr  # noqa: PLC0415
+
+    worst = wr.MediaBrowser(title="Worst images of each run", media_keys=["worst"], mode="grid")
+    worst.grid_x_axis, worst.grid_y_axis, worst.layout = "index", "run", wr.Layout(w=24, h=12)
+    table = wr.WeavePanelSummaryTable(table_name="examples")
+    table.layout = wr.Layout(w=24, h=12)
+    return [worst, table]
+
+
+def specification(view: ws.Workspace | wr.Report) -> dict[str, Any]:
+    """What would be uploaded."""
+    return json.loads(view._to_model().spec.model_dump_json(by_alias=True, exclude_none=True))
+
+
+def upload_views(settings: WandbSettings, facts: SweepFacts, *, seconds: float = 60.0) -> list[str] | str:
+    """Save workspace view and report on the server.
+
+    Returns:
+        Their addresses, or what went wrong.
+    """
+    problem = why_not(server(), api_key())
+    if problem is not None:
+        return problem
+    found: list[list[str] | str] = []
+    saving = threading.Thread(target=lambda: found.append(_tried(lambda: _save(settings, facts))), daemon=True)
+    saving.start()
+    saving.join(seconds)
+    return found[0] if found else f"{server()} took longer than {seconds:.0f} s"
+
+
+def _tried(save: Callable[[], list[str]]) -> list[str] | str:
+    try:
+        return save()
+    except Exception as error:  # many kinds, from two packages; the files are written already
+        return f"{type(error).__name__}: {error}"
+
+
+def _save(settings: WandbSettings, facts: SweepFacts) -> list[str]:
+    import wandb  # noqa: PLC0415
+
+    entity = settings.entity or wandb.Api().default_entity
+    if not entity:
+        raise InputError("the key belongs to no entity; give logger.entity=…")
+    workspace = build_workspace(facts, entity=entity, project=settings.project).save_as_new_view()
+    report = build_report(facts, entity=entity, project=settings.project).save()
+    return [workspace.url, report.url]

@@ -1,0 +1,79 @@
+"""What ``logger=wandb`` is configured with, and where W&B's server and key are."""
+
+from __future__ import annotations
+
+import netrc
+import os
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from gradsam_exp.config import Node
+from gradsam_exp.registry import build_checked
+
+Mode = Literal["auto", "online", "offline"]
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class WandbSettings:
+    """What ``conf/logger/wandb.yaml`` says.
+
+    Attributes:
+        mode: ``auto`` uploads where an API key is known; ``offline`` leaves that to ``wandb sync``.
+        project, entity: where the run belongs.
+        images: how many of the worst, of the median and of the best images are shown; ``all`` shows every image.
+        upload_seconds: an upload that takes longer is left for later.
+    """
+
+    name: Literal["wandb"] = "wandb"
+    mode: Mode = "auto"
+    project: str = "gradsam_exp"
+    entity: str | None = None
+    images: Literal["all"] | Annotated[int, Field(ge=0)] = 3
+    upload_seconds: Annotated[float, Field(gt=0)] = 60.0
+
+    @property
+    def uploads(self) -> bool:
+        """Whether runs are to be uploaded; the environment's ``WANDB_MODE`` decides where ``mode`` does not."""
+        if self.mode == "auto":
+            return os.environ.get("WANDB_MODE", "online") == "online" and api_key() is not None
+        return self.mode == "online"
+
+
+def wandb_settings(node: Node) -> WandbSettings | None:
+    """What ``logger=…`` asks for; None for local files only.
+
+    Raises:
+        InputError: naming the key.
+    """
+    silenced = node.get("mode") == "auto" and os.environ.get("WANDB_MODE") == "disabled"
+    if node.get("name") == "none":
+        return None
+    settings = build_checked("logger", WandbSettings, node)
+    return None if silenced else settings
+
+
+def server() -> str:
+    """W&B's address: ``WANDB_BASE_URL``, else what ``wandb login --host`` has kept, else the public one."""
+    given = os.environ.get("WANDB_BASE_URL")
+    if given is None:
+        import wandb  # noqa: PLC0415  (a second)
+
+        given = wandb.setup().settings.base_url
+    return given.rstrip("/")
+
+
+def api_key() -> str | None:
+    """The key W&B would use: from the environment, or the netrc file that ``wandb login`` writes."""
+    given = os.environ.get("WANDB_API_KEY")
+    if given:
+        return given
+    path = os.environ.get("NETRC")
+    try:
+        known = netrc.netrc(os.path.expanduser(path) if path else None)
+    except (OSError, netrc.NetrcParseError):
+        return None
+    found = known.authenticators(urlsplit(server()).hostname or "") if known.hosts else None
+    return found[2] if found else None

@@ -1,0 +1,78 @@
+"""``task=explain``: any picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gradsam_exp.data.given import GivenPictures, find_pictures
+from gradsam_exp.errors import InputError
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "my photos"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    picture = Image.fromarray(rng.integers(0, 256, (60, 90, 3), dtype=np.uint8))
+    turned = Image.Exif()
+    turned[0x112] = 6  # the camera was held upright
+    picture.save(folder / "upright.jpg", exif=turned)
+    picture.convert("L").save(folder / "grey.png")
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+def test_pictures_of_any_kind_are_explained_and_segmented(run, photos: Path):
+    done = run("task=explain", f"image='{photos}'", "pipeline=fgbg", "task.max_side=45")
+    assert done.code == 0, done.err
+    (folder,) = {path.parent for path in done.folder.rglob("*_mask.png")}
+    left = {path.name for path in folder.iterdir()}
+    assert {f"{n}{end}" for n in ("upright", "grey") for end in (".png", ".pdf", "_mask.png")} <= left
+    assert "notes_mask.png" not in left
+    with Image.open(folder / "upright_mask.png") as mask:
+        assert mask.size == (60, 90), "as people see the picture, in its own size"
+        assert set(np.unique(np.asarray(mask))) <= {0, 255}
+    shares = [
+        float(part.rsplit(" ", 1)[1].rstrip("%")) for part in done.out.splitlines()[0].split(": ")[1].split(", ")
+    ]
+    assert sum(shares) == pytest.approx(100, abs=0.3)
+    assert shares == sorted(shares, reverse=True)
+
+
+@pytest.mark.parametrize("given", ["nowhere.jpg", "empty", "text.jpg", "cut.png", None])
+def test_a_wrong_picture_is_refused_before_anything_is_loaded(
+    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str | None
+):
+    def never(*_: object) -> None:
+        raise AssertionError("a model was read")
+
+    monkeypatch.setattr("gradsam_exp.assembly.find_classifier", never)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.jpg").write_text("no picture")
+    Image.new("RGB", (50, 50)).save(tmp_path / "whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:60])
+    done = run("task=explain", *([f"image={tmp_path / given}"] if given else []))
+    assert done.code == 1
+    assert done.err.strip().count("\n") == 0
+    assert (given or "image is missing") in done.err
+
+
+def test_the_truth_cannot_be_asked_for(run, photos: Path):
+    done = run("task=explain", f"image='{photos}/grey.png'", "pipeline=oracle")
+    assert done.err.strip().endswith("looks at the true masks, but the data set has none")
+
+
+def test_large_pictures_are_made_smaller_and_equal_names_told_apart(photos: Path, tmp_path: Path):
+    (photos / "b").mkdir()
+    Image.new("RGB", (10, 2000)).save(photos / "b" / "grey.jpg")
+    given = GivenPictures([photos / "grey.png", *find_pictures(f"{photos}/b/*.jpg")], max_side=100)
+    assert given.names == ["grey", "grey-2"]
+    assert [given.image_size(k) for k in (0, 1)] == [(90, 60), (1, 100)]
+    assert given[1].image.shape == (3, 100, 1)
+    assert given.original_sizes[1] == (10, 2000)
+    with pytest.raises(InputError, match="holds no pictures"):
+        find_pictures(str(tmp_path))

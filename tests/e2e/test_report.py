@@ -1,0 +1,269 @@
+"""The report: after a sweep, for any runs, and in a browser."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gradsam_exp.classifiers.checkpoints import save_classifier
+from gradsam_exp.classifiers.classifier import ImageClassifier
+from tests.e2e.conftest import ROOT
+
+EVIL = "<script>document.title='evil'<"  # a class, and so the start of its images' names
+CLASSES = (EVIL, "plain")
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory, random_weights: list[str]) -> Path:
+    """A finished sweep on photographs of two sizes: two jobs are the same run, one failed."""
+    folder = tmp_path_factory.mktemp("sweep")
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        name = CLASSES[number % 2]
+        wide, high = (400, 300) if number < 2 else (64, 48)
+        for tree in ("images", "masks"):
+            (folder / "data" / tree / "test" / name).mkdir(parents=True, exist_ok=True)
+        mask = np.zeros((high, wide), dtype=np.uint8)
+        mask[high // 4 : high // 2, wide // 4 : wide // 2] = 255
+        noise = rng.integers(0, 256, (high, wide, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / "data" / "images" / "test" / name / f"{number:02}.png")
+        Image.fromarray(mask).save(folder / "data" / "masks" / "test" / name / f"{number:02}.png")
+    torch.manual_seed(0)
+    classifier = save_classifier(ImageClassifier("resnet18", sorted(CLASSES)), folder / "classifier.safetensors")
+    subprocess.run(
+        [sys.executable, "run.py", "-m", "pipeline=fg,fgbg", "bg_threshold=0.1,0.9", "logger=none", "data=folder"]
+        + [f"data.root={folder / 'data'}", f"output_root={folder / 'outputs'}", random_weights[1]]
+        + [f"model.checkpoint={classifier}", f"hydra.sweep.dir={folder / 'sweep'}"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return folder / "sweep"
+
+
+@pytest.mark.slow
+def test_a_sweep_leaves_a_report_even_if_a_job_failed(sweep: Path):
+    left = {path.name for path in sweep.iterdir()}
+    assert {"report.html", "sweep.csv", "sweep.md", "sweep.tex", "sweep.png", "sweep.pdf"} <= left
+    text = (sweep / "report.html").read_text()
+    assert text.count("data:image/webp;base64,") == 12 + 12, "each image and each heatmap once"
+    assert (sweep / "report.html").stat().st_size < 6_000_000
+
+
+@pytest.mark.slow
+def test_a_report_of_any_runs(sweep: Path, run):
+    done = run("task=report", f"runs={sweep}/*", "task.baseline=2")
+    assert done.code == 0, done.err
+    (page,) = done.folder.rglob("report.html")
+    assert "data:image/webp" in page.read_text()
+    assert (page.parent / "sweep.tex").is_file()
+    assert re.search(r"2\s+fgbg.*baseline", done.out)
+    wrong = run("task=report", f"runs={sweep}", "task.baseline=3")
+    assert wrong.err.strip() == "gradsam_exp: task.baseline=3 is no finished run. Known: 0, 2"
+
+
+def test_a_report_of_nothing_is_refused_in_one_line(run, tmp_path: Path):
+    assert run("task=report").err.startswith("gradsam_exp: runs is missing: give the folder")
+    assert "no finished runs there" in run("task=report", f"runs={tmp_path}").err
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A browser, the one that is installed."""
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None:
+        pytest.skip("NO CHROMIUM HERE: the report was not tried in a browser (apt-get install chromium)")
+    api = pytest.importorskip("playwright.sync_api", reason="NO PLAYWRIGHT: the report was not tried in a browser")
+    with api.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Opened:
+    """A page, with all it complained about or asked for."""
+
+    def __init__(self, browser: Any, file: Path, **options: Any) -> None:
+        self.context = browser.new_context(**options)
+        self.page = self.context.new_page()
+        self.problems: list[str] = []
+        self.page.on("console", lambda m: m.type in ("error", "warning") and self.problems.append(m.text))
+        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
+        local = ("data:", "blob:", file.as_uri())
+        self.page.on("request", lambda r: r.url.startswith(local) or self.problems.append(r.url))
+        self.page.goto(file.as_uri())
+        self.page.wait_for_selector(".tile")
+
+    def texts(self, selector: str) -> list[str]:
+        return [text.strip() for text in self.page.locator(selector).all_inner_texts()]
+
+    def runs(self) -> list[str]:
+        return [text.split()[0] for text in self.texts("#comparison tbody tr:visible > th")]
+
+
+@pytest.fixture
+def opened(chromium: Any, sweep: Path) -> Iterator[Opened]:
+    page = Opened(chromium, sweep / "report.html", viewport={"width": 1200, "height": 900})
+    yield page
+    problems = [text for text in page.problems if "GL Driver Message" not in text]
+    page.context.close()
+    assert problems == [], "no errors in the console, nothing asked for"
+
+
+@pytest.mark.slow
+def test_the_table_sorts_and_filters_by_keyboard(opened: Opened):
+    page = opened.page
+    assert opened.runs() == ["0", "2", "3"]
+    page.get_by_role("button", name="pipeline").focus()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")
+    assert opened.runs() == ["2", "3", "0"]
+    assert page.locator("#comparison th[aria-sort]").get_attribute("aria-sort") == "descending"
+    cells = page.locator("#comparison tbody td:nth-child(4)[data-value]:not(.error)").all()
+    by_value = sorted(
+        (float(cell.get_attribute("data-value")), cell.evaluate("cell => cell.parentElement.dataset.run"))
+        for cell in cells
+    )
+    page.get_by_role("button", name="mIoU", exact=True).click()
+    rows = page.locator("#comparison tbody tr").evaluate_all("rows => rows.map(r => r.dataset.run)")
+    assert rows[:2] == [number for _, number in by_value]
+    assert opened.runs()[-1] == "3", "what has no value comes last"
+    page.fill("#filter", "FGBG 0.1")
+    assert opened.runs() == ["2"]
+    assert opened.texts("#shown") == ["1 of 3 runs"]
+    assert "must be below fg_threshold" in page.locator("td.error").text_content()
+    assert "×2" in page.locator("tr[data-run='0'] th").text_content()
+
+
+@pytest.mark.slow
+def test_another_baseline_turns_the_comparison_round(opened: Opened):
+    def numbers(run: int) -> tuple[float, list[str]]:
+        row = opened.page.locator(f"#comparison tr[data-run='{run}']")
+        counts = row.locator(".counts").text_content()
+        return float(row.locator(".delta").get_attribute("data-value")), counts.split(" / ")
+
+    delta, (wins, ties, losses) = numbers(1)
+    assert opened.page.locator("#comparison tr[data-run='0'] .delta").text_content() == "baseline"
+    opened.page.select_option("#baseline", "1")
+    assert numbers(0) == (-delta, [losses, ties, wins])
+    assert opened.page.locator("#comparison tr[data-run='1'] .delta").text_content() == "baseline"
+    assert opened.page.evaluate("holm([0.01, 0.04, null, 0.03])") == pytest.approx([0.03, 0.06, None, 0.06])
+
+
+@pytest.mark.slow
+def test_a_point_of_the_scatter_shows_its_image(opened: Opened):
+    page = opened.page
+    assert opened.texts("#panels figcaption")[:3] == ["image", "heatmap", "overlay"]
+    assert page.locator("#panels canvas").count() == 6
+    point = page.locator("#scatter .points path.point").last
+    shown = page.evaluate("byId('scatter').data.slice(0, 3).flatMap((t) => t.customdata)")
+    point.click(force=True)
+    page.wait_for_function(f"Number(byId('image').value) === {shown[-1]}")
+    name = page.evaluate(f"report.sets[0].ids[{shown[-1]}]")
+    assert page.locator("#image option:checked").inner_text().startswith(name)
+    page.locator("#next").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function(f"Number(byId('image').value) !== {shown[-1]}")
+
+
+@pytest.mark.slow
+def test_masks_are_decoded_as_they_were_encoded(opened: Opened):
+    differences = opened.page.evaluate("""() => {
+        const { pictures } = report.sets[0];
+        return pictures.truths.map((text, k) => {
+            const [width, height] = pictures.sizes[k];
+            const mask = decodeMask(text, width, height);
+            const inside = (x, y) => x >= width / 4 && x < width / 2 && y >= height / 4 && y < height / 2;
+            const wrong = (value, at) => value !== Number(inside(at % width, Math.floor(at / width)));
+            return mask.filter(wrong).length;
+        });
+    }""")
+    assert differences == [0] * 12
+
+
+@pytest.mark.slow
+def test_runs_and_classes_are_chosen_and_names_stay_text(opened: Opened):
+    page = opened.page
+    assert opened.texts("#class option") == ["all", EVIL, "plain"]
+    page.select_option("#class", label=EVIL)
+    page.wait_for_function("document.querySelectorAll('.tile').length === 6")
+    assert all(EVIL in text for text in opened.texts(".tile"))
+    page.select_option("#order", "best")
+    page.wait_for_timeout(200)
+    ious = [float(re.search(r"A ([\d.]+)", text)[1]) for text in opened.texts(".tile")]
+    assert ious == sorted(ious, reverse=True)
+    page.select_option("#run-b", "0")
+    page.wait_for_function("document.querySelectorAll('#panels canvas').length === 5")
+    page.locator(".tile").nth(2).focus()
+    page.keyboard.press("Enter")
+    assert page.title() != "evil"
+    assert page.locator("#viewer script, #gallery script").count() == 0
+
+
+@pytest.mark.slow
+def test_the_command_that_makes_a_run_again_is_copied(opened: Opened, sweep: Path):
+    opened.page.locator("#comparison tbody th a").nth(1).click()
+    details = opened.page.locator("#run-1")
+    assert details.get_attribute("open") is not None, "a link to a run opens it"
+    details.get_by_role("button", name="copy").click()
+    opened.page.wait_for_function("document.querySelector('#run-1 [role=status]').textContent === 'copied'")
+    assert details.locator("code").inner_text().startswith("python run.py pipeline=fgbg bg_threshold=0.1 ")
+    assert "git commit" in details.inner_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "scheme"), [(400, "light"), (400, "dark"), (1600, "dark")])
+def test_any_width_in_light_and_dark(chromium: Any, sweep: Path, width: int, scheme: str):
+    opened = Opened(chromium, sweep / "report.html", viewport={"width": width, "height": 800}, color_scheme=scheme)
+    page = opened.page
+    assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing sticks out"
+    red, *_ = map(int, re.findall(r"\d+", page.evaluate("getComputedStyle(document.body).backgroundColor")))
+    assert (red < 60) == (scheme == "dark")
+    page.locator("#parallel").scroll_into_view_if_needed()
+    page.wait_for_function("byId('parallel').childElementCount > 0 || byId('parallel').textContent")
+    page.emulate_media(media="print", color_scheme="light")
+    assert page.pdf().startswith(b"%PDF")
+    assert [text for text in opened.problems if "GL Driver Message" not in text] == []
+    opened.context.close()
+
+
+@pytest.mark.slow
+def test_without_true_masks_there_are_pictures_all_the_same(chromium: Any, run, sweep: Path, tmp_path: Path):
+    shutil.copytree(sweep.parent / "data" / "images", tmp_path / "data" / "images")
+    classifier = f"model.checkpoint={sweep.parent / 'classifier.safetensors'}"
+    done = run("-m", "pipeline=fg,fgbg", "data=folder", f"data.root={tmp_path / 'data'}", classifier)
+    assert done.code == 0, done.err
+    (page,) = done.folder.rglob("report.html")
+    opened = Opened(chromium, page)
+    assert opened.page.locator("#panels canvas").count() == 5, "no truth"
+    assert opened.page.locator(".tile").count() == 8
+    assert opened.texts("#comparison thead th") == ["run", "pipeline", "accuracy"]
+    assert opened.problems == []
+    opened.context.close()
+
+
+@pytest.mark.slow
+def test_runs_whose_images_are_gone_are_compared_without(chromium: Any, sweep: Path, run, tmp_path: Path):
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(sweep, moved)
+    for path in moved.rglob("config.yaml"):
+        path.write_text(path.read_text().replace(str(sweep.parent), str(tmp_path / "gone")))
+    done = run("task=report", f"runs={moved}")
+    assert done.code == 0, done.err
+    (page,) = done.folder.rglob("report.html")
+    assert not (tmp_path / "gone").exists()
+    with chromium.new_context() as context:
+        opened = context.new_page()
+        opened.goto(page.as_uri())
+        opened.wait_for_selector("#missing li")
+        assert "gone" in opened.locator("#missing").inner_text()
+        assert "not in this page" in opened.locator("#panels").inner_text()
+        assert opened.locator("#comparison tbody tr").count() == 3

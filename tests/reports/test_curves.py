@@ -1,0 +1,78 @@
+"""mIoU against what was varied."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from gradsam_exp.reports.curves import charts, curves_of, draw_curves, in_order
+from gradsam_exp.reports.sweep import collect_runs
+from tests.reports.finished_runs import write_run
+
+
+def sweep(folder: Path, **knobs: list[str]) -> Path:
+    """Every combination; a run's IoUs rise by 0.01 with its number."""
+    combinations: list[dict[str, str]] = [{}]
+    for key, values in knobs.items():
+        combinations = [{**given, key: value} for given in combinations for value in values]
+    for k, given in enumerate(combinations):
+        write_run(folder / str(k), given, [0.3 + 0.01 * k, 0.4, 0.5, 0.6])
+    return folder
+
+
+def test_one_curve_for_each_combination_of_the_others(tmp_path: Path):
+    sweep(tmp_path, pipeline=["fg", "fgbg"], bg_threshold=["0.2", "0.05", "0.1"])
+    table = collect_runs(tmp_path)
+    fg, fgbg = curves_of(tmp_path, table, "bg_threshold")
+    assert (fg.name, fgbg.name) == ("fg", "fgbg")
+    assert fg.x == ["0.05", "0.1", "0.2"], "by size, not as given"
+    assert fg.mean == pytest.approx([0.4525, 0.455, 0.45])
+    assert fgbg.low == pytest.approx([0.34, 0.35, 0.33])
+    by_word = curves_of(tmp_path, table, "pipeline")
+    assert [curve.name for curve in by_word] == ["bg_threshold=0.2", "bg_threshold=0.05", "bg_threshold=0.1"]
+
+
+def test_too_many_curves_are_averaged_image_by_image(tmp_path: Path):
+    sweep(tmp_path, grid_size=["1", "3"], bg_threshold=[f"0.{k:02}" for k in range(1, 11)])
+    (mean,) = curves_of(tmp_path, collect_runs(tmp_path), "grid_size")
+    assert mean.name == "mean over the rest"
+    assert mean.x == ["1", "3"]
+    assert mean.mean == pytest.approx([(0.345 + 1.5) / 4, (0.445 + 1.5) / 4])
+
+
+def test_words_keep_their_order_and_numbers_are_sorted():
+    assert in_order(["fgbg", "fg", "fgbg"]) == ["fgbg", "fg"]
+    assert in_order(["10", "9", "1e-3"]) == ["1e-3", "9", "10"]
+
+
+def test_the_pages_charts(tmp_path: Path):
+    sweep(tmp_path, pipeline=["fg", "fgbg"], bg_threshold=["0.05", "0.1"])
+    write_run(tmp_path / "9", {"pipeline": "fg", "bg_threshold": "no"}, None, error="not a number")
+    found = {chart["id"]: chart["figure"] for chart in charts(tmp_path, collect_runs(tmp_path))}
+    assert set(found) == {"knob-0", "knob-1", "heatmap-0", "parallel"}
+    band, line, *_ = found["knob-1"]["data"]
+    assert line["x"] == [0.05, 0.1]
+    assert band["y"] == pytest.approx([0.6, 0.6, 0.31, 0.3]), "up along the high ends, back along the low"
+    assert found["knob-0"]["data"][0]["error_y"]["arrayminus"] == pytest.approx([0.15, 0.455 - 0.32])
+    (cells,) = found["heatmap-0"]["data"]
+    assert (cells["y"], cells["x"]) == (["fg", "fgbg"], ["0.05", "0.1"])
+    assert cells["z"][1] == pytest.approx([0.455, 0.4575])
+    (parallel,) = found["parallel"]["data"]
+    assert [d["label"] for d in parallel["dimensions"]] == ["pipeline", "bg_threshold", "mIoU"]
+
+
+def test_nothing_varied_nothing_drawn(tmp_path: Path):
+    write_run(tmp_path / "0", {"pipeline": "fg"}, [0.5] * 4)
+    table = collect_runs(tmp_path)
+    assert charts(tmp_path, table) == []
+    assert draw_curves(tmp_path, table, tmp_path / "sweep.png") is None
+
+
+def test_curves_for_print(tmp_path: Path):
+    sweep(tmp_path, pipeline=["fg", "fgbg"], bg_threshold=["0.05", "0.1"])
+    draw_curves(tmp_path, collect_runs(tmp_path), tmp_path / "sweep.png")
+    assert (tmp_path / "sweep.pdf").read_bytes().startswith(b"%PDF")
+    with Image.open(tmp_path / "sweep.png") as picture:
+        assert picture.width > 1000

@@ -1,0 +1,90 @@
+"""What the report shows, from runs written by hand."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from gradsam_exp.reports.page import gather, render, write_page
+from gradsam_exp.reports.sweep import collect_runs, summarize_sweep, with_comparison
+from tests.reports.finished_runs import write_run
+
+EVIL = "<script>alert(1)</script>"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_run(tmp_path / "0", {"pipeline": "fg", "bg": "0.1"}, [0.5, 0.6, 0.7, 0.8], identity="same")
+    write_run(tmp_path / "1", {"pipeline": "fg", "bg": "0.2"}, [0.5, 0.6, 0.7, 0.8], identity="same")
+    write_run(tmp_path / "2", {"pipeline": "oracle", "bg": "0.1"}, [0.9, 0.9, 1.0, 0.8], bound=True)
+    write_run(tmp_path / "3", {"pipeline": EVIL, "bg": "0.1"}, None, error=f"{EVIL} is not known")
+    write_run(tmp_path / "4", {"pipeline": "fg", "bg": "0.3"}, [0.1, 0.1, 0.2, 0.3], data="y", class_name=EVIL)
+    return tmp_path
+
+
+def test_rows_of_the_comparison(folder: Path):
+    content = gather(folder, collect_runs(folder))
+    same, bound, failed, other = content["runs"]
+    assert same["jobs"] == ["0", "1"]
+    assert same["varied"] == ["fg", "0.1, 0.2"]
+    assert same["metrics"]["miou"] == pytest.approx([0.65, 0.5, 0.8])
+    assert (bound["bound"], same["bound"]) == (True, False)
+    assert failed["error"] == f"{EVIL} is not known"
+    assert other["command"] == "python run.py pipeline=fg bg=0.3"
+    assert other["changed"] == {"bg": "0.3", "pipeline": "fg"}
+    assert [notes[:20] for notes in content["notes"]][2].startswith("the runs are on 2")
+
+
+def test_pairs_are_of_runs_on_the_same_images(folder: Path):
+    table = with_comparison(folder, collect_runs(folder))
+    (pair,) = gather(folder, table)["pairs"]
+    assert pair[:2] == [1, 0]
+    assert pair[2] == pytest.approx(table["delta_miou"][2])
+    assert pair[5] == pytest.approx(table["p"][2], rel=1e-3)
+    assert pair[6:] == [3, 1, 0]
+
+
+def test_the_baseline_is_the_first_or_the_one_that_was_asked_for(folder: Path):
+    table = collect_runs(folder)
+    assert gather(folder, table)["baseline"] == 0
+    assert gather(folder, table, baseline="2")["baseline"] == 1
+    assert gather(folder, table, baseline="1")["baseline"] == 0, "it is the same run as 0"
+    assert with_comparison(folder, table, "2")["delta_miou"][0] == pytest.approx(-0.25)
+
+
+def test_names_cannot_become_code(folder: Path):
+    text = render(gather(folder, collect_runs(folder)))
+    assert EVIL not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; is not known" in text
+    (data,) = re.findall(r'<script type="application/json" id="content">(.*?)</script>', text, re.DOTALL)
+    assert json.loads(data)["sets"][1]["classes"] == [EVIL]
+
+
+def test_the_page_needs_nothing_from_elsewhere(folder: Path):
+    text = write_page(folder, collect_runs(folder), folder / "report.html").read_text()
+    head, _, rest = text.partition('<script type="application/json"')
+    assert "default-src 'none'" in head
+    for part in (head, rest.partition("</script>")[0]):
+        assert not re.search(r'(?<!-)(?:src|href)\s*=\s*(?!"#)', part), "only links inside"
+    assert text.count("plotly.js v") == 1
+
+
+def test_a_report_that_fails_costs_no_sweep(folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch):
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("gradsam_exp.reports.page.gather", broken)
+    assert len(summarize_sweep(folder)) == 5
+    assert "report.html was not written (ZeroDivisionError: a bug)" in caplog.text
+    assert not list(folder.glob("report.html*"))
+    assert {"sweep.csv", "sweep.md", "sweep.tex"} <= {path.name for path in folder.iterdir()}
+
+
+def test_runs_that_failed_alone_still_have_a_page(tmp_path: Path):
+    write_run(tmp_path / "0", {"pipeline": "fgb"}, None, error="not known")
+    content = gather(tmp_path, collect_runs(tmp_path))
+    assert content["baseline"] is None
+    assert "not known" in render(content)

@@ -1,0 +1,56 @@
+"""A segmenter reads what it needs: the decoder at once, the image encoder for the first image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from gradsam_exp import weights
+from gradsam_exp.errors import InputError
+from gradsam_exp.segmenters.base import SEGMENTERS
+from gradsam_exp.segmenters.checkpoints import load_segmenter
+from gradsam_exp.segmenters.compact import build_compact
+from gradsam_exp.segmenters.sam import SamSegmenter
+from gradsam_exp.types import Prompts
+
+
+def test_the_encoder_is_read_with_the_first_image():
+    images = torch.randint(0, 256, (1, 3, 48, 64), dtype=torch.uint8)
+    click = Prompts(torch.tensor([0]), torch.tensor([[[30.0, 20.0]]]), torch.tensor([[1]]))
+    first = load_segmenter("compact")
+    assert isinstance(first, SamSegmenter)
+    embeddings = first.encode(images)
+
+    second = SEGMENTERS.build({"name": "compact"})
+    second.load(torch.device("cpu"))
+    answer = second.decode(embeddings, click)
+    assert torch.equal(answer.logits, first.decode(embeddings, click).logits)
+    assert all(p.is_meta for p in second._decoding.image_encoder.parameters()), "decoding needs no encoder"
+    assert torch.equal(second.encode(images).values, embeddings.values)
+
+
+def test_all_of_the_model_is_there_afterwards():
+    whole = build_compact()
+    whole.load_state_dict(weights.shipped("compact").tensors())
+    model = load_segmenter("compact").model
+    for (name, ours), (_, theirs) in zip(model.state_dict().items(), whole.state_dict().items(), strict=True):
+        assert torch.equal(ours, theirs), name
+    assert torch.equal(model.pixel_mean, whole.pixel_mean)
+    assert torch.equal(model.pixel_std, whole.pixel_std)
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path: Path):
+    state = {key: value for key, value in build_compact().state_dict().items() if "neck" not in key}
+    path = weights.save_weights(tmp_path / "w.safetensors", state, {"kind": "compact"})
+    with pytest.raises(InputError, match="is of another architecture"):
+        load_segmenter("compact", checkpoint=path)
+
+
+def test_a_changed_file_has_another_digest(tmp_path: Path):
+    path = tmp_path / "weights"
+    path.write_bytes(b"one")
+    before = weights.file_digest(path)
+    path.write_bytes(b"another")
+    assert weights.file_digest(path) != before
