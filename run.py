@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors reach us: we say them in one line
 
@@ -12,8 +13,10 @@ from omegaconf import DictConfig
 
 from gradsam_exp.cli import run_job, run_program
 from gradsam_exp.config import register_schema
+from gradsam_exp.launching import register_presets
 
 register_schema()
+register_presets(Path(__file__).parent / "conf" / "hydra" / "presets")
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")

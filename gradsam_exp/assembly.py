@@ -191,7 +191,26 @@ def plan(config: Config, given: Callable[[Sequence[str]], ImageDataset] | None =
     dataset = find_dataset(config, config.split) if given is None else given(classifier.class_names)
     align_classes(dataset.class_names, classifier.class_names)
     _check_truth(config, pipeline, dataset)
-    return Plan(config, dataset, classifier, refiner, pipeline, find_store(config), device)
+    store = find_store(config)
+    _check_devices(config, device, store)
+    return Plan(config, dataset, classifier, refiner, pipeline, store, device)
+
+
+def _check_devices(config: Config, device: torch.device, store: Store) -> None:
+    number = config.devices
+    if number == 1:
+        return
+    if store.root is None:
+        raise InputError(
+            f"devices={number} hand over their work in the store, but store.enabled=false: "
+            "leave it on, or use devices=1"
+        )
+    if device.type not in {"cpu", "cuda"}:
+        raise InputError(f"devices={number}: of {device.type} there is only one; use devices=1")
+    if device.index is not None:
+        raise InputError(f"devices={number}, but device={device} names one; use device={device.type}")
+    if device.type == "cuda" and number > torch.cuda.device_count():
+        raise InputError(f"devices={number}: this machine has {torch.cuda.device_count()} GPUs")
 
 
 def _check_kinds(config: Config, pipeline: Pipeline) -> None:

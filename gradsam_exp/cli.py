@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import traceback
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -21,6 +22,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gradsam_exp.config import GROUPS, KNOBS, check
 from gradsam_exp.errors import InputError, did_you_mean
+from gradsam_exp.launching import is_parallel, missing_extra
+from gradsam_exp.reports.progress import end_watch, sweep_under_way
 from gradsam_exp.reports.sweep import summarize_sweep
 
 log = logging.getLogger("gradsam_exp")
@@ -30,15 +33,26 @@ _input_errors: list[Exception] = []  # of a single run: what passes through Hydr
 
 
 def run_program(job: Callable[[], Any]) -> int:
-    """Run Hydra's main function; the exit code is 0, 1 for an error, 130 for Ctrl-C."""
+    """Run Hydra's main function; the exit code is 0, 1 for an error, 130 for Ctrl-C.
+
+    A sweep that ends early, by Ctrl-C or because its launcher fails, is summarised all the same.
+    """
     _input_errors.clear()
     try:
         job()
     except KeyboardInterrupt:
+        _end_early()
         _say("interrupted; what was finished is kept")
         return 130
     except (InputError, HydraException, OmegaConfBaseException) as error:
         _input_errors.append(error)
+    except Exception as error:
+        missing = _missing_plugin(error)
+        if missing is None and sweep_under_way() is None:
+            raise
+        _input_errors.append(missing or InputError(_end_early(error)))
+    finally:
+        end_watch()
     for problem in _input_errors:
         _say(one_line(problem))
     return 1 if _input_errors else 0
@@ -56,18 +70,16 @@ def run_job(cfg: DictConfig) -> float | None:
     handler = _log_to(folder)
     try:
         settings = check(cfg)
+        if sweeping and is_parallel(DictConfig(hydra_config.launcher)):
+            _be_quiet()
         task = import_module(f"gradsam_exp.tasks.{settings.task['name']}")
         return task.run(settings, folder)
     except KeyboardInterrupt as error:
         _record(folder, error)
-        if sweeping:  # Hydra stops here, without its callbacks
-            summarize_sweep(Path(hydra_config.sweep.dir))
         raise
     except (InputError, OmegaConfBaseException) as error:
         _record(folder, error)
-        if sweeping:
-            _say(one_line(error))
-        else:
+        if not sweeping:  # of a job, the sweep says it
             _input_errors.append(error)
     except Exception as error:
         _record(folder, error)
@@ -85,6 +97,9 @@ def one_line(error: BaseException) -> str:
     cause = error.__cause__
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        mend = missing_extra(str(error.missing_cfg_file))
+        if mend is not None:
+            return f"{group}={choice} needs a package that is not installed: {mend}"
         return f"{group}={choice!r} is not known{did_you_mean(choice, error.options)}"
     text = str(error)
     unknown = re.search(r"Could not override '([^']+)'", text)
@@ -104,6 +119,35 @@ def _first(text: str) -> str:
 
 def _say(line: str) -> None:
     print(f"gradsam_exp: {line}", file=sys.stderr)
+
+
+def _missing_plugin(error: Exception) -> InputError | None:
+    """What Hydra says of a plugin that is installed without what it needs."""
+    if isinstance(error, ImportError) and "IS THE PLUGIN INSTALLED?" in str(error):
+        return InputError(f"{_first(str(error))}; its extra (sweep or ray) brings it: pip install -e '.[sweep]'")
+    return None
+
+
+def _end_early(error: Exception | None = None) -> str:
+    """Summarise the sweep that Hydra left without its callbacks, if there is one; the text says what ended it."""
+    folder = sweep_under_way()
+    if folder is None:
+        return ""
+    end_watch()
+    if any(folder.glob("*/.hydra")):
+        summarize_sweep(folder)
+    if error is None:
+        return ""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "error.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    return f"the sweep ended early, {type(error).__name__}: {_first(str(error))} ({folder / 'error.txt'})"
+
+
+def _be_quiet() -> None:
+    """Several jobs would print over one another; the sweep says what each has found."""
+    from gradsam_exp.reports.terminal import console  # noqa: PLC0415  (rich takes its time)
+
+    console.quiet = True
 
 
 def _record(folder: Path, error: BaseException) -> None:

@@ -31,6 +31,7 @@ class Config:
     seed: int = 0
     batch_size: int = 32
     device: str = "auto"
+    devices: int = 1
     resume: bool = False
     sweep: str | None = None
     name: str = "evaluate"
@@ -86,6 +87,8 @@ def check(cfg: DictConfig) -> Config:
     for positive in ("grid_offset", "batch_size"):
         if getattr(config, positive) <= 0:
             raise InputError(f"{positive}={getattr(config, positive)}: must be positive")
+    if config.devices < 1:
+        raise InputError(f"devices={config.devices}: must be at least 1")
     if config.limit is not None and config.limit < 1:
         raise InputError(f"limit={config.limit}: must be at least 1, or null for all images")
     if config.split not in SPLITS:

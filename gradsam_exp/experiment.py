@@ -82,7 +82,7 @@ class Experiment:
         predictions: list[pd.DataFrame] = []
         for item in prepared:
             for part, result in self._parts(item):
-                with self.stopwatch.time("score"):
+                with self.stopwatch.time("score", len(part.batch)):
                     metrics.update(result, part)
                     facts.append(pd.DataFrame(_facts(part, result, names)))
                     predictions.append(pd.DataFrame(_predictions(part, result)))
@@ -111,7 +111,7 @@ class Experiment:
             seed=self.seed,
             masks=item.batch.masks if self.pipeline.needs_truth else None,
         )
-        with self.stopwatch.time("segment"):
+        with self.stopwatch.time("segment", len(item.batch)):
             return item, self.pipeline(ctx, item.embeddings)
 
 

@@ -24,11 +24,15 @@ class Portion:
         stage: for messages, such as ``encode``.
         most: rows to try.
         first: rows to begin with, if fewer.
+
+    Attributes:
+        on_done: called with the number of rows after each portion.
     """
 
     def __init__(self, stage: str, most: int, *, first: int | None = None) -> None:
         self.stage, self.most = stage, most
         self.size = most if first is None else min(first, most)
+        self.on_done: Callable[[int], None] = lambda rows: None
 
     def fit(self, size: int) -> None:
         """Handle ``size`` rows from now on, but at least one and no more than ever fitted."""
@@ -55,6 +59,7 @@ class Portion:
                         "use smaller images, a smaller network or another device"
                     ) from error
             else:
+                self.on_done(end - start)
                 yield answer
                 start = end
                 continue

@@ -7,7 +7,7 @@ are in the store, or are made and put there; a sweep makes them once.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -66,18 +66,34 @@ class Prepared:
 
 @dataclass
 class Stopwatch:
-    """Seconds by stage."""
+    """Seconds and images by stage, of all that is done.
+
+    Attributes:
+        on_change: called when a number has changed.
+    """
 
     seconds: dict[str, float] = field(default_factory=dict)
+    images: dict[str, int] = field(default_factory=dict)
+    on_change: Callable[[], None] = field(default=lambda: None, repr=False)
 
     @contextmanager
-    def time(self, stage: str) -> Iterator[None]:
-        """Add the time spent inside to ``stage``."""
-        start = time.perf_counter()
+    def time(self, stage: str, images: int = 0) -> Iterator[Callable[[int], None]]:
+        """Add the time spent inside to ``stage``, and at the end the images.
+
+        Yields:
+            To be called inside with the images of each part that is done.
+        """
+        start, before, spent = time.perf_counter(), self.images.get(stage, 0), self.seconds.get(stage, 0.0)
+
+        def count(done: int) -> None:
+            self.seconds[stage] = spent + time.perf_counter() - start
+            self.images[stage] = done
+            self.on_change()
+
         try:
-            yield
+            yield lambda part: count(self.images.get(stage, 0) + part)
         finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+            count(before + images)
 
 
 @dataclass
@@ -176,13 +192,21 @@ class Preparation:
         self.segmented_by = segmenter.digest if segmented_by is None else segmented_by
         self.stopwatch = Stopwatch()
 
-    def __call__(self, dataset: ImageDataset, *, batch_size: int = 32) -> Iterator[Prepared]:
-        """Chunk by chunk; at most ``batch_size`` images are in a network at a time."""
+    def __call__(
+        self, dataset: ImageDataset, *, batch_size: int = 32, chunks: Iterable[list[int]] | None = None
+    ) -> Iterator[Prepared]:
+        """Chunk by chunk; at most ``batch_size`` images are in a network at a time.
+
+        Args:
+            chunks: some of those that `missing` names; None: all. Where several processes prepare the same images,
+                those that another has in hand come last.
+        """
         encode, predict = Portion("encode", batch_size), Portion("faithfulness", batch_size)
-        for images, batch, heatmaps in self._explain(dataset, batch_size):
-            with self.stopwatch.time("encode"):
+        for images, batch, heatmaps in self._explain(dataset, batch_size, chunks):
+            with self.stopwatch.time("encode", len(batch)) as encode.on_done:
                 embeddings = self._embeddings(images, batch, encode)
-            with self.stopwatch.time("faithfulness" if self.faithful else "score"):
+            stage = ("faithfulness", len(batch)) if self.faithful else ("score", 0)
+            with self.stopwatch.time(*stage):
                 quality = self._quality(images, batch, heatmaps, predict)
             predicted = heatmaps.targets if heatmaps.logits is None else heatmaps.logits.argmax(1)
             yield Prepared(batch, heatmaps, embeddings, predicted, quality)
@@ -198,19 +222,49 @@ class Preparation:
         for indices in _chunks(dataset):
             yield self._images(dataset, origin, indices)
 
-    def _explain(self, dataset: ImageDataset, batch_size: int) -> Iterator[tuple[Any, ImageBatch, Heatmaps]]:
+    def missing(self, dataset: ImageDataset, among: Iterable[list[int]] | None = None) -> list[list[int]]:
+        """Chunks, as indices of their images, of which the store lacks something; of all, or among some."""
+        origin = dataset.origin
+        chunks = _chunks(dataset) if among is None else among
+        return [list(indices) for indices in chunks if not self._has(dataset, origin, indices)]
+
+    def _has(self, dataset: ImageDataset, origin: str, indices: Sequence[int]) -> bool:
+        if not self.store.has("images", _images_key(origin, indices)):
+            return False
+        images = _named(origin, self._images(dataset, origin, indices).image_ids)
+        keys = {
+            "heatmaps": digest(self._explained_by(images), size=16),
+            "quality": self._quality_key(images),
+            "embeddings": self._embeddings_key(images),
+        }
+        return all(self.store.has(stage, key) for stage, key in keys.items())
+
+    def _in_turn(self, dataset: ImageDataset, origin: str) -> Iterator[list[int]]:
+        """All chunks; those that another process has in hand come last, and are then likely to be stored."""
+        later = []
+        for indices in _chunks(dataset):
+            with self.store.claim(_images_key(origin, indices)) as free:
+                if free:
+                    yield indices
+                else:
+                    later.append(indices)
+        yield from later
+
+    def _explain(
+        self, dataset: ImageDataset, batch_size: int, chunks: Iterable[list[int]] | None = None
+    ) -> Iterator[tuple[Any, ImageBatch, Heatmaps]]:
         """Chunk by chunk, and what names a chunk's images."""
         portion = Portion("explain", batch_size)
         class_ids = align_classes(dataset.class_names, self.explained.class_names)
         origin = dataset.origin  # reads all backgrounds
-        for number, indices in enumerate(_chunks(dataset)):
+        for number, indices in enumerate(self._in_turn(dataset, origin) if chunks is None else chunks):
             if number % TRIM_EVERY == TRIM_EVERY - 1:
                 return_freed_memory()
-            with self.stopwatch.time("data"):
+            with self.stopwatch.time("data", len(indices)):
                 batch = self._images(dataset, origin, indices)
                 batch = replace(batch, labels=torch.where(batch.labels >= 0, class_ids[batch.labels], -1))
-            images = [VERSION, torch.__version__, origin, batch.image_ids]
-            with self.stopwatch.time("explain"):
+            images = _named(origin, batch.image_ids)
+            with self.stopwatch.time("explain", len(batch)) as portion.on_done:
                 heatmaps = self._heatmaps(images, batch, portion)
             yield images, batch, heatmaps
 
@@ -220,7 +274,7 @@ class Preparation:
             masks = {} if batch.masks is None else {"masks": batch.masks}
             return {"images": batch.images, "labels": batch.labels, **masks}, batch.image_ids
 
-        tensors, image_ids = self.store.get("images", digest([VERSION, origin, indices], size=16), make)
+        tensors, image_ids = self.store.get("images", _images_key(origin, indices), make)
         return ImageBatch(tensors["images"], tensors.get("masks"), tensors["labels"], tuple(image_ids))
 
     def _heatmaps(self, images: Any, batch: ImageBatch, portion: Portion) -> Heatmaps:
@@ -251,9 +305,11 @@ class Preparation:
                 found |= self.explained.faithfulness(batch.images, heatmaps, portion)
             return found, list(found)
 
-        depends_on = [self._explained_by(images), self.refined_by, self.faithful]
-        tensors, names = self.store.get("quality", digest(depends_on, size=16), make)
+        tensors, names = self.store.get("quality", self._quality_key(images), make)
         return {name: tensors[name] for name in names}
+
+    def _quality_key(self, images: Any) -> str:
+        return digest([self._explained_by(images), self.refined_by, self.faithful], size=16)
 
     def _embeddings(self, images: Any, batch: ImageBatch, portion: Portion) -> Embeddings:
         def make() -> tuple[Tensors, Any]:
@@ -262,13 +318,24 @@ class Preparation:
             sizes = {"input_size": parts[0].input_size, "original_size": parts[0].original_size}
             return {"values": torch.cat([part.values.cpu() for part in parts])}, sizes
 
-        key = digest([images, self.segmented_by, self.segmenter.device.type], size=16)
-        tensors, sizes = self.store.get("embeddings", key, make)
+        tensors, sizes = self.store.get("embeddings", self._embeddings_key(images), make)
         return Embeddings(tensors["values"], **{name: tuple(size) for name, size in sizes.items()})
+
+    def _embeddings_key(self, images: Any) -> str:
+        return digest([images, self.segmented_by, self.segmenter.device.type], size=16)
 
 
 def _chunks(dataset: ImageDataset) -> SizeBuckets:
     return SizeBuckets(dataset, CHUNK, pixels=CHUNK_PIXELS)
+
+
+def _images_key(origin: str, indices: Sequence[int]) -> str:
+    return digest([VERSION, origin, indices], size=16)
+
+
+def _named(origin: str, image_ids: Sequence[str]) -> Any:
+    """What heatmaps and embeddings depend on besides the networks."""
+    return [VERSION, torch.__version__, origin, image_ids]
 
 
 def align_classes(given: Sequence[str], known: Sequence[str]) -> Tensor:

@@ -6,11 +6,13 @@ Files appear whole or not at all; ``metrics.json`` comes last, so its presence m
 from __future__ import annotations
 
 import json
+import logging
 import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
@@ -18,10 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from filelock import FileLock
 
 from gradsam_exp.digest import digest
 from gradsam_exp.metrics.summary import Summary
 
+log = logging.getLogger(__name__)
 _PACKAGES = (
     "torch",
     "torchvision",
@@ -60,6 +64,25 @@ def write_run(
 
 
 TABLES = ("per_image.parquet", "predictions.parquet")
+
+
+@contextmanager
+def one_at_a_time(folder: Path, identity: str) -> Iterator[None]:
+    """Let only one process at a time make the run of this identity; the others wait, and then find it finished.
+
+    Args:
+        folder: which all of them see. Where it cannot hold locks, nobody waits.
+    """
+    lock = FileLock(folder / f"{identity}.lock", mode=0o666)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except (OSError, NotImplementedError) as error:
+        log.warning("%s cannot hold locks (%s): the same run may be made more than once", folder, error)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def find_finished(identity: str, folders: Iterable[Path]) -> Path | None:

@@ -10,13 +10,13 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -78,6 +78,34 @@ class Store:
             lock.release()
         self._evict(keep=path)
         return made
+
+    def has(self, stage: str, key: str) -> bool:
+        """Whether there is a chunk of this key, whole or not."""
+        return self.root is not None and (self.root / stage / f"{key}.safetensors").is_file()
+
+    @contextmanager
+    def claim(self, key: str) -> Iterator[bool]:
+        """Take a piece of work in hand, if no other process has: whether it was free.
+
+        Only a hint, so that processes with the same work do different parts of it first; ``get`` keeps them
+        from doing the same twice.
+        """
+        lock = None if self.root is None else FileLock(self.root / "claims" / f"{key}.lock", mode=0o666)
+        free = True
+        if lock is not None:
+            try:
+                Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+                lock.acquire(blocking=False)
+            except Timeout:
+                free = False
+            except (OSError, NotImplementedError):
+                lock = None
+        try:
+            yield free
+        finally:
+            if lock is not None and free:
+                Path(lock.lock_file).unlink(missing_ok=True)
+                lock.release()
 
     def _warn(self, message: str) -> None:
         """Once for each store: what is wrong with one chunk is wrong with all."""

@@ -57,6 +57,7 @@ def progress_bar(description: str, total: int) -> tuple[Progress, TaskID]:
         TimeRemainingColumn(),
         console=console,
         transient=True,
+        disable=not console.is_terminal,
     )
     return bar, bar.add_task(description, total=total)
 

@@ -26,6 +26,7 @@ from gradsam_exp.reports import background_points as report
 from gradsam_exp.reports.tables import BOUND_NOTE, markdown_table
 from gradsam_exp.reports.terminal import console, progress_bar
 from gradsam_exp.results import write_json
+from gradsam_exp.tasks.devices import prepare_on_devices
 from gradsam_exp.tasks.evaluate import write
 
 COUNTS = (1, 2, 4, 8)
@@ -82,6 +83,7 @@ def run(config: Config, folder: Path) -> None:
         name: planned.with_prompts(variant.pipeline, {"name": variant.selector})
         for name, variant in variants(config).items()
     }
+    prepare_on_devices(planned, planned.experiment().prepare)
     dataset = planned.dataset
     facts: list[pd.DataFrame] = []
     truth: dict[str, np.ndarray] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -24,7 +25,9 @@ from gradsam_exp.metrics.summary import Summary, summarize_run
 from gradsam_exp.pipeline import PipelineResult
 from gradsam_exp.preparation import Prepared
 from gradsam_exp.registry import build_checked
-from gradsam_exp.reports.terminal import console, progress_bar, results_table, stages_line
+from gradsam_exp.reports.progress import RUNNING
+from gradsam_exp.reports.stages import StageBars
+from gradsam_exp.reports.terminal import console, results_table, stages_line
 from gradsam_exp.tracking.evaluation import track_evaluation
 from gradsam_exp.tracking.settings import WandbSettings, wandb_settings
 
@@ -62,12 +65,14 @@ def run(config: Config, folder: Path) -> float:
     planned = plan(config)
     settings = build_checked("task", EvaluateSettings, config.task)
     tracker = wandb_settings(config.logger)
-    earlier = results.find_finished(planned.identity, _earlier_runs(config, settings, folder))
-    if earlier is None:
-        metrics = _evaluate(planned, settings, folder)
-    else:
-        metrics = results.reuse_run(earlier, folder)
-        console.print(f"{folder} is the same run as {earlier}: taken from there", soft_wrap=True)
+    alone = results.one_at_a_time(folder.parent / RUNNING, planned.identity) if _sweeping() else nullcontext()
+    with alone:
+        earlier = results.find_finished(planned.identity, _earlier_runs(config, settings, folder))
+        if earlier is None:
+            metrics = _evaluate(planned, settings, folder)
+        else:
+            metrics = results.reuse_run(earlier, folder)
+            console.print(f"{folder} is the same run as {earlier}: taken from there", soft_wrap=True)
     of_this_sweep = _sweeping() and earlier is not None and earlier.parent == folder.parent
     if tracker is not None and not of_this_sweep:
         _track(tracker, planned, folder)
@@ -93,19 +98,24 @@ def _evaluate(planned: Plan, settings: EvaluateSettings, folder: Path) -> dict[s
     config = planned.config
     gallery = Gallery(planned.classifier.class_names, first=settings.examples, worst=settings.worst)
     experiment = planned.experiment(faithful=settings.faithfulness)
-    bar, stage = progress_bar(f"{config.pipeline['name']} on {config.split}", len(planned.dataset))
+    if config.devices > 1:
+        from gradsam_exp.tasks.devices import prepare_on_devices  # noqa: PLC0415  (Lightning takes its time)
+
+        with experiment.stopwatch.time("devices"):
+            prepare_on_devices(planned, experiment.prepare)
+    title = f"{config.pipeline['name']} on {config.split}"
 
     def on_batch(item: Prepared, result: PipelineResult) -> None:
         if settings.draws:
             gallery(item, result)
-        bar.advance(stage, len(item.batch))
 
-    with bar:
+    with StageBars(title, len(planned.dataset), experiment.stopwatch):
         evaluation = experiment.run(planned.dataset, batch_size=config.batch_size, on_batch=on_batch)
     if settings.draws:
         _draw(gallery, evaluation, folder / "figures")
     metrics = write(planned, evaluation, folder)
-    _say(planned, folder, metrics, evaluation)
+    if not _sweeping():  # a sweep has one table for all
+        _say(planned, folder, metrics, evaluation)
     return metrics
 
 

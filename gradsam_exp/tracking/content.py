@@ -12,7 +12,17 @@ from gradsam_exp.metrics.summary import Summary
 if TYPE_CHECKING:
     from wandb import Run
 
-_NOT_VARIED = {"task", "logger", "trainer", "name", "output_root", "device", "batch_size", "cifar10_root"}
+_NOT_VARIED = {
+    "task",
+    "logger",
+    "trainer",
+    "name",
+    "output_root",
+    "device",
+    "devices",
+    "batch_size",
+    "cifar10_root",
+}
 _NOT_VARIED |= {"experiment", "resume", "store", "limit", "split"}
 _SHORT = {"fg_threshold": "fg", "bg_threshold": "bg", "grid_size": "grid", "grid_offset": "off"}
 _SHARES = {"fg_threshold", "bg_threshold"}

@@ -1,0 +1,110 @@
+"""Hydra's launchers and sweepers as this package wants them: presets, thread counts, what is missing.
+
+The engines are Hydra's plugins: joblib, submitit (this machine or Slurm), Ray, Optuna. This module changes
+their defaults, tells their jobs how many threads each may use, and says which extra to install.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.plugins.config_source import ConfigLoadError
+from omegaconf import DictConfig, OmegaConf
+
+PLUGINS = {  # choice: (the plugin's package, the extra it comes with)
+    "hydra/launcher/joblib": ("hydra_joblib_launcher", "sweep"),
+    "hydra/launcher/submitit_local": ("hydra_submitit_launcher", "sweep"),
+    "hydra/launcher/submitit_slurm": ("hydra_submitit_launcher", "sweep"),
+    "hydra/launcher/ray": ("hydra_ray_launcher", "ray"),
+    "hydra/sweeper/optuna": ("hydra_optuna_sweeper", "sweep"),
+}
+THREADS = "OMP_NUM_THREADS"  # read by PyTorch, and by everything else that computes, when a process starts
+
+
+def register_presets(folder: Path) -> None:
+    """Merge ``<folder>/launcher/joblib.yaml`` and the like into the defaults of the plugins that are installed.
+
+    A file of the same name in Hydra's search path would hide the plugin's own defaults and their types.
+    """
+    Plugins.instance()  # they register their defaults
+    store = ConfigStore.instance()
+    for path in sorted(folder.rglob("*.yaml")):
+        group = f"hydra/{path.parent.relative_to(folder).as_posix()}"
+        with suppress(ConfigLoadError):  # the plugin is not installed
+            plugin = store.load(f"{group}/{path.name}")
+            node = OmegaConf.merge(plugin.node, OmegaConf.load(path))
+            store.store(group=group, name=path.stem, node=node, provider=plugin.provider)
+
+
+def missing_extra(choice: str) -> str | None:
+    """``"pip install -e '.[sweep]'"`` for a plugin's choice such as ``hydra/launcher/joblib``; else None."""
+    plugin = PLUGINS.get(choice)
+    return None if plugin is None else f"pip install -e '.[{plugin[1]}]'"
+
+
+def is_parallel(launcher: DictConfig) -> bool:
+    """Whether the jobs of a sweep run in processes of their own."""
+    return not str(launcher["_target_"]).endswith(".BasicLauncher")
+
+
+def varied(config: DictConfig) -> list[Override]:
+    """What a sweep varies, from its command line and from ``hydra.sweeper.params``."""
+    params = config.hydra.sweeper.get("params") or {}
+    given = [f"{key}={value}" for key, value in params.items()] + list(config.hydra.overrides.task)
+    return [
+        override for override in OverridesParser.create().parse_overrides(given) if override.is_sweep_override()
+    ]
+
+
+def varied_keys(config: DictConfig) -> tuple[str, ...]:
+    """The keys of what a sweep varies, as far as they can be known before it starts."""
+    try:
+        return tuple(override.get_key_element().lstrip("+~") for override in varied(config))
+    except HydraException:
+        return ()
+
+
+def number_of_jobs(config: DictConfig) -> int | None:
+    """How many jobs a sweep has; None if that cannot be known (``pipeline=glob(*)``)."""
+    trials = config.hydra.sweeper.get("n_trials")
+    if trials is not None:
+        return int(trials)
+    try:
+        return math.prod(sum(1 for _ in override.sweep_iterator()) for override in varied(config))
+    except (HydraException, TypeError, ValueError):
+        return None
+
+
+def threads_of_a_job(launcher: DictConfig, jobs: int | None, cores: int) -> int | None:
+    """How many threads each of the jobs that run at once may use, so that they share the cores; None: no limit."""
+    if not is_parallel(launcher):
+        return None
+    if launcher.get("cpus_per_task"):
+        return int(launcher["cpus_per_task"])
+    if str(launcher["_target_"]).endswith(".SlurmLauncher"):
+        return None
+    at_once = cores if jobs is None else min(jobs, cores)
+    wanted = int(launcher.get("n_jobs", -1))
+    if wanted > 0:
+        at_once = min(at_once, wanted)
+    return max(1, cores // at_once)
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def share_cores(config: DictConfig) -> None:
+    """Tell the processes of a sweep, before they start, how many threads to use; the user's setting wins."""
+    threads = threads_of_a_job(config.hydra.launcher, number_of_jobs(config), available_cores())
+    if threads is not None:
+        os.environ.setdefault(THREADS, str(threads))

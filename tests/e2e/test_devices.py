@@ -1,0 +1,106 @@
+"""Several processes prepare one run: the same tables as one, and each chunk made once."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from gradsam_exp.assembly import plan
+from gradsam_exp.config import check
+from tests.test_launching import composed
+
+
+def files(folder: Path) -> list[bytes]:
+    return [(folder / name).read_bytes() for name in ("metrics.json", "per_image.parquet", "predictions.parquet")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("limit", "chunks"), [pytest.param(150, 3, id="uneven"), pytest.param(8, 1, id="fewer-chunks-than-processes")]
+)
+def test_two_processes_give_what_one_gives(run, tmp_path: Path, limit: int, chunks: int):
+    given = (f"limit={limit}", "pipeline=fgbg", "task.faithfulness=false")
+    one = run(*given, f"store.root={tmp_path / 'one'}")
+    two = run(*given, f"store.root={tmp_path / 'two'}", "devices=2")
+    assert one.code == two.code == 0, two.out + two.err
+    first, second = two.runs
+    assert files(first) == files(second)
+    assert json.loads((second / "metrics.json").read_text())["metrics"]["miou"]["n"] == limit
+    for stage in ("images", "heatmaps", "quality", "embeddings"):
+        names = [
+            sorted(path.name for path in (tmp_path / s / stage).glob("*.safetensors")) for s in ("one", "two")
+        ]
+        assert names[0] == names[1]
+        assert len(names[0]) == chunks
+    seconds = json.loads((second / "provenance.json").read_text())["seconds"]
+    assert seconds["encode"] < seconds["devices"], "the run itself reads what the processes made"
+
+
+@pytest.mark.slow
+def test_a_sweep_on_two_processes_is_one_sweep_and_spawns_them_once(run):
+    done = run("-m", "pipeline=fg,fgbg", "devices=2")
+    assert done.code == 0, done.err
+    assert len(done.runs) == 2, "the processes do not repeat the command line"
+    seconds = [json.loads((folder / "provenance.json").read_text())["seconds"] for folder in done.runs]
+    assert seconds[1]["devices"] < 1 < seconds[0]["devices"], "the second job finds everything in the store"
+
+
+@pytest.mark.slow
+def test_what_is_wrong_is_one_line_with_two_processes_as_well(run):
+    done = run("devices=2", "explainer=attention_rollout")
+    assert done.code == 1
+    assert done.err.startswith("gradsam_exp: this explainer needs attention")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["devices=0"], r"devices=0: must be at least 1"),
+        (
+            ["devices=2", "store.enabled=false"],
+            r"devices=2 hand over .* store.enabled=false: leave it on, or use ",
+        ),
+        (["devices=2", "device=cpu:0"], r"devices=2, but device=cpu:0 names one; use device=cpu"),
+        (["devices=9", "device=cuda"], r"device=cuda cannot be used here|devices=9: this machine has \d GPUs"),
+    ],
+)
+def test_devices_that_cannot_be_are_refused(run, overrides: list[str], message: str):
+    done = run(*overrides)
+    assert done.code == 1
+    (line,) = done.err.strip().splitlines()
+    assert re.match(f"gradsam_exp: {message}", line), line
+
+
+def test_chunks_that_another_process_has_in_hand_come_last(tmp_path: Path, random_weights: list[str]):
+    config = composed("limit=200", f"store.root={tmp_path}", "logger=none", *random_weights)
+    planned = plan(check(config))
+    preparation = planned.experiment().prepare
+    everything = preparation.missing(planned.dataset)
+    assert [len(chunk) for chunk in everything] == [64, 64, 64, 8]
+    origin = planned.dataset.origin
+    ours, theirs = (preparation._in_turn(planned.dataset, origin) for _ in range(2))
+    assert next(ours) == everything[0]
+    assert next(theirs) == everything[1]
+    assert next(ours) == everything[2], "the second is in the other's hands"
+    assert next(theirs) == everything[3]
+    assert list(ours) == [everything[1], everything[3]]
+    assert list(theirs) == [everything[0], everything[2]]
+    assert not list((tmp_path / "claims").iterdir())
+
+
+def test_what_is_missing_is_known_without_a_network(tmp_path: Path, random_weights: list[str]):
+    config = composed("limit=72", f"store.root={tmp_path}", "logger=none", *random_weights)
+    planned = plan(check(config))
+    preparation = planned.experiment().prepare
+    first, second = preparation.missing(planned.dataset)
+    for item in preparation(planned.dataset, chunks=[second]):
+        assert isinstance(item.batch.images, torch.Tensor)
+        assert len(item.batch) == 8
+    assert preparation.missing(planned.dataset) == [first]
+    assert preparation.missing(planned.dataset, [second]) == []
+    next((tmp_path / "embeddings").glob("*.safetensors")).unlink()
+    assert preparation.missing(planned.dataset) == [first, second]

@@ -1,0 +1,68 @@
+"""The presets reach the plugins, the jobs are counted, and the processes share the cores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from gradsam_exp.config import register_schema
+from gradsam_exp.launching import number_of_jobs, register_presets, threads_of_a_job
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+def composed(*overrides: str) -> DictConfig:
+    register_schema()
+    register_presets(CONF / "hydra" / "presets")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", list(overrides), return_hydra_config=True)
+
+
+@pytest.mark.parametrize(
+    ("varied", "jobs"),
+    [
+        ([], 1),
+        (["pipeline=fg,fgbg", "bg_threshold=0.1,0.2,0.3", "limit=8"], 6),
+        (["grid_size=range(1,8,2)", "pipeline=choice(fg,fgbg)"], 8),
+        (["explainer.target_layers=[layer2.-1],[layer3.-1]"], 2),
+        (["pipeline=glob(*)"], None),
+    ],
+)
+def test_jobs_of_a_sweep_are_counted(varied: list[str], jobs: int | None):
+    config = composed()
+    config.hydra.overrides.task = varied
+    assert number_of_jobs(config) == jobs
+    assert number_of_jobs(composed("experiment=table1")) == 2
+
+
+@pytest.mark.parametrize(
+    ("launcher", "jobs", "threads"),
+    [
+        ({"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"}, 20, None),
+        ({"_target_": "x.JoblibLauncher", "n_jobs": -1}, 20, 1),
+        ({"_target_": "x.JoblibLauncher", "n_jobs": -1}, 3, 5),
+        ({"_target_": "x.JoblibLauncher", "n_jobs": -1}, None, 1),
+        ({"_target_": "x.JoblibLauncher", "n_jobs": 4}, 20, 4),
+        ({"_target_": "x.JoblibLauncher", "n_jobs": 64}, 20, 1),
+        ({"_target_": "x.LocalLauncher", "cpus_per_task": None}, 8, 2),
+        ({"_target_": "x.LocalLauncher", "cpus_per_task": 3}, 8, 3),
+        ({"_target_": "x.SlurmLauncher", "cpus_per_task": 4}, 800, 4),
+        ({"_target_": "x.SlurmLauncher", "cpus_per_task": None}, 800, None),
+        ({"_target_": "x.RayLauncher"}, 800, 1),
+    ],
+)
+def test_jobs_that_run_at_once_share_the_cores(launcher: dict, jobs: int | None, threads: int | None):
+    assert threads_of_a_job(OmegaConf.create(launcher), jobs, cores=16) == threads
+
+
+def test_presets_change_the_plugins_defaults_and_keep_the_others():
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="NOT TESTED: needs pip install -e '.[sweep]'")
+    sweeper = composed("hydra/sweeper=optuna", "seed=3").hydra.sweeper
+    assert (sweeper.direction, sweeper.storage, sweeper.sampler.seed) == ("maximize", None, 3)
+    assert sweeper.sampler.n_startup_trials == 10
+    assert (
+        composed("hydra/sweeper=optuna", "hydra.sweeper.direction=minimize").hydra.sweeper.direction == "minimize"
+    )
