@@ -18,7 +18,19 @@ from yaml import YAMLError
 from gradsam_exp.errors import InputError
 
 OVERRIDES = ".hydra/overrides.yaml"
-ELSEWHERE = ("output_root", "name", "resume", "runs", "image", "experiment", "logger", "store", "task", "trainer")
+ELSEWHERE = (
+    "output_root",
+    "name",
+    "resume",
+    "runs",
+    "image",
+    "sweep",
+    "experiment",
+    "logger",
+    "store",
+    "task",
+    "trainer",
+)
 """Groups and keys that no result depends on."""
 
 
@@ -134,7 +146,7 @@ def differences(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str,
 def _flattened(node: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     pairs = []
     for key, value in node.items():
-        if not prefix and key in (*ELSEWHERE, "device", "batch_size"):
+        if not prefix and key in (*ELSEWHERE, "device", "devices", "batch_size"):
             continue
         if isinstance(value, Mapping):
             pairs += _flattened(value, f"{prefix}{key}.")

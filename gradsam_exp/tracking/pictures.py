@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, UInt8
 
+from gradsam_exp.colours import HEAT
 from gradsam_exp.gallery import Example
 from gradsam_exp.tracking.examples import by_image
 
@@ -52,7 +53,7 @@ def examples_table(
 def _coloured(heatmap: Float[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width 3"]:
     from matplotlib import colormaps  # noqa: PLC0415
 
-    return (colormaps["magma"](heatmap)[:, :, :3] * 255).round().astype(np.uint8)
+    return (colormaps[HEAT](heatmap)[:, :, :3] * 255).round().astype(np.uint8)
 
 
 def masked_image(example: Example, predicted_class: str, class_names: Sequence[str]) -> wandb.Image:
