@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from gradsam_exp.config import register_schema
@@ -14,11 +15,12 @@ from gradsam_exp.launching import number_of_jobs, register_presets, threads_of_a
 CONF = Path(__file__).parents[1] / "conf"
 
 
-def composed(*overrides: str) -> DictConfig:
+def composed(*overrides: str, with_hydra: bool = True) -> DictConfig:
+    GlobalHydra.instance().clear()
     register_schema()
     register_presets(CONF / "hydra" / "presets")
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", list(overrides), return_hydra_config=True)
+        return compose("config", list(overrides), return_hydra_config=with_hydra)
 
 
 @pytest.mark.parametrize(

@@ -54,11 +54,10 @@ class ChunkFiller(pl.LightningModule):
         self.preparation: Preparation | None = None
 
     def setup(self, stage: str) -> None:
-        """Read the models onto this process's device, unless it has nothing to do."""
+        """Read the models onto this process's device."""
         del stage
-        if self.share:
-            self.planned = plan(replace(self.config, device=str(self.device), devices=1))
-            self.preparation = self.planned.experiment(faithful=self.faithful).prepare
+        self.planned = plan(replace(self.config, device=str(self.device), devices=1))
+        self.preparation = self.planned.experiment(faithful=self.faithful).prepare
 
     @property
     def share(self) -> list[list[int]]:
@@ -82,7 +81,7 @@ class ChunkFiller(pl.LightningModule):
 
 
 def prepare_on_devices(planned: Plan, preparation: Preparation) -> None:
-    """Fill the store with all that the preparation lacks, on ``devices`` devices; nothing where that is 1.
+    """Fill the store with what the preparation lacks, on ``devices`` devices, if it is enough for two.
 
     Args:
         planned: the run.
@@ -95,11 +94,12 @@ def prepare_on_devices(planned: Plan, preparation: Preparation) -> None:
     if config.devices == 1:
         return
     chunks = preparation.missing(planned.dataset)
-    if not chunks:
+    processes = min(config.devices, len(chunks))
+    if processes < 2:  # the run does it itself
         return
     trainer = pl.Trainer(
         accelerator="gpu" if planned.device.type == "cuda" else "cpu",
-        devices=config.devices,
+        devices=processes,
         # By name, as Slurm's variables would make Lightning expect Slurm to have started the processes.
         plugins=[LightningEnvironment()],
         strategy=DDPStrategy(start_method="spawn"),

@@ -20,12 +20,13 @@ def files(folder: Path) -> list[bytes]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("limit", "chunks"), [pytest.param(150, 3, id="uneven"), pytest.param(8, 1, id="fewer-chunks-than-processes")]
+    ("limit", "devices", "chunks"),
+    [pytest.param(150, 2, 3, id="uneven"), pytest.param(72, 3, 2, id="fewer-chunks-than-processes")],
 )
-def test_two_processes_give_what_one_gives(run, tmp_path: Path, limit: int, chunks: int):
+def test_two_processes_give_what_one_gives(run, tmp_path: Path, limit: int, devices: int, chunks: int):
     given = (f"limit={limit}", "pipeline=fgbg", "task.faithfulness=false")
     one = run(*given, f"store.root={tmp_path / 'one'}")
-    two = run(*given, f"store.root={tmp_path / 'two'}", "devices=2")
+    two = run(*given, f"store.root={tmp_path / 'two'}", f"devices={devices}")
     assert one.code == two.code == 0, two.out + two.err
     first, second = two.runs
     assert files(first) == files(second)
@@ -42,7 +43,7 @@ def test_two_processes_give_what_one_gives(run, tmp_path: Path, limit: int, chun
 
 @pytest.mark.slow
 def test_a_sweep_on_two_processes_is_one_sweep_and_spawns_them_once(run):
-    done = run("-m", "pipeline=fg,fgbg", "devices=2")
+    done = run("-m", "pipeline=fg,fgbg", "devices=2", "limit=72")
     assert done.code == 0, done.err
     assert len(done.runs) == 2, "the processes do not repeat the command line"
     seconds = [json.loads((folder / "provenance.json").read_text())["seconds"] for folder in done.runs]
@@ -51,7 +52,7 @@ def test_a_sweep_on_two_processes_is_one_sweep_and_spawns_them_once(run):
 
 @pytest.mark.slow
 def test_what_is_wrong_is_one_line_with_two_processes_as_well(run):
-    done = run("devices=2", "explainer=attention_rollout")
+    done = run("devices=2", "limit=72", "explainer=attention_rollout")
     assert done.code == 1
     assert done.err.startswith("gradsam_exp: this explainer needs attention")
 
@@ -62,7 +63,7 @@ def test_what_is_wrong_is_one_line_with_two_processes_as_well(run):
         (["devices=0"], r"devices=0: must be at least 1"),
         (
             ["devices=2", "store.enabled=false"],
-            r"devices=2 hand over .* store.enabled=false: leave it on, or use ",
+            r"devices=2 hand over .* store.enabled=false: leave it on",
         ),
         (["devices=2", "device=cpu:0"], r"devices=2, but device=cpu:0 names one; use device=cpu"),
         (["devices=9", "device=cuda"], r"device=cuda cannot be used here|devices=9: this machine has \d GPUs"),
@@ -76,7 +77,7 @@ def test_devices_that_cannot_be_are_refused(run, overrides: list[str], message: 
 
 
 def test_chunks_that_another_process_has_in_hand_come_last(tmp_path: Path, random_weights: list[str]):
-    config = composed("limit=200", f"store.root={tmp_path}", "logger=none", *random_weights)
+    config = composed("limit=200", f"store.root={tmp_path}", "logger=none", *random_weights, with_hydra=False)
     planned = plan(check(config))
     preparation = planned.experiment().prepare
     everything = preparation.missing(planned.dataset)
@@ -92,8 +93,8 @@ def test_chunks_that_another_process_has_in_hand_come_last(tmp_path: Path, rando
     assert not list((tmp_path / "claims").iterdir())
 
 
-def test_what_is_missing_is_known_without_a_network(tmp_path: Path, random_weights: list[str]):
-    config = composed("limit=72", f"store.root={tmp_path}", "logger=none", *random_weights)
+def test_what_is_missing_is_told_by_the_store(tmp_path: Path, random_weights: list[str]):
+    config = composed("limit=72", f"store.root={tmp_path}", "logger=none", *random_weights, with_hydra=False)
     planned = plan(check(config))
     preparation = planned.experiment().prepare
     first, second = preparation.missing(planned.dataset)
