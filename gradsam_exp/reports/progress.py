@@ -60,14 +60,13 @@ class SweepWatch:
     def update(self) -> list[str]:
         """Lines about the jobs that were finished since the last time."""
         lines = []
-        for path in sorted(self.folder.glob("*/metrics.json"), key=lambda p: p.stat().st_mtime):
-            job = path.parent.name
-            if job not in self.done:
-                self.done.add(job)
-                news = self._count(path)
-                every = max(1, (self.jobs or 0) // LINES)
-                if news or len(self.done) % every == 0 or len(self.done) == self.jobs:
-                    lines.append(self._line(job, path))
+        found = [path for path in self.folder.glob("*/metrics.json") if path.parent.name not in self.done]
+        for path in sorted(found, key=lambda path: path.stat().st_mtime):
+            self.done.add(path.parent.name)
+            news = self._count(path)
+            every = max(1, (self.jobs or 0) // LINES)
+            if news or len(self.done) % every == 0 or len(self.done) == self.jobs:
+                lines.append(self._line(path))
         return lines
 
     def _count(self, path: Path) -> bool:
@@ -92,7 +91,7 @@ class SweepWatch:
         own = [_brief(item) for item in given if item.lstrip("+~").partition("=")[0] in self.keys]
         return f"job {job.name}" + (f", {' '.join(own)}" if own else "")
 
-    def _line(self, job: str, path: Path) -> str:
+    def _line(self, path: Path) -> str:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["status"] == "finished":
             value = content["metrics"].get("miou", {}).get("mean")

@@ -87,9 +87,10 @@ class StageBars:
         done, spent = images.get(self.last, 0), time.monotonic() - self.start
         self.bars.update(self.whole, completed=done, seconds=spent)
         for stage, number in images.items():
-            if stage not in self.rows:
+            if number and stage not in self.rows:
                 self.rows[stage] = self.bars.add_task(f"  {stage}", total=self.total, seconds=0.0)
-            self.bars.update(self.rows[stage], completed=number, seconds=seconds[stage])
+            if stage in self.rows:
+                self.bars.update(self.rows[stage], completed=number, seconds=seconds[stage])
         if not console.is_terminal and time.monotonic() - self.said > LINE_S:
             self.said = time.monotonic()
             slowest = max(seconds, key=lambda stage: seconds[stage])
@@ -100,7 +101,7 @@ class StageBars:
             )
 
 
-def speed(images: float, seconds: float) -> str:
+def speed(images: float | int, seconds: float) -> str:
     """``42 images/s``; empty while it is not known."""
     if not images or not seconds:
         return ""
@@ -108,12 +109,12 @@ def speed(images: float, seconds: float) -> str:
     return f"{rate:.0f} images/s" if rate >= 10 else f"{rate:.2g} images/s"
 
 
-def left(done: float, total: float, seconds: float) -> str:
+def left(done: float | int, total: float | int, seconds: float) -> str:
     """``1:20 left`` by the speed so far."""
     return f"{clock((total - done) * seconds / done)} left" if done else "? left"
 
 
-def clock(seconds: float) -> str:
+def clock(seconds: float | int) -> str:
     """``1:20``, or ``2:01:20``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

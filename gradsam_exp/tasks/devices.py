@@ -36,6 +36,7 @@ logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", module="pytorch_lightning", message=".*does not have many workers.*")
 warnings.filterwarnings("ignore", module="pytorch_lightning", message=".*LeafSpec.* is deprecated.*")
 POLL_S = 2.0
+GRACE_S = 3.0  # for the processes to end by themselves after Ctrl-C
 
 
 class ChunkFiller(pl.LightningModule):
@@ -158,6 +159,10 @@ def _as_interrupt(trainer: pl.Trainer) -> Iterator[None]:
         launcher: Any = trainer.strategy.launcher
         for process in launcher.procs:
             process.terminate()
+        deadline = time.monotonic() + GRACE_S
+        for process in launcher.procs:
+            process.join(max(0.0, deadline - time.monotonic()))
+            process.kill()
         raise KeyboardInterrupt from end
 
 
