@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from hydra.core.config_store import ConfigStore
 
 from gradsam_exp.launching import PLUGINS
 from tests.e2e.conftest import ROOT
+from tests.test_launching import composed
 
 pytestmark = pytest.mark.slow
 SWEEP = ("pipeline=fg,fgbg", "bg_threshold=0.1,0.9")  # 0 and 1 are the same run, 3 is refused
@@ -56,6 +58,8 @@ def sweep(tmp_path_factory: pytest.TempPathFactory, random_weights: list[str]) -
             capture_output=True,
             text=True,
             check=False,
+            # The number of threads shows in the last bit of a score; each launcher would choose its own.
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         (folder,) = (root / "evaluate").iterdir()
         return Sweep(done.returncode, done.stdout, done.stderr, folder)
@@ -151,6 +155,7 @@ def test_a_search_on_test_is_warned_about_and_one_that_finds_nothing_ends_in_one
 
 @pytest.mark.parametrize("choice", PLUGINS)
 def test_a_plugin_that_is_not_installed_is_one_line_with_the_mend(run, choice: str, monkeypatch):
+    composed()  # the plugins that are there have registered themselves
     group, _, name = choice.rpartition("/")
     kind = ConfigStore.instance().repo["hydra"][group.rpartition("/")[2]]
     monkeypatch.delitem(kind, f"{name}.yaml", raising=False)
