@@ -96,7 +96,7 @@ def _from_cells(cells: Cells, position: Tensor, *projections: tuple[nn.Linear, b
 
 
 def _heads(x: Tensor, attention: Attention) -> Float[Tensor, "queries heads length width"]:
-    return x.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+    return x.unflatten(-1, (attention.num_heads, x.shape[-1] // attention.num_heads)).transpose(1, 2)
 
 
 def _tokens_to_cells(attention: Attention, located: Tokens, keys: Cells, values: Cells) -> Tokens:
@@ -129,6 +129,7 @@ def _doubled(
     """A transposed convolution of kernel 2 and stride 2: every cell becomes its own 2×2 cells."""
     count, rows, columns, _ = x.shape
     weight = convolution.weight.permute(2, 3, 1, 0).flatten(0, 2)  # (2·2·out, in)
-    blocks = F.linear(x, weight).view(count, rows, columns, 2, 2, -1)
-    doubled = blocks.permute(0, 1, 3, 2, 4, 5).reshape(count, 2 * rows, 2 * columns, -1)
+    channels = convolution.out_channels
+    blocks = F.linear(x, weight).view(count, rows, columns, 2, 2, channels)
+    doubled = blocks.permute(0, 1, 3, 2, 4, 5).reshape(count, 2 * rows, 2 * columns, channels)
     return doubled if convolution.bias is None else doubled + convolution.bias

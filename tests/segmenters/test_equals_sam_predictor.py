@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from gradsam_exp.segmenters.base import Embeddings
 from gradsam_exp.segmenters.compact import build_compact
+from gradsam_exp.segmenters.decoder import predict_masks
 from gradsam_exp.segmenters.sam import SamSegmenter
 from gradsam_exp.types import Prompts
 
@@ -180,3 +181,12 @@ def test_upsampled_masks_are_upstreams(compact: SamSegmenter):
     logits = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 64, 64))).float()
     expected = compact.model.postprocess_masks(logits[:, None], embeddings.input_size, (37, 100))[:, 0] > 0
     assert torch.equal(compact.to_original(logits, embeddings), expected)
+
+
+def test_the_decoder_takes_no_query_at_all(compact: SamSegmenter):
+    """A training batch may have none."""
+    model = compact.model
+    nothing = torch.zeros(0, 128, 16, 16)
+    logits, scores = predict_masks(model, nothing, torch.zeros(0, 2, 128), nothing)
+    assert logits.shape == (0, 4, 64, 64)
+    assert scores.shape == (0, 4)
