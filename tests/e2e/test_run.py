@@ -64,16 +64,12 @@ def test_predictions_can_be_scored_again_without_the_run(run):
 
 
 @pytest.mark.parametrize("size", [1, 5])
-def test_results_do_not_depend_on_the_batch_size(run, size: int):
-    one, other = run("batch_size=8"), run(f"batch_size={size}", "pipeline=fg")
-    first, second = other.runs
-    assert (first / "metrics.json").read_bytes() == (second / "metrics.json").read_bytes()
-    pd.testing.assert_frame_equal(
-        pd.read_parquet(first / "per_image.parquet"),
-        pd.read_parquet(second / "per_image.parquet"),
-        check_exact=True,
-    )
+def test_results_depend_on_the_batch_size_by_rounding_only(run, size: int):
+    one, other = (run(f"batch_size={n}", "pipeline=fg", "store.enabled=false") for n in (8, size))
     assert one.code == other.code == 0
+    first, second = (pd.read_parquet(folder / "per_image.parquet") for folder in other.runs)
+    pd.testing.assert_frame_equal(first, second, rtol=1e-5, atol=1e-5)
+    assert (first["iou"] == second["iou"]).all()
 
 
 def test_the_same_command_gives_the_same_bytes(run):

@@ -146,7 +146,7 @@ def test_padding_points_would_change_masks(compact: SamSegmenter):
     assert (answers[0] - answers[1]).abs().max() > 0.05 * answers[0].std()
 
 
-def test_batch_size_does_not_change_a_bit(compact: SamSegmenter):
+def test_company_changes_nothing_but_rounding(compact: SamSegmenter):
     batch = images(48, 64, 9)
     prompts = random_prompts(compact, (48, 64), 9, "9 points")
     whole = compact.decode(compact.encode(batch), prompts)
@@ -155,8 +155,9 @@ def test_batch_size_does_not_change_a_bit(compact: SamSegmenter):
             rows = torch.arange(start, min(9, start + size))
             own = Prompts(torch.arange(len(rows)), prompts.points[rows], prompts.labels[rows])
             part = compact.decode(compact.encode(batch[rows]), own)
-            assert torch.equal(part.logits, whole.logits[rows])
-            assert torch.equal(part.scores, whole.scores[rows])
+            assert torch.allclose(part.logits, whole.logits[rows], atol=1e-5)
+            assert torch.allclose(part.scores, whole.scores[rows], atol=1e-5)
+            assert torch.equal(part.logits > 0, whole.logits[rows] > 0)
 
 
 def test_pixel_centres_stay_pixel_centres(compact: SamSegmenter):
