@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import http.server
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,13 +51,18 @@ def segmenter() -> SamSegmenter:
     return segmenter
 
 
-@pytest.fixture
-def shape_files(tmp_path: Path) -> Path:
-    """Ten images of each split in the layout of ``data=synthetic_shapes``."""
-    root = tmp_path / "synthetic shapes"
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("exported")
     for split in ("train", "val", "test"):
         export(Shapes(split, Mixed(split), length=10), root)
     return root
+
+
+@pytest.fixture
+def shape_files(exported: Path, tmp_path: Path) -> Path:
+    """Ten images of each split in the layout of ``data=synthetic_shapes``; the test may spoil them."""
+    return shutil.copytree(exported, tmp_path / "synthetic shapes")
 
 
 class _Server:

@@ -12,6 +12,7 @@ pixels on every platform. Knows nothing of shapes, data sets or splits.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Int32, UInt8
@@ -41,7 +42,7 @@ def dead_leaves(
     palette = _Palette(rng)
     leaf_ids = np.full((height, width), -1, dtype=np.int32)
     colours: list[np.ndarray] = []
-    ys, xs = np.mgrid[0:height, 0:width].astype(np.float64)
+    xs, ys = np.arange(width, dtype=np.float64), np.arange(height, dtype=np.float64)[:, None]
     # Leaves are laid front to back: only what is still bare takes the next leaf.
     bare = height * width
     limit = min(24 + (height * width) // 48, 128)
@@ -53,7 +54,10 @@ def dead_leaves(
         x0, x1 = max(0, int(cx - radius)), min(width, int(cx + radius) + 2)
         y0, y1 = max(0, int(cy - radius)), min(height, int(cy + radius) + 2)
         window = leaf_ids[y0:y1, x0:x1]
-        new = _leaf(rng, xs[y0:y1, x0:x1] - cx, ys[y0:y1, x0:x1] - cy, radius) & (window < 0)
+        leaf, free = _leaf(rng, radius), window < 0
+        if not free.any():
+            continue
+        new = leaf(xs[x0:x1] - cx, ys[y0:y1] - cy) & free
         covered = int(np.count_nonzero(new))
         if covered:
             window[new] = len(colours)
@@ -62,7 +66,7 @@ def dead_leaves(
     # The last bare pixels see one common ground far behind all leaves.
     leaf_ids[leaf_ids < 0] = len(colours)
     colours.append(palette.draw())
-    picture = np.stack(colours)[leaf_ids]
+    picture = np.clip(np.stack(colours), 0, 255)[leaf_ids]
     picture = picture * shading(rng, width, height)[..., None]
     picture += (rng.random((height, width, 1)) - 0.5) * (24 * rng.random())
     return np.clip(np.round(picture), 0, 255).astype(np.uint8), leaf_ids
@@ -73,29 +77,45 @@ class _Palette:
 
     def __init__(self, rng: Generator) -> None:
         self.rng = rng
-        self.base = 255 * rng.random(3)
+        base = 255 * rng.random(3)
+        self.base = 0.5 * base + 0.5 * base.mean()
         self.light_spread = 40 + 140 * rng.random()
         self.hue_spread = 10 + 70 * rng.random() ** 2
 
     def draw(self) -> np.ndarray:
+        """RGB; may leave 0..255."""
         light = (self.rng.random() - 0.5) * self.light_spread
         hue = (self.rng.random(3) - 0.5) * self.hue_spread
-        return np.clip(0.5 * self.base + 0.5 * self.base.mean() + light + hue, 0, 255)
+        return self.base + light + hue
 
 
-def _leaf(rng: Generator, dx: np.ndarray, dy: np.ndarray, radius: float) -> np.ndarray:
-    """An oblong ellipse or an irregular convex polygon: never one of the shapes to be recognised."""
+def _leaf(rng: Generator, radius: float) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """An oblong ellipse or an irregular convex polygon: never one of the shapes to be recognised.
+
+    Returns:
+        Which pixels it covers, given their distance from its centre: a row of x and a column of y.
+    """
     ax, ay = _snap(2 * rng.random() - 1), _snap(2 * rng.random() - 1)
     length2 = max(ax * ax + ay * ay, 1 / 64)
     if rng.random() < 0.5:
-        along, across = dx * ax + dy * ay, dy * ax - dx * ay
-        return along * along + across * across * (3 + int(rng.integers(8))) <= radius * radius * length2
-    inside = dx * dx + dy * dy <= radius * radius
+        oblong = 3 + int(rng.integers(8))
+
+        def ellipse(dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
+            along, across = dx * ax + dy * ay, dy * ax - dx * ay
+            return along * along + across * across * oblong <= radius * radius * length2
+
+        return ellipse
+    sides = []
     for _ in range(5):
-        ax, ay = _snap(2 * rng.random() - 1), _snap(2 * rng.random() - 1)
+        nx, ny = _snap(2 * rng.random() - 1), _snap(2 * rng.random() - 1)
         reach = radius * (0.3 + 0.6 * rng.random())
-        inside &= dx * ax + dy * ay <= reach * math.sqrt(ax * ax + ay * ay)
-    return inside
+        sides.append((nx, ny, reach * math.sqrt(nx * nx + ny * ny)))
+
+    def polygon(dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
+        nx, ny, reach = np.array(sides).T[..., None, None]
+        return (dx * nx + dy * ny <= reach).all(0) & (dx * dx + dy * dy <= radius * radius)
+
+    return polygon
 
 
 def _snap(value: float) -> float:

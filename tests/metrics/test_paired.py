@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy.stats import wilcoxon
 
 from gradsam_exp.metrics.paired import all_pairs, holm, paired_difference
 
@@ -52,3 +53,12 @@ def test_all_pairs_are_the_pairs_one_by_one(missing: bool):
         assert pair.difference.ci95 == pytest.approx(alone.difference.ci95, abs=1e-12)
         assert pair.p == pytest.approx(alone.p, nan_ok=True)
         assert (pair.wins, pair.ties, pair.losses) == (alone.wins, alone.ties, alone.losses)
+
+
+@pytest.mark.parametrize(
+    "values", [[0.1, 0.1, -0.2, 0.3, 0.3, 0.4], [0.1] * 13, [-0.1, 0.1, 0.1], [0.5], [0.2, 0.2] * 10]
+)
+def test_wilcoxons_p_is_scipys(values: list[float]):
+    """Tied ranks, few and many, and one image alone."""
+    differences = np.array(values)
+    assert paired_difference(differences, np.zeros(len(values))).p == pytest.approx(wilcoxon(differences).pvalue)
