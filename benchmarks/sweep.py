@@ -4,6 +4,7 @@
 
 - *sweep*: ``run.py -m`` with an empty store, from the first job's start to the last job's end (imports are done);
 - *limit*: encode every image once, and decode once for each of the 12 different runs, prompts given;
+- *once*: the limit, and draw and explain every image once, which a sweep with an empty store must do as well;
 - *naive*: for each of the 20 jobs and each image, Grad-CAM, `SamPredictor.set_image` and `predict`; timed on a
   part and scaled.
 
@@ -22,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ import gradsam_exp.tasks.evaluate
 from benchmarks.timing import report, result
 from gradsam_exp import cli
 from gradsam_exp.classifiers.checkpoints import find_classifier
+from gradsam_exp.classifiers.classifier import ImageClassifier
 from gradsam_exp.data.backgrounds import Mixed
 from gradsam_exp.data.base import collate
 from gradsam_exp.data.shapes import Shapes
@@ -61,16 +64,15 @@ def main() -> None:
         segmenter = load_segmenter(arguments.sam, **parameters)
         assert isinstance(segmenter, SamSegmenter)
         dataset = Shapes("test", Mixed("test"), length=arguments.images)
-        batches = [
-            collate([dataset[k] for k in range(start, min(start + 64, arguments.images))])
-            for start in range(0, arguments.images, 64)
-        ]
+        batches = _draw(dataset)
         asked = [_different_runs(batch, _explain(batch)) for batch in batches]
-        seconds: dict[str, list[float]] = {"sweep": [], "limit": [], "naive": []}
+        seconds: dict[str, list[float]] = {"sweep": [], "limit": [], "once": [], "naive": []}
         for turn in range(arguments.rounds):
             root = Path(folder) / str(turn)
             seconds["sweep"].append(_sweep([*overrides, f"output_root={root}"]))
             seconds["limit"].append(_timed(lambda: _limit(segmenter, batches, asked)))
+            drawn = _timed(lambda: [_explain(batch) for batch in _draw(dataset)])
+            seconds["once"].append(seconds["limit"][-1] + drawn)
             part = min(arguments.part, arguments.images)
             naive = _timed(lambda part=part: _naive(segmenter, batches[0], part))
             seconds["naive"].append(naive * JOB_COUNT * arguments.images / part)
@@ -82,6 +84,7 @@ def main() -> None:
         images=arguments.images,
         speedup_vs_naive=round(ratios["naive"], 2),
         ratio_to_limit=round(1 / ratios["limit"], 2),
+        ratio_to_once=round(1 / ratios["once"], 2),
         seconds_resumed=round(resumed, 1),
     )
 
@@ -127,9 +130,19 @@ def _sweep(overrides: list[str]) -> float:
     return times[-1] - times[0]
 
 
+def _draw(dataset: Shapes) -> list[ImageBatch]:
+    starts = range(0, len(dataset), 64)
+    return [collate([dataset[k] for k in range(start, min(start + 64, len(dataset)))]) for start in starts]
+
+
+@cache
+def _classifier() -> ImageClassifier:
+    return find_classifier("shipped:resnet18-shapes").load()
+
+
 def _explain(batch: ImageBatch) -> Heatmaps:
-    classifier = find_classifier("shipped:resnet18-shapes").load()
-    return GradCAM(classifier, ["layer2.-1"])(batch.images)
+    explainer = GradCAM(_classifier(), ["layer2.-1"])
+    return Heatmaps.joined([explainer(images) for images in batch.images.split(32)])
 
 
 def _different_runs(batch: ImageBatch, heatmaps: Heatmaps) -> list[Prompts]:
@@ -158,8 +171,7 @@ def _best_masks(segmenter: SamSegmenter, embeddings: Embeddings, prompts: Prompt
 
 def _naive(segmenter: SamSegmenter, batch: ImageBatch, count: int) -> None:
     """One job on ``count`` images, one after the other, as scripts do it."""
-    classifier = find_classifier("shipped:resnet18-shapes").load()
-    explain, predictor = GradCAM(classifier, ["layer2.-1"]), SamPredictor(segmenter.model)
+    explain, predictor = GradCAM(_classifier(), ["layer2.-1"]), SamPredictor(segmenter.model)
     strategy = STRATEGIES.build({"name": "fgbg"})
     for row in range(count):
         image = batch.images[row : row + 1]
