@@ -21,7 +21,7 @@ from benchmarks.timing import interleaved, report, result
 from gradsam_exp.data.backgrounds import Mixed
 from gradsam_exp.data.base import collate
 from gradsam_exp.data.shapes import Shapes
-from gradsam_exp.metrics.masks import mask_iou
+from gradsam_exp.overlap import iou
 from gradsam_exp.segmenters.base import Embeddings
 from gradsam_exp.segmenters.checkpoints import load_segmenter
 from gradsam_exp.segmenters.sam import SamSegmenter
@@ -48,7 +48,7 @@ def main() -> None:
         "SamPredictor": lambda: _loop(segmenter, embeddings, prompts),
         "batched": lambda: _batched(segmenter, embeddings, prompts),
     }
-    agreement = mask_iou(contestants["SamPredictor"](), contestants["batched"]())
+    agreement = iou(contestants["SamPredictor"](), contestants["batched"]())
     seconds = interleaved(contestants, rounds=arguments.rounds)
     title = f"decode, {arguments.images} images, {arguments.points} points each"
     ratios = report(title, seconds, against="batched")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from gradsam_exp.metrics.masks import mask_iou
+from gradsam_exp.overlap import iou
 from gradsam_exp.pipeline import PipelineResult
 from gradsam_exp.preparation import Prepared
 
@@ -53,18 +53,18 @@ class Gallery:
     def __call__(self, item: Prepared, result: PipelineResult) -> None:
         """Look at one batch."""
         truth = item.batch.masks
-        ious = mask_iou(result.masks, truth).tolist() if truth is not None else [float("nan")] * len(item.batch)
-        for k, iou in enumerate(ious):
+        ious = iou(result.masks, truth).tolist() if truth is not None else [float("nan")] * len(item.batch)
+        for k, value in enumerate(ious):
             label = int(item.batch.labels[k])
             of_class = self._by_class.setdefault(label, [])
             if len(of_class) < self.first:
-                of_class.append(self._example(item, result, k, iou))
+                of_class.append(self._example(item, result, k, value))
             if truth is None or not self.worst:
                 continue
-            if len(self._heap) < self.worst or -iou > self._heap[0][0]:
-                example = self._example(item, result, k, iou)
+            if len(self._heap) < self.worst or -value > self._heap[0][0]:
+                example = self._example(item, result, k, value)
                 push = heapq.heappush if len(self._heap) < self.worst else heapq.heappushpop
-                push(self._heap, (-iou, example.image_id, example))
+                push(self._heap, (-value, example.image_id, example))
 
     def first_examples(self) -> list[Example]:
         """The first image of each class, then the second of each, …, in the classes' order."""

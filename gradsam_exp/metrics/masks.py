@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-from jaxtyping import Bool, Float
 from torch import Tensor
 
 from gradsam_exp.metrics.base import PerImageMetric
 from gradsam_exp.overlap import iou
-
-
-def mask_iou(
-    predicted: Bool[Tensor, "batch height width"], truth: Bool[Tensor, "batch height width"]
-) -> Float[Tensor, " batch"]:
-    """Intersection over union of each pair; two empty masks have IoU 1."""
-    return iou(predicted, truth)
 
 
 class MeanMaskIoU(PerImageMetric):
@@ -29,5 +21,5 @@ class MeanMaskIoU(PerImageMetric):
     higher_is_better = True
 
     def update(self, predicted: Tensor, truth: Tensor) -> None:
-        """Add a batch; see `mask_iou`."""
-        self.record(mask_iou(predicted, truth))
+        """Add a batch of bool masks ``(batch, height, width)``; two empty masks have IoU 1."""
+        self.record(iou(predicted, truth))

@@ -20,8 +20,8 @@ from gradsam_exp.data.backgrounds import BACKGROUNDS
 from gradsam_exp.data.base import ImageDataset, loader
 from gradsam_exp.data.novel_shapes import NovelShapes
 from gradsam_exp.data.shapes import Shapes
-from gradsam_exp.metrics.masks import mask_iou
 from gradsam_exp.metrics.summary import Summary, summarize
+from gradsam_exp.overlap import iou
 from gradsam_exp.prompts.foreground import point_prompts
 from gradsam_exp.prompts.reference import Oracle
 from gradsam_exp.registry import build_checked
@@ -75,7 +75,7 @@ def _one_click(segmenter: Segmenter, dataset: ImageDataset, what: str) -> Findin
         labels.append(batch.labels)
         ctx = PromptContext(batch.images, _no_heatmaps(batch), masks=batch.masks)
         assert batch.masks is not None
-        ious.append(mask_iou(_masks(segmenter, batch, Oracle().propose(ctx).points), batch.masks))
+        ious.append(iou(_masks(segmenter, batch, Oracle().propose(ctx).points), batch.masks))
     values, label_of = torch.cat(ious).numpy(), torch.cat(labels).numpy()
     by_class = {f"  {name}": values[label_of == label] for label, name in enumerate(dataset.class_names)}
     return {f"one click, {what}": summarize(values), **{k: summarize(v) for k, v in by_class.items() if len(v)}}

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torchmetrics.functional import jaccard_index
 
-from gradsam_exp.metrics.masks import MeanMaskIoU, mask_iou
+from gradsam_exp.metrics.masks import MeanMaskIoU
 from gradsam_exp.metrics.points import PointDistance, PointHitRate, hit_rates, point_distances, points_on_masks
 from gradsam_exp.metrics.summary import summarize, summarize_run
+from gradsam_exp.overlap import iou
 from gradsam_exp.types import BACKGROUND, FOREGROUND, Prompts
 
 MASK = torch.zeros(1, 6, 8, dtype=torch.bool)
@@ -63,13 +64,13 @@ def test_iou_by_hand_and_of_empty_masks():
     predicted = torch.zeros(3, 6, 8, dtype=torch.bool)
     predicted[0, 2:4, 4:8] = True  # 4 in common, 10 in the union
     truth = torch.cat([MASK, MASK, torch.zeros_like(MASK)])
-    assert mask_iou(predicted, truth).tolist() == [0.4, 0.0, 1.0]
+    assert iou(predicted, truth).tolist() == [0.4, 0.0, 1.0]
 
 
 def test_iou_equals_torchmetrics_per_image():
     torch.manual_seed(0)
     predicted, truth = torch.rand(20, 12, 16) > 0.5, torch.rand(20, 12, 16) > 0.3
-    ours = mask_iou(predicted, truth)
+    ours = iou(predicted, truth)
     theirs = [jaccard_index(p.int(), t.int(), "binary").item() for p, t in zip(predicted, truth, strict=True)]
     assert ours.tolist() == pytest.approx(theirs)
 
