@@ -1,6 +1,6 @@
 """Time and memory of runs of 125 to 2000 images, each in a process of its own with an empty store.
 
-``python -m benchmarks.growth``: built-in images, compact. Memory is the process's resident set, read after every
+``python -m benchmarks.growth``: built-in images, compact, PyTorch's allocator set as `run.py` sets it. Memory is the process's resident set, read after every
 chunk of images: its peak, and how much it still grows once the first 512 images are done. Writes
 ``benchmarks/growth.png``.
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -43,10 +44,12 @@ def main() -> None:
         print(json.dumps(_one(arguments.one)))
         return
     table = Table("images", "seconds", "peak MB", "MB per 1000 images after the first 512")
+    environment = {**os.environ, "THP_MEM_ALLOC_ENABLE": "1"}
     found = {}
     for size in arguments.sizes:
         child = [sys.executable, "-m", "benchmarks.growth", "--one", str(size)]
-        found[size] = json.loads(subprocess.run(child, check=True, capture_output=True, text=True).stdout)
+        finished = subprocess.run(child, check=True, capture_output=True, text=True, env=environment)
+        found[size] = json.loads(finished.stdout)
         slope = found[size]["mb_per_1000"]
         table.add_row(
             str(size), f"{found[size]['seconds']:.1f}", f"{found[size]['peak_mb']:.0f}",

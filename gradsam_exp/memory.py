@@ -13,7 +13,7 @@ from pytorch_lightning.utilities.memory import garbage_collection_cuda, is_oom_e
 from gradsam_exp.errors import InputError
 
 log = logging.getLogger(__name__)
-TRIM_EVERY = 8  # chunks: it takes some 40 ms, and what was given back must be got again
+TRIM_EVERY = 4  # chunks: it takes some 40 ms
 T = TypeVar("T")
 
 
