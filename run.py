@@ -9,7 +9,7 @@ from pathlib import Path
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors reach us: we say them in one line
 os.environ.setdefault(
     "THP_MEM_ALLOC_ENABLE", "1"
-)  # PyTorch aligns large tensors to huge pages: less fragmentation
+)  # large tensors on huge pages: memory fragments less
 
 import hydra
 from omegaconf import DictConfig

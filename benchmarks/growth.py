@@ -1,8 +1,8 @@
 """Time and memory of runs of 125 to 2000 images, each in a process of its own with an empty store.
 
-``python -m benchmarks.growth``: built-in images, compact, PyTorch's allocator set as `run.py` sets it. Memory is the process's resident set, read after every
-chunk of images: its peak, and how much it still grows once the first 512 images are done. Writes
-``benchmarks/growth.png``.
+``python -m benchmarks.growth``: built-in images, compact, PyTorch's allocator set as `run.py` sets it. Memory is
+the process's resident set, read after every chunk of images: its peak, and how much it still grows once the first
+512 images are done. Writes ``benchmarks/growth.png``.
 
 Limits: pages of store files that the kernel keeps in its own cache are not the process's and are not counted.
 """
