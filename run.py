@@ -7,9 +7,7 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors reach us: we say them in one line
-os.environ.setdefault(
-    "THP_MEM_ALLOC_ENABLE", "1"
-)  # large tensors on huge pages: memory fragments less
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large tensors on huge pages: memory fragments less
 
 import hydra
 from omegaconf import DictConfig
