@@ -1,14 +1,26 @@
-"""How many rows are handled at once."""
+"""How many rows are handled at once, and that none stays."""
 
 from __future__ import annotations
 
+import gc
 import logging
 
 import pytest
 import torch
 
+from gradsam_exp.classifiers.classifier import ImageClassifier
+from gradsam_exp.data.backgrounds import Noise
+from gradsam_exp.data.shapes import SHAPES, Shapes
 from gradsam_exp.errors import InputError
+from gradsam_exp.experiment import Experiment
+from gradsam_exp.explainers.gradient import GradCAM
 from gradsam_exp.memory import Portion
+from gradsam_exp.pipeline import Pipeline
+from gradsam_exp.preparation import Explained, Preparation
+from gradsam_exp.prompts.foreground import Foreground
+from gradsam_exp.refinement.base import Unrefined
+from gradsam_exp.segmenters.sam import SamSegmenter
+from gradsam_exp.selectors.score import PredictedIoU
 
 
 def out_of_memory(rows: int) -> RuntimeError:
@@ -66,3 +78,23 @@ def test_a_small_first_portion_may_grow():
         sizes.append(size)
         portion.fit(1000)
     assert sizes == [8, 64, 28]
+
+
+def test_a_run_keeps_no_tensors(
+    classifier: ImageClassifier, segmenter: SamSegmenter, monkeypatch: pytest.MonkeyPatch
+):
+    """Bytes of living tensors after each chunk: as many after the tenth as after the third."""
+    monkeypatch.setattr("gradsam_exp.preparation.CHUNK", 4)
+    explained = Explained(SHAPES, lambda: (classifier, GradCAM(classifier, ["layer2.-1"])))
+    pipeline = Pipeline(Foreground(), segmenter, PredictedIoU())
+    experiment = Experiment(Preparation(explained, Unrefined(), segmenter), pipeline)
+    living: list[int] = []
+
+    def count(*_: object) -> None:
+        gc.collect()
+        living.append(sum(item.nbytes for item in gc.get_objects() if isinstance(item, torch.Tensor)))
+
+    table = experiment.run(Shapes("test", Noise("test"), length=40), batch_size=4, on_batch=count).per_image
+    assert len(table) == 40
+    one_heatmap = 48 * 64 * 4
+    assert living[-1] - living[len(living) // 3] < one_heatmap, living
