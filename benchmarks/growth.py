@@ -84,8 +84,9 @@ def _one(count: int) -> dict[str, float | None]:
 def _plot(found: dict[int, dict[str, float]]) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
     for axis, key, label in zip(axes, ("seconds", "peak_mb"), ("seconds", "peak memory, MB"), strict=True):
-        axis.plot(list(found), [values[key] for values in found.values()], "o-", color="#0072B2")
-        axis.set(xlabel="images", ylabel=label, ylim=(0, None))
+        values = [each[key] for each in found.values()]
+        axis.plot(list(found), values, "o-", color="#0072B2")
+        axis.set(xlabel="images", ylabel=label, ylim=(0, 1.1 * max(values)))
         axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(HERE / "growth.png", dpi=110)
 
