@@ -80,6 +80,7 @@ def test_a_small_first_portion_may_grow():
     assert sizes == [8, 64, 28]
 
 
+@pytest.mark.slow
 def test_a_run_keeps_no_tensors(
     classifier: ImageClassifier, segmenter: SamSegmenter, monkeypatch: pytest.MonkeyPatch
 ):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 import gradsam_exp
 from gradsam_exp.weights import shipped
 
@@ -23,6 +25,7 @@ def test_every_file_is_listed_whole_and_has_a_card():
         assert "## Quality" in card
 
 
+@pytest.mark.slow
 def test_the_default_run_is_as_good_as_promised(run):
     done = run("logger=none", "limit=60", defaults=False)
     assert done.code == 0, done.err

@@ -119,7 +119,7 @@ def test_a_server_that_works_gets_everything(run, server: Server):
     no_process_is_left(folder)
 
 
-@pytest.mark.parametrize("fault", ["refuses", "hangs", "401", "500"])
+@pytest.mark.parametrize("fault", ["refuses", pytest.param("hangs", marks=pytest.mark.slow), "401", "500"])
 def test_a_server_out_of_order_costs_a_warning(run, monkeypatch, server, hanging, seconds, fault: str):
     server.answer = int(fault) if fault.isdigit() else None
     address = {"refuses": closed_port(), "hangs": hanging}.get(fault, server.url)
