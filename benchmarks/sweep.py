@@ -10,8 +10,9 @@
 
 Then the same sweep again with ``resume=true``, as a command, imports included. ``--sam vit_b`` has random weights.
 
-Limits: one process; the naive way neither scores nor writes anything; with vit_b the few images' time is what is
-compared, so what a job costs whatever the number of images weighs more than it would with 500.
+Limits: one process, so that from the second round on the networks are loaded already; the naive way neither scores
+nor writes anything; with vit_b the few images' time is what is compared, so what a job costs whatever the number
+of images weighs more than it would with 500.
 """
 
 from __future__ import annotations

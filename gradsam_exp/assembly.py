@@ -34,7 +34,7 @@ from gradsam_exp.segmenters.base import SEGMENTERS, Segmenter
 from gradsam_exp.selectors.base import SELECTORS
 from gradsam_exp.store import Store
 
-RESULTS_VERSION = 2  # raise it when the same configuration gives other numbers than before
+RESULTS_VERSION = 3  # raise it when the same configuration gives other numbers than before
 
 
 @dataclass(frozen=True)

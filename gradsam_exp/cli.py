@@ -76,7 +76,7 @@ def run_job(cfg: DictConfig) -> float | None:
         if sweeping and is_parallel(DictConfig(hydra_config.launcher)):
             _be_quiet()
         task = load_task(str(settings.task["name"]))
-        return task.run(settings, folder)
+        value = task.run(settings, folder)
     except KeyboardInterrupt as error:
         _record(folder, error)
         raise
@@ -89,6 +89,10 @@ def run_job(cfg: DictConfig) -> float | None:
         if not sweeping:
             raise
         log.exception("job failed")
+    else:
+        if sweeping and not (folder / "metrics.json").is_file():  # a task without metrics of its own
+            _record(folder)
+        return value
     finally:
         logging.getLogger().removeHandler(handler)
         handler.close()
@@ -143,7 +147,7 @@ def _say(line: str) -> None:
 def _missing_plugin(error: Exception) -> InputError | None:
     """What Hydra says of a plugin that is installed without what it needs."""
     if isinstance(error, ImportError) and "IS THE PLUGIN INSTALLED?" in str(error):
-        return InputError(f"{_first(str(error))}; its extra (sweep or ray) brings it: pip install -e '.[sweep]'")
+        return InputError(f"{_first(str(error))}; its extra brings it: pip install -e '.[sweep]' or '.[ray]'")
     return None
 
 
@@ -169,10 +173,13 @@ def _be_quiet() -> None:
     console.quiet = True
 
 
-def _record(folder: Path, error: BaseException) -> None:
-    from gradsam_exp.results import write_failure  # noqa: PLC0415  (pandas takes its time)
+def _record(folder: Path, error: BaseException | None = None) -> None:
+    from gradsam_exp.results import write_failure, write_finished  # noqa: PLC0415  (pandas takes its time)
 
-    write_failure(folder, error)
+    if error is None:
+        write_finished(folder)
+    else:
+        write_failure(folder, error)
 
 
 def _log_to(folder: Path) -> logging.Handler:

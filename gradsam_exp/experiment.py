@@ -27,6 +27,7 @@ from gradsam_exp.preparation import CHUNK, Preparation, Prepared
 from gradsam_exp.types import BACKGROUND, FOREGROUND, PromptContext, Prompts
 
 LOGITS_BYTES = 2**29  # of the masks of images that are segmented together; selectors need a few times this
+_FIRST = 8  # images, as it is not known how many queries each needs
 Observer = Callable[[Prepared, PipelineResult], None]
 
 
@@ -57,7 +58,7 @@ class Experiment:
     def __init__(self, preparation: Preparation, pipeline: Pipeline, *, seed: int = 0) -> None:
         self.prepare, self.pipeline, self.seed = preparation, pipeline, seed
         self.stopwatch = preparation.stopwatch
-        self._portion = Portion("segment", CHUNK, first=8)  # how many queries an image needs is not known yet
+        self._portion = Portion("segment", CHUNK)
 
     def run(
         self,
@@ -97,6 +98,7 @@ class Experiment:
 
     def _parts(self, item: Prepared) -> Iterator[tuple[Prepared, PipelineResult]]:
         """The chunk in portions whose logits fit into memory, with what the pipeline made of them."""
+        self._portion.fit(_FIRST)  # in every chunk, so that no result depends on which came before
         for part, result in self._portion.slices(len(item.batch), lambda rows: self._segmented(item[rows])):
             largest = int(torch.bincount(result.prompts.image_index, minlength=1).max())
             logits = largest * result.segmentation.logits[:1].nbytes
@@ -111,8 +113,10 @@ class Experiment:
             seed=self.seed,
             masks=item.batch.masks if self.pipeline.needs_truth else None,
         )
-        with self.stopwatch.time("segment", len(item.batch)):
-            return item, self.pipeline(ctx, item.embeddings)
+        with self.stopwatch.time("segment") as count:
+            result = self.pipeline(ctx, item.embeddings)
+            count(len(item.batch))  # not if memory runs out
+        return item, result
 
 
 class _Metrics:
@@ -152,7 +156,7 @@ def _facts(item: Prepared, result: PipelineResult, names: Sequence[str]) -> dict
         "correct": [
             guess == label if label >= 0 else None for guess, label in zip(predicted, labels, strict=True)
         ],
-        "score": result.scores.double().tolist(),
+        "score": result.scores.tolist(),
         "token": result.choice.token.tolist(),
         "rounds": result.rounds.tolist(),
         "fg_points": _points(result.prompts, FOREGROUND, len(item.batch)),

@@ -105,6 +105,8 @@ def available_cores() -> int:
 
 def share_cores(config: DictConfig) -> None:
     """Tell the processes of a sweep, before they start, how many threads to use; the user's setting wins."""
-    threads = threads_of_a_job(config.hydra.launcher, number_of_jobs(config), available_cores())
+    jobs, at_once = number_of_jobs(config), config.hydra.sweeper.get("n_jobs")  # of a search
+    jobs = at_once if jobs is None or at_once is None else min(jobs, at_once)
+    threads = threads_of_a_job(config.hydra.launcher, jobs, available_cores())
     if threads is not None:
         os.environ.setdefault(THREADS, str(threads))

@@ -67,16 +67,17 @@ class Pipeline:
         """
         ctx = replace(ctx, frames=_Frames(self.segmenter, embeddings))
         kept = self._ask(ctx, embeddings, self.strategy.propose(ctx))
+        going = torch.ones(len(ctx), dtype=torch.bool)
         for _ in range(self.strategy.max_rounds - 1):
             chosen = _chosen(kept)
             prompts, active = self.strategy.revise(ctx, kept.prompts, kept.segmentation, kept.masks, chosen)
+            active &= going
             if not active.any():
                 break
-            revised = self._ask(ctx, embeddings, prompts)
-            accepted = active & self.strategy.better(ctx, revised.masks, kept.masks)
-            kept = _merged(kept, revised, accepted, active)
-            if not accepted.any():
-                break
+            revised = self._ask(ctx, embeddings, prompts[active[prompts.image_index]])
+            # What was turned down would be asked the same again.
+            going = active & self.strategy.better(ctx, revised.masks, kept.masks)
+            kept = _merged(kept, revised, going, active)
         return kept
 
     def _ask(self, ctx: PromptContext, embeddings: Embeddings, prompts: Prompts) -> PipelineResult:

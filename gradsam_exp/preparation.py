@@ -93,7 +93,7 @@ class Stopwatch:
         try:
             yield lambda part: count(self.images.get(stage, 0) + part)
         finally:
-            count(before + images)
+            count(max(self.images.get(stage, 0), before + images))
 
 
 @dataclass
@@ -191,6 +191,7 @@ class Preparation:
         self.refined_by, self.faithful = refined_by, faithful
         self.segmented_by = segmenter.digest if segmented_by is None else segmented_by
         self.stopwatch = Stopwatch()
+        self._image_ids: dict[str, tuple[str, ...]] = {}  # of chunks, by their key
 
     def __call__(
         self, dataset: ImageDataset, *, batch_size: int = 32, chunks: Iterable[list[int]] | None = None
@@ -229,9 +230,12 @@ class Preparation:
         return [list(indices) for indices in chunks if not self._has(dataset, origin, indices)]
 
     def _has(self, dataset: ImageDataset, origin: str, indices: Sequence[int]) -> bool:
-        if not self.store.has("images", _images_key(origin, indices)):
+        key = _images_key(origin, indices)
+        if not self.store.has("images", key):
             return False
-        images = _named(origin, self._images(dataset, origin, indices).image_ids)
+        if key not in self._image_ids:
+            self._image_ids[key] = self._images(dataset, origin, indices).image_ids
+        images = _named(origin, self._image_ids[key])
         keys = {
             "heatmaps": digest(self._explained_by(images), size=16),
             "quality": self._quality_key(images),

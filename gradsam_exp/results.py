@@ -112,6 +112,11 @@ def reuse_run(earlier: Path, folder: Path) -> dict[str, Summary]:
     return {name: Summary.from_json(value) for name, value in content["metrics"].items()}
 
 
+def write_finished(folder: Path) -> None:
+    """Record that a task without metrics of its own did finish."""
+    write_json(folder / "metrics.json", {"identity": None, "status": "finished", "metrics": {}})
+
+
 def write_failure(folder: Path, error: BaseException) -> None:
     """Record that a run did not finish, and why, where its metrics would be."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -142,8 +142,12 @@ class Store:
             self._warn(f"{path} cannot be kept ({error}); the run goes on without")
 
     def _evict(self, keep: Path) -> None:
-        """Delete the least recently used chunks until the rest fits."""
+        """Delete the least recently used chunks until the rest fits, and what was left half written."""
         assert self.root is not None
+        for path in self.root.glob("*/*.partial"):
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime > IN_USE_S:
+                    path.unlink()
         chunks = []
         for path in self.root.glob("*/*.safetensors"):
             try:
@@ -156,9 +160,10 @@ class Store:
             if excess <= 0:
                 return
             if path != keep and time.time() - used > IN_USE_S:
-                path.unlink(missing_ok=True)
-                path.with_suffix(".lock").unlink(missing_ok=True)
-                excess -= size
+                with suppress(OSError):  # another user's
+                    path.unlink(missing_ok=True)
+                    path.with_suffix(".lock").unlink(missing_ok=True)
+                    excess -= size
         if excess > 0:
             self._warn(f"the store {self.root} exceeds its size by {excess / 2**30:.1f} GB that are in use")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from gradsam_exp.config import register_schema
-from gradsam_exp.launching import number_of_jobs, register_presets, threads_of_a_job
+from gradsam_exp.launching import THREADS, number_of_jobs, register_presets, share_cores, threads_of_a_job
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -68,3 +69,12 @@ def test_presets_change_the_plugins_defaults_and_keep_the_others():
     assert (
         composed("hydra/sweeper=optuna", "hydra.sweeper.direction=minimize").hydra.sweeper.direction == "minimize"
     )
+
+
+def test_a_searchs_jobs_share_the_cores_among_those_that_run_at_once(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(THREADS, "1")  # so that it is put back
+    monkeypatch.delenv(THREADS)
+    monkeypatch.setattr("gradsam_exp.launching.available_cores", lambda: 16)
+    launcher = {"_target_": "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher", "n_jobs": -1}
+    share_cores(OmegaConf.create({"hydra": {"launcher": launcher, "sweeper": {"n_trials": 20, "n_jobs": 4}}}))
+    assert os.environ[THREADS] == "4"

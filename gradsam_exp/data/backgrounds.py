@@ -103,7 +103,7 @@ class Pictures:
         picture = Image.fromarray(self.pictures[int(rng.integers(len(self.pictures)))])
         return np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """See `Background.fingerprint`."""
         return _digest("pictures", *(part for name, content in self._files for part in (name, content)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -59,9 +60,8 @@ class GivenPictures(ImageDataset):
             small = self._smaller(picture)
             self.original_sizes.append(picture.size)
             self._sizes.append(small.size)
-            state.update(small.tobytes())
-            again = sum(other.stem == path.stem for other in self.paths[: len(self.names)])
-            self.names.append(f"{path.stem}-{again + 1}" if again else path.stem)
+            self.names.append(_free(path.stem, self.names))
+            state.update(f"{self.names[-1]}/{small.size}/".encode() + small.tobytes())
         self._fingerprint = state.hexdigest()
 
     def with_classes(self, class_names: Sequence[str]) -> GivenPictures:
@@ -82,7 +82,7 @@ class GivenPictures(ImageDataset):
 
     @property
     def fingerprint(self) -> str:
-        """Digest of the pixels."""
+        """Digest of names and pixels."""
         return self._fingerprint
 
     def _smaller(self, picture: Image.Image) -> Image.Image:
@@ -98,3 +98,12 @@ class GivenPictures(ImageDataset):
         except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
             reason = str(error) if str(path) not in str(error) else type(error).__name__
             raise InputError(f"{path} cannot be read as a picture ({reason}); give another") from error
+
+
+def _free(name: str, taken: Sequence[str]) -> str:
+    """The name, or the first of ``name-2``, ``name-3``, … that is not taken."""
+    numbers = itertools.count(2)
+    wanted = name
+    while wanted in taken:
+        wanted = f"{name}-{next(numbers)}"
+    return wanted

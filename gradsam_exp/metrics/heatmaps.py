@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,8 +12,6 @@ from scipy.sparse import csr_matrix, eye
 from scipy.sparse.linalg import spsolve
 from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
-
-from gradsam_exp.metrics.base import PerImageMetric
 
 Maps = Float[Tensor, "batch height width"]
 Masks = Bool[Tensor, "batch height width"]
@@ -90,27 +88,6 @@ def heatmap_quality(heatmaps: Maps, masks: Masks | None) -> dict[str, PerImage]:
 
 def _unless_empty(values: PerImage, heatmaps: Maps) -> PerImage:
     return torch.where(heatmaps.flatten(1).any(1), values, torch.nan)
-
-
-class HeatmapQuality(PerImageMetric):
-    """One of the functions above, averaged over images; an empty heatmap has no value.
-
-    >>> import torch
-    >>> metric = HeatmapQuality(energy_pointing_game)
-    >>> metric.update(torch.tensor([[[1.0, 3.0]]]), torch.tensor([[[False, True]]]))
-    >>> float(metric.compute())
-    0.75
-    """
-
-    higher_is_better = True
-
-    def __init__(self, measure: Callable[[Maps, Masks], PerImage], **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.measure = measure
-
-    def update(self, heatmaps: Tensor, masks: Tensor) -> None:
-        """Add a batch."""
-        self.record(_unless_empty(self.measure(heatmaps, masks), heatmaps))
 
 
 def deletion_auc(

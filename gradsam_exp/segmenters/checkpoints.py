@@ -210,4 +210,9 @@ def load_encoder(read: ReadState, model: Sam) -> None:
 
 
 def _part(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    return {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
+    """In fp32, whatever the file has."""
+    return {
+        key.removeprefix(f"{name}."): value.float() if value.is_floating_point() else value
+        for key, value in state.items()
+        if key.startswith(f"{name}.")
+    }

@@ -23,7 +23,8 @@ from segment_anything.modeling.image_encoder import (
 )
 from torch import Tensor
 
-BIAS_ELEMENTS = 2**22  # of one attention bias; larger ones are slower on a CPU, and cost memory everywhere
+BIAS_ELEMENTS = 2**22  # of one attention bias on a CPU: what stays in its cache
+GPU_BIAS_ELEMENTS = 2**28  # bounds memory
 
 
 def encode_frames(
@@ -66,7 +67,7 @@ def _attend(
     if attention.use_rel_pos:
         vertical = get_rel_pos(rows, rows, attention.rel_pos_h).mT.to(q.dtype)  # (rows, width, rows)
         horizontal = get_rel_pos(columns, columns, attention.rel_pos_w).mT.to(q.dtype)
-        few = max(1, BIAS_ELEMENTS // tokens**2)
+        few = max(1, (BIAS_ELEMENTS if x.device.type == "cpu" else GPU_BIAS_ELEMENTS) // tokens**2)
         parts = zip(q.split(few), k.split(few), v.split(few), strict=True)
         attended = torch.cat([_fused(*part, _bias(part[0], vertical, horizontal)) for part in parts])
     else:

@@ -39,10 +39,10 @@ class SamSegmenter:
         load_encoder: gives that model's image encoder its weights; called once, before the first image is
             encoded. None if `load_model` has done so.
         digest: identifies the weights.
-        max_queries: most queries decoded in one call; bounds memory.
+        max_queries: most queries decoded in one call, a multiple of 8; bounds memory.
         precision: ``bf16`` runs the image encoder under autocast; embeddings then differ by about 1 % of
             their standard deviation.
-        compiled: compile the image encoder with `torch.compile`: a minute at the start, faster afterwards.
+        compiled: compile the image encoder with `torch.compile`: slow at the start, faster afterwards.
     """
 
     accepts: ClassVar[frozenset[str]] = frozenset({"points", "boxes", "masks"})

@@ -25,7 +25,7 @@ from gradsam_exp.registry import build_checked
 from gradsam_exp.reports import background_points as report
 from gradsam_exp.reports.tables import BOUND_NOTE, markdown_table
 from gradsam_exp.reports.terminal import console, progress_bar
-from gradsam_exp.results import write_json
+from gradsam_exp.results import write_finished
 from gradsam_exp.tasks.devices import prepare_on_devices
 from gradsam_exp.tasks.evaluate import write
 
@@ -107,7 +107,7 @@ def run(config: Config, folder: Path) -> None:
     all_facts = pd.concat(facts).join(pd.DataFrame.from_dict(known, orient="index"))
     bounds = {name for name, variant in plans.items() if variant.upper_bound}
     text = _write(folder, found, bounds, all_facts, truth)
-    write_json(folder / "metrics.json", {"identity": None, "status": "finished", "metrics": {}})
+    write_finished(folder)
     console.print(text, soft_wrap=True, markup=False)
     console.print(folder, soft_wrap=True)
 

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from omegaconf import OmegaConf
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
@@ -89,8 +90,18 @@ def _earlier_runs(config: Config, settings: EvaluateSettings, folder: Path) -> I
     if config.resume:
         places += [path.parent for path in (Path(config.output_root) / config.name).rglob("metrics.json")]
     for place in places:
-        if place != folder and (not settings.draws or (place / "figures").is_dir()):
+        if place != folder and (not settings.draws or _drawn_alike(place, settings)):
             yield place
+
+
+def _drawn_alike(place: Path, settings: EvaluateSettings) -> bool:
+    """Whether an earlier run has the figures that these settings ask for."""
+    try:
+        task = OmegaConf.load(place / ".hydra" / "config.yaml").task
+    except OSError:
+        return False
+    shown = (task.get("examples"), task.get("worst"))
+    return (place / "figures").is_dir() and shown == (settings.examples, settings.worst)
 
 
 def _evaluate(planned: Plan, settings: EvaluateSettings, folder: Path) -> dict[str, Summary]:

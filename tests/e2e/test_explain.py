@@ -71,8 +71,24 @@ def test_large_pictures_are_made_smaller_and_equal_names_told_apart(photos: Path
     Image.new("RGB", (10, 2000)).save(photos / "b" / "grey.jpg")
     given = GivenPictures([photos / "grey.png", *find_pictures(f"{photos}/b/*.jpg")], max_side=100)
     assert given.names == ["grey", "grey-2"]
+    assert GivenPictures([photos / "grey.png", photos / "grey.png"]).names == ["grey", "grey-2"]
     assert [given.image_size(k) for k in (0, 1)] == [(90, 60), (1, 100)]
     assert given[1].image.shape == (3, 100, 1)
     assert given.original_sizes[1] == (10, 2000)
     with pytest.raises(InputError, match="holds no pictures"):
         find_pictures(str(tmp_path))
+
+
+def test_a_picture_that_was_renamed_is_another(run, photos: Path):
+    assert run("task=explain", f"image='{photos}/grey.png'").code == 0
+    (photos / "grey.png").rename(photos / "renamed.png")
+    done = run("task=explain", f"image='{photos}/renamed.png'")
+    assert done.code == 0, done.err
+    assert "renamed: " in done.out
+
+
+def test_it_can_be_swept(run, photos: Path):
+    done = run("-m", "task=explain", f"image='{photos}/grey.png'", "explainer=gradcam,layercam")
+    assert done.code == 0, done.err
+    assert "interrupted" not in done.out
+    assert len(list(done.folder.rglob("grey.png"))) == 2

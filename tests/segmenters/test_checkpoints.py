@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from segment_anything import sam_model_registry
 
 from gradsam_exp import weights
 from gradsam_exp.errors import InputError
@@ -54,3 +55,11 @@ def test_a_changed_file_has_another_digest(tmp_path: Path):
     before = weights.file_digest(path)
     path.write_bytes(b"another")
     assert weights.file_digest(path) != before
+
+
+@pytest.mark.slow
+def test_weights_in_half_precision_are_used_in_full(tmp_path: Path):
+    torch.save(sam_model_registry["vit_b"]().half().state_dict(), tmp_path / "half.pth")
+    segmenter = load_segmenter("vit_b", checkpoint=tmp_path / "half.pth")
+    assert isinstance(segmenter, SamSegmenter)
+    assert {p.dtype for p in segmenter.model.parameters()} == {torch.float32}
