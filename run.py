@@ -14,10 +14,11 @@ from omegaconf import DictConfig
 
 from gradsam_exp.cli import run_job, run_program
 from gradsam_exp.config import register_schema
-from gradsam_exp.launching import register_presets
+from gradsam_exp.launching import compose_once, register_presets
 
 register_schema()
 register_presets(Path(__file__).parent / "conf" / "hydra" / "presets")
+compose_once()
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")

@@ -11,7 +11,14 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from gradsam_exp.config import register_schema
-from gradsam_exp.launching import THREADS, number_of_jobs, register_presets, share_cores, threads_of_a_job
+from gradsam_exp.launching import (
+    THREADS,
+    compose_once,
+    number_of_jobs,
+    register_presets,
+    share_cores,
+    threads_of_a_job,
+)
 
 CONF = Path(__file__).parents[1] / "conf"
 

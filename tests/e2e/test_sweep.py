@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from omegaconf import OmegaConf
 
 from gradsam_exp.experiment import Experiment
 from tests.e2e.conftest import ROOT
@@ -112,6 +114,24 @@ def test_a_run_that_does_not_depend_on_what_is_varied_is_made_once(run, monkeypa
 
 
 @pytest.mark.slow
+def test_each_job_is_composed_once_and_has_its_own_configuration(run, monkeypatch: pytest.MonkeyPatch):
+    composed = []
+    load = ConfigLoaderImpl.load_configuration
+
+    def counted(self, config_name, overrides, *arguments, **named):
+        composed.append(overrides)
+        return load(self, config_name, overrides, *arguments, **named)
+
+    monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", counted)
+    done = run("-m", "bg_threshold=0.1,0.2,0.1", "pipeline=fgbg")
+    assert done.code == 0, done.err
+    assert len(composed) == 1 + 4, "the sweep's own, two jobs, and one more for each repetition of a job"
+    configs = [OmegaConf.load(job / ".hydra" / "config.yaml") for job in done.runs]
+    assert [config.bg_threshold for config in configs] == [0.1, 0.2, 0.1]
+    kept = [OmegaConf.load(job / ".hydra" / "hydra.yaml").hydra.job.num for job in done.runs]
+    assert kept == [0, 1, 2]
+
+
 def test_resume_goes_on_where_a_sweep_stopped(run, monkeypatch: pytest.MonkeyPatch):
     first = run("-m", "pipeline=fg,argmax")
     (first.runs[1] / "metrics.json").unlink()  # it was interrupted there
