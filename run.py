@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors reach us: we say them in one line
@@ -12,7 +11,7 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large tensors on huge page
 import hydra
 from omegaconf import DictConfig
 
-from gradsam_exp.cli import run_job, run_program
+from gradsam_exp.cli import leave, run_job, run_program
 from gradsam_exp.config import register_schema
 from gradsam_exp.launching import compose_once, register_presets
 
@@ -28,4 +27,4 @@ def job(cfg: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_program(job))
+    leave(run_program(job))

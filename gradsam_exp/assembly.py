@@ -31,6 +31,7 @@ from gradsam_exp.prompts.base import STRATEGIES
 from gradsam_exp.refinement.base import REFINERS, Refiner
 from gradsam_exp.registry import build_checked, check_value
 from gradsam_exp.segmenters.base import SEGMENTERS, Segmenter
+from gradsam_exp.segmenters.remembered import Remembered
 from gradsam_exp.selectors.base import SELECTORS
 from gradsam_exp.store import Store
 
@@ -108,13 +109,17 @@ class Plan:
             "sam": self.pipeline.segmenter.digest,
         }
 
-    def experiment(self, *, faithful: bool = False) -> Experiment:
+    def experiment(self, *, faithful: bool = False, among_others: bool = False) -> Experiment:
         """Put everything together; see `Preparation` for ``faithful``.
 
         The classifier is read when a heatmap is needed that the store does not have.
+
+        Args:
+            among_others: this process makes other runs as well, and decodes what they have in common once.
         """
         segmenter = loaded_segmenter(self.pipeline.segmenter, self.config.sam, self.device)
-        pipeline = Pipeline(self.pipeline.strategy, segmenter, self.pipeline.selector)
+        decoder = _remembering(segmenter, self.config.store) if among_others else segmenter
+        pipeline = Pipeline(self.pipeline.strategy, decoder, self.pipeline.selector)
         return Experiment(self.preparation(segmenter, faithful=faithful), pipeline, seed=self.config.seed)
 
     def preparation(self, segmenter: Segmenter | None = None, *, faithful: bool = False) -> Preparation:
@@ -168,6 +173,19 @@ def loaded_segmenter(segmenter: Segmenter, node: Node, device: torch.device) -> 
         segmenter.load(device)
         _models["segmenter"] = (key, segmenter)
     return _models["segmenter"][1]
+
+
+def _remembering(segmenter: Segmenter, node: Node) -> Segmenter:
+    """The segmenter with the answers that earlier runs of this process got from it; ``node`` is the store's."""
+    settings = build_checked("store", StoreSettings, node)
+    max_bytes = int(settings.answers_gb * 2**30)
+    if not (settings.enabled and max_bytes):
+        return segmenter
+    _, known = _models.get("answers", ("", None))
+    if known is None or known.segmenter is not segmenter or known.max_bytes != max_bytes:
+        known = Remembered(segmenter, max_bytes)
+        _models["answers"] = ("", known)
+    return known
 
 
 def plan(config: Config, given: Callable[[Sequence[str]], ImageDataset] | None = None) -> Plan:
@@ -241,11 +259,13 @@ class StoreSettings:
         enabled: keep images, heatmaps and embeddings.
         root: where; safe for several processes and machines that share the folder.
         max_gb: above this (2³⁰ bytes) the least recently used go.
+        answers_gb: of the decoder's answers that the jobs of a sweep keep in memory for each other; 0 keeps none.
     """
 
     enabled: bool = True
     root: str = "outputs/.store"
     max_gb: Annotated[float, Field(gt=0)] = 10.0
+    answers_gb: Annotated[float, Field(ge=0)] = 0.5
 
 
 def find_store(config: Config) -> Store:

@@ -13,7 +13,6 @@ from omegaconf import DictConfig, OmegaConf
 from gradsam_exp.config import register_schema
 from gradsam_exp.launching import (
     THREADS,
-    compose_once,
     number_of_jobs,
     register_presets,
     share_cores,

@@ -99,7 +99,8 @@ def run(config: Config, folder: Path) -> None:
     with bar:
         for name, variant in plans.items():
             observer = on_batch if name == "fg" else None
-            found[name] = variant.experiment().run(dataset, batch_size=config.batch_size, on_batch=observer)
+            experiment = variant.experiment(among_others=True)
+            found[name] = experiment.run(dataset, batch_size=config.batch_size, on_batch=observer)
             (folder / "runs" / name).mkdir(parents=True)
             write(variant, found[name], folder / "runs" / name)
             bar.advance(stage)

@@ -29,6 +29,7 @@ from gradsam_exp.registry import build_checked
 from gradsam_exp.reports.progress import RUNNING
 from gradsam_exp.reports.stages import StageBars
 from gradsam_exp.reports.terminal import console, results_table, stages_line
+from gradsam_exp.segmenters.remembered import Remembered
 from gradsam_exp.tracking.evaluation import track_evaluation
 from gradsam_exp.tracking.settings import WandbSettings, wandb_settings
 
@@ -108,7 +109,7 @@ def _evaluate(planned: Plan, settings: EvaluateSettings, folder: Path) -> dict[s
     """Make the run; returns the metrics."""
     config = planned.config
     gallery = Gallery(planned.classifier.class_names, first=settings.examples, worst=settings.worst)
-    experiment = planned.experiment(faithful=settings.faithfulness)
+    experiment = planned.experiment(faithful=settings.faithfulness, among_others=_sweeping())
     if config.devices > 1:
         from gradsam_exp.tasks.devices import prepare_on_devices  # noqa: PLC0415  (Lightning takes its time)
 
@@ -122,6 +123,8 @@ def _evaluate(planned: Plan, settings: EvaluateSettings, folder: Path) -> dict[s
 
     with StageBars(title, len(planned.dataset), experiment.stopwatch):
         evaluation = experiment.run(planned.dataset, batch_size=config.batch_size, on_batch=on_batch)
+    if isinstance(segmenter := experiment.pipeline.segmenter, Remembered):
+        log.info("%d of %d queries so far were decoded, the others known", segmenter.decoded, segmenter.asked)
     if settings.draws:
         _draw(gallery, evaluation, folder / "figures")
     metrics = write(planned, evaluation, folder)

@@ -16,6 +16,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import OmegaConf
 
 from gradsam_exp.experiment import Experiment
+from gradsam_exp.segmenters.sam import SamSegmenter
 from tests.e2e.conftest import ROOT
 
 
@@ -114,6 +115,25 @@ def test_a_run_that_does_not_depend_on_what_is_varied_is_made_once(run, monkeypa
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("override", "queries"), [("", 8), ("store.answers_gb=0", 16), ("store.enabled=false", 16)]
+)
+def test_prompts_that_jobs_have_in_common_are_decoded_once(
+    run, monkeypatch: pytest.MonkeyPatch, override: str, queries: int
+):
+    decoded = []
+    decode = SamSegmenter.decode
+
+    def counted(self, embeddings, prompts):
+        decoded.extend(prompts.image_index.tolist())
+        return decode(self, embeddings, prompts)
+
+    monkeypatch.setattr(SamSegmenter, "decode", counted)
+    done = run("-m", "pipeline=argmax", "selector=predicted_iou,single", *filter(None, [override]))
+    assert done.code == 0, done.err
+    assert len(decoded) == queries
+
+
 def test_each_job_is_composed_once_and_has_its_own_configuration(run, monkeypatch: pytest.MonkeyPatch):
     composed = []
     load = ConfigLoaderImpl.load_configuration
