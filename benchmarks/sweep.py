@@ -10,9 +10,10 @@
 
 Then the same sweep again with ``resume=true``, as a command, imports included. ``--sam vit_b`` has random weights.
 
-Limits: one process, so that from the second round on the networks are loaded already; the naive way neither scores
-nor writes anything; with vit_b the few images' time is what is compared, so what a job costs whatever the number
-of images weighs more than it would with 500.
+The sweep can fall below the limit: its jobs decode only prompts that no job before them had.
+
+Limits: the naive way neither scores nor writes anything; with vit_b the few images' time is what is compared, so
+what a job costs whatever the number of images weighs more than it would with 500.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from segment_anything import SamPredictor, sam_model_registry
 
 from benchmarks.timing import report, result
 from gradsam_exp import cli
+from gradsam_exp.assembly import forget_models
 from gradsam_exp.classifiers.checkpoints import find_classifier
 from gradsam_exp.classifiers.classifier import ImageClassifier
 from gradsam_exp.data.backgrounds import Mixed
@@ -117,6 +119,7 @@ def _sweep(overrides: list[str]) -> float:
         times.append(time.perf_counter())
         return answer
 
+    forget_models()  # what the round before has decoded
     before, cli.run_job = sys.argv, timed_job
     sys.argv = [str(RUN), "-m", *JOBS, *overrides]
     try:

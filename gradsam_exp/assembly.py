@@ -159,6 +159,11 @@ _found_layers: set[tuple[str, str]] = set()  # of which classifier; the jobs of 
 _models: dict[str, tuple[str, Any]] = {}  # the last one of each kind: the jobs of a sweep share them
 
 
+def forget_models() -> None:
+    """Let go of the networks, and of the answers, that runs of this process share."""
+    _models.clear()
+
+
 def loaded_classifier(file: ClassifierFile) -> ImageClassifier:
     """The classifier with its weights; that of the job before if it is the same."""
     if _models.get("classifier", ("",))[0] != file.digest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,18 @@ def data_digest(run: Path) -> str:
     """Of the images a run was made on; runs are compared on the same images only."""
     provenance = json.loads((run / "provenance.json").read_text(encoding="utf-8"))
     return str(provenance["digests"]["data"])
+
+
+def images_of(run: Path) -> pd.DataFrame:
+    """The per-image table of a run, by ``image_id``; not to be changed, as others get the same."""
+    path = run / "per_image.parquet"
+    return _read(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=128)  # a report asks for each several times
+def _read(path: Path, written: int) -> pd.DataFrame:
+    del written
+    return pd.read_parquet(path).set_index("image_id")
 
 
 def against(iou: pd.Series, name: str, baseline: pd.Series) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from gradsam_exp.colours import AMOUNT, SERIES
 from gradsam_exp.metrics.summary import summarize
-from gradsam_exp.reports.compare import data_digest
+from gradsam_exp.reports.compare import data_digest, images_of
 from gradsam_exp.reports.runs import in_short
 from gradsam_exp.reports.tables import varied_columns
 from gradsam_exp.reports.terminal import TITLES
@@ -106,7 +106,7 @@ def _averaged(folder: Path, runs: pd.DataFrame, knob: str) -> list[Curve]:
         own = runs[[digests[job] == data for job in runs["job"]]]
         found = {}
         for value, some in own.groupby(knob, sort=False):
-            images = [pd.read_parquet(folder / job / "per_image.parquet", columns=["iou"]) for job in some["job"]]
+            images = [images_of(folder / job)["iou"] for job in some["job"]]
             found[str(value)] = summarize(pd.concat(images, axis=1).mean(axis=1).to_numpy())
         name = "mean over the rest" + ("" if len(set(digests.values())) == 1 else f", images {data[:6]}")
         lows, highs = ([one.ci95[k] for one in found.values()] for k in (0, 1))

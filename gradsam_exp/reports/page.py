@@ -20,7 +20,7 @@ from plotly.offline import get_plotlyjs
 
 from gradsam_exp import colours
 from gradsam_exp.metrics.paired import all_pairs
-from gradsam_exp.reports.compare import data_digest
+from gradsam_exp.reports.compare import data_digest, images_of
 from gradsam_exp.reports.curves import charts
 from gradsam_exp.reports.pictures import heat_source, read_pictures, small_predictions
 from gradsam_exp.reports.runs import command_of, config_of, differences, in_short
@@ -171,12 +171,10 @@ def _image_set(
     folder: Path, runs: Sequence[dict[str, Any]], data: str, number: int, *, explain: bool
 ) -> dict[str, Any]:
     """The images that the runs have in common; the runs get their values on them."""
-    tables = {run["job"]: pd.read_parquet(folder / run["job"] / "per_image.parquet") for run in runs}
-    first = tables[runs[0]["job"]].set_index("image_id")
+    tables = {run["job"]: images_of(folder / run["job"]) for run in runs}
+    first = tables[runs[0]["job"]]
     ids = [str(name) for name in first.index]
-    ious = pd.DataFrame(
-        {job: own.set_index("image_id")["iou"].reindex(first.index) for job, own in tables.items()}
-    )
+    ious = pd.DataFrame({job: own["iou"].reindex(first.index) for job, own in tables.items()})
     sources: dict[str, Path] = {}
     for run in runs:
         sources.setdefault(run["source"], folder / run["job"])
@@ -185,7 +183,7 @@ def _image_set(
     names = sorted(set(known))
     predictable = list(dict.fromkeys(str(name) for own in tables.values() for name in own["predicted_class"]))
     for run in runs:
-        own = tables[run["job"]].set_index("image_id").reindex(first.index)
+        own = tables[run["job"]].reindex(first.index)
         run |= {
             "set": number,
             "iou": [_number(value) for value in own["iou"]],

@@ -10,7 +10,7 @@ import pandas as pd
 
 from gradsam_exp.metrics.paired import holm
 from gradsam_exp.metrics.summary import summarize_run
-from gradsam_exp.reports.compare import against, data_digest
+from gradsam_exp.reports.compare import against, data_digest, images_of
 from gradsam_exp.reports.sweep import different_runs
 
 SEEDS = ("model.checkpoint", "model.seed", "seed")
@@ -37,8 +37,7 @@ def pool_runs(folder: Path, table: pd.DataFrame, varied: Sequence[str]) -> pd.Da
     pools: dict[tuple[str, ...], list[pd.DataFrame]] = {}
     for run in finished.to_dict("records"):
         key = (data_digest(folder / run["job"]), *(str(run[column]) for column in others))
-        images = pd.read_parquet(folder / run["job"] / "per_image.parquet")
-        pools.setdefault(key, []).append(images.set_index("image_id"))
+        pools.setdefault(key, []).append(images_of(folder / run["job"]))
     baselines: dict[str, tuple[str, pd.Series]] = {}
     rows: list[dict[str, Any]] = []
     for (data, *values), runs in pools.items():

@@ -137,13 +137,13 @@ def compare_runs(folder: Path, table: pd.DataFrame, baseline: str | None = None)
     import pandas as pd  # noqa: PLC0415
 
     from gradsam_exp.metrics.paired import holm  # noqa: PLC0415
-    from gradsam_exp.reports.compare import against, data_digest  # noqa: PLC0415
+    from gradsam_exp.reports.compare import against, data_digest, images_of  # noqa: PLC0415
 
     baselines: dict[str, tuple[str, pd.Series]] = {}
     rows: list[dict[str, Any]] = []
     jobs = different_runs(table).query("status == 'finished'")["job"].tolist()
     for job in sorted(jobs, key=lambda job: job != baseline):
-        images = pd.read_parquet(folder / job / "per_image.parquet").set_index("image_id")
+        images = images_of(folder / job)
         data = data_digest(folder / job)
         by_class = images.groupby("class_name")["iou"].mean()
         row: dict[str, Any] = {"job": job, **{f"miou_{name}": value for name, value in by_class.items()}}

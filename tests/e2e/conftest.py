@@ -13,6 +13,7 @@ import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 
+from gradsam_exp import assembly
 from gradsam_exp.classifiers.checkpoints import save_classifier
 from gradsam_exp.classifiers.classifier import ImageClassifier
 from gradsam_exp.data.shapes import SHAPES
@@ -66,6 +67,7 @@ def run(
         arguments = flags + [o for o in small if o.partition("=")[0] not in given] + plain
         monkeypatch.setattr(sys, "argv", [str(ROOT / "run.py"), *arguments])
         GlobalHydra.instance().clear()
+        assembly._models.pop("answers", None)  # a fresh process has none
         capsys.readouterr()
         with pytest.raises(SystemExit) as end:
             runpy.run_path(str(ROOT / "run.py"), run_name="__main__")
