@@ -13,10 +13,11 @@ from omegaconf import DictConfig
 
 from gradsam_exp.cli import leave, run_job, run_program
 from gradsam_exp.config import register_schema
-from gradsam_exp.launching import compose_once, register_presets
+from gradsam_exp.launching import compose_once, register_presets, share_store
 
 register_schema()
 register_presets(Path(__file__).parent / "conf" / "hydra" / "presets")
+share_store()
 compose_once()
 
 

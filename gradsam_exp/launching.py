@@ -48,6 +48,14 @@ def register_presets(folder: Path) -> None:
             store.store(group=group, name=path.stem, node=node, provider=plugin.provider)
 
 
+def share_store() -> None:
+    """Keep Hydra from copying all that plugins and schemas have registered.
+
+    It does so for each group that ``--help`` lists, and for each job, although nobody changes the copies.
+    """
+    ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
+
+
 def compose_once() -> None:
     """Let Hydra compose the configuration of each of a sweep's jobs once, not twice.
 
