@@ -19,7 +19,7 @@ class Example:
     """One image with everything that happened to it, as arrays.
 
     Attributes:
-        points: ``(x, y)`` px of the query whose mask was kept.
+        points: ``(x, y)`` px, of all of the image's queries.
         labels: 1 foreground, 0 background.
         boxes: ``x0, y0, x1, y1`` px.
         truth: None where there is none; ``iou`` is then NaN.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from random import Random
 
 import torch
 from jaxtyping import Bool, Float
@@ -24,7 +24,8 @@ class Remembered:
 
     Args:
         segmenter: what answers new questions.
-        max_bytes: of answers that are kept, on the segmenter's device; above this the least recently used go.
+        max_bytes: of answers that are kept, on the segmenter's device. Above this any may go: runs ask in the same
+            order, so the least recently used one would be the next that is needed.
 
     Attributes:
         asked, decoded: queries so far, and how many of them the segmenter itself has answered.
@@ -35,8 +36,10 @@ class Remembered:
         self.accepts, self.digest = segmenter.accepts, segmenter.digest
         self.load, self.encode = segmenter.load, segmenter.encode
         self.asked = self.decoded = 0
-        self._answers: OrderedDict[bytes, Answer] = OrderedDict()
+        self._answers: dict[bytes, Answer] = {}
+        self._kept: list[bytes] = []
         self._bytes = 0
+        self._random = Random(0)  # equal commands do equal things
 
     @property
     def device(self) -> torch.device:
@@ -53,7 +56,7 @@ class Remembered:
             answer = self.segmenter.decode(embeddings, prompts)
         else:
             answer = self._completed(embeddings, prompts, known, new)
-        self._keep(keys, answer, set(new))
+        self._keep(keys, answer, new)
         return answer
 
     def _completed(
@@ -69,17 +72,17 @@ class Remembered:
         logits = torch.stack([logits for logits, _ in found])
         return Segmentation(logits, torch.stack([scores for _, scores in found]), prompts.image_index)
 
-    def _keep(self, keys: list[bytes], answer: Segmentation, new: set[int]) -> None:
-        for row, key in enumerate(keys):
-            if key in self._answers:
-                self._answers.move_to_end(key)
-            elif row in new:
+    def _keep(self, keys: list[bytes], answer: Segmentation, new: list[int]) -> None:
+        for row in new:
+            if keys[row] not in self._answers:
                 kept = answer.logits[row].clone(), answer.scores[row].clone()  # not a view of the whole batch
-                self._answers[key] = kept
+                self._answers[keys[row]] = kept
+                self._kept.append(keys[row])
                 self._bytes += sum(part.nbytes for part in kept)
         while self._bytes > self.max_bytes:
-            _, gone = self._answers.popitem(last=False)
-            self._bytes -= sum(part.nbytes for part in gone)
+            at = self._random.randrange(len(self._kept))
+            self._kept[at], self._kept[-1] = self._kept[-1], self._kept[at]
+            self._bytes -= sum(part.nbytes for part in self._answers.pop(self._kept.pop()))
 
     def to_original(
         self, logits: Float[Tensor, "masks low low"], embeddings: Embeddings

@@ -82,12 +82,17 @@ def test_the_same_image_is_known_in_another_batch(segmenter: SamSegmenter, embed
     assert remembered.decoded == 1
 
 
-def test_the_least_recently_used_go(segmenter: SamSegmenter, embeddings: Embeddings, decoded: list):
-    remembered = Remembered(segmenter, max_bytes=2 * ANSWER)
-    for xy in ((10, 10), (20, 20), (10, 10), (30, 30), (10, 10), (20, 20)):
-        remembered.decode(embeddings, asked(xy))
-        assert remembered._bytes == ANSWER * len(remembered._answers) <= 2 * ANSWER
-    assert decoded == [[10, 10], [20, 20], [30, 30], [20, 20]]
+def test_memory_is_bounded_and_what_is_asked_in_turn_is_still_found(
+    segmenter: SamSegmenter, embeddings: Embeddings
+):
+    remembered = Remembered(segmenter, max_bytes=10 * ANSWER)
+    places = [(5.0 * k, 10.0) for k in range(12)]  # more than fit
+    for _ in range(10):
+        for xy in places:
+            remembered.decode(embeddings, asked(xy))
+            assert remembered._bytes == ANSWER * len(remembered._answers) <= 10 * ANSWER
+    assert remembered.asked == 120
+    assert remembered.decoded < 60, "if the least recently used went, none would be found"
 
 
 def test_no_query_is_no_answer(segmenter: SamSegmenter, embeddings: Embeddings):
