@@ -11,7 +11,7 @@ import pandas as pd
 from gradsam_exp.metrics.paired import holm
 from gradsam_exp.metrics.summary import summarize_run
 from gradsam_exp.reports.compare import against, data_digest, images_of
-from gradsam_exp.reports.sweep import different_runs
+from gradsam_exp.reports.sweep import evaluated_runs
 
 SEEDS = ("model.checkpoint", "model.seed", "seed")
 """What is varied to see how much chance matters: the classifier's training, random strategies."""
@@ -33,9 +33,8 @@ def pool_runs(folder: Path, table: pd.DataFrame, varied: Sequence[str]) -> pd.Da
     if not set(varied) & set(SEEDS):
         return pd.DataFrame()
     others = [column for column in varied if column not in SEEDS]
-    finished = different_runs(table).query("status == 'finished'")
     pools: dict[tuple[str, ...], list[pd.DataFrame]] = {}
-    for run in finished.to_dict("records"):
+    for run in evaluated_runs(folder, table).to_dict("records"):
         key = (data_digest(folder / run["job"]), *(str(run[column]) for column in others))
         pools.setdefault(key, []).append(images_of(folder / run["job"]))
     baselines: dict[str, tuple[str, pd.Series]] = {}

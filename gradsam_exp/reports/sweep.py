@@ -141,7 +141,7 @@ def compare_runs(folder: Path, table: pd.DataFrame, baseline: str | None = None)
 
     baselines: dict[str, tuple[str, pd.Series]] = {}
     rows: list[dict[str, Any]] = []
-    jobs = different_runs(table).query("status == 'finished'")["job"].tolist()
+    jobs = evaluated_runs(folder, table)["job"].tolist()
     for job in sorted(jobs, key=lambda job: job != baseline):
         images = images_of(folder / job)
         data = data_digest(folder / job)
@@ -162,6 +162,13 @@ def compare_runs(folder: Path, table: pd.DataFrame, baseline: str | None = None)
 def different_runs(table: pd.DataFrame) -> pd.DataFrame:
     """The table without the rows that repeat another."""
     return table[table["same_as"].isna()] if "same_as" in table else table
+
+
+def evaluated_runs(folder: Path, table: pd.DataFrame) -> pd.DataFrame:
+    """Of `different_runs`, those that have numbers of images: finished ones, but not those of ``task=train``."""
+    runs = different_runs(table)
+    with_images = [job for job in runs["job"] if (folder / str(job) / "per_image.parquet").is_file()]
+    return runs[(runs["status"] == "finished") & runs["job"].isin(with_images)]
 
 
 def _varied_between(runs: Sequence[Path]) -> list[dict[str, str]]:

@@ -9,7 +9,7 @@ from gradsam_exp.errors import InputError, did_you_mean
 from gradsam_exp.registry import build_checked
 from gradsam_exp.reports.page import write_page
 from gradsam_exp.reports.runs import common_folder, find_runs
-from gradsam_exp.reports.sweep import collect_runs, different_runs, with_comparison, write_tables
+from gradsam_exp.reports.sweep import collect_runs, evaluated_runs, with_comparison, write_tables
 from gradsam_exp.reports.tables import print_tables
 from gradsam_exp.reports.terminal import console
 
@@ -33,7 +33,7 @@ def compare(config: Config, folder: Path, *, baseline: str | int | None = None, 
     common = common_folder(runs)
     table = collect_runs(common, runs)
     first = None if baseline is None else str(baseline)
-    finished = different_runs(table).query("status == 'finished'")["job"].tolist()
+    finished = evaluated_runs(common, table)["job"].tolist()
     if first is not None and first not in finished:
         raise InputError(f"task.baseline={first} is no finished run{did_you_mean(first, finished)}")
     table = with_comparison(common, table, first)

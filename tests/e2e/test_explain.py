@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -92,3 +93,5 @@ def test_it_can_be_swept(run, photos: Path):
     assert done.code == 0, done.err
     assert "interrupted" not in done.out
     assert len(list(done.folder.rglob("grey.png"))) == 2
+    (table,) = done.folder.rglob("sweep.csv")
+    assert pd.read_csv(table)["status"].tolist() == ["finished"] * 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
@@ -49,6 +50,14 @@ def test_a_trained_classifier_is_trained_further(run, random_weights):
     other = run(*still, "model.backbone=resnet34", *SMALL, defaults=False)
     assert other.code == 1
     assert "task.start is a classifier with backbone_name=resnet18, but this training has resnet34" in other.err
+
+
+def test_trainings_can_be_swept(run):
+    done = run("-m", "task=train", "task.epochs=1", "model.seed=0,1", *SMALL, defaults=False)
+    assert done.code == 0, done.err
+    assert len(list(done.folder.rglob("classifier.safetensors"))) == 2
+    (table,) = done.folder.rglob("sweep.csv")
+    assert pd.read_csv(table)[["model.seed", "status"]].to_numpy().tolist() == [[0, "finished"], [1, "finished"]]
 
 
 def test_a_classifier_of_ones_own_data(run, tmp_path: Path, shape_files: Path):
