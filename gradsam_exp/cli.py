@@ -109,12 +109,12 @@ def leave(code: int) -> NoReturn:
     Does what the interpreter does at its end, but for tidying up: with the objects of PyTorch and its company that
     takes two seconds. If something runs ``run.py`` from inside (a profiler, a test), that goes on as usual.
     """
-    caller = sys._getframe(1)
-    if caller.f_back is not None:
+    steps: list[Any] = [getattr(threading, "_shutdown", None), getattr(atexit, "_run_exitfuncs", None)]
+    if sys._getframe(1).f_back is not None or None in steps:
         sys.exit(code)
-    with suppress(KeyboardInterrupt):
-        threading._shutdown()  # type: ignore[attr-defined]
-        atexit._run_exitfuncs()
+    for step in steps:
+        with suppress(KeyboardInterrupt):
+            step()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # closed, as by ``| head``
             stream.flush()
