@@ -30,6 +30,13 @@ def _read(path: Path, written: int) -> pd.DataFrame:
     return pd.read_parquet(path).set_index("image_id")
 
 
+def evaluated_runs(folder: Path, table: pd.DataFrame) -> pd.DataFrame:
+    """The finished runs that have numbers of images (those of ``task=train`` have none), each only once."""
+    runs = table[table["same_as"].isna()] if "same_as" in table else table
+    with_images = [job for job in runs["job"] if (folder / str(job) / "per_image.parquet").is_file()]
+    return runs[(runs["status"] == "finished") & runs["job"].isin(with_images)]
+
+
 def against(iou: pd.Series, name: str, baseline: pd.Series) -> dict[str, Any]:
     """``baseline`` (its name), ``delta_miou`` with ``_low`` and ``_high``, ``p``, ``wins``, ``ties``, ``losses``.
 

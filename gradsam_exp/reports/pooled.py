@@ -10,8 +10,7 @@ import pandas as pd
 
 from gradsam_exp.metrics.paired import holm
 from gradsam_exp.metrics.summary import summarize_run
-from gradsam_exp.reports.compare import against, data_digest, images_of
-from gradsam_exp.reports.sweep import evaluated_runs
+from gradsam_exp.reports.compare import against, data_digest, evaluated_runs, images_of
 
 SEEDS = ("model.checkpoint", "model.seed", "seed")
 """What is varied to see how much chance matters: the classifier's training, random strategies."""

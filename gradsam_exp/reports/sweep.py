@@ -137,7 +137,7 @@ def compare_runs(folder: Path, table: pd.DataFrame, baseline: str | None = None)
     import pandas as pd  # noqa: PLC0415
 
     from gradsam_exp.metrics.paired import holm  # noqa: PLC0415
-    from gradsam_exp.reports.compare import against, data_digest, images_of  # noqa: PLC0415
+    from gradsam_exp.reports.compare import against, data_digest, evaluated_runs, images_of  # noqa: PLC0415
 
     baselines: dict[str, tuple[str, pd.Series]] = {}
     rows: list[dict[str, Any]] = []
@@ -157,18 +157,6 @@ def compare_runs(folder: Path, table: pd.DataFrame, baseline: str | None = None)
         return pairs.iloc[:0]
     pairs["p"] = holm(pairs["p"].tolist())
     return pairs
-
-
-def different_runs(table: pd.DataFrame) -> pd.DataFrame:
-    """The table without the rows that repeat another."""
-    return table[table["same_as"].isna()] if "same_as" in table else table
-
-
-def evaluated_runs(folder: Path, table: pd.DataFrame) -> pd.DataFrame:
-    """Of `different_runs`, those that have numbers of images: finished ones, but not those of ``task=train``."""
-    runs = different_runs(table)
-    with_images = [job for job in runs["job"] if (folder / str(job) / "per_image.parquet").is_file()]
-    return runs[(runs["status"] == "finished") & runs["job"].isin(with_images)]
 
 
 def _varied_between(runs: Sequence[Path]) -> list[dict[str, str]]:
