@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Sequence
+from bisect import insort
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -38,7 +39,9 @@ class Example:
 
 
 class Gallery:
-    """Sees every batch of a run; keeps the first images, one of each class before a second, and the worst.
+    """Sees every batch of a run, in any order; keeps the first images by name, and the worst.
+
+    Of the first, one of each class comes before a second of any.
 
     Args:
         class_names: the classifier's.
@@ -48,23 +51,23 @@ class Gallery:
     def __init__(self, class_names: Sequence[str], *, first: int, worst: int) -> None:
         self.class_names, self.first, self.worst = class_names, first, worst
         self._by_class: dict[int, list[Example]] = {}
-        self._heap: list[tuple[float, str, Example]] = []
+        self._worst: list[Example] = []
 
     def __call__(self, item: Prepared, result: PipelineResult) -> None:
         """Look at one batch."""
         truth = item.batch.masks
         ious = iou(result.masks, truth).tolist() if truth is not None else [float("nan")] * len(item.batch)
         for k, value in enumerate(ious):
-            label = int(item.batch.labels[k])
-            of_class = self._by_class.setdefault(label, [])
-            if len(of_class) < self.first:
-                of_class.append(self._example(item, result, k, value))
-            if truth is None or not self.worst:
-                continue
-            if len(self._heap) < self.worst or -value > self._heap[0][0]:
+            name = item.batch.image_ids[k]
+            of_class = self._by_class.setdefault(int(item.batch.labels[k]), [])
+            is_first = _belongs((name,), of_class, self.first, _by_name)
+            is_worst = truth is not None and _belongs((value, name), self._worst, self.worst, _by_iou)
+            if is_first or is_worst:
                 example = self._example(item, result, k, value)
-                push = heapq.heappush if len(self._heap) < self.worst else heapq.heappushpop
-                push(self._heap, (-value, example.image_id, example))
+                if is_first:
+                    _insert(example, of_class, self.first, _by_name)
+                if is_worst:
+                    _insert(example, self._worst, self.worst, _by_iou)
 
     def first_examples(self) -> list[Example]:
         """The first image of each class, then the second of each, …, in the classes' order."""
@@ -76,7 +79,7 @@ class Gallery:
 
     def worst_examples(self) -> list[Example]:
         """The images with the lowest IoU, worst first."""
-        return [example for *_, example in sorted(self._heap, key=lambda entry: (-entry[0], entry[1]))]
+        return list(self._worst)
 
     def _example(self, item: Prepared, result: PipelineResult, k: int, iou: float) -> Example:
         prompts = result.prompts[result.prompts.image_index == k]
@@ -96,3 +99,24 @@ class Gallery:
             truth=None if truth is None else truth[k].numpy(),
             iou=iou,
         )
+
+
+Key = Callable[[Example], tuple[Any, ...]]
+
+
+def _by_name(example: Example) -> tuple[Any, ...]:
+    return (example.image_id,)
+
+
+def _by_iou(example: Example) -> tuple[Any, ...]:
+    return example.iou, example.image_id
+
+
+def _belongs(key: tuple[Any, ...], kept: Sequence[Example], most: int, by: Key) -> bool:
+    """Whether an example is one of the first ``most``, as far as is known."""
+    return len(kept) < most or (most > 0 and key < by(kept[-1]))
+
+
+def _insert(example: Example, kept: list[Example], most: int, by: Key) -> None:
+    insort(kept, example, key=by)
+    del kept[most:]

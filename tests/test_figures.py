@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -60,6 +61,18 @@ def test_no_worst_cases_are_kept_if_none_are_wanted(run_gallery):
     assert (len(gallery.first_examples()), gallery.worst_examples()) == (2, [])
 
 
+def test_the_same_images_are_kept_in_whichever_order_they_come(run_gallery):
+    one = run_gallery(first=6, worst=3)
+    other = run_gallery([slice(4, 8), slice(0, 4)], first=6, worst=3)
+    first, worst = one.first_examples(), one.worst_examples()
+    assert len({example.class_name for example in first[:3]}) == 3, "one of each class before a second"
+    assert [example.image_id for example in other.first_examples()] == [example.image_id for example in first]
+    everyone = run_gallery(first=0, worst=8).worst_examples()
+    assert [example.image_id for example in worst] == [example.image_id for example in everyone[:3]]
+    assert [example.iou for example in everyone] == sorted(example.iou for example in everyone)
+    assert [example.image_id for example in other.worst_examples()] == [example.image_id for example in worst]
+
+
 @pytest.fixture
 def run_gallery(batch, segmenter):
     import torch
@@ -71,14 +84,16 @@ def run_gallery(batch, segmenter):
     from gradsam_exp.selectors.score import PredictedIoU
     from gradsam_exp.types import Heatmaps, PromptContext
 
-    def made(**kept: int) -> Gallery:
-        empty = torch.zeros(len(batch), dtype=torch.bool)
-        heatmaps = Heatmaps(batch.masks.float(), empty, batch.labels)
-        embeddings = segmenter.encode(batch.images)
-        context = PromptContext(batch.images, heatmaps, batch.image_ids)
-        result = Pipeline(Foreground(), segmenter, PredictedIoU())(context, embeddings)
+    def made(parts: Sequence[slice] = (slice(None),), **kept: int) -> Gallery:
         gallery = Gallery(["a", "b", "c", "d", "e"], **kept)
-        gallery(Prepared(batch, heatmaps, embeddings, batch.labels), result)
+        for part in parts:
+            some = batch[part]
+            empty = torch.zeros(len(some), dtype=torch.bool)
+            heatmaps = Heatmaps(some.masks.float(), empty, some.labels)
+            embeddings = segmenter.encode(some.images)
+            context = PromptContext(some.images, heatmaps, some.image_ids)
+            result = Pipeline(Foreground(), segmenter, PredictedIoU())(context, embeddings)
+            gallery(Prepared(some, heatmaps, embeddings, some.labels), result)
         return gallery
 
     return made
