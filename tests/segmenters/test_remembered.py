@@ -36,7 +36,7 @@ def embeddings(segmenter: SamSegmenter, batch: ImageBatch) -> Embeddings:
 
 
 def asked(*xy: tuple[float, float], image: int = 0) -> Prompts:
-    points = torch.tensor(xy)[:, None]
+    points = torch.tensor(xy, dtype=torch.float32).reshape(-1, 1, 2)
     return Prompts(torch.full((len(xy),), image), points, torch.ones(len(xy), 1, dtype=torch.long))
 
 
