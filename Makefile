@@ -13,13 +13,16 @@ unexport PYTHONDONTWRITEBYTECODE
 run: $(INSTALLED)
 	@$(BIN)/python run.py $(ARGS)
 
+# A process per core, with one thread each: most tests keep no second one busy.
 # Shapes and dtypes of annotations are checked meanwhile, which takes half as long again.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+
 test: $(INSTALLED)
-	@$(BIN)/python -m pytest --jaxtyping-packages=gradsam_exp,beartype.beartype $(ARGS)
+	@$(PYTEST) --jaxtyping-packages=gradsam_exp,beartype.beartype $(ARGS)
 
 # The tests that take no training and start no commands.
 quick: $(INSTALLED)
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	@$(PYTEST) -m "not slow" $(ARGS)
 
 # Half an hour on two cores; each ends in one line of JSON. See benchmarks/RESULTS.md.
 BENCHMARKS := cam ablation encode decode sweep startup growth
