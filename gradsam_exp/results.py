@@ -88,14 +88,19 @@ def one_at_a_time(folder: Path, identity: str) -> Iterator[None]:
 def find_finished(identity: str, folders: Iterable[Path]) -> Path | None:
     """The first of the folders that holds a whole run of this identity."""
     for folder in folders:
-        try:
-            found = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
         whole = all((folder / name).is_file() for name in (*TABLES, "provenance.json"))
-        if found.get("identity") == identity and found.get("status") == "finished" and whole:
+        if whole and identity_of(folder) == identity:
             return folder
     return None
+
+
+def identity_of(folder: Path) -> str | None:
+    """Of the run that is recorded there as finished; None if there is none."""
+    try:
+        found = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found.get("identity") if found.get("status") == "finished" else None
 
 
 def reuse_run(earlier: Path, folder: Path) -> dict[str, Summary]:

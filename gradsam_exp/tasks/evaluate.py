@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -69,7 +71,7 @@ def run(config: Config, folder: Path) -> float:
     tracker = wandb_settings(config.logger)
     alone = results.one_at_a_time(folder.parent / RUNNING, planned.identity) if _sweeping() else nullcontext()
     with alone:
-        earlier = results.find_finished(planned.identity, _earlier_runs(config, settings, folder))
+        earlier = results.find_finished(planned.identity, _earlier_runs(planned, settings, folder))
         if earlier is None:
             metrics = _evaluate(planned, settings, folder)
         else:
@@ -85,14 +87,25 @@ def _sweeping() -> bool:
     return HydraConfig.get().mode == RunMode.MULTIRUN
 
 
-def _earlier_runs(config: Config, settings: EvaluateSettings, folder: Path) -> Iterator[Path]:
+def _earlier_runs(planned: Plan, settings: EvaluateSettings, folder: Path) -> Iterator[Path]:
     """Where this run may have been made before: by another job of the sweep; with ``resume``, at any time."""
+    config = planned.config
     places: list[Path] = sorted(folder.parent.iterdir()) if _sweeping() else []
     if config.resume:
-        places += [path.parent for path in (Path(config.output_root) / config.name).rglob("metrics.json")]
+        asking = folder.parent if _sweeping() else folder
+        places += _runs_before(Path(config.output_root) / config.name, asking).get(planned.identity, [])
     for place in places:
         if place != folder and (not settings.draws or _drawn_alike(place, settings)):
             yield place
+
+
+@lru_cache(maxsize=1)
+def _runs_before(root: Path, asking: Path) -> Mapping[str | None, list[Path]]:
+    """The finished runs below a folder by their identity, as the sweep (or run) that asks first found them."""
+    runs: dict[str | None, list[Path]] = defaultdict(list)
+    for path in root.rglob("metrics.json"):
+        runs[results.identity_of(path.parent)].append(path.parent)
+    return runs
 
 
 def _drawn_alike(place: Path, settings: EvaluateSettings) -> bool:

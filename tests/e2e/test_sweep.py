@@ -15,6 +15,7 @@ import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import OmegaConf
 
+from gradsam_exp import results
 from gradsam_exp.experiment import Experiment
 from gradsam_exp.segmenters.sam import SamSegmenter
 from tests.e2e.conftest import ROOT
@@ -155,10 +156,13 @@ def test_each_job_is_composed_once_and_has_its_own_configuration(run, monkeypatc
 def test_resume_goes_on_where_a_sweep_stopped(run, monkeypatch: pytest.MonkeyPatch):
     first = run("-m", "pipeline=fg,argmax")
     (first.runs[1] / "metrics.json").unlink()  # it was interrupted there
-    made = counted(monkeypatch)
+    made, read = counted(monkeypatch), []
+    identity_of = results.identity_of
+    monkeypatch.setattr(results, "identity_of", lambda folder: read.append(folder) or identity_of(folder))
     again = run("-m", "pipeline=fg,argmax,fgbg", "resume=true")
     assert again.code == 0, again.err
     assert len(made) == 2
+    assert read.count(first.runs[0]) == 2, "once to list all, once to take it: not for each job"
     assert "is the same run as" in again.out
     run("-m", "pipeline=fg,argmax,fgbg")
     assert len(made) == 5, "only if it is asked for"
