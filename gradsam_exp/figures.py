@@ -133,7 +133,7 @@ def outline(axes: Axes, mask: Bool[np.ndarray, "height width"], colour: str, *, 
 def score_histograms(per_image: pd.DataFrame, path: Path) -> Path:
     """How IoU and SAM's predicted IoU are distributed over the images of a run."""
     with styled():
-        figure = Figure(figsize=(5.2, 2.1), layout="constrained")
+        figure = Figure(figsize=(6.0, 2.1), layout="constrained")
         left, right = figure.subplots(1, 2, sharey=True)
         bins = np.linspace(0, 1, 26)
         for axes, column, label in ((left, "iou", "IoU with the truth"), (right, "score", "predicted IoU")):

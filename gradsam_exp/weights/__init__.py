@@ -86,7 +86,7 @@ def file_digest(path: Path, *, sha256: str | None = None, key: str = "checkpoint
         InputError: the file is missing or has another digest.
     """
     if not path.is_file():
-        raise InputError(f"{key}={path} does not exist")
+        raise InputError(f"{key}={path} does not exist; give a file that does, or leave {key} at its default")
     state = path.stat()
     digest = _sha256(path, state.st_mtime_ns, state.st_size)
     if sha256 is not None and digest != sha256:
