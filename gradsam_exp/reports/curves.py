@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_HEATMAPS = 3
+AVERAGED = "mean over the rest"
 LINES = [[0, "#0072B2"], [0.5, "#8C8C8C"], [1, "#E69F00"]]  # seen on white and on black
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
@@ -91,7 +92,7 @@ def curves_of(folder: Path, table: pd.DataFrame, knob: str) -> list[Curve]:
     }
     if len(groups) <= len(SERIES):
         return [_curve(name, knob, own) for name, own in groups.items()]
-    return _averaged(folder, done, knob)
+    return _averaged(folder, done, knob, others)
 
 
 def _curve(name: str, knob: str, runs: pd.DataFrame) -> Curve:
@@ -99,16 +100,22 @@ def _curve(name: str, knob: str, runs: pd.DataFrame) -> Curve:
     return Curve(name, runs[knob].tolist(), *(runs[f"miou{end}"].tolist() for end in ("", "_low", "_high")))
 
 
-def _averaged(folder: Path, runs: pd.DataFrame, knob: str) -> list[Curve]:
-    digests = {job: data_digest(folder / job) for job in runs["job"]}
+def _averaged(folder: Path, runs: pd.DataFrame, knob: str, others: list[str]) -> list[Curve]:
+    """One curve if all runs with one value of the knob are of the same images; else one for each set of images."""
+    runs = runs.assign(images=[data_digest(folder / job) for job in runs["job"]])
+    if (runs.groupby(knob)["images"].nunique() == 1).all():
+        runs = runs.assign(images="")
     curves = []
-    for data in dict.fromkeys(digests.values()):
-        own = runs[[digests[job] == data for job in runs["job"]]]
+    for images in runs["images"].unique():
+        own = runs[runs["images"] == images]
         found = {}
         for value, some in own.groupby(knob, sort=False):
-            images = [images_of(folder / job)["iou"] for job in some["job"]]
-            found[str(value)] = summarize(pd.concat(images, axis=1).mean(axis=1).to_numpy())
-        name = "mean over the rest" + ("" if len(set(digests.values())) == 1 else f", images {data[:6]}")
+            scores = [images_of(folder / job)["iou"] for job in some["job"]]
+            found[str(value)] = summarize(pd.concat(scores, axis=1).mean(axis=1).to_numpy())
+        which = [
+            in_short(key, own[key].iloc[0]) for key in others if own[key].nunique() == 1 < runs[key].nunique()
+        ]
+        name = " · ".join([AVERAGED, *(which or [f"images {images[:6]}"])]) if images else AVERAGED
         lows, highs = ([one.ci95[k] for one in found.values()] for k in (0, 1))
         curves.append(Curve(name, list(found), [one.mean for one in found.values()], lows, highs))
     return curves
@@ -159,7 +166,8 @@ def _draw_panel(axes: Axes, curves: Sequence[Curve], knob: str) -> None:
     elif len(values) <= 6:
         axes.set_xticks([float(value) for value in values], values)
     if any(curve.name for curve in curves):
-        axes.legend(fontsize=6, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+        columns = 2 if max(len(curve.name) for curve in curves) <= 22 else 1  # no wider than the panel
+        axes.legend(fontsize=6, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns)
 
 
 def charts(folder: Path, table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -204,7 +212,7 @@ def _knob_chart(folder: Path, table: pd.DataFrame, done: pd.DataFrame, knob: str
     margin = 0.05 * (ends.max() - ends.min()) or 0.05
     layout["yaxis"]["range"] = [float(ends.min() - margin), float(ends.max() + margin)]
     note = "Mean and 95 % interval over images."
-    if curves[0].name.startswith("mean over the rest"):
+    if curves[0].name.startswith(AVERAGED):
         note += " Averaged over the other knobs, image by image."
     elif named:
         note += " One curve for each combination of the others."

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
+from gradsam_exp import figures
 from gradsam_exp.reports.curves import charts, curves_of, draw_curves, in_order
 from gradsam_exp.reports.sweep import collect_runs
 from tests.reports.finished_runs import write_run
@@ -42,6 +45,19 @@ def test_too_many_curves_are_averaged_image_by_image(tmp_path: Path):
     assert mean.mean == pytest.approx([(0.345 + 1.5) / 4, (0.445 + 1.5) / 4])
 
 
+def test_images_that_differ_are_not_averaged(tmp_path: Path):
+    seeds, shares = [f"{k}" for k in range(5)], ["0.1", "0.2"]
+    for k, (background, seed, share) in enumerate(product(["mixed", "cifar10"], seeds, shares)):
+        knobs = {"background": background, "seed": seed, "fg_threshold": share}
+        write_run(tmp_path / str(k), knobs, [0.01 * k, 0.4, 0.5, 0.6], data=background)
+    table = collect_runs(tmp_path)
+    curves = curves_of(tmp_path, table, "fg_threshold")
+    assert [curve.name for curve in curves] == ["mean over the rest · mixed", "mean over the rest · cifar10"]
+    assert curves[1].mean == pytest.approx([(0.14 + 1.5) / 4, (0.15 + 1.5) / 4])
+    (one,) = curves_of(tmp_path, table, "background")
+    assert (one.name, one.x) == ("mean over the rest", ["mixed", "cifar10"]), "each value has images of its own"
+
+
 def test_words_keep_their_order_and_numbers_are_sorted():
     assert in_order(["fgbg", "fg", "fgbg"]) == ["fgbg", "fg"]
     assert in_order(["10", "9", "1e-3"]) == ["1e-3", "9", "10"]
@@ -68,6 +84,17 @@ def test_nothing_varied_nothing_drawn(tmp_path: Path):
     table = collect_runs(tmp_path)
     assert charts(tmp_path, table) == []
     assert draw_curves(tmp_path, table, tmp_path / "sweep.png") is None
+
+
+def test_long_names_leave_room_for_the_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    words = ["a_name_of_some_length", "another_that_is_longer"]
+    sweep(tmp_path, pipeline=words, selector=words, explainer=["gradcam", "layercam"])
+    drawn: list[Figure] = []
+    monkeypatch.setattr(figures, "save_figure", lambda figure, path: drawn.append(figure))
+    draw_curves(tmp_path, collect_runs(tmp_path), tmp_path / "sweep.png")
+    drawn[0].draw_without_rendering()
+    widths = [axes.get_position().width for axes in drawn[0].axes]
+    assert min(widths) > 0.25, "of three panels side by side"
 
 
 def test_curves_for_print(tmp_path: Path):
