@@ -1,12 +1,17 @@
-"""Yardsticks that ignore the heatmap: a lower bound and an upper one."""
+"""Yardsticks that ignore the heatmap: a lower bound and upper ones."""
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
+from jaxtyping import Bool
 from pydantic.dataclasses import dataclass
+from torch import Tensor
 
 from gradsam_exp.prompts.base import STRATEGIES, PromptStrategy
 from gradsam_exp.prompts.foreground import centre_of_mass, point_prompts
+from gradsam_exp.prompts.regions import bounding_boxes, box_prompts
 from gradsam_exp.types import PromptContext, Prompts
 
 
@@ -33,20 +38,41 @@ class Oracle(PromptStrategy):
 
     def propose(self, ctx: PromptContext) -> Prompts:
         """One query of one point per image."""
-        if ctx.masks is None:
-            raise ValueError("the oracle strategy needs true masks")
-        masks = ctx.masks.double()
+        truth = _truth(ctx)
+        masks = truth.double()
         height, width = ctx.size
         centres = centre_of_mass(masks)
         y = torch.arange(height, device=masks.device)[None, :, None]
         x = torch.arange(width, device=masks.device)[None, None, :]
         distance = (x - centres[:, 0, None, None]).square() + (y - centres[:, 1, None, None]).square()
-        nearest = torch.where(ctx.masks, distance, torch.inf).flatten(1).argmin(1)
+        nearest = torch.where(truth, distance, torch.inf).flatten(1).argmin(1)
         on_mask = torch.stack([nearest % width, nearest // width], 1).double()
         rounded = centres.round().nan_to_num().long()
         rows = torch.arange(len(ctx), device=masks.device)
-        inside = ctx.masks[rows, rounded[:, 1], rounded[:, 0]]
+        inside = truth[rows, rounded[:, 1], rounded[:, 0]]
         points = torch.where(inside[:, None], centres, on_mask)
-        empty = ~ctx.masks.flatten(1).any(1)
+        empty = ~truth.flatten(1).any(1)
         points = torch.where(empty[:, None], ctx.centre.to(points), points)
         return point_prompts(points.float()[:, None])
+
+
+@STRATEGIES.register("oracle_box")
+@dataclass(frozen=True)
+class OracleBox(PromptStrategy):
+    """The bounding box of the true mask, which is the most that any box can say: an upper bound, not a method.
+
+    An empty mask gets the whole image.
+    """
+
+    kinds: ClassVar[frozenset[str]] = frozenset({"boxes"})
+    needs_truth = True
+
+    def propose(self, ctx: PromptContext) -> Prompts:
+        """One query of one box per image."""
+        return box_prompts(bounding_boxes(_truth(ctx).cpu()))
+
+
+def _truth(ctx: PromptContext) -> Bool[Tensor, "batch height width"]:
+    if ctx.masks is None:
+        raise ValueError("an oracle strategy needs true masks")
+    return ctx.masks

@@ -35,13 +35,7 @@ class Box(PromptStrategy):
 
     def propose(self, ctx: PromptContext) -> Prompts:
         """One query of one box per image; the whole image for an empty heatmap."""
-        count = len(ctx)
-        return Prompts(
-            torch.arange(count),
-            torch.zeros(count, 0, 2),
-            torch.zeros(count, 0, dtype=torch.long),
-            boxes=warm_boxes(ctx, self.box_threshold, self.margin),
-        )
+        return box_prompts(warm_boxes(ctx, self.box_threshold, self.margin))
 
 
 @STRATEGIES.register("box_points")
@@ -164,6 +158,14 @@ class GridMatch(PromptStrategy):
             torch.cat([points, middle])[order][:, None],
             torch.ones(len(index), 1, dtype=torch.long),
         )
+
+
+def box_prompts(boxes: Float[Tensor, "batch 4"]) -> Prompts:
+    """One query of a box and no points for each image."""
+    count = len(boxes)
+    return Prompts(
+        torch.arange(count), torch.zeros(count, 0, 2), torch.zeros(count, 0, dtype=torch.long), boxes=boxes
+    )
 
 
 def warm_boxes(ctx: PromptContext, threshold: float, margin: float = 0.0) -> Float[Tensor, "batch 4"]:

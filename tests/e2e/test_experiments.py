@@ -29,9 +29,11 @@ def test_the_oracles_run_by_name(run):
     table = pd.read_csv(path)
     assert list(zip(table["pipeline"], table["selector"], strict=True)) == [
         ("fg", "predicted_iou"), ("fg", "oracle"), ("oracle", "predicted_iou"), ("oracle", "oracle"),
+        ("oracle_box", "predicted_iou"), ("oracle_box", "oracle"),
     ]  # fmt: skip
-    assert table["upper_bound"].fillna(False).tolist() == [False, True, True, True]
+    assert table["upper_bound"].fillna(False).tolist() == [False, *[True] * 5]
     assert table["miou"][3] >= table["miou"][2]
+    assert table["miou"][5] >= table["miou"][4]
     assert "oracles" in str(path)
 
 

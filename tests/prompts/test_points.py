@@ -147,10 +147,23 @@ def test_oracle_is_the_true_centre_of_mass_or_the_nearest_pixel_of_the_mask():
     assert points[2] == [2.0, 2.0], "an empty mask: the image centre"
 
 
+def test_oracle_box_is_the_true_bounding_box():
+    masks = torch.zeros(2, 5, 8, dtype=torch.bool)
+    masks[0, 1:3, 2] = masks[0, 2, 2:7] = True
+    oracle = strategy(name="oracle_box")
+    prompts = oracle.propose(context(*[peak(8, 5, 0, 0)] * 2, masks=masks))
+    assert prompts.boxes.tolist() == [[1.5, 0.5, 6.5, 2.5], [-0.5, -0.5, 7.5, 4.5]], (
+        "an empty mask: the whole image"
+    )
+    assert prompts.points.shape == (2, 0, 2)
+    assert oracle.needs_truth
+
+
 def test_strategies_do_not_see_the_truth_unless_they_say_so():
     assert not strategy(name="fg").needs_truth
-    with pytest.raises(ValueError, match="needs true masks"):
-        strategy(name="oracle").propose(context(peak(5, 5, 0, 0)))
+    for name in ("oracle", "oracle_box"):
+        with pytest.raises(ValueError, match="needs true masks"):
+            strategy(name=name).propose(context(peak(5, 5, 0, 0)))
 
 
 @pytest.mark.parametrize(
