@@ -5,6 +5,7 @@ A figure of Plotly is plain data (``{"data": …, "layout": …}``); the page dr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -166,8 +167,13 @@ def _draw_panel(axes: Axes, curves: Sequence[Curve], knob: str) -> None:
     elif len(values) <= 6:
         axes.set_xticks([float(value) for value in values], values)
     if any(curve.name for curve in curves):
-        columns = 2 if max(len(curve.name) for curve in curves) <= 22 else 1  # no wider than the panel
-        axes.legend(fontsize=6, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns)
+        place: Any = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": _side_by_side(curves)}
+        axes.legend(fontsize=6, frameon=False, **place)
+
+
+def _side_by_side(curves: Sequence[Curve]) -> int:
+    """How many names fit beside each other above a panel."""
+    return 2 if max(len(curve.name) for curve in curves) <= 22 else 1
 
 
 def charts(folder: Path, table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -208,6 +214,9 @@ def _knob_chart(folder: Path, table: pd.DataFrame, done: pd.DataFrame, knob: str
         layout |= {"scattermode": "group"}
         layout["xaxis"] |= {"type": "category"}
     layout |= {"showlegend": bool(named)}
+    rows = math.ceil(len(curves) / _side_by_side(curves))
+    if rows > 2:
+        layout |= {"height": 260 + 20 * rows}  # names take their room from the curves
     ends = done[["miou_low", "miou_high"]].to_numpy(dtype="float64")  # all charts share one scale
     margin = 0.05 * (ends.max() - ends.min()) or 0.05
     layout["yaxis"]["range"] = [float(ends.min() - margin), float(ends.max() + margin)]

@@ -93,6 +93,8 @@ def test_long_names_leave_room_for_the_curves(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(figures, "save_figure", lambda figure, path: drawn.append(figure))
     draw_curves(tmp_path, collect_runs(tmp_path), tmp_path / "sweep.png")
     drawn[0].draw_without_rendering()
+    chart, *_ = charts(tmp_path, collect_runs(tmp_path))
+    assert chart["figure"]["layout"]["height"] > 300, "of four names below one another"
     widths = [axes.get_position().width for axes in drawn[0].axes]
     assert min(widths) > 0.25, "of three panels side by side"
 
