@@ -13,9 +13,9 @@ unexport PYTHONDONTWRITEBYTECODE
 run: $(INSTALLED)
 	@$(BIN)/python run.py $(ARGS)
 
-# A process per core, with one thread each: most tests keep no second one busy.
+# A process per core, up to four, with one thread each: most tests keep no second one busy.
 # Shapes and dtypes of annotations are checked meanwhile, which takes half as long again.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 test: $(INSTALLED)
 	@$(PYTEST) --jaxtyping-packages=gradsam_exp,beartype.beartype $(ARGS)
