@@ -14,8 +14,16 @@ from gradsam_exp.metrics.paired import paired_difference
 
 def data_digest(run: Path) -> str:
     """Of the images a run was made on; runs are compared on the same images only."""
-    provenance = json.loads((run / "provenance.json").read_text(encoding="utf-8"))
-    return str(provenance["digests"]["data"])
+    return str(_provenance(run)["digests"]["data"])
+
+
+def backbone_of(run: Path) -> str:
+    """The classifier's network (``resnet18``); empty if an older run does not say."""
+    return str(_provenance(run).get("backbone", ""))
+
+
+def _provenance(run: Path) -> dict[str, Any]:
+    return json.loads((run / "provenance.json").read_text(encoding="utf-8"))
 
 
 def images_of(run: Path) -> pd.DataFrame:

@@ -10,10 +10,10 @@ import pandas as pd
 
 from gradsam_exp.metrics.paired import holm
 from gradsam_exp.metrics.summary import summarize_run
-from gradsam_exp.reports.compare import against, data_digest, evaluated_runs, images_of
+from gradsam_exp.reports.compare import against, backbone_of, data_digest, evaluated_runs, images_of
 
 SEEDS = ("model.checkpoint", "model.seed", "seed")
-"""What is varied to see how much chance matters: the classifier's training, random strategies."""
+"""What is varied to see how much chance matters: the training of one classifier's network, random strategies."""
 
 
 def pool_runs(folder: Path, table: pd.DataFrame, varied: Sequence[str]) -> pd.DataFrame:
@@ -25,15 +25,20 @@ def pool_runs(folder: Path, table: pd.DataFrame, varied: Sequence[str]) -> pd.Da
         varied: columns of ``table`` that hold what was varied.
 
     Returns:
-        One row per pool, in the order of its first run: what else was varied, ``runs``, every metric of the
+        One row per pool, in the order of its first run: what else was varied (if checkpoints are of different
+        networks, ``backbone``), ``runs``, every metric of the
         image-wise means with its interval over images, ``miou_sd`` (between the runs' means), and the paired
         comparison with the first pool on the same images. No rows if no seed was varied.
     """
     if not set(varied) & set(SEEDS):
         return pd.DataFrame()
+    finished = evaluated_runs(folder, table)
     others = [column for column in varied if column not in SEEDS]
+    backbones = [backbone_of(folder / job) for job in finished["job"]]
+    if len(set(backbones)) > 1:  # of `model.checkpoint`
+        finished, others = finished.assign(backbone=backbones), ["backbone", *others]
     pools: dict[tuple[str, ...], list[pd.DataFrame]] = {}
-    for run in evaluated_runs(folder, table).to_dict("records"):
+    for run in finished.to_dict("records"):
         key = (data_digest(folder / run["job"]), *(str(run[column]) for column in others))
         pools.setdefault(key, []).append(images_of(folder / run["job"]))
     baselines: dict[str, tuple[str, pd.Series]] = {}

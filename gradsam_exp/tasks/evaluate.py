@@ -174,7 +174,11 @@ def write(planned: Plan, evaluation: Evaluation, folder: Path) -> dict[str, Summ
         metrics=metrics,
         per_image=evaluation.per_image,
         predictions=evaluation.predictions,
-        provenance={**provenance, "seconds": evaluation.seconds},
+        provenance={
+            **provenance,
+            "backbone": planned.classifier.hyper_parameters["backbone"],
+            "seconds": evaluation.seconds,
+        },
         upper_bound=planned.upper_bound,
     )
     return metrics

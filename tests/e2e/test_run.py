@@ -128,6 +128,7 @@ def test_provenance_says_where_it_comes_from(run):
     facts = json.loads((folder / "provenance.json").read_text())
     assert {"created", "command", "git", "versions", "device", "seeds", "digests", "seconds"} <= facts.keys()
     assert {"data", "classifier", "sam", "config"} <= facts["digests"].keys()
+    assert facts["backbone"] == "resnet18"
     assert {"explain", "encode", "segment", "score", "data"} == facts["seconds"].keys()
 
 

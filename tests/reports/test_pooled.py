@@ -12,15 +12,16 @@ from gradsam_exp.reports.pooled import pool_runs
 from gradsam_exp.reports.tables import as_markdown, varied_columns
 
 
-def runs(folder: Path, *jobs: tuple[dict[str, str], list[float], str]) -> pd.DataFrame:
-    """Write the files of finished runs; returns the sweep's table."""
+def runs(folder: Path, *jobs: tuple[dict[str, str], list[float], str], backbones: str = "") -> pd.DataFrame:
+    """Write the files of finished runs, each with a letter as its backbone; returns the sweep's table."""
     rows = []
     for number, (varied, ious, data) in enumerate(jobs):
         run = folder / str(number)
         run.mkdir()
         images = pd.DataFrame({"image_id": list("abcd"), "class_name": "circle", "iou": ious, "correct": True})
         images.to_parquet(run / "per_image.parquet")
-        (run / "provenance.json").write_text(json.dumps({"digests": {"data": data}}))
+        facts = {"digests": {"data": data}, **({"backbone": backbones[number]} if backbones else {})}
+        (run / "provenance.json").write_text(json.dumps(facts))
         mean = sum(ious) / 4
         miou = {"miou": mean, "miou_low": mean, "miou_high": mean, "miou_n": 4}
         rows.append({"job": str(number), **varied, "status": "finished", **miou})
@@ -45,6 +46,16 @@ def test_seeds_are_averaged_image_by_image_before_anything_is_compared(tmp_path:
     text = as_markdown(table, pooled)
     assert "| box | 2 | 0.675 [" in text
     assert "| fg | +0.225 [" in text
+
+
+def test_classifiers_of_different_networks_are_not_pooled(tmp_path: Path):
+    jobs = [({"model.checkpoint": name}, [0.2 + 0.1 * k] * 4, "x") for k, name in enumerate("abc")]
+    table = runs(tmp_path, *jobs, backbones="RRV")
+    pooled = pool_runs(tmp_path, table, varied_columns(table))
+    assert pooled["backbone"].tolist() == ["R", "V"]
+    assert pooled["runs"].tolist() == [2, 1]
+    assert pooled["delta_miou"][1] == pytest.approx(0.15)
+    assert "| V | 1 | 0.400 [" in as_markdown(table, pooled)
 
 
 def test_runs_on_different_images_are_not_pooled(tmp_path: Path):
