@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -39,11 +39,12 @@ class Embeddings:
 class Segmenter(Protocol):
     """A promptable segmentation model."""
 
-    accepts: ClassVar[frozenset[str]]
-    """Which of ``points``, ``boxes``, ``masks`` it can be asked with."""
-
     digest: str
     """Identifies the weights."""
+
+    @property
+    def accepts(self) -> frozenset[str]:
+        """Which of ``points``, ``boxes``, ``masks`` it can be asked with."""
 
     @property
     def device(self) -> torch.device:

@@ -23,6 +23,7 @@ from gradsam_exp.errors import InputError
 from gradsam_exp.segmenters.base import SEGMENTERS, Segmenter
 from gradsam_exp.segmenters.compact import build_compact
 from gradsam_exp.segmenters.sam import Precision, SamSegmenter
+from gradsam_exp.segmenters.views import Views, viewed
 from gradsam_exp.weights import file_digest, open_weights, shipped
 
 BASE_URL = "https://dl.fbaipublicfiles.com/segment_anything/"
@@ -52,12 +53,14 @@ def compact(
     max_queries: MaxQueries = 256,
     precision: Precision = "fp32",
     compile: bool = False,
-) -> SamSegmenter:
+    views: Views = 1,
+) -> Segmenter:
     """The small SAM that ships with the package, or one trained by ``task=train_sam``.
 
     Args:
         checkpoint: a weights file of ``task=train_sam``; None is the shipped one.
         max_queries, precision, compile: see `SamSegmenter`.
+        views: see `Viewed`.
     """
     file = open_weights(checkpoint, key="sam.checkpoint") if checkpoint is not None else shipped("compact")
     if file.header.get("kind") != "compact":
@@ -66,7 +69,7 @@ def compact(
             "train one with task=train_sam"
         )
     read = partial(_read_checked, build_compact, file.tensors, file.path)
-    return SamSegmenter(
+    segmenter = SamSegmenter(
         partial(load_decoder, build_compact, read),
         file.digest,
         load_encoder=partial(load_encoder, read),
@@ -74,6 +77,7 @@ def compact(
         precision=precision,
         compiled=compile,
     )
+    return viewed(segmenter, views)
 
 
 def _official(name: str) -> None:
@@ -86,7 +90,8 @@ def _official(name: str) -> None:
         max_queries: MaxQueries = 64,
         precision: Precision = "fp32",
         compile: bool = False,
-    ) -> SamSegmenter:
+        views: Views = 1,
+    ) -> Segmenter:
         file, known_digest = OFFICIAL[name]
         if checkpoint is not None:
             path, expected = Path(checkpoint).expanduser(), sha256
@@ -96,7 +101,7 @@ def _official(name: str) -> None:
         digest = file_digest(path, sha256=expected, key="sam.checkpoint")
         make: MakeSam = sam_model_registry[name]
         state = _read_checked(make, partial(read_state, path), path)
-        return SamSegmenter(
+        segmenter = SamSegmenter(
             partial(load_decoder, make, lambda: state),
             digest,
             load_encoder=partial(load_encoder, lambda: state),
@@ -104,6 +109,7 @@ def _official(name: str) -> None:
             precision=precision,
             compiled=compile,
         )
+        return viewed(segmenter, views)
 
     build.__doc__ = f"""The official {name} model.
 
@@ -112,6 +118,7 @@ def _official(name: str) -> None:
         url: where to download from if it is in neither place; None is the official address.
         sha256: expected digest; None is the official one for a download, and none for a given path.
         max_queries, precision, compile: see `SamSegmenter`.
+        views: see `Viewed`.
     """
 
 
