@@ -150,12 +150,20 @@ def one_line(error: BaseException) -> str:
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown:
         key = unknown.group(1)
-        return f"{key!r} is not a configuration key{did_you_mean(key.split('.')[0], [*KNOBS, *GROUPS])}"
+        return f"{key!r} is not a configuration key{_nearest_beside(key, cause)}"
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         return f"{cause.full_key}: {_first(str(cause))}"
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return f"{error.full_key}: {_first(text)}"
     return " ".join(text.split()) if isinstance(error, InputError) else _first(text)
+
+
+def _nearest_beside(key: str, error: BaseException | None) -> str:
+    """What else is known where ``key`` was looked for, the nearest name first."""
+    group, _, last = str(getattr(error, "full_key", key)).rpartition(".")
+    parent = getattr(error, "parent_node", None)
+    known = map(str, parent) if group and isinstance(parent, DictConfig) else [*KNOBS, *GROUPS]
+    return did_you_mean(last, known)
 
 
 def _first(text: str) -> str:
