@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from copy import deepcopy
 from pathlib import Path
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import ConfigRepository, IConfigRepository
 from hydra.core.config_store import ConfigStore
+from hydra.core.default_element import ResultDefault
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
-from hydra.plugins.config_source import ConfigLoadError
+from hydra.plugins.config_source import ConfigLoadError, ConfigResult
 from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf
 
@@ -73,10 +76,11 @@ def compose_once() -> None:
             check(self, batch)
             return
         assert self.hydra_context is not None
-        for overrides in batch:
-            config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
-            if len(composed) < KEPT:
-                composed[tuple(overrides)] = config
+        with known_parts():
+            for overrides in batch:
+                config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+                if len(composed) < KEPT:
+                    composed[tuple(overrides)] = config
 
     def load_sweep_config(
         self: ConfigLoaderImpl, master_config: DictConfig, sweep_overrides: list[str]
@@ -86,6 +90,40 @@ def compose_once() -> None:
 
     Sweeper.validate_batch_is_legal = validate_batch_is_legal  # type: ignore[method-assign]
     ConfigLoaderImpl.load_sweep_config = load_sweep_config  # type: ignore[method-assign]
+
+
+@contextmanager
+def known_parts() -> Iterator[None]:
+    """Meanwhile Hydra copies what it has read of ``conf`` and put together for an earlier job of the same choices.
+
+    It would parse some 25 files and merge them for each job, also if jobs differ in nothing but numbers.
+    """
+    read, put_together = ConfigRepository.load_config, ConfigLoaderImpl._compose_config_from_defaults_list
+    files: dict[tuple[str, ...], ConfigResult | None] = {}
+    configs: dict[tuple[str, ...], DictConfig] = {}
+
+    def places(repo: IConfigRepository) -> tuple[str, ...]:
+        return tuple(f"{source.scheme()}{source.path}" for source in repo.get_sources())
+
+    def load_config(self: ConfigRepository, config_path: str) -> ConfigResult | None:
+        key = (config_path, *places(self))
+        if key not in files:
+            files[key] = read(self, config_path=config_path)
+        return deepcopy(files[key])
+
+    def compose(self: ConfigLoaderImpl, defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:
+        key = (repr(defaults), *places(repo))
+        if key not in configs:
+            configs[key] = put_together(self, defaults=defaults, repo=repo)
+        return deepcopy(configs[key])
+
+    ConfigRepository.load_config = load_config  # type: ignore[method-assign]
+    ConfigLoaderImpl._compose_config_from_defaults_list = compose  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        ConfigRepository.load_config = read  # type: ignore[method-assign]
+        ConfigLoaderImpl._compose_config_from_defaults_list = put_together  # type: ignore[method-assign]
 
 
 def missing_extra(choice: str) -> str | None:

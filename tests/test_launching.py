@@ -7,12 +7,16 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from gradsam_exp.config import register_schema
 from gradsam_exp.launching import (
     THREADS,
+    known_parts,
     number_of_jobs,
     register_presets,
     share_cores,
@@ -84,3 +88,22 @@ def test_a_searchs_jobs_share_the_cores_among_those_that_run_at_once(monkeypatch
     launcher = {"_target_": "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher", "n_jobs": -1}
     share_cores(OmegaConf.create({"hydra": {"launcher": launcher, "sweeper": {"n_trials": 20, "n_jobs": 4}}}))
     assert os.environ[THREADS] == "4"
+
+
+def test_jobs_composed_from_known_parts_are_as_hydra_composes_them():
+    jobs = [
+        ["pipeline=fg", "bg_threshold=0.1"],
+        ["pipeline=fgbg", "bg_threshold=0.1"],
+        ["pipeline=fg", "bg_threshold=0.2", "data.seed=3"],
+        ["pipeline=fg", "selector=oracle", "experiment=table1"],
+        ["pipeline=fgbg", "bg_threshold=0.1", "pipeline.n=2"],
+    ]
+    register_schema()
+    loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
+    sweep = loader.load_configuration("config", overrides=["seed=1"], run_mode=RunMode.MULTIRUN)
+    as_hydra = [loader.load_sweep_config(sweep, job) for job in jobs]
+    with known_parts():
+        together = [loader.load_sweep_config(sweep, job) for job in jobs]
+    assert list(map(OmegaConf.to_yaml, together)) == list(map(OmegaConf.to_yaml, as_hydra))
+    together[0].pipeline.name = "changed"  # nothing is shared
+    assert together[2].pipeline.name == "fg"

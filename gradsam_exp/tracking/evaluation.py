@@ -15,7 +15,7 @@ from gradsam_exp.metrics.summary import Summary
 from gradsam_exp.tracking.artifacts import described, results_artifact, use_weights
 from gradsam_exp.tracking.content import flat_config, log_metrics, run_name
 from gradsam_exp.tracking.examples import chosen_images, examples_of
-from gradsam_exp.tracking.pictures import examples_table, masked_image, plain
+from gradsam_exp.tracking.pictures import examples_table, masked_image, numbers_table
 from gradsam_exp.tracking.session import Heading, place_of, record
 from gradsam_exp.tracking.settings import WandbSettings
 
@@ -70,10 +70,7 @@ def _log_tables(run: Run, settings: WandbSettings, planned: Plan, folder: Path, 
     """All numbers of all images, the few images worth looking at, and the run's figures."""
     import wandb  # noqa: PLC0415
 
-    every = wandb.Table(columns=list(per_image.columns))
-    for row in per_image.itertuples(index=False):
-        every.add_data(*map(plain, row))
-    logged: dict[str, Any] = {"per_image": every}
+    logged: dict[str, Any] = {"per_image": numbers_table(per_image)}
     reasons = chosen_images(per_image, settings.images)
     if reasons:
         examples = examples_of(planned, folder, list(reasons))

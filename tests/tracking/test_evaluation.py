@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import wandb
 from PIL import Image
 from pycocotools import mask as coco
 
@@ -15,6 +17,7 @@ from gradsam_exp.config import Config
 from gradsam_exp.gallery import Example
 from gradsam_exp.tracking.content import DIRECTIONS, flat_config, run_name
 from gradsam_exp.tracking.examples import chosen_images, fitted
+from gradsam_exp.tracking.pictures import numbers_table, plain
 from gradsam_exp.tracking.settings import api_key
 from tests.tracking.conftest import artifact, inspect, offline_runs, records, table
 
@@ -132,7 +135,20 @@ def test_the_table_has_one_row_per_image(tracked):
     found = table(folder, "per_image")
     expected = pd.read_parquet(folder / "per_image.parquet")
     assert found["columns"] == list(expected.columns)
-    assert [row[0] for row in found["data"]] == expected["image_id"].tolist()
+    assert found["data"] == [list(map(plain, row)) for row in expected.itertuples(index=False)]
+
+
+def test_a_column_has_the_same_type_with_and_without_values():
+    one = pd.DataFrame(
+        {"image_id": ["a", "b"], "iou": [0.5, 1.0], "hits": [math.nan] * 2, "correct": [True, None]}
+    )
+    other = pd.DataFrame({"image_id": ["a"], "iou": [math.nan], "hits": [1.0], "correct": [False]})
+    kinds = {"image_id": str, "iou": float, "hits": float, "correct": bool}
+    for per_image in (one, other):
+        added = wandb.Table(list(kinds), dtype=list(kinds.values()))
+        for row in per_image.itertuples(index=False):
+            added.add_data(*map(plain, row))
+        assert numbers_table(per_image) == added  # columns, their types, and rows
 
 
 def test_examples_have_masks_heatmap_prompts_and_metrics(tracked):
