@@ -24,7 +24,7 @@ from gradsam_exp.segmenters.base import SEGMENTERS, Segmenter
 from gradsam_exp.segmenters.compact import build_compact
 from gradsam_exp.segmenters.sam import Precision, SamSegmenter
 from gradsam_exp.segmenters.views import Views, viewed
-from gradsam_exp.weights import file_digest, open_weights, shipped
+from gradsam_exp.weights import WeightsFile, file_digest, open_weights, shipped
 
 BASE_URL = "https://dl.fbaipublicfiles.com/segment_anything/"
 OFFICIAL = {
@@ -46,6 +46,26 @@ ReadState = Callable[[], Mapping[str, Tensor]]
 MaxQueries = Annotated[int, Field(ge=1)]
 
 
+def compact_weights(checkpoint: str | Path | None, *, key: str) -> WeightsFile:
+    """A weights file of ``task=train_sam``; None or ``shipped`` is the one that comes with the package.
+
+    Args:
+        key: the configuration's, for errors.
+
+    Raises:
+        InputError: the file is missing, damaged, or holds something else.
+    """
+    if checkpoint in {None, "shipped"}:
+        return shipped("compact")
+    file = open_weights(str(checkpoint), key=key)
+    if file.header.get("kind") != "compact":
+        raise InputError(
+            f"{key}={file.path} holds a {file.header.get('kind')!r}, not a compact SAM; "
+            "train one with task=train_sam"
+        )
+    return file
+
+
 @SEGMENTERS.register("compact")
 def compact(
     *,
@@ -62,12 +82,7 @@ def compact(
         max_queries, precision, compile: see `SamSegmenter`.
         views: see `Viewed`.
     """
-    file = open_weights(checkpoint, key="sam.checkpoint") if checkpoint is not None else shipped("compact")
-    if file.header.get("kind") != "compact":
-        raise InputError(
-            f"sam.checkpoint={file.path} holds a {file.header.get('kind')!r}, not a compact SAM; "
-            "train one with task=train_sam"
-        )
+    file = compact_weights(checkpoint, key="sam.checkpoint")
     read = partial(_read_checked, build_compact, file.tensors, file.path)
     segmenter = SamSegmenter(
         partial(load_decoder, build_compact, read),

@@ -80,6 +80,10 @@ class PromptableTraining(pl.LightningModule):
         steps: length of the whole schedule.
         learning_rate: its peak.
         click_share: share of the targets asked by a single click; the rest by several or by a box.
+        frozen_encoder: train the prompt encoder and the mask decoder only.
+        idle_background: share of the steps whose first prompts also have one to eight background points anywhere
+            off the target. SAM's recipe has none: there a background click always corrects something.
+        tight_clusters: share of the steps whose single clicks are grids of 3×3 points, 1 to 8 px apart, instead.
     """
 
     def __init__(
@@ -93,10 +97,15 @@ class PromptableTraining(pl.LightningModule):
         decay_share: float = 0.3,
         average_decay: float = 0.999,
         click_share: float = 0.75,
+        frozen_encoder: bool = False,
+        idle_background: float = 0.0,
+        tight_clusters: float = 0.0,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False  # two optimizers
         self.sam = sam
+        self.sam.image_encoder.requires_grad_(not frozen_encoder)
+        self.idle_background, self.tight_clusters = idle_background, tight_clusters
         self.averaged = AveragedModel(sam, multi_avg_fn=get_ema_multi_avg_fn(average_decay))
         self.averaged.requires_grad_(False)
         self.steps, self.learning_rate, self.weight_decay = steps, learning_rate, weight_decay
@@ -183,12 +192,17 @@ class PromptableTraining(pl.LightningModule):
         by_click = max(1, round(targets * self.click_share))
         position = torch.arange(len(every.truth)) % targets
         clicks, others = every[position < by_click], every[position >= by_click]
+        if torch.rand(()) < self.tight_clusters:
+            clicks = _clustered(clicks)
         if torch.rand(()) < 0.5:
             others = replace(others, points=None, labels=None, boxes=_jittered_boxes(others.truth))
         else:
             count = int(torch.randint(2, 10, ()))
             points = _cells_to_pixels(_anywhere(others.truth, count))
             others = replace(others, points=points, labels=torch.ones(points.shape[:2]))
+        if torch.rand(()) < self.idle_background:
+            inside = batch.inside[:, 1::4, 1::4]
+            clicks, others = _with_idle_background(clicks, inside), _with_idle_background(others, inside)
         return clicks, others
 
     def _answer(self, embeddings: Tensor, queries: _Queries) -> tuple[Tensor, Tensor]:
@@ -232,6 +246,30 @@ def _correct(queries: _Queries, logits: Float[Tensor, "queries low low"]) -> _Qu
         points = torch.cat([queries.points, points], 1)
         labels = torch.cat([queries.labels, labels], 1)
     return replace(refined, points=points, labels=labels)
+
+
+def _clustered(clicks: _Queries) -> _Queries:
+    """A grid of 3×3 foreground points around each click instead of the click."""
+    assert clicks.points is not None
+    spacing = float(torch.empty(()).uniform_(1, 8))
+    steps = torch.tensor([-spacing, 0.0, spacing])
+    points = clicks.points + torch.cartesian_prod(steps, steps)
+    return replace(clicks, points=points, labels=torch.ones(points.shape[:2]))
+
+
+def _with_idle_background(queries: _Queries, inside: Bool[Tensor, "batch low low"]) -> _Queries:
+    """One to eight background points more, anywhere ``inside`` the image off the target.
+
+    A target that fills the image gets foreground points.
+    """
+    off = inside[queries.image_index] & ~queries.truth
+    filled = ~off.flatten(1).any(1)
+    off[filled] = queries.truth[filled]
+    points = _cells_to_pixels(_anywhere(off, int(torch.randint(1, 9, ()))))
+    labels = filled.float()[:, None].expand(points.shape[:2])
+    if queries.points is not None and queries.labels is not None:
+        points, labels = torch.cat([queries.points, points], 1), torch.cat([queries.labels, labels], 1)
+    return replace(queries, points=points, labels=labels)
 
 
 def _anywhere(masks: Bool[Tensor, "queries low low"], count: int) -> Tensor:

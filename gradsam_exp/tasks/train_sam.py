@@ -23,6 +23,7 @@ from gradsam_exp.data.scenes import SceneGenerator, SceneStream
 from gradsam_exp.registry import build_checked
 from gradsam_exp.reports.terminal import console
 from gradsam_exp.results import provenance, write_json
+from gradsam_exp.segmenters.checkpoints import compact_weights
 from gradsam_exp.segmenters.compact import INPUT_SIZE, build_compact
 from gradsam_exp.segmenters.training import PromptableTraining, SceneBatch
 from gradsam_exp.tasks.fitting import check_resume, fit
@@ -30,6 +31,7 @@ from gradsam_exp.weights import save_weights
 
 LOW = INPUT_SIZE // 4
 Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 def collate_scenes(items: Sequence[tuple[np.ndarray, Tensor]]) -> SceneBatch:
@@ -102,12 +104,18 @@ def train(
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3,
     seed: int = 0,
     steps_per_epoch: Positive = 250,
-    plain_share: Annotated[float, Field(ge=0, le=1)] = 0.15,
+    plain_share: Share = 0.15,
+    start: str | None = None,
+    average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999,
+    frozen_encoder: bool = False,
+    idle_background: Share = 0.0,
+    tight_clusters: Share = 0.0,
     pictures: dict[str, Any] | None = None,
     resume: str | None = None,
 ) -> None:
     """See ``conf/task/train_sam.yaml``."""
     check_resume(resume)
+    beginning = None if start is None else compact_weights(start, key="task.start")
     backgrounds = {
         split: BACKGROUNDS.build(pictures, split=split) if pictures is not None else None
         for split in ("train", "val")
@@ -126,7 +134,18 @@ def train(
 
     pl.seed_everything(seed, verbose=False)
     epochs = max(1, round(steps / steps_per_epoch))
-    model = PromptableTraining(build_compact(), steps=epochs * steps_per_epoch, learning_rate=learning_rate)
+    sam = build_compact()
+    if beginning is not None:
+        sam.load_state_dict(beginning.tensors())
+    model = PromptableTraining(
+        sam,
+        steps=epochs * steps_per_epoch,
+        learning_rate=learning_rate,
+        average_decay=average_decay,
+        frozen_encoder=frozen_encoder,
+        idle_background=idle_background,
+        tight_clusters=tight_clusters,
+    )
     trainer = pl.Trainer(
         **config.trainer,
         max_epochs=epochs,
@@ -143,7 +162,7 @@ def train(
     )
     scenes = Scenes(stream, batch_size=batch_size, scenes_per_epoch=steps_per_epoch * batch_size, val_scenes=192)
     fit(trainer, model, folder / "last.ckpt", datamodule=scenes, ckpt_path=resume)
-    facts = {"steps": steps, "batch_size": batch_size, "targets": targets, "seed": seed, "pictures": pictures}
+    facts = {key: value for key, value in config.task.items() if key not in {"name", "resume"}}
     save_weights(folder / "compact.safetensors", model.averaged.module.state_dict(), {"kind": "compact", **facts})
     write_json(
         folder / "provenance.json",

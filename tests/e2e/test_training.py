@@ -121,6 +121,16 @@ def test_a_compact_sam_is_trained_resumed_and_used(run):
     probed = run("task=probe_sam", f"sam.checkpoint={newest}", "task.images=4", "logger=none", defaults=False)
     assert probed.code == 0, probed.err
     assert "background click: both" in probed.out
+    started = run(*tiny, "task.steps=2", "task.frozen_encoder=true", f"task.start={newest}", defaults=False)
+    assert started.code == 0, started.err
+    (tuned,) = started.folder.rglob("compact.safetensors")
+    before, after = open_weights(newest).tensors(), open_weights(tuned).tensors()
+    same = {key for key, value in before.items() if torch.equal(value, after[key])}
+    assert {key for key in before if key.startswith("image_encoder.")} <= same
+    assert any(key.startswith("mask_decoder.") for key in before.keys() - same)
+    bad = run(*tiny, "task.start=shipped:compact", defaults=False)
+    assert bad.code == 1
+    assert "task.start=shipped:compact does not exist" in bad.err
     bad = run(*tiny, "task.resume=/nowhere/last.ckpt", defaults=False)
     assert bad.code == 1
     assert "task.resume=/nowhere/last.ckpt does not exist" in bad.err

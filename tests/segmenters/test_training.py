@@ -55,6 +55,70 @@ def test_corrections_come_from_the_error_region_with_the_right_label():
         assert torch.equal(q.masks, logits[:, None])
 
 
+def test_idle_background_points_lie_off_the_target_inside_the_image():
+    torch.manual_seed(0)
+    truth = torch.cat([square(10, 10, 20), square(0, 0, 30)])
+    inside = torch.zeros(2, 64, 64, dtype=torch.bool)
+    inside[0, :48] = True
+    inside[1, :, :40] = True
+    queries = recipe._Queries(torch.tensor([0, 1]), truth, torch.full((2, 1, 2), 70.0), torch.ones(2, 1))
+    counts = set()
+    for _ in range(40):
+        asked = recipe._with_idle_background(queries, inside)
+        assert torch.equal(asked.points[:, :1], queries.points)
+        counts.add(asked.points.shape[1] - 1)
+        assert asked.labels.tolist() == [[1.0] + [0.0] * (asked.points.shape[1] - 1)] * 2
+        x, y = ((asked.points[:, 1:] + 0.5) / 4).floor().long().unbind(-1)
+        rows = torch.arange(2)[:, None]
+        assert inside[rows, y, x].all()
+        assert not truth[rows, y, x].any()
+    assert counts == set(range(1, 9))
+
+
+def test_a_target_that_fills_the_image_has_no_background():
+    truth = torch.cat([square(0, 0, 64), square(10, 10, 20)])
+    queries = recipe._Queries(torch.tensor([0, 1]), truth, torch.full((2, 1, 2), 70.0), torch.ones(2, 1))
+    asked = recipe._with_idle_background(queries, torch.ones(2, 64, 64, dtype=torch.bool))
+    assert asked.labels[0].all()
+    assert not asked.labels[1, 1:].any()
+
+
+def test_background_points_can_stand_beside_a_box():
+    boxes = torch.tensor([[40.0, 40.0, 120.0, 120.0]])
+    queries = recipe._Queries(torch.tensor([0]), square(10, 10, 20), None, None, boxes)
+    asked = recipe._with_idle_background(queries, torch.ones(1, 64, 64, dtype=torch.bool))
+    assert not asked.labels.any()
+    assert torch.equal(asked.boxes, boxes)
+
+
+def test_clusters_are_grids_around_the_click():
+    torch.manual_seed(0)
+    queries = recipe._Queries(
+        torch.tensor([0]), square(10, 10, 20), torch.tensor([[[80.0, 60.0]]]), torch.ones(1, 1)
+    )
+    clustered = recipe._clustered(queries)
+    assert clustered.labels.tolist() == [[1.0] * 9]
+    assert torch.allclose(clustered.points.mean(1), queries.points[:, 0])
+    spacing = clustered.points.diff(dim=1)[..., 1].max()
+    assert 1 <= spacing <= 8
+    assert torch.allclose(clustered.points.amax(1), queries.points[:, 0] + spacing)
+
+
+def test_a_frozen_encoder_is_not_trained():
+    sam = build_compact()
+    model = recipe.PromptableTraining(sam, steps=10, frozen_encoder=True)
+    encoder = {id(parameter) for parameter in sam.image_encoder.parameters()}
+    trained = {
+        id(parameter)
+        for optimizer in model.configure_optimizers()[0]
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    assert trained
+    assert not trained & encoder
+    assert {id(parameter) for parameter in sam.mask_decoder.parameters()} <= trained
+
+
 def test_a_perfect_answer_is_confirmed():
     truth = square(10, 10, 20)
     queries = recipe._Queries(torch.tensor([0]), truth, torch.zeros(1, 1, 2), torch.ones(1, 1))
