@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,7 +20,7 @@ from gradsam_exp.classifiers.checkpoints import ClassifierFile, find_classifier
 from gradsam_exp.classifiers.classifier import ImageClassifier
 from gradsam_exp.config import Config, Node
 from gradsam_exp.data.base import DATASETS, FirstImages, ImageDataset
-from gradsam_exp.digest import digest
+from gradsam_exp.digest import digest, library_versions
 from gradsam_exp.errors import InputError
 from gradsam_exp.experiment import Experiment
 from gradsam_exp.explainers.base import EXPLAINERS, Explainer
@@ -67,15 +68,21 @@ class Plan:
         return digest(
             {
                 "version": RESULTS_VERSION,
-                "torch": torch.__version__,
+                "libraries": library_versions(),
                 "device": self.device.type,
                 "data": self.dataset.fingerprint,
                 "classifier": self.classifier.digest,
                 "sam": self.segmented_by,
-                "explainer": config.explainer,
+                "explainer": _relevant(config.explainer),
                 "refine": config.refine,
-                "pipeline": config.pipeline,
+                "pipeline": {k: v for k, v in config.pipeline.items() if k not in self.pipeline.strategy.ignored},
                 "selector": config.selector,
+                "code": [
+                    EXPLAINERS.code(config.explainer),
+                    REFINERS.code(config.refine),
+                    STRATEGIES.code(config.pipeline),
+                    SELECTORS.code(config.selector),
+                ],
                 "seed": config.seed,
                 **({"faithfulness": True} if config.task.get("faithfulness") else {}),
             }
@@ -86,7 +93,7 @@ class Plan:
         """What the segmenter's answers depend on: its weights and parameters, not where the weights lie."""
         elsewhere = {"checkpoint", "url", "sha256", "max_queries"}
         node = {key: value for key, value in self.config.sam.items() if key not in elsewhere}
-        return [self.pipeline.segmenter.digest, node]
+        return [self.pipeline.segmenter.digest, node, SEGMENTERS.code(node)]
 
     def with_prompts(self, pipeline: Node, selector: Node) -> Plan:
         """The same with another strategy and selector, given as config nodes.
@@ -141,7 +148,7 @@ class Plan:
             self.classifier.class_names,
             load,
             target=target,
-            depends_on=[self.classifier.digest, node, augment],
+            depends_on=[self.classifier.digest, _relevant(node), augment, EXPLAINERS.code(self.config.explainer)],
             device=self.device,
         )
         return Preparation(
@@ -150,9 +157,14 @@ class Plan:
             self.pipeline.segmenter if segmenter is None else segmenter,
             store=self.store,
             segmented_by=self.segmented_by,
-            refined_by=self.config.refine,
+            refined_by=[self.config.refine, REFINERS.code(self.config.refine)],
             faithful=faithful,
         )
+
+
+def _relevant(explainer: Node) -> Node:
+    """Without what only says how much of the work is done at once."""
+    return {key: value for key, value in explainer.items() if key != "chunk"}
 
 
 _found_layers: set[tuple[str, str]] = set()  # of which classifier; the jobs of a sweep ask again and again
@@ -269,8 +281,8 @@ class StoreSettings:
 
     enabled: bool = True
     root: str = "outputs/.store"
-    max_gb: Annotated[float, Field(gt=0)] = 10.0
-    answers_gb: Annotated[float, Field(ge=0)] = 0.5
+    max_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10.0
+    answers_gb: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
 
 
 def find_store(config: Config) -> Store:
@@ -291,7 +303,13 @@ def find_store(config: Config) -> Store:
         raise InputError(
             f"store.root={root} cannot be written to ({_first(error)}); give another, or store.enabled=false"
         ) from error
-    return Store(root, max_bytes=int(settings.max_gb * 2**30))
+    return _store(root.resolve(), int(settings.max_gb * 2**30))
+
+
+@lru_cache(maxsize=1)
+def _store(root: Path, max_bytes: int) -> Store:
+    """The jobs of a process share one, which knows what they need."""
+    return Store(root, max_bytes)
 
 
 def find_device(name: str) -> torch.device:

@@ -35,6 +35,7 @@ from gradsam_exp.reports.sweep import summarize_sweep
 log = logging.getLogger("gradsam_exp")
 
 
+_job_began = threading.Event()
 _input_errors: list[Exception] = []  # of a single run: what passes through Hydra comes out with a banner
 
 
@@ -44,6 +45,7 @@ def run_program(job: Callable[[], Any]) -> int:
     A sweep that ends early, by Ctrl-C or because its launcher fails, is summarised all the same.
     """
     _input_errors.clear()
+    _job_began.clear()
     try:
         job()
     except KeyboardInterrupt:
@@ -52,8 +54,11 @@ def run_program(job: Callable[[], Any]) -> int:
         return 130
     except (InputError, HydraException, OmegaConfBaseException) as error:
         _input_errors.append(error)
+    except BrokenPipeError:  # whoever read has seen enough, as ``| head``
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except Exception as error:
-        missing = _missing_plugin(error)
+        missing = _missing_plugin(error) or _no_folder(error)
         if missing is None and sweep_under_way() is None:
             raise
         _input_errors.append(missing or InputError(_end_early(error)))
@@ -74,6 +79,8 @@ def run_job(cfg: DictConfig) -> float | None:
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
     sweeping = hydra_config.mode == RunMode.MULTIRUN
+    _job_began.set()
+    (folder / "metrics.json").unlink(missing_ok=True)  # of an earlier run in the same folder: this one is not done
     handler = _log_to(folder)
     try:
         settings = check(cfg)
@@ -155,7 +162,8 @@ def one_line(error: BaseException) -> str:
         return f"{cause.full_key}: {_first(str(cause))}"
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return f"{error.full_key}: {_first(text)}"
-    return " ".join(text.split()) if isinstance(error, InputError) else _first(text)
+    mend = "; to run with each of them add -m: python run.py -m …" if text.startswith("Ambiguous value") else ""
+    return " ".join(text.split()) if isinstance(error, InputError) else _first(text) + mend
 
 
 def _nearest_beside(key: str, error: BaseException | None) -> str:
@@ -181,6 +189,15 @@ def _missing_plugin(error: Exception) -> InputError | None:
     return None
 
 
+def _no_folder(error: Exception) -> InputError | None:
+    """What the system says if Hydra cannot make the folder of a run."""
+    if isinstance(error, OSError) and not _job_began.is_set():
+        return InputError(
+            f"{error.filename}: {error.strerror}; give output_root=… a folder that can be written to"
+        )
+    return None
+
+
 def _end_early(error: Exception | None = None) -> str:
     """Summarise the sweep that Hydra left without its callbacks, if there is one; the text says what ended it."""
     folder = sweep_under_way()
@@ -191,8 +208,9 @@ def _end_early(error: Exception | None = None) -> str:
         summarize_sweep(folder)
     if error is None:
         return ""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "error.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "error.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
     return f"the sweep ended early, {type(error).__name__}: {_first(str(error))} ({folder / 'error.txt'})"
 
 

@@ -138,12 +138,13 @@ def is_parallel(launcher: DictConfig) -> bool:
 
 
 def varied(config: DictConfig) -> list[Override]:
-    """What a sweep varies, from its command line and from ``hydra.sweeper.params``."""
+    """What a sweep varies, from ``hydra.sweeper.params`` and from its command line, which has the last word."""
     params = config.hydra.sweeper.get("params") or {}
     given = [f"{key}={value}" for key, value in params.items()] + list(config.hydra.overrides.task)
-    return [
-        override for override in OverridesParser.create().parse_overrides(given) if override.is_sweep_override()
-    ]
+    overrides = {
+        override.get_key_element(): override for override in OverridesParser.create().parse_overrides(given)
+    }
+    return [override for override in overrides.values() if override.is_sweep_override()]
 
 
 def varied_keys(config: DictConfig) -> tuple[str, ...]:

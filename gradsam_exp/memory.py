@@ -24,13 +24,17 @@ class Portion:
         stage: for messages, such as ``encode``.
         most: rows to try.
         first: rows to begin with, if fewer.
+        row: what a row is.
+        mend: what else helps if one row is too much; ends in a comma.
 
     Attributes:
         on_done: called with the number of rows after each portion.
     """
 
-    def __init__(self, stage: str, most: int, *, first: int | None = None) -> None:
-        self.stage, self.most = stage, most
+    def __init__(
+        self, stage: str, most: int, *, first: int | None = None, row: str = "image", mend: str = ""
+    ) -> None:
+        self.stage, self.most, self.row, self.mend = stage, most, row, mend
         self.size = most if first is None else min(first, most)
         self.on_done: Callable[[int], None] = lambda rows: None
 
@@ -49,14 +53,14 @@ class Portion:
             end = min(start + self.size, count)
             try:
                 answer = call(slice(start, end))
-            except RuntimeError as error:
-                if not is_oom_error(error):
+            except (RuntimeError, MemoryError) as error:
+                if not _out_of_memory(error):
                     raise
                 tried = end - start
                 if tried == 1:
                     raise InputError(
-                        f"{self.stage}: one image alone does not fit into memory; "
-                        "use smaller images, a smaller network or another device"
+                        f"{self.stage}: one {self.row} alone does not fit into memory; "
+                        f"use {self.mend}smaller images, a smaller network or another device"
                     ) from error
             else:
                 self.on_done(end - start)
@@ -67,6 +71,14 @@ class Portion:
             garbage_collection_cuda()
             self.most = self.size = tried // 2
             log.warning("%s: out of memory with %d at once; going on with %d", self.stage, tried, self.size)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether that is what PyTorch, CUDA's libraries or Python say when memory is used up."""
+    if isinstance(error, MemoryError) or is_oom_error(error):
+        return True
+    text = str(error)
+    return "STATUS_ALLOC_FAILED" in text or "out of memory" in text  # cuBLAS and cuDNN; HIP and MPS
 
 
 def return_freed_memory() -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from gradsam_exp.classifiers.classifier import ImageClassifier
 from gradsam_exp.data.base import ImageDataset, SizeBuckets, collate
-from gradsam_exp.digest import digest
+from gradsam_exp.digest import digest, library_versions
 from gradsam_exp.errors import InputError, did_you_mean
 from gradsam_exp.explainers.base import Explainer, evaluation_mode, network_input, to_frame
 from gradsam_exp.explainers.layers import frame_of
@@ -136,8 +136,8 @@ class Explained:
 
         def explain(rows: slice) -> Heatmaps:
             some, own = images[rows], labels[rows]
-            targets = filled(own).to(self.device) if self.target == "label" else None
-            return explainer(filled(some).to(self.device), targets)[: len(some)].to("cpu")
+            targets = filled(own, portion.most).to(self.device) if self.target == "label" else None
+            return explainer(filled(some, portion.most).to(self.device), targets)[: len(some)].to("cpu")
 
         return Heatmaps.joined(list(portion.slices(len(images), explain)))
 
@@ -151,7 +151,7 @@ class Explained:
         def predict(changed: Tensor) -> Tensor:
             def classify(rows: slice) -> Tensor:
                 some = changed[rows]
-                return classifier(filled(some).to(self.device))[: len(some)].cpu()
+                return classifier(filled(some, portion.most).to(self.device))[: len(some)].cpu()
 
             return torch.cat(list(portion.slices(len(changed), classify)))
 
@@ -258,7 +258,7 @@ class Preparation:
         self, dataset: ImageDataset, batch_size: int, chunks: Iterable[list[int]] | None = None
     ) -> Iterator[tuple[Any, ImageBatch, Heatmaps]]:
         """Chunk by chunk, and what names a chunk's images."""
-        portion = Portion("explain", batch_size)
+        portion = Portion("explain", batch_size, mend="a smaller explainer.chunk, if it has one, ")
         class_ids = align_classes(dataset.class_names, self.explained.class_names)
         origin = dataset.origin  # reads all backgrounds
         for number, indices in enumerate(self._in_turn(dataset, origin) if chunks is None else chunks):
@@ -334,12 +334,12 @@ def _chunks(dataset: ImageDataset) -> SizeBuckets:
 
 
 def _images_key(origin: str, indices: Sequence[int]) -> str:
-    return digest([VERSION, origin, indices], size=16)
+    return digest([VERSION, library_versions(), origin, indices], size=16)
 
 
 def _named(origin: str, image_ids: Sequence[str]) -> Any:
     """What heatmaps and embeddings depend on besides the networks."""
-    return [VERSION, torch.__version__, origin, image_ids]
+    return [VERSION, library_versions(), origin, image_ids]
 
 
 def align_classes(given: Sequence[str], known: Sequence[str]) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import is_dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -18,6 +18,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from gradsam_exp.digest import code_digest
 from gradsam_exp.errors import InputError, did_you_mean
 
 T = TypeVar("T")
@@ -84,6 +85,14 @@ class Registry(Generic[T]):
             raise InputError(f"{self.key}.name is missing. Known: {', '.join(self.names())}")
         return build_checked(self.key, self.get(str(name)), node, **runtime)
 
+    def code(self, node: Mapping[str, Any]) -> dict[str, str]:
+        """Digest of the code behind a config node and the nodes inside it, by name.
+
+        So that what was computed is not taken for the answer of a plug-in that was edited since.
+        """
+        names = {found for found in _names_in(node) if found in self.names()}
+        return {name: code_digest(self.get(name), self.package) for name in sorted(names)}
+
     def _import_all(self) -> None:
         if self._complete:
             return
@@ -94,6 +103,18 @@ class Registry(Generic[T]):
             if entry.name not in self._factories:
                 self._factories[entry.name] = entry.load()
         self._complete = True
+
+
+def _names_in(node: Any) -> Iterator[str]:
+    """Every ``name`` in a config node and in those inside it."""
+    if isinstance(node, Mapping):
+        if "name" in node:
+            yield str(node["name"])
+        for value in node.values():
+            yield from _names_in(value)
+    elif isinstance(node, list | tuple):
+        for value in node:
+            yield from _names_in(value)
 
 
 def build_checked(key: str, factory: Callable[..., T], node: Mapping[str, Any], **runtime: Any) -> T:

@@ -21,21 +21,13 @@ from typing import Any
 
 import pandas as pd
 from filelock import FileLock
+from pyarrow.parquet import read_metadata
 
-from gradsam_exp.digest import digest
+from gradsam_exp.digest import digest, library_versions
 from gradsam_exp.metrics.summary import Summary
 
 log = logging.getLogger(__name__)
-_PACKAGES = (
-    "torch",
-    "torchvision",
-    "pytorch-lightning",
-    "torchmetrics",
-    "segment-anything",
-    "hydra-core",
-    "numpy",
-    "scikit-image",
-)
+_PACKAGES = ("pytorch-lightning", "torchmetrics", "hydra-core", "wandb")
 
 
 def write_run(
@@ -88,10 +80,20 @@ def one_at_a_time(folder: Path, identity: str) -> Iterator[None]:
 def find_finished(identity: str, folders: Iterable[Path]) -> Path | None:
     """The first of the folders that holds a whole run of this identity."""
     for folder in folders:
-        whole = all((folder / name).is_file() for name in (*TABLES, "provenance.json"))
-        if whole and identity_of(folder) == identity:
+        if identity_of(folder) == identity and _is_whole(folder):
             return folder
     return None
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a finished run has its files, and these are not damaged as far as a glance can tell."""
+    try:
+        json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+        images = {read_metadata(folder / name).num_rows for name in TABLES}
+    except (OSError, ValueError) as error:
+        log.warning("%s is not taken from there, as it is damaged (%s): made again", folder, error)
+        return False
+    return len(images) == 1
 
 
 def identity_of(folder: Path) -> str | None:
@@ -162,7 +164,8 @@ def provenance(
 
 @cache
 def _versions() -> dict[str, str]:
-    return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
+    others = {name: version(name) for name in _PACKAGES}
+    return {"python": platform.python_version(), **library_versions(), **others}
 
 
 @cache

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 Tensors = Mapping[str, Tensor]
 Make = Callable[[], tuple[Tensors, Any]]
 IN_USE_S = 600.0  # a chunk read or written by anyone in this time is in use
+WAIT_S = 60.0  # for another process, before that is said
+LOOK_AGAIN = 8  # times while the free room is filled: listing thousands of chunks takes its time
 
 
 @dataclass
@@ -43,6 +46,8 @@ class Store:
     root: Path | None
     max_bytes: int = 10 * 2**30
     _warned: bool = field(default=False, init=False)
+    _own: set[Path] = field(default_factory=set, init=False)  # what this object has read or written
+    _room: float = field(default=0.0, init=False)  # bytes that may be written before the folder is looked at
 
     def get(self, stage: str, key: str, make: Make) -> tuple[Tensors, Any]:
         """The chunk of this key: read, or made and kept.
@@ -55,17 +60,15 @@ class Store:
         if self.root is None:
             return make()
         path = self.root / stage / f"{key}.safetensors"
+        self._own.add(path)
         found = self._read(path)
         if found is not None:
             return found
         lock = FileLock(path.with_suffix(".lock"), mode=0o666)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except (
-            OSError,
-            NotImplementedError,
-        ) as error:  # a folder that became unwritable costs the store, not the run
+            _acquire(lock)
+        except (OSError, NotImplementedError) as error:  # a folder that became unwritable costs the store only
             self._warn(f"{path.parent} cannot be used as a store ({error}); the run goes on without")
             return make()
         try:
@@ -76,7 +79,9 @@ class Store:
             self._write(path, *made)
         finally:
             lock.release()
-        self._evict(keep=path)
+        self._room -= sum(value.nbytes for value in made[0].values())
+        if self._room <= 0:
+            self._evict(keep=path)
         return made
 
     def has(self, stage: str, key: str) -> bool:
@@ -119,7 +124,7 @@ class Store:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata()
                 tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
-            if metadata["checksum"] == _checksum(tensors):
+            if metadata["checksum"] == _checksum(tensors, metadata["facts"]):
                 with suppress(OSError):  # another user's chunk
                     os.utime(path)
                 return tensors, json.loads(metadata["facts"])
@@ -132,7 +137,8 @@ class Store:
 
     def _write(self, path: Path, tensors: Tensors, facts: Any) -> None:
         contiguous = {name: value.detach().cpu().contiguous() for name, value in sorted(tensors.items())}
-        metadata = {"checksum": _checksum(contiguous), "facts": json.dumps(facts)}
+        said = json.dumps(facts)
+        metadata = {"checksum": _checksum(contiguous, said), "facts": said}
         partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
         try:
             save_file(contiguous, partial, metadata=metadata)
@@ -142,7 +148,11 @@ class Store:
             self._warn(f"{path} cannot be kept ({error}); the run goes on without")
 
     def _evict(self, keep: Path) -> None:
-        """Delete the least recently used chunks until the rest fits, and what was left half written."""
+        """Delete the least recently used chunks until the rest fits, and what was left half written.
+
+        Of what this run itself needs, the most recently used goes first: the next run asks in the same order, and
+        would find nothing of what it needs next if the oldest were gone.
+        """
         assert self.root is not None
         for path in self.root.glob("*/*.partial"):
             with suppress(OSError):
@@ -156,10 +166,22 @@ class Store:
                 continue
             chunks.append((state.st_mtime, state.st_size, path))
         excess = sum(size for _, size, _ in chunks) - self.max_bytes
-        for used, size, path in sorted(chunks):
+        # Others write as well: the folder is looked at again long before it can be too large.
+        self._room = -excess / LOOK_AGAIN
+
+        def turn(chunk: tuple[float, int, Path]) -> tuple[bool, float]:
+            used, _, path = chunk
+            return path in self._own, -used if path in self._own else used
+
+        for used, size, path in sorted(chunks, key=turn):
             if excess <= 0:
                 return
             if path != keep and time.time() - used > IN_USE_S:
+                if path in self._own:
+                    self._warn(
+                        f"the store {self.root} is too small for this run, which will make some of it again each "
+                        f"time: give store.max_gb more than {self.max_bytes / 2**30:g}"
+                    )
                 with suppress(OSError):  # another user's
                     path.unlink(missing_ok=True)
                     path.with_suffix(".lock").unlink(missing_ok=True)
@@ -168,9 +190,20 @@ class Store:
             self._warn(f"the store {self.root} exceeds its size by {excess / 2**30:.1f} GB that are in use")
 
 
-def _checksum(tensors: Tensors) -> str:
-    state = xxh3_128()  # against damage, not against malice; ten times as fast as a cryptographic one
+def _acquire(lock: FileLock) -> None:
+    """Wait for another process that makes the same chunk; after a while, say so."""
+    try:
+        lock.acquire(timeout=WAIT_S)
+    except Timeout:
+        log.warning("waiting for another process, which holds %s since %.0f s", lock.lock_file, WAIT_S)
+        lock.acquire()
+
+
+def _checksum(tensors: Tensors, facts: str) -> str:
+    state = xxh3_128(
+        facts.encode()
+    )  # against damage, not against malice; ten times as fast as a cryptographic one
     for name, value in tensors.items():
         state.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
-        state.update(value.flatten().numpy().data)
+        state.update(value.flatten().view(torch.uint8).numpy().data)
     return state.hexdigest()

@@ -51,6 +51,13 @@ def test_jobs_of_a_sweep_are_counted(varied: list[str], jobs: int | None):
     assert number_of_jobs(composed("experiment=table1")) == 2
 
 
+def test_the_command_line_has_the_last_word_about_what_is_varied():
+    config = composed("experiment=table1")
+    for given, jobs in (("pipeline=fg,fgbg,box", 3), ("pipeline=fg", 1)):
+        config.hydra.overrides.task = ["experiment=table1", given]
+        assert number_of_jobs(config) == jobs
+
+
 @pytest.mark.parametrize(
     ("launcher", "jobs", "threads"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+from copy import copy
 
 import pytest
 import torch
@@ -19,8 +20,11 @@ from gradsam_exp.pipeline import Pipeline
 from gradsam_exp.preparation import Explained, Preparation
 from gradsam_exp.prompts.foreground import Foreground
 from gradsam_exp.refinement.base import Unrefined
+from gradsam_exp.rows import filled
+from gradsam_exp.segmenters.base import Embeddings
 from gradsam_exp.segmenters.sam import SamSegmenter
 from gradsam_exp.selectors.score import PredictedIoU
+from gradsam_exp.types import Heatmaps, Prompts
 
 
 def out_of_memory(rows: int) -> RuntimeError:
@@ -44,6 +48,72 @@ def test_a_portion_that_does_not_fit_is_halved_and_nothing_is_lost(caplog: pytes
     assert "encode: out of memory with 16 at once; going on with 8" in caplog.text
     portion.fit(16)
     assert portion.size == 4, "what was too much once is not tried again"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB)"),
+        MemoryError("Unable to allocate 8.00 GiB for an array"),
+    ],
+)
+def test_all_that_says_so_is_understood(error: Exception):
+    def call(rows: slice) -> int:
+        if rows.stop - rows.start > 1:
+            raise error
+        return rows.start
+
+    assert list(Portion("explain", 2).slices(3, call)) == [0, 1, 2]
+
+
+def test_rows_are_filled_up_to_eight_where_these_fit():
+    assert len(filled(torch.arange(5), most=32)) == 8
+    assert filled(torch.arange(5), most=32)[5:].tolist() == [4, 4, 4]
+    assert len(filled(torch.arange(9), most=16)) == 16
+    assert len(filled(torch.arange(9), most=15)) == 9
+    assert len(filled(torch.arange(4), most=4)) == 4
+    assert len(filled(torch.arange(1), most=32)) == 1
+
+
+def test_a_heatmap_is_made_of_as_few_images_as_fit():
+    seen: list[int] = []
+
+    def explainer(images: torch.Tensor, targets: torch.Tensor | None) -> Heatmaps:
+        seen.append(len(images))
+        if len(images) > 4:
+            raise out_of_memory(len(images))
+        return Heatmaps(
+            torch.zeros(len(images), 6, 8),
+            torch.ones(len(images), dtype=torch.bool),
+            torch.zeros(len(images)).long(),
+        )
+
+    explained = Explained(SHAPES, lambda: (torch.nn.Identity(), explainer))
+    heatmaps = explained.heatmaps(torch.zeros(13, 3, 6, 8), torch.zeros(13).long(), Portion("explain", 16))
+    assert len(heatmaps) == 13
+    assert seen == [16, 6, 3, 3, 3, 3, 1]
+
+
+def test_queries_that_do_not_fit_are_decoded_in_halves(segmenter: SamSegmenter, monkeypatch: pytest.MonkeyPatch):
+    prompts = Prompts(torch.zeros(40).long(), torch.rand(40, 1, 2) * 40, torch.ones(40, 1).long())
+    embeddings = segmenter.encode(torch.randint(0, 256, (1, 3, 48, 64), dtype=torch.uint8))
+    whole = segmenter.decode(embeddings, prompts)
+    small, seen = copy(segmenter), []
+    small._portion = Portion("decode", 64, row="query")
+    decode_alike = SamSegmenter._decode_alike
+
+    def limited(self: SamSegmenter, embeddings: Embeddings, prompts: Prompts) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.append(len(prompts))
+        if len(prompts) > 12:
+            raise out_of_memory(len(prompts))
+        return decode_alike(self, embeddings, prompts)
+
+    monkeypatch.setattr(SamSegmenter, "_decode_alike", limited)
+    halved = small.decode(embeddings, prompts)
+    assert seen == [40, 20, 10, 10, 10, 10]
+    assert torch.allclose(halved.logits, whole.logits, atol=1e-4)
+    assert torch.allclose(halved.scores, whole.scores, atol=1e-5)
 
 
 def test_the_cpus_own_error_is_understood():

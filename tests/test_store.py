@@ -50,7 +50,7 @@ def test_without_a_folder_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.Mo
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("damage", ["flipped byte", "truncated", "empty"])
+@pytest.mark.parametrize("damage", ["flipped byte", "other facts", "truncated", "empty"])
 def test_a_damaged_chunk_is_reported_and_made_again(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture):
     make = Maker()
     Store(tmp_path).get("maps", "key", make)
@@ -58,6 +58,8 @@ def test_a_damaged_chunk_is_reported_and_made_again(tmp_path: Path, damage: str,
     content = bytearray(path.read_bytes())
     if damage == "flipped byte":
         content[-100] ^= 1
+    if damage == "other facts":
+        content = content.replace(b"[3, 4]", b"[3, 5]")
     path.write_bytes({"truncated": content[:-50], "empty": b""}.get(damage, content))
     with caplog.at_level(logging.WARNING):
         read, _ = Store(tmp_path).get("maps", "key", make)
@@ -68,10 +70,10 @@ def test_a_damaged_chunk_is_reported_and_made_again(tmp_path: Path, damage: str,
     assert make.calls == 2, "it is whole again"
 
 
-def test_the_least_recently_used_go_but_not_what_is_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_least_recently_used_go_but_not_what_is_in_use(tmp_path: Path):
+    for name in ("first", "second"):  # of other processes
+        Store(tmp_path).get("maps", name, Maker())
     store = Store(tmp_path, max_bytes=10_000)
-    for name in ("first", "second"):
-        store.get("maps", name, Maker())
     long_ago = time.time() - module.IN_USE_S - 100
     for age, name in enumerate(("second", "first")):
         os.utime(tmp_path / "maps" / f"{name}.safetensors", (long_ago + age, long_ago + age))
@@ -81,6 +83,31 @@ def test_the_least_recently_used_go_but_not_what_is_in_use(tmp_path: Path, monke
     store.get("maps", "fourth", Maker())
     assert {path.stem for path in tmp_path.rglob("*.safetensors")} == {"first", "third", "fourth"}
     assert {path.stem for path in tmp_path.rglob("*.lock")} == {"first", "third", "fourth"}
+
+
+def test_of_what_a_run_needs_itself_as_much_as_fits_is_found_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr(module, "IN_USE_S", -1.0)
+    names, made = [f"{k}" for k in range(10)], []
+    store = Store(tmp_path, max_bytes=8 * 4_300)  # eight of the ten
+    for _ in range(4):
+        makers = [Maker() for _ in names]
+        for name, maker in zip(names, makers, strict=True):
+            store.get("maps", name, maker)
+            time.sleep(0.002)  # file systems count time in steps
+        made.append(sum(maker.calls for maker in makers))
+    assert made[0] == 10
+    assert all(number <= 4 for number in made[1:]), made
+    assert caplog.text.count("too small for this run") == 1
+    assert "give store.max_gb more than" in caplog.text
+
+
+def test_bf16_tensors_are_kept(tmp_path: Path):
+    values = torch.tensor([1.5, -2.0], dtype=torch.bfloat16)
+    for _ in range(2):
+        kept, _ = Store(tmp_path).get("maps", "key", lambda: ({"values": values}, None))
+        assert torch.equal(kept["values"], values)
 
 
 def test_a_full_disk_costs_the_store_and_not_the_run(

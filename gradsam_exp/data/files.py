@@ -6,6 +6,7 @@ import hashlib
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -152,6 +153,17 @@ def require_same_names(one: Iterable[str], one_folder: Path, other: Iterable[str
 
 def _inspect(path: Path) -> tuple[tuple[int, int], bytes]:
     """Size (width, height) and digest of a picture whose data is whole, as far as its format can tell."""
+    try:
+        state = path.stat()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return _inspected(path, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=2**18)
+def _inspected(path: Path, modified: int, size_in_bytes: int) -> tuple[tuple[int, int], bytes]:
+    """Of an unchanged file, once a process: each job of a sweep asks again."""
+    del modified, size_in_bytes
     try:
         content = path.read_bytes()
         with Image.open(io.BytesIO(content)) as picture:

@@ -53,6 +53,14 @@ class ForegroundBackground(Foreground):
             )
         return self
 
+    @property
+    def ignored(self) -> frozenset[str]:
+        """Each placement has a parameter of its own; without background points none matters."""
+        own = {"bg_threshold", "placement", "tie", "ring_distance"}
+        return super().ignored | (
+            own if not self.n else {"ring_distance" if self.placement == "extreme" else "tie"}
+        )
+
     def propose(self, ctx: PromptContext) -> Prompts:
         """One query per image: the foreground grid, then up to ``n`` background points."""
         foreground = self.foreground_points(ctx)

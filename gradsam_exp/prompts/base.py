@@ -33,6 +33,11 @@ class PromptStrategy(ABC):
     needs_truth: ClassVar[bool] = False
     """Looks at the true masks: results are an upper bound and are marked as such everywhere."""
 
+    @property
+    def ignored(self) -> frozenset[str]:
+        """Parameters that make no difference as the others are: runs that differ only in them are the same."""
+        return frozenset()
+
     @abstractmethod
     def propose(self, ctx: PromptContext) -> Prompts:
         """The first prompts for a batch; an image may get several queries, or none."""

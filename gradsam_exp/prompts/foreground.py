@@ -38,6 +38,11 @@ class Foreground(PromptStrategy):
     region: Region = "all"
     weighting: Weighting = "activation"
 
+    @property
+    def ignored(self) -> frozenset[str]:
+        """A single point has no neighbours."""
+        return frozenset({"grid_offset"} if self.grid_size == 1 else ())
+
     def propose(self, ctx: PromptContext) -> Prompts:
         """One query per image: ``grid_size²`` foreground points, clipped to the image."""
         return point_prompts(self.foreground_points(ctx))

@@ -136,10 +136,18 @@ class SweepProgress(Callback):
     """Hydra callback: says after each job how far the sweep is; before the first, shares out the cores."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Start to watch the sweep's folder."""
+        """Start to watch the sweep's folder, which must not hold another sweep."""
         del kwargs
         end_watch()
-        watch = SweepWatch(Path(config.hydra.sweep.dir), number_of_jobs(config), varied_keys(config))
+        folder = Path(config.hydra.sweep.dir)
+        if any(folder.glob("*/.hydra")):
+            print(
+                f"gradsam_exp: hydra.sweep.dir={folder} holds another sweep, whose jobs would mix with these; "
+                "give another folder, or none (resume=true finds what is finished)",
+                file=sys.stderr,
+            )
+            sys.exit(1)
+        watch = SweepWatch(folder, number_of_jobs(config), varied_keys(config))
         _watches.append(watch)
         if "direction" in config.hydra.sweeper and config.split == "test":
             print(

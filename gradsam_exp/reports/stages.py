@@ -93,12 +93,12 @@ class StageBars:
                 self.bars.update(self.rows[stage], completed=number, seconds=seconds[stage])
         if not console.is_terminal and time.monotonic() - self.said > LINE_S:
             self.said = time.monotonic()
-            slowest = max(seconds, key=lambda stage: seconds[stage])
-            console.print(
-                f"{self.title}: {done}/{self.total} images, {left(done, self.total, spent)} "
-                f"({slowest} {images[slowest]}/{self.total}, {speed(images[slowest], seconds[slowest])})",
-                soft_wrap=True,
-            )
+            line = f"{self.title}: {done}/{self.total} images, {left(done, self.total, spent)}"
+            if any(images.values()):
+                slowest = max((stage for stage in images if images[stage]), key=lambda stage: seconds[stage])
+                rate = speed(images[slowest], seconds[slowest])
+                line += f" ({slowest} {images[slowest]}/{self.total}, {rate})"
+            console.print(line, soft_wrap=True)
 
 
 def speed(images: float | int, seconds: float) -> str:

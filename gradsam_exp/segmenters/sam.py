@@ -8,7 +8,7 @@ corners, which on small images shifts every prompt by up to half an original pix
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -19,6 +19,7 @@ from segment_anything.modeling import Sam
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 
+from gradsam_exp.memory import Portion
 from gradsam_exp.rows import filled
 from gradsam_exp.segmenters.base import Embeddings, distinct_shapes
 from gradsam_exp.segmenters.decoder import predict_masks
@@ -39,7 +40,7 @@ class SamSegmenter:
         load_encoder: gives that model's image encoder its weights; called once, before the first image is
             encoded. None if `load_model` has done so.
         digest: identifies the weights.
-        max_queries: most queries decoded in one call, a multiple of 8; bounds memory.
+        max_queries: most queries decoded in one call; bounds memory.
         precision: ``bf16`` runs the image encoder under autocast; embeddings then differ by about 1 % of
             their standard deviation.
         compiled: compile the image encoder with `torch.compile`: slow at the start, faster afterwards.
@@ -62,6 +63,7 @@ class SamSegmenter:
         self._encode_frames = torch.compile(encode_frames) if compiled else encode_frames
         self._load_model, self._load_encoder = load_model, load_encoder
         self._model: Sam | None = None
+        self._portion = Portion("decode", max_queries, row="query")
 
     def load(self, device: torch.device) -> None:
         """See `Segmenter.load`. The image encoder is read when it is first needed, which may be never."""
@@ -134,9 +136,10 @@ class SamSegmenter:
         low = self._decoding.image_encoder.img_size // CELL
         logits = torch.zeros(len(prompts), 4, low, low, device=device)
         scores = torch.zeros(len(prompts), 4, device=device)
+        self._portion.fit(self._rows_at_once())
         for group in distinct_shapes(prompts):
-            for rows in group.split(self._rows_at_once()):
-                answer_logits, answer_scores = self._decode_alike(embeddings, prompts[filled(rows)])
+            decode = partial(self._decode_some, embeddings, prompts, group)
+            for rows, answer_logits, answer_scores in self._portion.slices(len(group), decode):
                 logits[rows], scores[rows] = answer_logits[: len(rows)], answer_scores[: len(rows)]
         return Segmentation(logits, scores, prompts.image_index)
 
@@ -147,6 +150,13 @@ class SamSegmenter:
         rows, columns = self._decoding.prompt_encoder.image_embedding_size
         fitting = CACHED_VALUES // (rows * columns * self._decoding.prompt_encoder.embed_dim)
         return min(self.max_queries, max(8, fitting))
+
+    def _decode_some(
+        self, embeddings: Embeddings, prompts: Prompts, group: Tensor, some: slice
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Some rows of a group, and their answers; others may follow these."""
+        rows = group[some]
+        return rows, *self._decode_alike(embeddings, prompts[filled(rows, self._portion.most)])
 
     def _decode_alike(self, embeddings: Embeddings, prompts: Prompts) -> tuple[Tensor, Tensor]:
         """Decode queries that all have the same number of real points."""

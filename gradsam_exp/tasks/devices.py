@@ -21,7 +21,7 @@ from typing import Any
 import pytorch_lightning as pl
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy
-from torch.multiprocessing.spawn import ProcessExitedException
+from torch.multiprocessing.spawn import ProcessException, ProcessExitedException
 from torch.utils.data import DataLoader
 
 from gradsam_exp.assembly import Plan, plan
@@ -89,7 +89,7 @@ def prepare_on_devices(planned: Plan, preparation: Preparation) -> None:
         preparation: its own; says what is missing.
 
     Raises:
-        InputError: a process was killed.
+        InputError: a process was killed, or its models could not be read.
     """
     config = planned.config
     if config.devices == 1:
@@ -118,6 +118,8 @@ def prepare_on_devices(planned: Plan, preparation: Preparation) -> None:
             raise InputError(
                 f"devices={config.devices}: {error}; if memory ran out, use fewer devices or a smaller batch_size"
             ) from error
+        except ProcessException as error:  # the child's traceback, whose last line says it
+            raise InputError(f"devices={config.devices}: {str(error).strip().splitlines()[-1]}") from error
 
 
 @contextmanager

@@ -83,12 +83,14 @@ def test_the_same_command_gives_the_same_bytes(run):
 def test_identity_follows_what_the_results_depend_on(run):
     identities = []
     for overrides in (["pipeline=fg"], ["pipeline=fg", "bg_threshold=0.3"], ["pipeline=fg", "fg_threshold=0.7"],
-                      ["pipeline=fg", "batch_size=3"], ["pipeline=fg", "data.seed=1"]):  # fmt: skip
+                      ["pipeline=fg", "batch_size=3"], ["pipeline=fg", "data.seed=1"],
+                      ["grid_size=1", "grid_offset=1"], ["grid_size=1", "grid_offset=2"]):  # fmt: skip
         done = run(*overrides)
         identities.append(json.loads((done.runs[-1] / "metrics.json").read_text())["identity"])
-    plain, other_bg, other_fg, other_batch, other_data = identities
+    plain, other_bg, other_fg, other_batch, other_data, *single = identities
     assert plain == other_bg == other_batch, "fg does not depend on bg_threshold, nor anything on the batch size"
-    assert len({plain, other_fg, other_data}) == 3
+    assert single[0] == single[1], "a single point has no neighbours"
+    assert len({plain, other_fg, other_data, single[0]}) == 4
 
 
 def test_the_oracle_is_stamped_as_an_upper_bound(run):

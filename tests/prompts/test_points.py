@@ -190,3 +190,30 @@ def test_randomness_depends_on_the_image_not_on_the_batch():
     ctx = context(peak(4, 4, 0, 0), peak(4, 4, 1, 1))
     assert ctx.generator(0).random() != ctx.generator(1).random()
     assert ctx.generator(1).random() == ctx.generator(1).random()
+
+
+@pytest.mark.parametrize(
+    ("node", "ignored"),
+    [
+        ({"name": "fg"}, set()),
+        ({"name": "fg", "grid_size": 1}, {"grid_offset"}),
+        ({"name": "adaptive", "grid_size": 1}, {"grid_offset"}),
+        ({"name": "fgbg"}, {"ring_distance"}),
+        ({"name": "fgbg", "placement": "ring"}, {"tie"}),
+        (
+            {"name": "fgbg", "n": 0, "grid_size": 1},
+            {"grid_offset", "bg_threshold", "placement", "tie", "ring_distance"},
+        ),
+    ],
+)
+def test_what_is_ignored_makes_no_difference(node: dict[str, object], ignored: set[str]):
+    """To be the same run, prompts must be the same."""
+    other = {"grid_offset": 3.0, "bg_threshold": 0.4, "placement": "ring", "tie": "farthest", "ring_distance": 1.0}
+    heat = np.random.default_rng(0).random((2, 16, 20)) ** 2
+    ctx = context(*heat.tolist())
+    assert strategy(**node).ignored == ignored
+    expected = strategy(**node).propose(ctx)
+    for name in ignored:
+        found = strategy(**node | {name: other[name]}).propose(ctx)
+        assert torch.equal(found.points, expected.points)
+        assert torch.equal(found.labels, expected.labels)
