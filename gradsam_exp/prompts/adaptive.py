@@ -7,12 +7,13 @@ from typing import Annotated
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 from scipy import ndimage
 from torch import Tensor
 
 from gradsam_exp.overlap import soft_iou
+from gradsam_exp.prompts.background import check_thresholds
 from gradsam_exp.prompts.base import STRATEGIES, Fraction
 from gradsam_exp.prompts.foreground import Foreground
 from gradsam_exp.types import BACKGROUND, NO_POINT, PromptContext, Prompts, Segmentation
@@ -42,6 +43,11 @@ class Adaptive(Foreground):
     warm_threshold: Fraction = 0.5
     n: Annotated[int, Field(ge=1)] = 2
     max_rounds: Annotated[int, Field(ge=1)] = 3
+
+    @model_validator(mode="after")
+    def _below(self) -> Adaptive:
+        check_thresholds(self.bg_threshold, self.fg_threshold)
+        return self
 
     def revise(
         self,

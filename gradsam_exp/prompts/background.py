@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
+from scipy import ndimage
 from torch import Tensor
 
 from gradsam_exp.prompts.base import STRATEGIES, Fraction
@@ -31,11 +33,11 @@ class ForegroundBackground(Foreground):
         n: how many background points; 0 makes it `Foreground`.
         placement: ``extreme`` takes the top-most, bottom-most, left-most and right-most cold pixel, in
             that order and again from the start for more than four, each from the pixels not yet taken.
-            ``ring`` takes the cold pixels nearest to a circle of ``ring_distance`` px around the warm
-            region, at ``n`` evenly spaced directions.
+            ``ring`` goes from the foreground centre in ``n`` evenly spaced directions until the warm region
+            (≥ 0.5 of the maximum) is ``ring_distance`` px away, and takes the cold pixels nearest to these places.
         tie: which of several equally extreme pixels: the ``first`` in scan order (mostly an image
             corner), the ``median`` of them, or the one ``farthest`` from the foreground centre.
-        ring_distance: gap in pixels between the warm region (≥ 0.5 of the maximum) and the ring.
+        ring_distance: gap in pixels between the warm region and the ring.
     """
 
     bg_threshold: Fraction = 0.1
@@ -46,11 +48,7 @@ class ForegroundBackground(Foreground):
 
     @model_validator(mode="after")
     def _below(self) -> ForegroundBackground:
-        if self.bg_threshold >= self.fg_threshold:
-            raise ValueError(
-                f"bg_threshold={self.bg_threshold} must be below fg_threshold={self.fg_threshold}, "
-                "or warm pixels would be taken for background"
-            )
+        check_thresholds(self.bg_threshold, self.fg_threshold)
         return self
 
     @property
@@ -81,12 +79,13 @@ class ForegroundBackground(Foreground):
         """``(x, y)`` px of the background points, and which of them exist."""
         cold = (ctx.heatmaps.values < self.bg_threshold) & ~ctx.heatmaps.empty[:, None, None]
         centres = warm_centres(ctx.heatmaps, self.fg_threshold, self.region, self.weighting)
+        places = self._ring(ctx, centres) if self.placement == "ring" else None
         points, found = [], []
         for number in range(self.n):
-            if self.placement == "extreme":
+            if places is None:
                 cost = self._extremeness(number, cold, centres)
             else:
-                cost = self._off_ring(number, ctx, centres)
+                cost = squared_distances(places[:, number], ctx.size)
             cost = torch.where(cold, cost, torch.inf)
             best = cost.flatten(1).argmin(1)
             width = cold.shape[-1]
@@ -114,15 +113,45 @@ class ForegroundBackground(Foreground):
         distance = (x - centres[:, 0, None, None]).square() + (y - centres[:, 1, None, None]).square()
         return torch.where(tied, -distance, torch.inf)
 
-    def _off_ring(self, number: int, ctx: PromptContext, centres: Tensor) -> Tensor:
-        """Squared distance of every pixel from place ``number`` on the ring around the warm region."""
-        values = ctx.heatmaps.values
-        height, width = values.shape[-2:]
-        warm = values >= 0.5 * values.amax((1, 2), keepdim=True)
-        radius = (warm.sum((1, 2)) / torch.pi).sqrt() + self.ring_distance
-        angle = torch.tensor(2 * torch.pi * number / self.n)
-        place_x = centres[:, 0] + radius * angle.sin()
-        place_y = centres[:, 1] - radius * angle.cos()
-        y = torch.arange(height, device=values.device)[None, :, None]
-        x = torch.arange(width, device=values.device)[None, None, :]
-        return (x - place_x[:, None, None]).square() + (y - place_y[:, None, None]).square()
+    def _ring(self, ctx: PromptContext, centres: Tensor) -> Float[Tensor, "batch points 2"]:
+        """``(x, y)`` px of the places on the ring, clockwise from the top; outside of the image too."""
+        values = ctx.heatmaps.values.cpu().numpy()
+        height, width = ctx.size
+        reach = height + width
+        steps = np.arange(0, reach, 0.5)
+        angles = 2 * np.pi * np.arange(self.n) / self.n
+        directions = np.stack([np.sin(angles), -np.cos(angles)], 1)
+        places = np.zeros((len(values), self.n, 2), dtype=np.float32)
+        for image, centre in enumerate(centres.cpu().numpy()):
+            warm = np.pad(values[image] >= 0.5 * values[image].max(), reach)
+            gap = ndimage.distance_transform_edt(~warm)
+            ways = centre + steps[:, None, None] * directions  # (steps, n, 2)
+            x, y = np.round(ways + reach).astype(int).clip(0, np.array(gap.shape[::-1]) - 1).transpose(2, 0, 1)
+            far = gap[y, x] >= self.ring_distance
+            outermost = len(steps) - 1 - np.argmin(far[::-1], axis=0)  # the last step that is too near
+            first = np.where(far.all(0), 0, np.minimum(outermost + 1, len(steps) - 1))
+            places[image] = ways[first, np.arange(self.n)]
+        return torch.from_numpy(places).to(ctx.heatmaps.values.device)
+
+
+def squared_distances(
+    places: Float[Tensor, "batch 2"], size: tuple[int, int]
+) -> Float[Tensor, "batch height width"]:
+    """Of every pixel of an image of ``size`` (height, width) from one place ``(x, y)`` px."""
+    height, width = size
+    y = torch.arange(height, device=places.device)[None, :, None]
+    x = torch.arange(width, device=places.device)[None, None, :]
+    return (x - places[:, 0, None, None]).square() + (y - places[:, 1, None, None]).square()
+
+
+def check_thresholds(bg_threshold: float, fg_threshold: float) -> None:
+    """Refuse thresholds for which a pixel could be warm and cold.
+
+    Raises:
+        ValueError: naming both.
+    """
+    if bg_threshold >= fg_threshold:
+        raise ValueError(
+            f"bg_threshold={bg_threshold} must be below fg_threshold={fg_threshold}, "
+            "or warm pixels would be taken for background"
+        )

@@ -53,6 +53,12 @@ class Foreground(PromptStrategy):
         return grid_around(centres, self.grid_size, self.grid_offset, ctx.size)
 
 
+@STRATEGIES.register("ensemble")
+@dataclass(frozen=True)
+class EnsembleForeground(Foreground):
+    """`Foreground` where several explainers, or layers, vote: its configuration chooses ``explainer=ensemble``."""
+
+
 def warm_centres(
     heatmaps: Heatmaps, threshold: float, region: Region = "all", weighting: Weighting = "activation"
 ) -> Float[Tensor, "batch 2"]:

@@ -51,16 +51,16 @@ class ArgMaxCorner(PromptStrategy):
 class TopKSmoothed(PromptStrategy):
     """The ``k`` hottest pixels of the smoothed heatmap as foreground points.
 
-    After github.com/1miqi1/Image-segmentation-without-user-input: the heatmap is convolved with a kernel
-    that falls with the inverse of the distance.
+    After github.com/1miqi1/Image-segmentation-without-user-input, which takes one point: to each pixel, the heat
+    of the pixels around it is added, divided by their distance.
 
     Attributes:
         k: number of points.
-        radius: of the kernel ``1 / (1 + d)``, in pixels.
+        radius: half the side of the square kernel ``1 / d`` (1 at its centre), in pixels.
     """
 
-    k: Count = 5
-    radius: Count = 5
+    k: Count = 1
+    radius: Count = 20
 
     def propose(self, ctx: PromptContext) -> Prompts:
         """One query of ``k`` points per image."""
@@ -69,10 +69,9 @@ class TopKSmoothed(PromptStrategy):
     def hottest(self, ctx: PromptContext) -> Float[Tensor, "batch points 2"]:
         """``(x, y)`` px of the hottest pixels; those of an empty heatmap are its centre."""
         y, x = np.mgrid[-self.radius : self.radius + 1, -self.radius : self.radius + 1]
-        distance = np.hypot(x, y)
-        kernel = np.where(distance <= self.radius, 1 / (1 + distance), 0.0)
+        kernel = 1 / np.maximum(np.hypot(x, y), 1)
         values = ctx.heatmaps.values.cpu().double().numpy()
-        smooth = np.stack([ndimage.convolve(v, kernel, mode="nearest") for v in values])
+        smooth = np.stack([ndimage.convolve(v, kernel, mode="constant") for v in values])
         flat = np.argsort(-smooth.reshape(len(values), -1), axis=1, kind="stable")[:, : self.k]
         width = values.shape[2]
         points = torch.from_numpy(np.stack([flat % width, flat // width], -1)).float()
@@ -82,14 +81,14 @@ class TopKSmoothed(PromptStrategy):
 @STRATEGIES.register("topk_far")
 @dataclass(frozen=True)
 class TopKFar(TopKSmoothed):
-    """`TopKSmoothed`, and random background points far from all of these.
+    """`TopKSmoothed`, and random background points far from these.
 
     Attributes:
         n: number of background points; fewer where fewer pixels are far enough.
-        distance: least distance from any foreground point, in pixels.
+        distance: least distance from the foreground points' centre, in pixels.
     """
 
-    n: Count = 5
+    n: Count = 1
     distance: Distance = 20.0
 
     def propose(self, ctx: PromptContext) -> Prompts:
@@ -99,7 +98,7 @@ class TopKFar(TopKSmoothed):
         grid = np.stack([x.ravel(), y.ravel()], 1)
         rows = []
         for image, foreground in enumerate(self.hottest(ctx).numpy()):
-            far = np.linalg.norm(grid[:, None] - foreground[None], axis=2).min(1) > self.distance
+            far = np.linalg.norm(grid - foreground.mean(0), axis=1) > self.distance
             places = grid[far]
             chosen = ctx.generator(image).permutation(len(places))[: self.n]
             row = [(float(x), float(y), FOREGROUND) for x, y in foreground]

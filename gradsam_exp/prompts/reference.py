@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from dataclasses import replace
+from typing import Annotated, ClassVar
 
 import torch
 from jaxtyping import Bool
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from gradsam_exp.prompts.base import STRATEGIES, PromptStrategy
-from gradsam_exp.prompts.foreground import centre_of_mass, point_prompts
+from gradsam_exp.prompts.base import STRATEGIES, OddInt, PromptStrategy
+from gradsam_exp.prompts.foreground import Foreground, centre_of_mass, point_prompts
 from gradsam_exp.prompts.regions import bounding_boxes, box_prompts
 from gradsam_exp.types import PromptContext, Prompts
 
@@ -54,6 +56,31 @@ class Oracle(PromptStrategy):
         empty = ~truth.flatten(1).any(1)
         points = torch.where(empty[:, None], ctx.centre.to(points), points)
         return point_prompts(points.float()[:, None])
+
+
+@STRATEGIES.register("oracle_heatmap")
+@dataclass(frozen=True)
+class OracleHeatmap(PromptStrategy):
+    """The points of `Foreground` on the true mask in place of the heatmap: an upper bound, not a method.
+
+    Against `Foreground` it says what the heatmap costs, against `Oracle` what these points cost. An empty mask
+    gets the image's centre.
+
+    Attributes:
+        grid_size, grid_offset: as those of `Foreground`.
+    """
+
+    needs_truth = True
+
+    grid_size: OddInt = 3
+    grid_offset: Annotated[float, Field(gt=0)] = 1.0
+
+    def propose(self, ctx: PromptContext) -> Prompts:
+        """One query of a grid of points per image."""
+        truth = _truth(ctx).to(ctx.heatmaps.values.device)
+        perfect = replace(ctx.heatmaps, values=truth.float(), empty=~truth.flatten(1).any(1))
+        points = Foreground(grid_size=self.grid_size, grid_offset=self.grid_offset)
+        return points.propose(replace(ctx, heatmaps=perfect))
 
 
 @STRATEGIES.register("oracle_box")

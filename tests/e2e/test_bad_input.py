@@ -55,6 +55,8 @@ def refused(done, message: str, read: list[str]) -> None:
         (["grid_size=4"], r"grid_size=4: must be odd"),
         (["split=tset"], r"split='tset' is not known; did you mean 'test'"),
         (["limit=0"], r"limit=0: must be at least 1"),
+        (["experiment=strategis"], r"experiment='strategis' is not known; did you mean 'strategies'"),
+        (["pipeline=adaptive", "bg_threshold=0.9"], r"bg_threshold=0\.9 must be below fg_threshold=0\.8"),
         (["pipeline=fg,fgbg"], r"Ambiguous value .*; to run with each of them add -m"),
         (["store.max_gb=inf"], r"store\.max_gb=inf: input should be a finite number"),
         (["output_root=/dev/null/runs"], r"/dev/null/runs/.*: Not a directory; give output_root=… a folder"),

@@ -122,6 +122,20 @@ def test_fgbg_ring_surrounds_the_warm_region_at_its_distance():
     assert background.mean(0).tolist() == pytest.approx([20, 20], abs=0.5)
 
 
+def test_fgbg_ring_follows_an_elongated_region():
+    heat = np.zeros((41, 61))
+    heat[19:22, 15:46] = 1  # 31×3 px around (30, 20)
+    prompts = strategy(name="fgbg", grid_size=1, placement="ring", ring_distance=6, n=4).propose(
+        context(heat.tolist())
+    )
+    assert prompts.points[0, 1:].tolist() == [
+        [30, 13],
+        [51, 20],
+        [30, 27],
+        [9, 20],
+    ]  # 6 px from its sides and ends
+
+
 def test_fgbg_places_as_many_points_as_asked():
     prompts = strategy(name="fgbg", grid_size=1, n=7).propose(context(peak(8, 8, 4, 4)))
     assert prompts.labels[0].tolist() == [1] + [0] * 7

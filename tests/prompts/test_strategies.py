@@ -41,6 +41,20 @@ def test_topk_prefers_a_warm_region_to_a_lonely_peak():
     assert points[1].tolist() == [[7, 4]] * 3
 
 
+def test_topk_adds_heat_by_the_inverse_of_the_distance():
+    """A row of 1, 0, 0.9, 0 adds up to 1 + 0.9/2, 1 + 0.9, 1/2 + 0.9, 1/3 + 0.9."""
+    row = [[1.0, 0.0, 0.9, 0.0]]
+    assert strategy(name="topk_smoothed", k=4).propose(context(row)).points[0, :, 0].tolist() == [1, 0, 2, 3]
+    assert strategy(name="topk_smoothed", k=4, radius=1).propose(context(row)).points[0, :, 0].tolist() == [
+        1,
+        0,
+        2,
+        3,
+    ]
+    tie = [[1.0, 0.0, 0.0, 0.0, 0.5]]  # without the square's reach, the peak alone
+    assert strategy(name="topk_smoothed", radius=1).propose(context(tie)).points[0, :, 0].tolist() == [0]
+
+
 def test_far_points_are_far_and_do_not_depend_on_batching():
     ctx = context(peak(30, 20, 4, 4), peak(30, 20, 25, 15))
     far = strategy(name="topk_far", k=1, n=4, distance=8.0, radius=1)
@@ -200,6 +214,17 @@ def test_a_cascade_feeds_back_what_it_is_told_to():
 
 def test_every_strategy_is_found_by_name():
     assert set(STRATEGIES.names()) == {
-        "adaptive", "argmax", "argmax_corner", "box", "box_points", "cascade", "center", "fg", "fgbg",
-        "grid_match", "mask", "multi_peak", "oracle", "oracle_box", "topk_far", "topk_smoothed",
+        "adaptive", "argmax", "argmax_corner", "box", "box_points", "cascade", "center", "ensemble", "fg", "fgbg",
+        "grid_match", "mask", "multi_peak", "oracle", "oracle_box", "oracle_heatmap", "topk_far", "topk_smoothed",
     }  # fmt: skip
+
+
+def test_a_perfect_heatmap_is_the_true_mask():
+    mask = torch.zeros(2, 9, 13, dtype=torch.bool)
+    mask[0, 2:5, 6:11] = True
+    ctx = replace(context(peak(13, 9, 1, 1), peak(13, 9, 1, 1)), masks=mask)
+    found = strategy(name="oracle_heatmap")
+    assert found.needs_truth
+    points = found.propose(ctx).points
+    assert points[0].tolist() == [[x, y] for y in (2, 3, 4) for x in (7, 8, 9)]
+    assert points[1].mean(0).tolist() == [6, 4], "an empty mask gets the image's centre"
