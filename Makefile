@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 # Where this is set, every start would compile PyTorch's Python files anew: 15 seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test quick bench check lock clean
+.PHONY: run test test-ray quick bench check lock clean
 
 run: $(INSTALLED)
 	@$(BIN)/python run.py $(ARGS)
@@ -19,6 +19,18 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --max
 
 test: $(INSTALLED)
 	@$(PYTEST) --jaxtyping-packages=gradsam_exp,beartype.beartype $(ARGS)
+
+# Sweeps on Ray, whose launcher wants an older cloudpickle than joblib does: an environment on top of the other.
+RAY := .venv-ray
+test-ray: $(RAY)/.installed
+	@OMP_NUM_THREADS=1 $(RAY)/bin/python -m pytest tests/e2e/test_launchers.py -k "ray" $(ARGS)
+
+$(RAY)/.installed: $(INSTALLED)
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(RAY)
+	@$(BIN)/uv pip install --quiet --python $(RAY)/bin/python "hydra-ray-launcher>=1.2"
+	@$(BIN)/python -c 'import site; print("import site; site.addsitedir(%r)" % site.getsitepackages()[0])' \
+		> $$($(RAY)/bin/python -c 'import site; print(site.getsitepackages()[0])')/beneath.pth
+	@touch $@
 
 # The tests that take no training and start no commands.
 quick: $(INSTALLED)
@@ -41,7 +53,7 @@ lock: $(INSTALLED)
 		--extra dev --output-file requirements.lock pyproject.toml
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(RAY)
 
 # uv chooses builds of torch and torchvision that belong together; pip alone may not.
 $(INSTALLED): requirements.lock pyproject.toml
