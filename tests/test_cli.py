@@ -15,8 +15,6 @@ ROOT = Path(__file__).parents[1]
 ENDING = """
 import atexit, sys, threading, time
 from gradsam_exp.cli import leave
-
-ROOT = Path(__file__).parents[1]
 atexit.register(print, "registered")
 threading.Thread(target=lambda: (time.sleep(0.2), print("thread"))).start()
 sys.stdout.write("main ")
