@@ -1,4 +1,4 @@
-"""The program's end leaves nothing undone."""
+"""A start reads no more than it needs, and the program's end leaves nothing undone."""
 
 from __future__ import annotations
 

@@ -155,3 +155,24 @@ def test_processes_that_need_the_same_chunk_make_it_once(tmp_path: Path):
         process.join(60)
     assert [process.exitcode for process in processes] == [0, 0, 0]
     assert calls.read_text() == "made\n"
+
+
+def test_a_process_that_was_killed_holds_nobody_up_and_leaves_nothing_half_made(tmp_path: Path):
+    def forever(root: Path) -> None:
+        def make():
+            (root / "begun").touch()
+            time.sleep(600)
+
+        Store(root).get("maps", "key", make)
+
+    process = multiprocessing.get_context("fork").Process(target=forever, args=(tmp_path,))
+    process.start()
+    while not (tmp_path / "begun").exists():
+        time.sleep(0.01)
+    process.kill()
+    process.join(60)
+    start = time.monotonic()
+    made, _ = Store(tmp_path).get("maps", "key", Maker())
+    assert made["values"].eq(1).all()
+    assert time.monotonic() - start < 5
+    assert [path.name for path in tmp_path.rglob("*.*") if path.suffix != ".lock"] == ["key.safetensors"]
