@@ -20,7 +20,7 @@ from gradsam_exp.classifiers.checkpoints import ClassifierFile, find_classifier
 from gradsam_exp.classifiers.classifier import ImageClassifier
 from gradsam_exp.config import Config, Node
 from gradsam_exp.data.base import DATASETS, FirstImages, ImageDataset
-from gradsam_exp.digest import digest, library_versions
+from gradsam_exp.digest import code_digest, digest, library_versions
 from gradsam_exp.errors import InputError
 from gradsam_exp.experiment import Experiment
 from gradsam_exp.explainers.base import EXPLAINERS, Explainer
@@ -78,7 +78,7 @@ class Plan:
                 "pipeline": {k: v for k, v in config.pipeline.items() if k not in self.pipeline.strategy.ignored},
                 "selector": config.selector,
                 "code": [
-                    EXPLAINERS.code(config.explainer),
+                    self._explaining_code,
                     REFINERS.code(config.refine),
                     STRATEGIES.code(config.pipeline),
                     SELECTORS.code(config.selector),
@@ -94,6 +94,13 @@ class Plan:
         elsewhere = {"checkpoint", "url", "sha256", "max_queries"}
         node = {key: value for key, value in self.config.sam.items() if key not in elsewhere}
         return [self.pipeline.segmenter.digest, node, SEGMENTERS.code(node)]
+
+    @property
+    def _explaining_code(self) -> list[Any]:
+        """Digests of what makes the heatmaps."""
+        config = self.config
+        mirrored = config.explainer["augment"] == "mirror"
+        return [EXPLAINERS.code(config.explainer), code_digest(Mirrored, EXPLAINERS.package) if mirrored else None]
 
     def with_prompts(self, pipeline: Node, selector: Node) -> Plan:
         """The same with another strategy and selector, given as config nodes.
@@ -148,7 +155,7 @@ class Plan:
             self.classifier.class_names,
             load,
             target=target,
-            depends_on=[self.classifier.digest, _relevant(node), augment, EXPLAINERS.code(self.config.explainer)],
+            depends_on=[self.classifier.digest, _relevant(node), augment, self._explaining_code],
             device=self.device,
         )
         return Preparation(

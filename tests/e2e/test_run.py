@@ -11,6 +11,7 @@ from pycocotools import mask as coco
 
 from gradsam_exp.data.backgrounds import Mixed
 from gradsam_exp.data.shapes import Shapes
+from gradsam_exp.registry import Registry
 
 
 def metrics_of(finished) -> dict:
@@ -91,6 +92,16 @@ def test_identity_follows_what_the_results_depend_on(run):
     assert plain == other_bg == other_batch, "fg does not depend on bg_threshold, nor anything on the batch size"
     assert single[0] == single[1], "a single point has no neighbours"
     assert len({plain, other_fg, other_data, single[0]}) == 4
+
+
+def test_code_that_was_edited_makes_another_run(run, monkeypatch: pytest.MonkeyPatch):
+    first = run("pipeline=fg")
+    monkeypatch.setattr(Registry, "code", lambda self, node: {"edited": self.key})
+    second = run("pipeline=fg", "resume=true")
+    assert second.code == 0, second.err
+    assert "is the same run as" not in second.out
+    for stage, chunks in (("images", 1), ("heatmaps", 2), ("embeddings", 2)):
+        assert len(list((first.folder / ".store" / stage).glob("*.safetensors"))) == chunks
 
 
 def test_the_oracle_is_stamped_as_an_upper_bound(run):
@@ -184,3 +195,16 @@ def test_the_store_changes_no_result(run):
     assert list(done.folder.rglob("*.safetensors"))
     assert len(done.runs) == 4
     assert len({(folder / "per_image.parquet").read_bytes() for folder in done.runs}) == 1
+
+
+def test_a_figure_that_cannot_be_drawn_costs_no_run(run, monkeypatch: pytest.MonkeyPatch):
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("gradsam_exp.tasks.evaluate.figure1", broken)
+    done = run("task.figures=true", "task.worst=0")
+    assert done.code == 0, done.err
+    assert metrics_of(done)["status"] == "finished"
+    said = "figure1.png was not drawn (ZeroDivisionError: a bug); all else is whole"
+    assert done.err.strip() == f"gradsam_exp: {said}"
+    assert (done.runs[0] / "figures" / "scores.png").is_file(), "the others are drawn"
