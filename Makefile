@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 # Where this is set, every start would compile PyTorch's Python files anew: 15 seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test test-ray quick bench check lock clean
+.PHONY: run test test-ray quick bench answer check lock clean
 
 run: $(INSTALLED)
 	@$(BIN)/python run.py $(ARGS)
@@ -40,6 +40,17 @@ quick: $(INSTALLED)
 BENCHMARKS := cam ablation encode decode sweep startup growth
 bench: $(INSTALLED)
 	@for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name || exit 1; done
+
+# Every run of docs/background-points.md but those of other weights: make answer ARGS="sam=vit_b cifar10_root=PATH"
+BOTH := background=mixed,cifar10
+answer: $(INSTALLED)
+	@$(BIN)/python run.py task=background_points background=mixed $(ARGS)
+	@$(BIN)/python run.py task=background_points background=cifar10 $(ARGS)
+	@$(BIN)/python run.py experiment=fixes $(BOTH) $(ARGS)
+	@$(BIN)/python run.py experiment=fixes split=test pipeline=fg,fgbg,box,box_points $(BOTH) $(ARGS)
+	@$(BIN)/python run.py experiment=views $(BOTH) $(ARGS)
+	@$(BIN)/python run.py experiment=oracles explainer.target=predicted,label $(BOTH) $(ARGS)
+	@$(BIN)/python run.py experiment=layers $(BOTH) $(ARGS)
 
 # Format, lint and types, as pre-commit and CI see them.
 check: $(INSTALLED)
