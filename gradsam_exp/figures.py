@@ -18,10 +18,12 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.textpath import TextPath
+from matplotlib.ticker import MaxNLocator
 
 from gradsam_exp.colours import BACKGROUND_POINT as BG_COLOUR
 from gradsam_exp.colours import FOREGROUND_POINT as FG_COLOUR
-from gradsam_exp.colours import HEAT
+from gradsam_exp.colours import HEAT, SERIES
 from gradsam_exp.colours import MASK as MASK_COLOUR
 from gradsam_exp.colours import TRUTH as TRUTH_COLOUR
 from gradsam_exp.gallery import Example
@@ -35,7 +37,10 @@ _STYLE: Any = {
     "axes.spines.right": False,
     "savefig.dpi": 200,
     "pdf.fonttype": 42,
+    "text.parse_math": False,  # names may hold dollars
 }
+_NAME_SIZE = 6.0  # points
+_LEAST = 0.4  # inches; a row's height, however wide the images are
 
 
 def figure1(examples: Sequence[Example], path: Path, *, cell: float = 1.25) -> Path:
@@ -51,6 +56,7 @@ def figure1(examples: Sequence[Example], path: Path, *, cell: float = 1.25) -> P
         # Inches: margins for names, titles and legend.
         gap, left, top, bottom = 0.16, 0.42, 0.25, 0.42
         tallest = cell * max(example.image.shape[0] / example.image.shape[1] for example in examples)
+        tallest = max(tallest, _LEAST)
         rows, columns = len(examples), len(titles)
         wide = left + columns * cell + (columns - 1) * 0.08 + 0.05
         high = top + rows * tallest + (rows - 1) * gap + bottom
@@ -69,21 +75,26 @@ def figure1(examples: Sequence[Example], path: Path, *, cell: float = 1.25) -> P
             },
         )
         for row, example in zip(grid, examples, strict=True):
-            _draw_row(list(row), example)
+            _draw_row(list(row), example, 72 * (tallest + gap / 2))
         for axes, title in zip(grid[0], titles, strict=True):
             axes.set_title(title)
         figure.legend(handles=_legend(examples), loc="lower center", ncols=4, frameon=False, fontsize=7)
         return save_figure(figure, path)
 
 
-def _draw_row(row: Sequence[Axes], example: Example) -> None:
+def _draw_row(row: Sequence[Axes], example: Example, high: float) -> None:
+    """One example; its names are at most ``high`` points long."""
     for axes in row:
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
     plain, heat, overlay, prompts, prediction, *truth = row
     for axes in (plain, overlay, prompts, prediction):
         axes.imshow(example.image, interpolation="nearest")
-    plain.set_ylabel(f"{example.class_name}\n{example.image_id}", fontsize=6)
+    lines = [example.class_name, example.image_id]
+    if example.predicted_class not in ("", example.class_name):
+        lines.insert(1, f"seen as {example.predicted_class}")
+    names = "\n".join(shortened(line, high, _NAME_SIZE) for line in lines)
+    plain.set_ylabel(names, fontsize=_NAME_SIZE)
     heat.imshow(example.heatmap, cmap=HEAT, vmin=0, vmax=1, interpolation="nearest")
     shade = 0.2 + 0.5 * example.heatmap  # what is cold lets more shine through
     overlay.imshow(example.heatmap, cmap=HEAT, vmin=0, vmax=1, alpha=shade, interpolation="nearest")
@@ -93,7 +104,9 @@ def _draw_row(row: Sequence[Axes], example: Example) -> None:
     prediction.imshow(tint, interpolation="nearest")
     outline(prediction, example.mask, MASK_COLOUR)
     if example.truth is not None:
-        outline(prediction, example.truth, TRUTH_COLOUR, dashed=True)
+        # Where the two run together, the wider one shows on both sides of the other.
+        outline(prediction, example.truth, TRUTH_COLOUR, width=2.0, dashed=True)
+        outline(prediction, example.mask, MASK_COLOUR, halo=0.0)
         prediction.set_xlabel(f"IoU {example.iou:.2f}", fontsize=6.5, labelpad=1)
         truth[0].imshow(example.truth, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     elif truth:
@@ -118,16 +131,30 @@ def _frame(axes: Axes, example: Example) -> None:
     axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
 
 
-def outline(axes: Axes, mask: Bool[np.ndarray, "height width"], colour: str, *, dashed: bool = False) -> None:
-    """The border of a mask, along pixel edges, on a dark halo so that it shows on any picture."""
+def outline(
+    axes: Axes,
+    mask: Bool[np.ndarray, "height width"],
+    colour: str,
+    *,
+    width: float = 1.0,
+    halo: float = 0.9,
+    dashed: bool = False,
+) -> None:
+    """The border of a mask, along pixel edges, on a dark halo so that it shows on any picture.
+
+    Args:
+        width: of the line, in points.
+        halo: how much wider the halo is, in points.
+    """
     if not mask.any():
         return
     fine = max(1, 512 // max(mask.shape))  # a contour cuts corners: with finer pixels, smaller ones
     padded = np.kron(np.pad(mask, 1), np.ones((fine, fine)))
     ys, xs = ((np.arange(size) + 0.5) / fine - 1.5 for size in padded.shape)
-    axes.contour(xs, ys, padded, levels=[0.5], colors="black", linewidths=1.9)
-    style: Any = (0, (2.5, 2)) if dashed else "-"
-    axes.contour(xs, ys, padded, levels=[0.5], colors=colour, linewidths=1.0, linestyles=[style])
+    style: Any = (0, (1.6, 1.3)) if dashed else "-"
+    if halo:
+        axes.contour(xs, ys, padded, levels=[0.5], colors="black", linewidths=width + halo)
+    axes.contour(xs, ys, padded, levels=[0.5], colors=colour, linewidths=width, linestyles=[style])
 
 
 def score_histograms(per_image: pd.DataFrame, path: Path) -> Path:
@@ -138,15 +165,25 @@ def score_histograms(per_image: pd.DataFrame, path: Path) -> Path:
         bins = np.linspace(0, 1, 26)
         for axes, column, label in ((left, "iou", "IoU with the truth"), (right, "score", "predicted IoU")):
             values = per_image[column].dropna().to_numpy()
-            axes.hist(values.clip(0, 1), bins=bins, color=BG_COLOUR, edgecolor="white", linewidth=0.4)
+            axes.hist(values.clip(0, 1), bins=bins, color=SERIES[6], edgecolor="white", linewidth=0.4)
             if len(values):
-                axes.axvline(values.mean(), color=FG_COLOUR, lw=1.4)
+                axes.axvline(values.mean(), color="black", lw=1.4)
                 axes.set_title(
                     f"mean (line) {values.mean():.3f}, median {np.median(values):.3f}, n = {len(values)}"
                 )
             axes.set(xlabel=label, xlim=(0, 1))
         left.set_ylabel("images")
+        left.yaxis.set_major_locator(MaxNLocator(nbins="auto", steps=[1, 2, 5, 10], integer=True))
         return save_figure(figure, path)
+
+
+def shortened(text: str, wide: float, size: float) -> str:
+    """The text if it fits into ``wide`` points at this font size, else its two ends with ``…`` between them."""
+    shown, kept = text, len(text)
+    while kept > 2 and (needed := TextPath((0, 0), shown, size=size).get_extents().width) > wide:
+        kept = max(min(kept - 1, int(kept * wide / needed)), 2)
+        shown = f"{text[: kept - kept // 2]}…{text[len(text) - kept // 2 :]}"
+    return shown
 
 
 def _legend(examples: Sequence[Example]) -> list[Line2D]:

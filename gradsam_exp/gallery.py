@@ -20,10 +20,12 @@ class Example:
     """One image with everything that happened to it, as arrays.
 
     Attributes:
+        class_name: the true one; the predicted one where that is not known.
         points: ``(x, y)`` px, of all of the image's queries.
         labels: 1 foreground, 0 background.
         boxes: ``x0, y0, x1, y1`` px.
         truth: None where there is none; ``iou`` is then NaN.
+        predicted_class: what the classifier sees, which the heatmap explains; empty if that is not said.
     """
 
     image_id: str
@@ -36,6 +38,7 @@ class Example:
     mask: Bool[np.ndarray, "height width"]
     truth: Bool[np.ndarray, "height width"] | None
     iou: float
+    predicted_class: str = ""
 
 
 class Gallery:
@@ -83,13 +86,13 @@ class Gallery:
 
     def _example(self, item: Prepared, result: PipelineResult, k: int, iou: float) -> Example:
         prompts = result.prompts[result.prompts.image_index == k]
-        label = int(item.batch.labels[k])
+        label, predicted = int(item.batch.labels[k]), self.class_names[int(item.predicted[k])]
         real = prompts.labels >= 0
         truth = item.batch.masks
         boxes = np.zeros((0, 4), dtype=np.float32) if prompts.boxes is None else prompts.boxes.numpy()
         return Example(
             image_id=item.batch.image_ids[k],
-            class_name=self.class_names[label] if label >= 0 else self.class_names[int(item.predicted[k])],
+            class_name=self.class_names[label] if label >= 0 else predicted,
             image=item.batch.images[k].permute(1, 2, 0).numpy(),
             heatmap=item.heatmaps.values[k].numpy(),
             points=prompts.points[real].numpy(),
@@ -98,6 +101,7 @@ class Gallery:
             mask=result.masks[k].numpy(),
             truth=None if truth is None else truth[k].numpy(),
             iou=iou,
+            predicted_class=predicted,
         )
 
 

@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -44,6 +45,65 @@ def test_an_outline_runs_along_the_pixels_edges(example: Example):
     low, high = path.vertices.min(0), path.vertices.max(0)
     assert low == pytest.approx([9.5, 9.5], abs=0.1)
     assert high == pytest.approx([19.5, 29.5], abs=0.1)
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that would be written."""
+    kept: list[Figure] = []
+    monkeypatch.setattr(figures, "save_figure", lambda figure, path: kept.append(figure))
+    return kept
+
+
+def test_names_with_dollars_are_names(example: Example, tmp_path: Path):
+    evil = replace(example, class_name="$x^$", image_id="cost $5 and $10_{", predicted_class="$\\frac$")
+    path = figures.figure1([evil], tmp_path / "figure1.png")
+    assert path.with_suffix(".pdf").is_file()
+
+
+def test_the_predicted_outline_is_seen_beside_the_true_one(example: Example, drawn: list[Figure]):
+    half = replace(example, truth=np.roll(example.mask, 5, axis=1))
+    for shown in (example, half):  # the two run together, or cross
+        figures.figure1([shown], Path("figure1.png"))
+        axes = drawn.pop().axes[4]
+        lines = [(to_rgb(c.get_edgecolor()[0]), c.get_linewidths()[0]) for c in axes.collections]
+        truth, mask = (k for colour in (colours.TRUTH, colours.MASK) for k in [
+            max(k for k, (found, _) in enumerate(lines) if found == to_rgb(colour))
+        ])  # fmt: skip
+        assert mask == len(lines) - 1, "nothing is drawn over the prediction"
+        assert lines[truth][1] > lines[mask][1], "the truth shows on both sides of it"
+        assert all(found != to_rgb("black") for found, _ in lines[truth + 1 :]), "and no halo hides the truth"
+
+
+def test_long_names_stay_within_their_row(example: Example, drawn: list[Figure]):
+    long = replace(example, class_name="c" * 200, image_id="folder/" + "W" * 300 + ".png")
+    figures.figure1([long, long], Path("figure1.png"))
+    (figure,) = drawn
+    figure.draw_without_rendering()
+    first, second = (figure.axes[k].yaxis.label.get_window_extent() for k in (0, 6))
+    assert first.y0 > second.y1
+    text = figure.axes[0].get_ylabel()
+    assert text.count("…") == 2
+    assert text.splitlines()[1].startswith("folder")
+    assert text.endswith("W.png")
+
+
+@pytest.mark.parametrize(
+    ("predicted", "said"), [("star", "circle\nseen as star\nname"), ("circle", "circle\nname")]
+)
+def test_a_wrong_class_is_said(example: Example, drawn: list[Figure], predicted: str, said: str):
+    figures.figure1([replace(example, predicted_class=predicted)], Path("figure1.png"))
+    assert drawn[0].axes[0].get_ylabel() == said
+
+
+def test_scores_are_counted_in_whole_images_and_look_like_no_points(drawn: list[Figure]):
+    figures.score_histograms(pd.DataFrame({"iou": [0.2, 0.9], "score": [0.5, 0.6]}), Path("scores.png"))
+    axes = drawn[0].axes[0]
+    assert all(tick == round(tick) for tick in axes.get_yticks())
+    used = {to_rgb(bar.get_facecolor()) for bar in axes.patches} | {
+        to_rgb(line.get_color()) for line in axes.lines
+    }
+    assert used.isdisjoint({to_rgb(colours.FOREGROUND_POINT), to_rgb(colours.BACKGROUND_POINT)})
 
 
 def test_kinds_of_points_differ_in_lightness_as_well():

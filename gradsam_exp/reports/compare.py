@@ -11,6 +11,9 @@ import pandas as pd
 
 from gradsam_exp.metrics.paired import paired_difference
 
+CLASS_MIOU = "class_miou:"
+"""Before a class's name in the columns with the mIoU of each class."""
+
 
 def data_digest(run: Path) -> str:
     """Of the images a run was made on; runs are compared on the same images only."""

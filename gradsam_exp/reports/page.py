@@ -90,7 +90,7 @@ def gather(
     configs = {run["job"]: config_of(folder / run["job"]) for run in finished}
     changed = differences(configs)
     for run in finished:
-        run["source"] = heat_source(configs[run["job"]])
+        run["source"] = heat_source(configs[run["job"]], folder / run["job"])
     sets: list[dict[str, Any]] = []
     for data in dict.fromkeys(data_digest(folder / run["job"]) for run in finished):
         own = [run for run in finished if data_digest(folder / run["job"]) == data]

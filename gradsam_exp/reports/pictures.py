@@ -20,12 +20,14 @@ from jaxtyping import Bool
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
+from pyarrow import ArrowException
 from pycocotools import mask as coco
 
 from gradsam_exp.assembly import Plan, plan
 from gradsam_exp.config import Config, check
 from gradsam_exp.digest import digest
 from gradsam_exp.errors import InputError
+from gradsam_exp.reports.runs import first_line
 
 SIDE = 160  # px; larger images are made smaller
 BUDGET = 8_000_000  # bytes of pictures, masks and prompts in a page
@@ -60,10 +62,20 @@ class Pictures:
     notes: list[str] = field(default_factory=list)
 
 
-def heat_source(config: Mapping[str, Any]) -> str:
-    """A name for where a run's heatmaps come from: equal names, equal heatmaps of the same images."""
+def heat_source(config: Mapping[str, Any], run: Path) -> str:
+    """A name for where a run's heatmaps come from: equal names, equal heatmaps of the same images.
+
+    Args:
+        config: the run's, resolved.
+        run: its folder; its provenance says what the classifier's weights were, wherever they lay.
+    """
     parts = (config.get(key) for key in ("explainer", "refine"))
-    return digest([*parts, (config.get("model") or {}).get("checkpoint")])
+    return digest([*parts, _digests(run).get("classifier")])
+
+
+def _digests(run: Path) -> dict[str, str]:
+    """Of the data and the weights that a run was made with."""
+    return json.loads((run / "provenance.json").read_text(encoding="utf-8"))["digests"]
 
 
 def wanted_images(ious: pd.DataFrame, pixels: float, sources: int) -> list[str]:
@@ -102,6 +114,8 @@ def read_pictures(runs: Mapping[str, Path], ious: pd.DataFrame, *, explain: bool
             found.notes.append(f"{run}: the heatmaps are not in the store; task=report makes them again")
         except (InputError, OmegaConfBaseException, OSError) as error:
             found.notes.append(f"{run}: {' '.join(str(error).split())}")
+        except (AttributeError, KeyError, TypeError, ValueError) as error:  # the configuration of another version
+            found.notes.append(f"{run}: its configuration is not understood ({type(error).__name__}: {error})")
     return found
 
 
@@ -115,10 +129,10 @@ def _planned(run: Path) -> Plan:
     assert isinstance(composed, DictConfig)
     config = check(composed)
     planned = plan(_without_missing_store(config))
-    digests = json.loads((run / "provenance.json").read_text(encoding="utf-8"))["digests"]
-    for what in ("data", "classifier"):
-        if planned.digests[what] != digests[what]:
-            raise InputError(f"the {what} have changed since this run was made")
+    digests = _digests(run)
+    for what, now in (("data", "data have"), ("classifier", "classifier has")):
+        if planned.digests[what] != digests.get(what):
+            raise InputError(f"the {now} changed since this run was made")
     return planned
 
 
@@ -200,16 +214,27 @@ def encoded(mask: Bool[np.ndarray, "height width"], size: tuple[int, int]) -> st
     return str(coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode("ascii"))
 
 
-def small_predictions(run: Path, found: Pictures) -> tuple[list[str], list[list[Any]]]:
+def small_predictions(run: Path, found: Pictures) -> tuple[list[str | None], list[list[Any]]]:
     """A run's masks (COCO RLE) and prompts, for each picture and in its pixels.
 
     Returns:
         Masks, and for each image ``[x, y, x, y, …]``, a string of the points' labels, and
-        ``[x0, y0, x1, y1, …]`` of the boxes.
+        ``[x0, y0, x1, y1, …]`` of the boxes. Where the file is missing or damaged there are neither, and a note
+        says so.
     """
+    try:
+        return _predictions(run, found)
+    except (OSError, ValueError, KeyError, ArrowException) as error:
+        problem = f"predictions.parquet cannot be read ({first_line(error)})"
+        found.notes.append(f"{run}: no masks and prompts, {problem}")
+        return [None for _ in found.ids], [[[], "", []] for _ in found.ids]
+
+
+def _predictions(run: Path, found: Pictures) -> tuple[list[str | None], list[list[Any]]]:
     table = pd.read_parquet(run / "predictions.parquet")
     rows = {str(row["image_id"]): row for row in table.to_dict("records")}
-    masks, prompts = [], []
+    masks: list[str | None] = []
+    prompts: list[list[Any]] = []
     for name, size, scale in zip(found.ids, found.sizes, found.scales, strict=True):
         row = rows[name]
         masks.append(str(row["mask_rle"]) if scale == 1 else _shrunk(row, size))

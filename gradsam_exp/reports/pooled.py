@@ -10,7 +10,7 @@ import pandas as pd
 
 from gradsam_exp.metrics.paired import holm
 from gradsam_exp.metrics.summary import summarize_run
-from gradsam_exp.reports.compare import against, backbone_of, data_digest, evaluated_runs, images_of
+from gradsam_exp.reports.compare import CLASS_MIOU, against, backbone_of, data_digest, evaluated_runs, images_of
 
 SEEDS = ("model.checkpoint", "model.seed", "seed")
 """What is varied to see how much chance matters: the training of one classifier's network, random strategies."""
@@ -26,9 +26,9 @@ def pool_runs(folder: Path, table: pd.DataFrame, varied: Sequence[str]) -> pd.Da
 
     Returns:
         One row per pool, in the order of its first run: what else was varied (if checkpoints are of different
-        networks, ``backbone``), ``runs``, every metric of the
-        image-wise means with its interval over images, ``miou_sd`` (between the runs' means), and the paired
-        comparison with the first pool on the same images. No rows if no seed was varied.
+        networks, ``backbone``), ``runs``, every metric of the image-wise means with its interval over images,
+        ``class_miou:<class>``, ``miou_sd`` (between the runs' means), and the paired comparison with the first
+        pool on the same images. No rows if no pool has more than one run.
     """
     if not set(varied) & set(SEEDS):
         return pd.DataFrame()
@@ -39,21 +39,25 @@ def pool_runs(folder: Path, table: pd.DataFrame, varied: Sequence[str]) -> pd.Da
         finished, others = finished.assign(backbone=backbones), ["backbone", *others]
     pools: dict[tuple[str, ...], list[pd.DataFrame]] = {}
     for run in finished.to_dict("records"):
-        key = (data_digest(folder / run["job"]), *(str(run[column]) for column in others))
-        pools.setdefault(key, []).append(images_of(folder / run["job"]))
+        values = ("" if pd.isna(run[column]) else str(run[column]) for column in others)
+        pools.setdefault((data_digest(folder / run["job"]), *values), []).append(images_of(folder / run["job"]))
+    if all(len(runs) == 1 for runs in pools.values()):
+        return pd.DataFrame()
     baselines: dict[str, tuple[str, pd.Series]] = {}
     rows: list[dict[str, Any]] = []
-    for (data, *values), runs in pools.items():
+    for (data, *same), runs in pools.items():
         numbers = [images.select_dtypes(["number", "bool"]).astype("float64") for images in runs]
         mean = pd.concat(numbers).groupby(level=0).mean()
-        row: dict[str, Any] = {**dict(zip(others, values, strict=True)), "runs": len(runs)}
+        row: dict[str, Any] = {**dict(zip(others, same, strict=True)), "runs": len(runs)}
         for name, found in summarize_run(mean).items():
             row |= {name: found.mean, f"{name}_low": found.ci95[0], f"{name}_high": found.ci95[1]}
+        by_class = mean["iou"].groupby(runs[0]["class_name"]).mean()
+        row |= {f"{CLASS_MIOU}{name}": value for name, value in by_class.items()}
         row["miou_sd"] = pd.Series([images["iou"].mean() for images in numbers]).std()
         if data in baselines:
             row |= against(mean["iou"], *baselines[data])
         else:
-            baselines[data] = (", ".join(values) or "pool", mean["iou"])
+            baselines[data] = (", ".join(same) or "pool", mean["iou"])
         rows.append(row)
     pooled = pd.DataFrame(rows)
     if "p" in pooled:

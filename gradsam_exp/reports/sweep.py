@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from gradsam_exp.reports.runs import ELSEWHERE, OVERRIDES, chosen, config_of, natural, varied_in
+from gradsam_exp.errors import InputError
+from gradsam_exp.reports.runs import (
+    ELSEWHERE,
+    OVERRIDES,
+    chosen,
+    config_of,
+    in_canon,
+    in_common,
+    natural,
+    problem_in,
+    varied_in,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,9 +37,21 @@ class SweepSummary(Callback):
     """Hydra callback: writes tables and a page when all jobs are done, even if some failed."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Summarise the sweep; exits with 1 if a job failed."""
+        """Summarise the sweep; exits with 1 if a job failed, or if there can be no table."""
         del kwargs
-        table = summarize_sweep(Path(config.hydra.sweep.dir))
+        folder = Path(config.hydra.sweep.dir)
+        if not any(folder.glob(f"*/{OVERRIDES}")):  # it ended before its first job
+            return
+        try:
+            table = summarize_sweep(folder)
+        except Exception as error:  # Hydra would go on with a warning, and end with 0
+            (folder / "error.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+            print(
+                f"gradsam_exp: the sweep has no table, {type(error).__name__}: {error} ({folder / 'error.txt'}); "
+                f"its runs are kept: python run.py task=report runs={folder}",
+                file=sys.stderr,
+            )
+            sys.exit(1)
         if (table["status"] != "finished").any():
             sys.exit(1)
 
@@ -41,20 +66,21 @@ def summarize_sweep(folder: Path) -> pd.DataFrame:
 
     table = with_comparison(folder, collect_runs(folder))
     pooled = write_tables(folder, table, folder)
-    print_tables(table, pooled)
+    print_tables(table, pooled, about(folder, table))
     print(folder / "sweep.csv")
     _report(folder, table)
+    waiting = upload_command(folder)
+    if waiting is not None:
+        print(f"W&B: {waiting}")
     return table
 
 
 def _report(folder: Path, table: pd.DataFrame) -> None:
     """Write the page and the curves; whatever goes wrong, the sweep is whole without."""
     try:
-        from gradsam_exp.reports.curves import draw_curves  # noqa: PLC0415
         from gradsam_exp.reports.page import write_page  # noqa: PLC0415
 
         page = write_page(folder, table, folder / "report.html", explain=False)
-        draw_curves(folder, table, folder / "sweep.png")
     except Exception as error:
         log.warning(
             "report.html was not written (%s: %s); the sweep's tables are whole", type(error).__name__, error
@@ -63,6 +89,36 @@ def _report(folder: Path, table: pd.DataFrame) -> None:
     else:
         if page is not None:
             print(page)
+    write_curves(folder, table, folder / "sweep.png")
+
+
+def write_curves(folder: Path, table: pd.DataFrame, path: Path) -> None:
+    """Draw ``path`` (PNG) and the same as PDF, if something was varied; what cannot be drawn is a warning."""
+    from gradsam_exp.reports.terminal import warn  # noqa: PLC0415
+
+    try:
+        from gradsam_exp.reports.curves import draw_curves  # noqa: PLC0415
+
+        draw_curves(folder, table, path)
+    except Exception as error:  # a figure costs no tables and no page
+        warn(f"{path.name} was not drawn ({type(error).__name__}: {error}); all else is whole")
+        log.debug("", exc_info=True)
+
+
+def upload_command(folder: Path) -> str | None:
+    """What uploads all of a sweep's offline W&B runs; None if there are none, or if they are being uploaded."""
+    from gradsam_exp.tracking.settings import wandb_settings  # noqa: PLC0415
+
+    offline = sorted(folder.glob("*/wandb/offline-run-*"))
+    if not offline:
+        return None
+    try:
+        settings = wandb_settings(config_of(offline[0].parents[1]).get("logger") or {})
+    except InputError:
+        return None
+    if settings is None or settings.uploads:
+        return None
+    return f"wandb sync {shlex.quote(str(folder))}/*/wandb/offline-run-*"
 
 
 def write_tables(folder: Path, table: pd.DataFrame, to: Path) -> pd.DataFrame:
@@ -71,18 +127,28 @@ def write_tables(folder: Path, table: pd.DataFrame, to: Path) -> pd.DataFrame:
     from gradsam_exp.reports.tables import as_latex, as_markdown, varied_columns  # noqa: PLC0415
 
     table.to_csv(to / "sweep.csv", index=False)
+    common = about(folder, table)
     pooled = pool_runs(folder, table, varied_columns(table))
     if len(pooled):
         pooled.to_csv(to / "pooled.csv", index=False)
-    (to / "sweep.md").write_text(as_markdown(table, pooled), encoding="utf-8")
-    (to / "sweep.tex").write_text(as_latex(table), encoding="utf-8")
+    (to / "sweep.md").write_text(as_markdown(table, pooled, common), encoding="utf-8")
+    (to / "sweep.tex").write_text(as_latex(table, pooled, common), encoding="utf-8")
     return pooled
+
+
+def about(folder: Path, table: pd.DataFrame) -> str:
+    """What the finished runs have in common, in one line, see `in_common`; empty if there are none."""
+    from gradsam_exp.reports.compare import evaluated_runs, images_of  # noqa: PLC0415
+
+    runs = [folder / str(job) for job in evaluated_runs(folder, table)["job"]]
+    return in_common([config_of(run) for run in runs], [len(images_of(run)) for run in runs]) if runs else ""
 
 
 def collect_runs(folder: Path, runs: Sequence[Path] | None = None) -> pd.DataFrame:
     """One row per run: what was varied, status, each metric with interval and n, the error if it failed.
 
     A run that is the same as an earlier one, as it does not depend on what was varied, names it in ``same_as``.
+    One whose files are damaged has the status ``damaged``, and its error says which and how.
 
     Args:
         folder: a sweep's, or one that holds all runs; ``job`` is a run's path below it.
@@ -93,7 +159,7 @@ def collect_runs(folder: Path, runs: Sequence[Path] | None = None) -> pd.DataFra
     if runs is None:
         found = [path.parent.parent for path in folder.glob(f"*/{OVERRIDES}")]
         runs = sorted(found, key=lambda run: natural(run.name))
-        varied = [varied_in(run) for run in runs]
+        varied = [_given(run) for run in runs]
     else:
         varied = _varied_between(runs)
     rows = []
@@ -101,7 +167,7 @@ def collect_runs(folder: Path, runs: Sequence[Path] | None = None) -> pd.DataFra
     for run, own in zip(runs, varied, strict=True):
         job = run.resolve().relative_to(folder.resolve()).as_posix()
         row: dict[str, Any] = {"job": job, **own}
-        row |= {"status": "interrupted"} | _outcome(run / "metrics.json")
+        row |= {"status": "interrupted"} | _outcome(run)
         same = first.setdefault(row.pop("identity", None) or job, job)
         rows.append(row if same == job else row | {"same_as": same})
     table = pd.DataFrame(rows)
@@ -132,12 +198,18 @@ def compare_runs(folder: Path, table: pd.DataFrame, baseline: str | None = None)
     Returns:
         One row per run: ``baseline`` (the job compared with), ``delta_miou`` with ``_low`` and ``_high``,
         Wilcoxon's ``p`` corrected by Holm over the sweep, ``wins``, ``ties``, ``losses``, and one
-        ``miou_<class>`` per class. A baseline's own row has classes only.
+        ``class_miou:<class>`` per class. A baseline's own row has classes only.
     """
     import pandas as pd  # noqa: PLC0415
 
     from gradsam_exp.metrics.paired import holm  # noqa: PLC0415
-    from gradsam_exp.reports.compare import against, data_digest, evaluated_runs, images_of  # noqa: PLC0415
+    from gradsam_exp.reports.compare import (  # noqa: PLC0415
+        CLASS_MIOU,
+        against,
+        data_digest,
+        evaluated_runs,
+        images_of,
+    )
 
     baselines: dict[str, tuple[str, pd.Series]] = {}
     rows: list[dict[str, Any]] = []
@@ -146,7 +218,7 @@ def compare_runs(folder: Path, table: pd.DataFrame, baseline: str | None = None)
         images = images_of(folder / job)
         data = data_digest(folder / job)
         by_class = images.groupby("class_name")["iou"].mean()
-        row: dict[str, Any] = {"job": job, **{f"miou_{name}": value for name, value in by_class.items()}}
+        row: dict[str, Any] = {"job": job, **{f"{CLASS_MIOU}{name}": value for name, value in by_class.items()}}
         if data in baselines:
             row |= against(images["iou"], *baselines[data])
         else:
@@ -160,22 +232,40 @@ def compare_runs(folder: Path, table: pd.DataFrame, baseline: str | None = None)
 
 
 def _varied_between(runs: Sequence[Path]) -> list[dict[str, str]]:
-    """What runs from anywhere were given; what only others were given is in a run's configuration."""
+    """What runs from anywhere were given, and what the others have there, as their configurations say it."""
     given = [varied_in(run) for run in runs]
     keys = [
         key for key in dict.fromkeys(key for own in given for key in own) if key.split(".")[0] not in ELSEWHERE
     ]
     configs = [config_of(run) for run in runs]
     return [
-        {key: own.get(key) or chosen(config, key) or "" for key in keys}
+        {key: in_canon(_value(key, own, config)) for key in keys}
         for own, config in zip(given, configs, strict=True)
     ]
 
 
-def _outcome(path: Path) -> dict[str, Any]:
+def _value(key: str, given: Mapping[str, str], config: Mapping[str, Any]) -> str:
+    """Of a group the option, which may have another name than what it configures."""
+    option = given.get(key) if isinstance(config.get(key), Mapping) else None
+    return option or chosen(config, key) or given.get(key) or ""
+
+
+def _given(run: Path) -> dict[str, str]:
+    """What a sweep's job was given; nothing if that cannot be read."""
+    try:
+        return {key: in_canon(value) for key, value in varied_in(run).items()}
+    except InputError:
+        return {}
+
+
+def _outcome(run: Path) -> dict[str, Any]:
     """Status, error and metrics of one run; empty if it left nothing."""
+    path = run / "metrics.json"
     if not path.is_file():
         return {}
+    problem = problem_in(run)
+    if problem is not None:
+        return {"status": "damaged", "error": problem}
     content = json.loads(path.read_text(encoding="utf-8"))
     row = {"status": content["status"], "identity": content["identity"]}
     if "error" in content:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,8 +11,10 @@ import pandas as pd
 from rich import box
 from rich.table import Table
 
+from gradsam_exp.reports.compare import CLASS_MIOU
 from gradsam_exp.reports.terminal import HEATMAP_TITLES, TITLES, console
 
+_COUNTS = "wins / ties / losses"
 BOUND = "*"
 BOUND_NOTE = f"{BOUND} upper bound: looks at the truth"
 PAIRS = ["baseline", "delta_miou", "delta_low", "delta_high", "p", "wins", "ties", "losses"]
@@ -21,7 +24,7 @@ def varied_columns(table: pd.DataFrame) -> list[str]:
     """Columns that hold what was varied between the runs."""
     own = {f"{name}{end}" for name in TITLES | HEATMAP_TITLES for end in ("", "_low", "_high", "_n")}
     own |= {"job", "status", "error", "upper_bound", "same_as", *PAIRS}
-    given = [str(c) for c in table if c not in own and not str(c).startswith("miou_")]
+    given = [str(c) for c in table if c not in own and not str(c).startswith(CLASS_MIOU)]
     return [c for c in given if table[c].nunique(dropna=False) > 1]
 
 
@@ -73,32 +76,48 @@ def _pair_cells(table: pd.DataFrame, *, brief: bool = False) -> tuple[list[str],
     if "delta_miou" not in table:
         return [], []
     varied = varied_columns(table)
-    no_class = {"miou_low", "miou_high", "miou_n"}
-    classes = [] if brief else [str(c) for c in table if str(c).startswith("miou_") and str(c) not in no_class]
-    headings = ["job", *varied, "against", "Δ mIoU", "p (Holm)", "wins / ties / losses"]
+    classes = [] if brief else _classes(table)
+    headings = ["job", *varied, "against", "Δ mIoU", "p (Holm)", _COUNTS]
     rows = []
     for run in merged_rows(table):
         if run["status"] != "finished":
             continue
-        counts = "" if _unknown(run["wins"]) else "/".join(str(int(run[n])) for n in ("wins", "ties", "losses"))
-        row = [*_lead(run, varied), *difference_cells(run), counts]
-        rows.append(row + ["" if _unknown(run[c]) else f"{run[c]:.3f}" for c in classes])
-    return headings + [c.removeprefix("miou_") for c in classes], rows
+        rows.append([*_lead(run, varied), *difference_cells(run), _counts(run), *_class_cells(run, classes)])
+    return headings + _class_headings(classes), rows
 
 
-def _pool_cells(pooled: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+def _classes(table: pd.DataFrame) -> list[str]:
+    """The columns with the mIoU of each class."""
+    return [str(c) for c in table if str(c).startswith(CLASS_MIOU)]
+
+
+def _class_headings(classes: Sequence[str]) -> list[str]:
+    return [f"mIoU {c.removeprefix(CLASS_MIOU)}" for c in classes]
+
+
+def _class_cells(run: Mapping[Any, Any], classes: Sequence[str]) -> list[str]:
+    return ["" if _unknown(run[c]) else f"{run[c]:.3f}" for c in classes]
+
+
+def _pool_cells(pooled: pd.DataFrame, *, brief: bool = False) -> tuple[list[str], list[list[str]]]:
     """Headings and texts of runs that differ in a seed only."""
     if not len(pooled):
         return [], []
     varied = list(pooled.columns[: list(pooled.columns).index("runs")])
-    headings = [*varied, "runs", "mIoU", "sd between runs", "against", "Δ mIoU", "p (Holm)"]
+    headings = [*varied, "runs", "mIoU", "sd between runs", "against", "Δ mIoU", "p (Holm)", _COUNTS]
+    classes = [] if brief else _classes(pooled)
     rows = []
     for pool in pooled.to_dict("records"):
         row = [*(str(pool[c]) for c in varied), str(pool["runs"])]
         row += [f"{pool['miou']:.3f} [{pool['miou_low']:.3f}, {pool['miou_high']:.3f}]"]
         row += ["" if _unknown(pool["miou_sd"]) else f"{pool['miou_sd']:.3f}", *difference_cells(pool)]
-        rows.append(row)
-    return headings, rows
+        rows.append([*row, _counts(pool), *_class_cells(pool, classes)])
+    return headings + _class_headings(classes), rows
+
+
+def _counts(run: Mapping[Any, Any]) -> str:
+    """On how many images a run is better, as good, and worse than the baseline."""
+    return "" if _unknown(run.get("wins")) else "/".join(str(int(run[n])) for n in ("wins", "ties", "losses"))
 
 
 def difference_cells(run: Mapping[Any, Any], *, digits: int = 3) -> list[str]:
@@ -111,8 +130,8 @@ def difference_cells(run: Mapping[Any, Any], *, digits: int = 3) -> list[str]:
 
 
 def _notes(table: pd.DataFrame) -> list[str]:
-    """What the star means, if there is one, and ``job 3: what went wrong`` for every job that failed."""
-    failed = table[table["status"] == "failed"].to_dict("records")
+    """What the star means, if there is one, and ``job 3: what went wrong`` for every job without results."""
+    failed = table[table["status"].isin(["failed", "damaged"])].to_dict("records")
     bounds = "upper_bound" in table and table["upper_bound"].eq(True).any()
     notes = [BOUND_NOTE] if bounds else []
     if "same_as" in table:
@@ -120,11 +139,16 @@ def _notes(table: pd.DataFrame) -> list[str]:
     return notes + [f"job {run['job']}: {run['error']}" for run in failed]
 
 
-def as_markdown(table: pd.DataFrame, pooled: pd.DataFrame) -> str:
-    """The sweep's tables in Markdown, and what went wrong below them."""
+def as_markdown(table: pd.DataFrame, pooled: pd.DataFrame, about: str = "") -> str:
+    """The sweep's tables in Markdown, and what went wrong below them.
+
+    Args:
+        about: what all runs have in common; stands above.
+    """
     all_cells = (_cells(table), _pair_cells(table), _pool_cells(pooled))
-    text = "\n\n".join(markdown_table(headings, rows) for headings, rows in all_cells if rows)
-    return text + "\n" + "".join(f"\n- {line}\n" for line in _notes(table))
+    parts = [markdown_text(about)] if about else []
+    text = "\n\n".join([*parts, *(markdown_table(headings, rows) for headings, rows in all_cells if rows)])
+    return text + "\n" + "".join(f"\n- {markdown_text(line)}\n" for line in _notes(table))
 
 
 _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
@@ -133,10 +157,14 @@ _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
 }  # fmt: skip
 
 
-def as_latex(table: pd.DataFrame) -> str:
-    """The sweep's two tables for LaTeX; they need ``\\usepackage{booktabs}`` and an input encoding of UTF-8."""
-    parts = ["% \\usepackage{booktabs}"]
-    for headings, rows in (_cells(table), _pair_cells(table)):
+def as_latex(table: pd.DataFrame, pooled: pd.DataFrame, about: str = "") -> str:
+    """The sweep's tables for LaTeX; they need ``\\usepackage{booktabs}`` and an input encoding of UTF-8.
+
+    Args:
+        about: what all runs have in common; a comment above.
+    """
+    parts = ["% \\usepackage{booktabs}", *([f"% {' '.join(about.split())}"] if about else [])]
+    for headings, rows in (_cells(table), _pair_cells(table), _pool_cells(pooled)):
         if rows:
             parts.append(latex_table(headings, rows))
     return "\n\n".join([*parts, *(f"% {' '.join(line.split())}" for line in _notes(table))]) + "\n"
@@ -161,15 +189,24 @@ def latex_text(text: str) -> str:
 def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table in Markdown, without a line's end."""
     lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join(
+        "| " + " | ".join(markdown_text(cell).replace("|", "\\|") for cell in line) + " |" for line in lines
+    )
 
 
-def print_tables(table: pd.DataFrame, pooled: pd.DataFrame) -> None:
+def markdown_text(text: str) -> str:
+    """Text as Markdown shows it: one line, no HTML."""
+    return html.escape(" ".join(text.split()), quote=False)
+
+
+def print_tables(table: pd.DataFrame, pooled: pd.DataFrame, about: str = "") -> None:
     """The same in the terminal, without what would make it too wide."""
+    if about:
+        console.print(about, soft_wrap=True)
     for title, (headings, rows) in (
         ("sweep", _cells(table, brief=True)),
         ("mIoU image by image, against the first run on the same images", _pair_cells(table, brief=True)),
-        ("pooled over seeds or checkpoints, image by image", _pool_cells(pooled)),
+        ("pooled over seeds or checkpoints, image by image", _pool_cells(pooled, brief=True)),
     ):
         if not rows:
             continue

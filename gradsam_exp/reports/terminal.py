@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Mapping
 
 from rich.console import Console
@@ -20,6 +22,7 @@ from rich.text import Text
 
 from gradsam_exp.metrics.summary import Summary
 
+log = logging.getLogger(__name__)
 TITLES = {
     "fg_hit_rate": "fg hit rate",
     "bg_hit_rate": "bg hit rate",
@@ -36,7 +39,14 @@ HEATMAP_TITLES = {
     "insertion_auc": "insertion AUC",
     "road": "ROAD",
 }
-console = Console(highlight=False)
+console = Console(highlight=False, markup=False, emoji=False)  # brackets and colons of names are text
+
+
+def warn(message: str) -> None:
+    """Tell the user, and the run's log, of what the work goes on without."""
+    log.warning("%s", message)
+    if logging.getLogger().handlers:  # without a log, a warning is printed as it is
+        print(f"gradsam_exp: {message}", file=sys.stderr)
 
 
 class _Speed(ProgressColumn):
@@ -50,7 +60,7 @@ class _Speed(ProgressColumn):
 def progress_bar(description: str, total: int) -> tuple[Progress, TaskID]:
     """A bar of ``total`` images with speed and time left; start it with ``with``."""
     bar = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         _Speed(),

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -30,7 +30,7 @@ from gradsam_exp.preparation import Prepared
 from gradsam_exp.registry import build_checked
 from gradsam_exp.reports.progress import RUNNING
 from gradsam_exp.reports.stages import StageBars
-from gradsam_exp.reports.terminal import console, results_table, stages_line
+from gradsam_exp.reports.terminal import console, results_table, stages_line, warn
 from gradsam_exp.segmenters.remembered import Remembered
 from gradsam_exp.tracking.evaluation import track_evaluation
 from gradsam_exp.tracking.settings import WandbSettings, wandb_settings
@@ -147,11 +147,17 @@ def _evaluate(planned: Plan, settings: EvaluateSettings, folder: Path) -> dict[s
 
 
 def _draw(gallery: Gallery, evaluation: Evaluation, folder: Path) -> None:
+    """The run's figures; one that cannot be drawn is a warning, as the numbers are whole without."""
     shown = {"figure1.png": gallery.first_examples(), "worst.png": gallery.worst_examples()}
-    for name, examples in shown.items():
-        if examples:
-            figure1(examples, folder / name)
-    score_histograms(evaluation.per_image, folder / "scores.png")
+    for name, draw in (
+        *((name, partial(figure1, examples)) for name, examples in shown.items() if examples),
+        ("scores.png", partial(score_histograms, evaluation.per_image)),
+    ):
+        try:
+            draw(folder / name)
+        except Exception as error:  # of many kinds, from matplotlib
+            warn(f"{name} was not drawn ({type(error).__name__}: {error}); all else is whole")
+            log.debug("", exc_info=True)
 
 
 def write(planned: Plan, evaluation: Evaluation, folder: Path) -> dict[str, Summary]:

@@ -10,13 +10,13 @@ from gradsam_exp.registry import build_checked
 from gradsam_exp.reports.compare import evaluated_runs
 from gradsam_exp.reports.page import write_page
 from gradsam_exp.reports.runs import common_folder, find_runs
-from gradsam_exp.reports.sweep import collect_runs, with_comparison, write_tables
+from gradsam_exp.reports.sweep import about, collect_runs, with_comparison, write_curves, write_tables
 from gradsam_exp.reports.tables import print_tables
 from gradsam_exp.reports.terminal import console
 
 
 def run(config: Config, folder: Path) -> None:
-    """Write ``report.html``, ``sweep.csv``, ``sweep.md`` and ``sweep.tex`` into ``folder``.
+    """Write ``report.html``, ``sweep.csv``, ``sweep.md``, ``sweep.tex`` and ``sweep.png`` into ``folder``.
 
     Raises:
         InputError: no runs are given, or there are none where they should be.
@@ -40,5 +40,6 @@ def compare(config: Config, folder: Path, *, baseline: str | int | None = None, 
     table = with_comparison(common, table, first)
     page = write_page(common, table, folder / "report.html", baseline=first, explain=explain)
     pooled = write_tables(common, table, folder)
-    print_tables(table, pooled)
+    write_curves(common, table, folder / "sweep.png")
+    print_tables(table, pooled, about(common, table))
     console.print(page, soft_wrap=True)

@@ -13,6 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from gradsam_exp.config import check
 from gradsam_exp.errors import InputError
+from gradsam_exp.reports.runs import problem_in
+from gradsam_exp.reports.sweep import about, collect_runs
 from gradsam_exp.tracking.content import DIRECTIONS, flat_config
 from gradsam_exp.tracking.settings import WandbSettings, api_key, server
 from gradsam_exp.tracking.upload import why_not
@@ -31,9 +33,11 @@ class SweepFacts:
 
     Attributes:
         name: of the runs' group.
-        knobs: what the runs differ in, by its name in W&B, with its values in the runs' order.
+        knobs: what was varied, by its name in W&B, with its values in the runs' order; None where a run has none.
         metrics: those that every run has.
         means: each run's metrics, in the runs' order.
+        bounds: whether each run looks at the truth, in the runs' order.
+        about: what all runs have in common, in one line.
         tables: the sweep's tables, in Markdown.
     """
 
@@ -41,11 +45,19 @@ class SweepFacts:
     knobs: Mapping[str, Sequence[Any]]
     metrics: Sequence[str]
     means: Sequence[Mapping[str, float]]
+    bounds: Sequence[bool]
+    about: str
     tables: str
+
+    @property
+    def best(self) -> int | None:
+        """The run of the highest mIoU, by its place; None if there is none but upper bounds."""
+        known = [k for k, means in enumerate(self.means) if "miou" in means and not self.bounds[k]]
+        return max(known, key=lambda k: self.means[k]["miou"]) if known else None
 
 
 def read_sweep(folder: Path) -> SweepFacts:
-    """A finished sweep's facts, from its files.
+    """A finished sweep's facts, from its files; a run that is damaged is left out, as its row in the tables says.
 
     Raises:
         InputError: if it is no finished sweep.
@@ -54,25 +66,29 @@ def read_sweep(folder: Path) -> SweepFacts:
         tables = (folder / "sweep.md").read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(f"sweep={folder} holds no sweep.md; give the folder of a finished sweep") from error
-    runs: dict[str, tuple[dict[str, Any], dict[str, float]]] = {}
+    runs: dict[str, tuple[dict[str, Any], dict[str, float], bool]] = {}
     for path in sorted(folder.glob("*/metrics.json"), key=lambda path: (len(path.parent.name), path)):
+        if problem_in(path.parent) is not None:
+            continue
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["status"] == "finished":
             composed = OmegaConf.load(path.parent / ".hydra" / "config.yaml")
             assert isinstance(composed, DictConfig)
             config = flat_config(check(composed))
             means = {name: metric["mean"] for name, metric in content["metrics"].items() if metric["n"]}
-            runs.setdefault(content["identity"], (config, means))
+            runs.setdefault(content["identity"], (config, means, bool(content.get("upper_bound"))))
     if not runs:
         raise InputError(f"sweep={folder} holds no finished runs")
-    configs, means = zip(*runs.values(), strict=True)
+    configs, means, bounds = zip(*runs.values(), strict=True)
     keys = dict.fromkeys(key for config in configs for key in config)
     values = {key: [config.get(key) for config in configs] for key in keys}
     return SweepFacts(
         name=folder.resolve().name,
-        knobs={key: found for key, found in values.items() if len(set(found)) > 1},
+        knobs={key: found for key, found in values.items() if len(set(found) - {None}) > 1},
         metrics=[name for name in DIRECTIONS if all(name in found for found in means)],
         means=means,
+        bounds=bounds,
+        about=about(folder, collect_runs(folder)),
         tables=tables,
     )
 
@@ -110,9 +126,6 @@ def build_report(facts: SweepFacts, *, entity: str, project: str) -> wr.Report:
         runs = wr.Runset(entity=entity, name=facts.name, filters=_of_sweep(facts))
         return wr.PanelGrid(runsets=[runs], panels=list(chosen))
 
-    best = max(range(len(facts.means)), key=lambda k: facts.means[k]["miou"]) if "miou" in facts.metrics else 0
-    knobs = ", ".join(f"{key}={values[best]}" for key, values in facts.knobs.items()) or "nothing was varied"
-    found = f"Best mIoU {facts.means[best]['miou']:.3f}: {knobs}." if "miou" in facts.metrics else knobs
     return wr.Report(
         entity=entity,
         project=project,
@@ -120,7 +133,8 @@ def build_report(facts: SweepFacts, *, entity: str, project: str) -> wr.Report:
         description=f"{len(facts.means)} runs; varied: {', '.join(facts.knobs) or 'nothing'}.",
         width="fluid",
         blocks=[
-            wr.P(f"{len(facts.means)} different runs. {found} Chosen and measured on the same images."),
+            *([wr.P(facts.about)] if facts.about else []),
+            wr.P(" ".join([f"{len(facts.means)} different runs.", *_findings(facts)])),
             wr.H1("Which knob matters"),
             panels(_parallel(facts)),
             wr.H1("mIoU against each knob"),
@@ -132,6 +146,19 @@ def build_report(facts: SweepFacts, *, entity: str, project: str) -> wr.Report:
             panels(*_pictures()),
         ],
     )
+
+
+def _findings(facts: SweepFacts) -> list[str]:
+    """Sentences on the best run and on what is no choice."""
+    found = []
+    if facts.best is not None:
+        values = {key: given[facts.best] for key, given in facts.knobs.items()}
+        knobs = ", ".join(f"{key}={value}" for key, value in values.items() if value is not None)
+        found.append(f"Best mIoU {facts.means[facts.best]['miou']:.3f}: {knobs or 'nothing was varied'}.")
+        found.append("Chosen and measured on the same images.")
+    if any(facts.bounds):
+        found.append(f"{sum(facts.bounds)} of them look at the truth: upper bounds, no choice.")
+    return found
 
 
 def _of_sweep(facts: SweepFacts) -> str:

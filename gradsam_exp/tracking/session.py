@@ -42,8 +42,8 @@ def record(settings: WandbSettings, folder: Path, heading: Heading, fill: Callab
         fill: logs everything.
 
     Returns:
-        What to do to see it: an address, or the command that uploads it. None if a warning has said so, or if
-        it is being uploaded.
+        What to do to see it: an address, or the command that uploads it. None if a warning has said so, if it is
+        being uploaded, or if it is one of a sweep, which says at its end how to upload all.
     """
     try:
         with recording(settings, folder, heading) as run:
@@ -106,6 +106,6 @@ def deliver(settings: WandbSettings, place: Path, sweep: Path | None) -> str | N
             (sweep / "wandb").mkdir(exist_ok=True)
             (sweep / "wandb" / place.name).symlink_to(os.path.relpath(place, sweep / "wandb"))
     if not settings.uploads:
-        return f"wandb sync {shlex.quote(str(place))}"
+        return f"wandb sync {shlex.quote(str(place))}" if sweep is None else None
     whole = f"{shlex.quote(str(sweep))}/*/wandb/offline-run-*" if sweep else shlex.quote(str(place))
     return UPLOADS.send(settings, place, f"wandb sync {whole}", wait=sweep is None)

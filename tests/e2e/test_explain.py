@@ -95,3 +95,12 @@ def test_it_can_be_swept(run, photos: Path):
     assert len(list(done.folder.rglob("grey.png"))) == 2
     (table,) = done.folder.rglob("sweep.csv")
     assert pd.read_csv(table)["status"].tolist() == ["finished"] * 2
+
+
+def test_brackets_in_a_name_are_printed(run, photos: Path):
+    (photos / "grey.png").rename(photos / "holiday [final].png")
+    done = run("task=explain", f"image='{photos}/holiday [final].png'")
+    assert done.code == 0, done.err
+    assert done.out.startswith("holiday [final]: ")
+    written = done.out.split(" → ")[1].split(",")[0]
+    assert Path(written).is_file()

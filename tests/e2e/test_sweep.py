@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 
 from gradsam_exp import results
 from gradsam_exp.experiment import Experiment
+from gradsam_exp.reports import sweep
 from gradsam_exp.segmenters.sam import SamSegmenter
 from tests.e2e.conftest import ROOT
 
@@ -39,7 +40,7 @@ def test_a_sweep_runs_every_combination_and_ends_with_a_table(run):
         assert row.miou_low == pytest.approx(metrics["miou"]["ci95"][0])
         assert row.miou_n == 8
     markdown = path.with_suffix(".md").read_text()
-    assert markdown.count("\n") == 19, "two tables of six different runs, and a note"
+    assert markdown.count("\n") == 21, "what all have in common, two tables of six different runs, and a note"
     assert "bg_threshold" in markdown
     assert "mIoU" in done.out
     baseline = (table["pipeline"] == "fg") & (table["grid_offset"] == 1)
@@ -166,6 +167,40 @@ def test_resume_goes_on_where_a_sweep_stopped(run, monkeypatch: pytest.MonkeyPat
     assert "is the same run as" in again.out
     run("-m", "pipeline=fg,argmax,fgbg")
     assert len(made) == 5, "only if it is asked for"
+
+
+def test_a_damaged_run_is_made_again(run, caplog: pytest.LogCaptureFixture):
+    first = run("pipeline=argmax")
+    path = first.runs[0] / "per_image.parquet"
+    path.write_bytes(path.read_bytes()[:-100])
+    again = run("pipeline=argmax", "resume=true")
+    assert again.code == 0, again.err
+    assert "is the same run as" not in again.out
+    assert "is damaged" in caplog.text
+    assert len(pd.read_parquet(again.runs[-1] / "per_image.parquet")) == 8
+
+
+def test_a_sweep_that_can_have_no_table_says_so_and_fails(run, monkeypatch: pytest.MonkeyPatch):
+    def fails(*_: object) -> None:
+        raise ValueError("no table today")
+
+    monkeypatch.setattr(sweep, "collect_runs", fails)
+    done = run("-m", "pipeline=fg,argmax")
+    assert done.code == 1
+    assert "gradsam_exp: the sweep has no table, ValueError: no table today" in done.err
+    assert "task=report" in done.err
+    assert "no table today" in next(done.folder.rglob("error.txt")).read_text()
+    assert len(done.runs) == 2
+
+
+def test_two_sweeps_are_not_mixed_in_one_folder(run, tmp_path: Path):
+    place = f"hydra.sweep.dir={tmp_path / 'outputs' / 'one'}"
+    assert run("-m", "pipeline=fg,argmax", place).code == 0
+    second = run("-m", "pipeline=fgbg,fg", place)
+    assert second.code == 1
+    assert "holds another sweep" in second.err
+    kept = [OmegaConf.load(job / ".hydra" / "config.yaml").pipeline.name for job in second.runs]
+    assert kept == ["fg", "argmax"]
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -66,3 +67,27 @@ def test_runs_whose_data_are_gone_say_so(tmp_path: Path):
     assert found.ids == []
     (note,) = found.notes
     assert str(run) in note
+
+
+def test_a_classifier_trained_again_in_place_is_another_source(tmp_path: Path):
+    config = {"explainer": {"name": "gradcam"}, "model": {"checkpoint": "classifier.safetensors"}}
+    moved = {**config, "model": {"checkpoint": "elsewhere.safetensors"}}
+    one, again, other = (write_run(tmp_path / k, {}, [0.5] * 4) for k in "012")
+    facts = json.loads((other / "provenance.json").read_text())
+    facts["digests"]["classifier"] = "trained again"
+    (other / "provenance.json").write_text(json.dumps(facts))
+    assert pictures.heat_source(config, one) == pictures.heat_source(moved, again)
+    assert pictures.heat_source(config, one) != pictures.heat_source(config, other)
+
+
+@pytest.mark.parametrize("left", [None, b"no table"])
+def test_without_predictions_there_are_pictures_and_a_note(tmp_path: Path, left: bytes | None):
+    run = write_run(tmp_path / "0", {}, [0.5] * 4)
+    (run / "predictions.parquet").unlink()
+    if left is not None:
+        (run / "predictions.parquet").write_bytes(left)
+    found = pictures.Pictures(ids=["b", "a"], sizes=[(6, 4)] * 2, scales=[1.0] * 2)
+    masks, prompts = pictures.small_predictions(run, found)
+    assert (masks, prompts) == ([None] * 2, [[[], "", []]] * 2)
+    (note,) = found.notes
+    assert note.startswith(f"{run}: no masks and prompts, predictions.parquet cannot be read")

@@ -38,6 +38,11 @@ def test_seeds_are_averaged_image_by_image_before_anything_is_compared(tmp_path:
     )
     pooled = pool_runs(tmp_path, table, varied_columns(table))
     assert pooled["pipeline"].tolist() == ["fg", "box"]
+    assert pooled["class_miou:circle"].tolist() == pytest.approx(pooled["miou"].tolist())
+    assert pooled.loc[1, ["wins", "ties", "losses"]].tolist() == [4, 0, 0]
+    text = as_markdown(table, pooled)
+    assert "| wins / ties / losses | mIoU circle |" in text
+    assert "| 4/0/0 | 0.675 |" in text
     assert pooled["runs"].tolist() == [2, 2]
     assert pooled["miou"].tolist() == pytest.approx([0.45, 0.675])
     assert pooled["miou_sd"][0] == pytest.approx(0.1 / 2**0.5), "means 0.5 and 0.4"
@@ -76,3 +81,9 @@ def test_without_a_seed_there_is_nothing_to_pool(tmp_path: Path):
     pooled = pool_runs(tmp_path, table, varied_columns(table))
     assert pooled.empty
     assert "runs" not in as_markdown(table, pooled)
+
+
+def test_a_table_of_pools_needs_a_pool(tmp_path: Path):
+    jobs = [({"pipeline": "fg", "seed": "0"}, [0.2] * 4, "x"), ({"pipeline": "box", "seed": "1"}, [0.4] * 4, "x")]
+    table = runs(tmp_path, *jobs)
+    assert pool_runs(tmp_path, table, varied_columns(table)).empty, "each would be a pool of one"

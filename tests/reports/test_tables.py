@@ -1,4 +1,4 @@
-"""The LaTeX table of a sweep."""
+"""A sweep's tables: in Markdown, for LaTeX, in the terminal."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from gradsam_exp.reports.sweep import collect_runs, with_comparison
-from gradsam_exp.reports.tables import as_latex, latex_text
+from gradsam_exp.reports.sweep import about, collect_runs, summarize_sweep, with_comparison
+from gradsam_exp.reports.tables import as_latex, as_markdown, latex_text, print_tables, varied_columns
 from tests.reports.finished_runs import write_run
 
 EVIL = r"50% & a_b #1 {x} \end~^ $y$"
@@ -20,7 +21,7 @@ def table(tmp_path: Path) -> str:
     write_run(tmp_path / "0", {"data.root": EVIL}, [0.5, 0.6, 0.7, 0.8], class_name="50% off")
     write_run(tmp_path / "1", {"data.root": "[plain]"}, [0.5, 0.5, 0.6, 0.7], class_name="50% off")
     write_run(tmp_path / "2", {"data.root": "missing"}, None, error="100% wrong\nreally")
-    return as_latex(with_comparison(tmp_path, collect_runs(tmp_path)))
+    return as_latex(with_comparison(tmp_path, collect_runs(tmp_path)), pd.DataFrame())
 
 
 def test_the_table_has_booktabs_rules_and_equal_columns(table: str):
@@ -52,3 +53,58 @@ def test_latex_compiles_it(table: str, tmp_path: Path):
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:]
+
+
+@pytest.mark.parametrize("class_name", ["high", "low", "n"])
+def test_a_class_of_any_name_leaves_the_other_columns_alone(tmp_path: Path, class_name: str):
+    for k, pipeline in enumerate(("fg", "fgbg")):
+        write_run(tmp_path / str(k), {"pipeline": pipeline}, [0.5, 0.6, 0.7, 0.8 + 0.1 * k], class_name=class_name)
+    table = summarize_sweep(tmp_path)
+    assert table.columns.is_unique
+    assert (table["miou_low"][1], table["miou_high"][1], table["miou_n"][1]) == (0.5, 0.9, 4)
+    assert table[f"class_miou:{class_name}"].tolist() == pytest.approx([0.65, 0.675])
+    assert varied_columns(table) == ["pipeline"]
+    assert f"| mIoU {class_name} |" in (tmp_path / "sweep.md").read_text()
+    assert (tmp_path / "report.html").is_file()
+
+
+def test_names_cannot_become_markup(tmp_path: Path):
+    write_run(tmp_path / "0", {"root": "<b>"}, [0.5, 0.6, 0.7, 0.8], class_name="<img src=x> & |")
+    write_run(tmp_path / "1", {"root": "plain"}, [0.5, 0.5, 0.6, 0.7], class_name="<img src=x> & |")
+    write_run(tmp_path / "2", {"root": "plain"}, None, error="<script> is\nwrong")
+    text = as_markdown(with_comparison(tmp_path, collect_runs(tmp_path)), pd.DataFrame())
+    assert "| mIoU &lt;img src=x&gt; &amp; \\| |" in text
+    assert "- job 2: &lt;script&gt; is wrong" in text
+    assert "<" not in text
+
+
+def test_brackets_are_printed_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for k, layer in enumerate(("[layer2.-1]", "[/layer3.-1] :star:")):
+        write_run(tmp_path / str(k), {"explainer.target_layers": layer}, [0.5] * 4)
+    print_tables(collect_runs(tmp_path), pd.DataFrame())
+    printed = capsys.readouterr().out
+    assert "[layer2.-1]" in printed
+    assert "[/layer3.-1] :star:" in printed
+
+
+def test_what_all_runs_have_in_common_stands_above(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for k, pipeline in enumerate(("fg", "fgbg")):
+        config = {"split": "val", "pipeline": {"name": pipeline}, "data": {"name": "shapes"}}
+        config["data"]["background"] = {"name": "mixed"}
+        config |= {"explainer": {"name": "gradcam"}, "model": {"backbone": "resnet18"}, "sam": {"name": "compact"}}
+        write_run(tmp_path / str(k), {"pipeline": pipeline}, [0.5] * 4, config=config)
+    line = "val · 4 images · shapes, mixed · gradcam · resnet18 · compact"
+    assert about(tmp_path, collect_runs(tmp_path)) == line
+    summarize_sweep(tmp_path)
+    assert capsys.readouterr().out.startswith(line + "\n")
+    assert (tmp_path / "sweep.md").read_text().startswith(line + "\n\n| job |")
+    assert f"% {line}" in (tmp_path / "sweep.tex").read_text().splitlines()
+
+
+def test_pooled_runs_are_in_the_latex_as_well(tmp_path: Path):
+    for k, (pipeline, seed) in enumerate((p, s) for p in ("fg", "fgbg") for s in "01"):
+        write_run(tmp_path / str(k), {"pipeline": pipeline, "seed": seed}, [0.5, 0.6, 0.7, 0.8])
+    summarize_sweep(tmp_path)
+    text = (tmp_path / "sweep.tex").read_text()
+    assert text.count(r"\toprule") == 3
+    assert "sd between runs" in text

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from gradsam_exp.tracking.report import SweepFacts, _findings, read_sweep
 from tests.tracking.conftest import inspect, offline_runs
 from tests.tracking.server import Server, closed_port
 
@@ -20,7 +21,10 @@ def sweep(run):
     """A sweep's folder: numbers and choices were varied."""
     done = run("-m", "pipeline=fgbg", "grid_offset=1,2", "pipeline.tie=first,median", "logger=wandb")
     assert done.code == 0, done.err
-    return done.runs[0].parent
+    folder = done.runs[0].parent
+    said = [line for line in done.out.splitlines() if "wandb sync" in line]
+    assert said == [f"W&B: wandb sync {folder}/*/wandb/offline-run-*"], "one line for all"
+    return folder
 
 
 def panels(spec: dict) -> list[dict]:
@@ -105,3 +109,27 @@ def test_what_is_no_sweep_is_refused(run, tmp_path: Path):
         assert done.code == 1
         assert said in done.err
         assert done.err.count("\n") == 1
+
+
+def test_an_upper_bound_is_not_the_best():
+    means = [{"miou": 0.8}, {"miou": 0.95}, {"miou": 0.9}]
+    knobs = {"pipeline": ["fg", "oracle", "fgbg"], "pipeline_tie": [None, "x", "first"]}
+    facts = SweepFacts("s", knobs, ["miou"], means, [False, True, False], "", "")
+    assert facts.best == 2
+    best, _, bounds = _findings(facts)
+    assert best == "Best mIoU 0.900: pipeline=fgbg, pipeline_tie=first."
+    assert bounds == "1 of them look at the truth: upper bounds, no choice."
+    alone = SweepFacts("s", {}, ["miou"], means[1:2], [True], "", "")
+    assert (alone.best, _findings(alone)) == (None, [bounds])
+
+
+def test_what_nobody_varied_has_no_panel(run):
+    done = run("-m", "pipeline=fg,fgbg,oracle", "bg_threshold=0.2", "logger=none")
+    assert done.code == 0, done.err
+    folder = done.runs[0].parent
+    facts = read_sweep(folder)
+    assert list(facts.knobs) == ["pipeline"], "bg_threshold and tie are of fgbg alone"
+    assert facts.bounds == (False, False, True)
+    assert facts.about.startswith("test · 8 images · shapes, mixed · gradcam · resnet18 · compact")
+    (folder / "1" / "metrics.json").write_text("{")
+    assert len(read_sweep(folder).means) == 2, "a damaged run is left out"
