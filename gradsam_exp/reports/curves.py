@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_HEATMAPS = 3
+MOST_BANDS = 3
+LOWER_IS_BETTER = {"distance_px", "deletion_auc"}
 AVERAGED = "mean over the rest"
 LINES = [[0, "#0072B2"], [0.5, "#8C8C8C"], [1, "#E69F00"]]  # seen on white and on black
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -182,7 +184,8 @@ def charts(folder: Path, table: pd.DataFrame) -> list[dict[str, Any]]:
     if not len(done):
         return []
     found = [_knob_chart(folder, table, done, knob, k) for k, knob in enumerate(varied)]
-    for k, pair in enumerate(list(combinations(varied, 2))[:MOST_HEATMAPS]):
+    one_set = len({data_digest(folder / job) for job in done["job"]}) == 1  # means over others would say nothing
+    for k, pair in enumerate(list(combinations(varied, 2))[:MOST_HEATMAPS] if one_set else []):
         found.append(_heatmap(done, *pair, len(varied) > 2, k))
     return [*found, _parallel(done, varied)]
 
@@ -198,16 +201,17 @@ def _knob_chart(folder: Path, table: pd.DataFrame, done: pd.DataFrame, knob: str
         line |= {"hovertemplate": "%{x}: %{y:.3f} [%{customdata[0]:.3f}, %{customdata[1]:.3f}]"}
         line |= {"marker": {"color": colour, "size": 7, "symbol": k}, "line": {"color": colour}}
         if numbers:
+            many = len(curves) > MOST_BANDS  # they would cover one another
+            line |= {"line": {"color": colour, "dash": "solid" if k % 2 == 0 else "dash"}}
             band = {"x": [*x, *x[::-1]], "y": [*curve.high, *curve.low[::-1]], "fill": "toself", "opacity": 0.18}
             band |= {"fillcolor": colour, "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False}
-            data.append({**band, "mode": "lines", "legendgroup": curve.name})
+            if many or len(x) == 1:
+                line |= {"error_y": _errors(curve, colour) | {"thickness": 1, "width": 3}}
+            else:
+                data.append({**band, "mode": "lines", "legendgroup": curve.name})
             data.append({**line, "mode": "lines+markers"})
         else:
-            up, down = (
-                [abs(a - b) for a, b in zip(ends, curve.mean, strict=True)] for ends in (curve.high, curve.low)
-            )
-            errors = {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "color": colour}
-            data.append({**line, "mode": "markers", "error_y": errors})
+            data.append({**line, "mode": "markers", "error_y": _errors(curve, colour)})
     named = len(curves) > 1 or curves[0].name
     layout: dict[str, Any] = {"xaxis": {"title": {"text": knob}}, "yaxis": {"title": {"text": "mIoU"}}}
     if not numbers:
@@ -228,6 +232,12 @@ def _knob_chart(folder: Path, table: pd.DataFrame, done: pd.DataFrame, knob: str
     return {"id": f"knob-{number}", "title": knob, "note": note, "figure": {"data": data, "layout": layout}}
 
 
+def _errors(curve: Curve, colour: str) -> dict[str, Any]:
+    """The interval of each point of a curve, for Plotly."""
+    up, down = ([abs(a - b) for a, b in zip(ends, curve.mean, strict=True)] for ends in (curve.high, curve.low))
+    return {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "color": colour}
+
+
 def _heatmap(done: pd.DataFrame, down: str, across: str, averaged: bool, number: int) -> dict[str, Any]:
     rows, columns = in_order(done[down].tolist()), in_order(done[across].tolist())
     means = done.groupby([down, across])["miou"].mean()
@@ -237,6 +247,8 @@ def _heatmap(done: pd.DataFrame, down: str, across: str, averaged: bool, number:
         "x": columns,
         "y": rows,
         "z": values,
+        "zmin": float(done["miou"].min()),
+        "zmax": float(done["miou"].max()),  # one scale for all of them
         "colorscale": AMOUNT.capitalize(),
     }
     cells |= {
@@ -266,7 +278,9 @@ def _parallel(done: pd.DataFrame, varied: Sequence[str]) -> dict[str, Any]:
         dimensions.append({"label": knob, "values": [values.index(v) for v in done[knob]], **ticks})
     for metric, title in TITLES.items():
         if metric in done and done[metric].notna().all() and done[metric].nunique() > 1:
-            dimensions.append({"label": title, "values": done[metric].tolist()})
+            values = done[metric].tolist()
+            upside_down = {"range": [max(values), min(values)]} if metric in LOWER_IS_BETTER else {}
+            dimensions.append({"label": title, "values": values, **upside_down})
     line: dict[str, Any] = {"color": done["miou"].tolist(), "colorscale": LINES, "showscale": True}
     line |= {"colorbar": {"title": {"text": "mIoU"}, "thickness": 12}}
     data: list[Any] = [{"type": "parcoords", "dimensions": dimensions, "line": line}]

@@ -27,7 +27,6 @@ from gradsam_exp.reports.runs import command_of, config_of, differences, in_shor
 from gradsam_exp.reports.tables import BOUND, BOUND_NOTE, merged_rows, varied_columns
 from gradsam_exp.reports.terminal import HEATMAP_TITLES, TITLES
 
-LOWER_IS_BETTER = {"distance_px", "deletion_auc"}
 _BEFORE, _AFTER = ("page.js", "table.js"), ("charts.js", "images.js")  # the library for charts
 
 
@@ -105,7 +104,6 @@ def gather(
         "folder": _place(folder),
         "created": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
         "titles": titles,
-        "lower": sorted(LOWER_IS_BETTER & set(titles)),
         "varied": varied,
         "runs": [{**run, "number": k} for k, run in enumerate(runs)],
         "baseline": chosen if chosen is not None else next((runs.index(run) for run in finished), None),
@@ -137,7 +135,8 @@ def _run(folder: Path, row: Mapping[Any, Any], varied: Sequence[str], metrics: S
         "jobs": row.get("all_jobs", [job]),
         "label": " ".join(
             [job, *(in_short(key, value) for key, value in zip(varied, values, strict=True) if value)]
-        ),
+        )
+        + (BOUND if row.get("upper_bound") is True else ""),
         "varied": values,
         "status": row["status"],
         "bound": row.get("upper_bound") is True,
@@ -186,7 +185,7 @@ def _image_set(
         own = tables[run["job"]].reindex(first.index)
         run |= {
             "set": number,
-            "iou": [_number(value) for value in own["iou"]],
+            "iou": [_number(value, 6) for value in own["iou"]],
             "score": [_number(value, 3) for value in own["score"]],
             "predicted": [predictable.index(str(name)) for name in own["predicted_class"]],
         }

@@ -136,8 +136,17 @@ def test_the_table_sorts_and_filters_by_keyboard(opened: Opened):
     rows = page.locator("#comparison tbody tr").evaluate_all("rows => rows.map(r => r.dataset.run)")
     assert rows[:2] == [number for _, number in by_value]
     assert opened.runs()[-1] == "3", "what has no value comes last"
-    page.fill("#filter", "FGBG 0.1")
-    assert opened.runs() == ["2"]
+    for words, runs in (
+        ("FGBG 0.1", ["2"]),
+        ("fg", ["0"]),  # not fgbg: it is a word of its own
+        ("bg_threshold=0.1", ["2"]),
+        ("failed", ["3"]),
+        ("fgb", ["2", "3"]),  # while it is typed
+        ("0.945", []),  # no result
+    ):
+        page.fill("#filter", words)
+        assert sorted(opened.runs()) == runs, words
+    page.fill("#filter", "fgbg 0.1")
     assert opened.texts("#shown") == ["1 of 3 runs"]
     assert "must be below fg_threshold" in page.locator("td.error").text_content()
     assert "×2" in page.locator("tr[data-run='0'] th").text_content()
@@ -155,6 +164,12 @@ def test_another_baseline_turns_the_comparison_round(opened: Opened):
     opened.page.select_option("#baseline", "1")
     assert numbers(0) == (-delta, [losses, ties, wins])
     assert opened.page.locator("#comparison tr[data-run='1'] .delta").text_content() == "baseline"
+    opened.page.get_by_role("button", name="Δ mIoU").click()
+    opened.page.select_option("#baseline", "0")
+    column = opened.page.locator("#comparison tbody tr .delta").evaluate_all(
+        "cells => cells.map(c => c.dataset.value)"
+    )
+    assert column[0] == str(delta), "it stays sorted"
     assert opened.page.evaluate("holm([0.01, 0.04, null, 0.03])") == pytest.approx([0.03, 0.06, None, 0.06])
 
 
@@ -233,6 +248,36 @@ def test_any_width_in_light_and_dark(chromium: Any, sweep: Path, width: int, sch
     assert page.pdf().startswith(b"%PDF")
     assert [text for text in opened.problems if "GL Driver Message" not in text] == []
     opened.context.close()
+
+
+@pytest.mark.slow
+def test_charts_follow_the_window_and_offer_no_upload(chromium: Any, sweep: Path):
+    opened = Opened(chromium, sweep / "report.html", viewport={"width": 1600, "height": 900})
+    page = opened.page
+    page.locator("#parallel").scroll_into_view_if_needed()
+    widths = {}
+    for width in (800, 400, 1200):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.wait_for_timeout(500)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing sticks out"
+        widths[width] = page.locator("#scatter .main-svg").first.bounding_box()["width"]
+    assert widths[1200] > widths[400]
+    assert page.locator(".modebar-btn").count() == 0
+    charts = page.locator(".chart.js-plotly-plot")
+    assert charts.count() > 3
+    assert all(charts.nth(k).get_attribute("aria-label") for k in range(charts.count()))
+    assert "form-action 'none'" in page.content()
+    opened.context.close()
+
+
+@pytest.mark.slow
+def test_a_link_opens_a_run_again(opened: Opened):
+    link, details = opened.page.locator("#comparison tbody th a").first, opened.page.locator("#run-0")
+    for _ in range(2):
+        link.click()
+        opened.page.wait_for_function("byId('run-0').open")
+        details.locator("summary").click()
+        assert details.get_attribute("open") is None
 
 
 @pytest.mark.slow

@@ -24,9 +24,12 @@ function themed(layout) {
 
 function draw(id, data, layout) {
   const place = byId(id);
-  const options = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d"] };
-  const size = { width: place.clientWidth, height: layout.height ?? place.clientHeight };
+  const options = { responsive: true, displayModeBar: false, showSendToCloud: false, plotlyServerURL: "" };
+  const size = { height: layout.height ?? (place.clientHeight || undefined) };
+  if (document.documentElement.classList.contains("printing")) size.width = place.clientWidth; // that of paper
   Plotly.react(place, data, themed({ ...layout, ...size }), options);
+  place.setAttribute("role", "img");
+  place.setAttribute("aria-label", place.parentElement.querySelector("figcaption").textContent.trim());
   return place;
 }
 
@@ -56,15 +59,18 @@ function drawParallel() {
   parallel.seen = true;
   const { id, figure: { data, layout } } = parallel.chart;
   const narrow = isNarrow(id);
-  draw(id, data, { ...layout, margin: { l: narrow ? 40 : 80, r: 40, t: 60, b: 24 } });
+  const lines = [{ ...data[0], labelangle: narrow ? -35 : 0, labelside: "top" }];
+  draw(id, lines, { ...layout, margin: { l: narrow ? 40 : 80, r: 40, t: narrow ? 110 : 60, b: 24 } });
 }
 const isNarrow = (id) => byId(id).clientWidth < 600;
 /** What a run is called on an axis. */
-const nameOn = (id, run) => (isNarrow(id) ? run.job : run.label);
+const nameOn = (id, run) => (isNarrow(id) ? run.job + (run.bound ? "*" : "") : run.label);
 
 function drawForest() {
   if (!byId("forest") || !("miou" in report.titles)) return;
-  const compared = finished.map((run) => [run, difference(run.number, baselineOf(run).number)]);
+  const own = report.runs[Number(byId("baseline").value)].set; // others are compared with another run
+  const among = finished.filter((run) => run.set === own);
+  const compared = among.map((run) => [run, difference(run.number, baselineOf(run).number)]);
   const shown = compared.filter(([, found]) => found).reverse();
   if (!shown.length) return;
   const means = shown.map(([, found]) => found.mean);
@@ -104,11 +110,11 @@ function drawCumulative(chosen, a, b) {
   const data = runs.map(([name, run, color, dash]) => {
     const x = iousOf(run, chosen).sort((one, other) => one - other);
     const y = x.map((_, k) => (k + 1) / x.length);
-    return { type: "scatter", mode: "lines", x, y, name, line: { color, dash, width: 2.5, shape: "hv" } };
+    return { type: "scatter", mode: "lines", x: [0, ...x, 1], y: [0, ...y, 1], name, line: { color, dash, width: 2.5, shape: "hv" } };
   });
   draw("cumulative", data, {
     xaxis: { title: { text: "IoU" }, range: [0, 1] }, yaxis: { title: { text: "share of images" }, range: [0, 1] },
-    legend: { x: 0.02, y: 0.98 }, showlegend: true,
+    showlegend: true,
   });
 }
 
@@ -123,7 +129,7 @@ function drawScatter(chosen, a, b, ids, selected, onPick) {
   for (const k of chosen) {
     if (a.iou[k] === null || b.iou[k] === null) continue;
     const more = a.iou[k] - b.iou[k];
-    groups[Math.abs(more) < 1e-4 ? 2 : more > 0 ? 0 : 1].push(k);
+    groups[Math.abs(more) < 1e-6 ? 2 : more > 0 ? 0 : 1].push(k);
   }
   const data = groups.map((group, look) => ({
     type: "scatter", mode: "markers", name: `${LOOKS[look].name} (${group.length})`, customdata: group,

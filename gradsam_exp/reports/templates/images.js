@@ -168,6 +168,7 @@ async function showImage() {
   byId("image").value = chosen.image;
   const at = set.pictures.of.indexOf(chosen.image);
   byId("legend").hidden = at < 0;
+  byId("of-b").hidden = chosen.a === chosen.b;
   let figures = [Object.assign(document.createElement("p"), { textContent: "The picture of this image is not in this page." })];
   if (at >= 0) {
     figures = await Promise.all(panelsOf(at).map(async ([caption, drawn]) => {
@@ -274,8 +275,9 @@ if (finished.length) {
   byId("next").addEventListener("click", () => step(1));
   byId("order").addEventListener("change", drawGallery);
   byId("more").addEventListener("click", () => {
+    const first = chosen.tiles;
     chosen.tiles += TILES;
-    drawGallery();
+    drawGallery().then(() => byId("tiles").children[first]?.focus()); // the button may be gone
   });
   parts.push(drawAll);
   choose();

@@ -59,4 +59,7 @@ function openTarget() {
 }
 addEventListener("hashchange", openTarget);
 openTarget();
+for (const link of document.querySelectorAll("a[href^='#run-']")) {
+  link.addEventListener("click", () => setTimeout(openTarget)); // also if it is the address already
+}
 addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((d) => (d.open = true)));

@@ -5,9 +5,8 @@ const comparison = byId("comparison");
 const body = comparison.tBodies[0];
 const headings = [...comparison.tHead.rows[0].cells];
 
-function sortBy(column) {
+function sortBy(column, ascending) {
   const heading = headings[column];
-  const ascending = heading.getAttribute("aria-sort") !== "ascending";
   const value = (row) => row.cells[column]?.dataset.value ?? "";
   const rows = [...body.rows];
   const numeric = rows.every((row) => value(row) === "" || !Number.isNaN(Number(value(row))));
@@ -22,15 +21,29 @@ function sortBy(column) {
   body.append(...rows);
 }
 headings.forEach((heading, column) => {
-  heading.querySelector("button").addEventListener("click", () => sortBy(column));
+  const descends = () => heading.getAttribute("aria-sort") === "ascending";
+  heading.querySelector("button").addEventListener("click", () => sortBy(column, !descends()));
 });
 
+/** The words by which a run is found: its status, and what was varied as value and as `key=value`. */
+function wordsOf(run) {
+  const varied = report.varied.flatMap((key, k) => {
+    const value = run.varied[k];
+    return value === "" ? [] : [value, `${key}=${value}`, `${key.split(".").pop()}=${value}`];
+  });
+  return new Set([run.status, ...(run.bound ? ["upper bound"] : []), ...varied].map((word) => word.toLowerCase()));
+}
+const known = report.runs.map(wordsOf);
+
+/** Show the runs that have all words; one that is none as a whole may be a part of one. */
 function filterRows() {
   const words = byId("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
+  const whole = words.map((word) => known.some((own) => own.has(word)));
+  const has = (own, word, k) => (whole[k] ? own.has(word) : [...own].some((text) => text.includes(word)));
   let shown = 0;
   for (const row of body.rows) {
-    const text = row.textContent.toLowerCase();
-    row.hidden = !words.every((word) => text.includes(word));
+    const own = known[Number(row.dataset.run)];
+    row.hidden = !words.every((word, k) => has(own, word, k));
     shown += !row.hidden;
   }
   byId("shown").textContent = shown < body.rows.length ? `${shown} of ${body.rows.length} runs` : "";
@@ -64,6 +77,8 @@ function compareAll() {
   for (const name of document.querySelectorAll(".baseline-name")) {
     name.textContent = report.runs[Number(byId("baseline").value)]?.label ?? "";
   }
+  const sorted = headings.findIndex((heading) => heading.hasAttribute("aria-sort"));
+  if (sorted >= 0) sortBy(sorted, headings[sorted].getAttribute("aria-sort") === "ascending");
 }
 if ("miou" in report.titles) { // there is none without true masks
   byId("baseline").addEventListener("change", compareAll);
