@@ -24,7 +24,6 @@ from gradsam_exp.digest import code_digest, digest, library_versions
 from gradsam_exp.errors import InputError
 from gradsam_exp.experiment import Experiment
 from gradsam_exp.explainers.base import EXPLAINERS, Explainer
-from gradsam_exp.explainers.layers import find_layer
 from gradsam_exp.explainers.several import Mirrored
 from gradsam_exp.pipeline import Pipeline
 from gradsam_exp.preparation import Explained, Preparation, align_classes
@@ -35,6 +34,7 @@ from gradsam_exp.segmenters.base import SEGMENTERS, Segmenter
 from gradsam_exp.segmenters.remembered import Remembered
 from gradsam_exp.selectors.base import SELECTORS
 from gradsam_exp.store import Store
+from gradsam_exp.suitability import check_explainer, settled
 
 RESULTS_VERSION = 3  # raise it when the same configuration gives other numbers than before
 
@@ -174,7 +174,6 @@ def _relevant(explainer: Node) -> Node:
     return {key: value for key, value in explainer.items() if key != "chunk"}
 
 
-_found_layers: set[tuple[str, str]] = set()  # of which classifier; the jobs of a sweep ask again and again
 _models: dict[str, tuple[str, Any]] = {}  # the last one of each kind: the jobs of a sweep share them
 
 
@@ -228,10 +227,14 @@ def plan(config: Config, given: Callable[[Sequence[str]], ImageDataset] | None =
     check_value("explainer.augment", Literal["none", "mirror"], config.explainer.get("augment"))
     device = find_device(config.device)
     classifier = _classifier(config)
+    config = settled(config, classifier)
+    check_explainer(config, classifier)
     pipeline = Pipeline(strategy, SEGMENTERS.build(config.sam), selector)
     _check_kinds(config, pipeline)
     dataset = find_dataset(config, config.split) if given is None else given(classifier.class_names)
     align_classes(dataset.class_names, classifier.class_names)
+    width, height = dataset.image_size(0)
+    check_explainer(config, classifier, (height, width))
     _check_truth(config, pipeline, dataset)
     store = find_store(config)
     _check_devices(config, device, store)
@@ -336,20 +339,14 @@ def find_device(name: str) -> torch.device:
 
 
 def _classifier(config: Config) -> ClassifierFile:
+    if not config.model:
+        raise InputError("model is empty: choose one, such as model=resnet18")
     checkpoint = config.model.get("checkpoint")
     if checkpoint is None:
         raise InputError(
             "model.checkpoint is null: train a classifier with task=train and give its classifier.safetensors"
         )
-    file = find_classifier(checkpoint)
-    layers: Any = config.explainer.get("target_layers", [])
-    unknown = [str(layer) for layer in layers if (file.digest, str(layer)) not in _found_layers]
-    if unknown:
-        outline = file.outline()
-        for layer in unknown:
-            find_layer(outline, layer)
-            _found_layers.add((file.digest, layer))
-    return file
+    return find_classifier(checkpoint)
 
 
 def _first(error: BaseException) -> str:

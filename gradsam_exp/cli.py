@@ -58,7 +58,7 @@ def run_program(job: Callable[[], Any]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        missing = _missing_plugin(error) or _no_folder(error)
+        missing = _missing_plugin(error) or _no_folder(error) or _no_choice(error)
         if missing is None and sweep_under_way() is None:
             raise
         _input_errors.append(missing or InputError(_end_early(error)))
@@ -195,6 +195,13 @@ def _no_folder(error: Exception) -> InputError | None:
         return InputError(
             f"{error.filename}: {error.strerror}; give output_root=… a folder that can be written to"
         )
+    return None
+
+
+def _no_choice(error: Exception) -> InputError | None:
+    """What Hydra says if a group is set to nothing."""
+    if isinstance(error, ValueError) and "Config group override must be" in str(error):
+        return InputError("a group cannot be null: leave it out for its default, or choose one (see --help)")
     return None
 
 

@@ -13,5 +13,11 @@ def iou(one: Tensor, other: Tensor) -> Tensor:
 
 
 def soft_iou(probability: Tensor, heat: Tensor) -> Tensor:
-    """``Σ p·h / Σ max(p, h)`` of maps ``(*, height, width)`` in [0, 1]; 0 if both are zero everywhere."""
+    """``Σ p·h / Σ max(p, h)`` of maps ``(*, height, width)`` in [0, 1]; 0 if both are zero everywhere.
+
+    `iou` for two binary maps, and ``Σ min(p, h) / Σ max(p, h)`` (the Ruzicka similarity) if one is binary. For
+    two soft maps it is no more than that, 0.5 for a constant 0.5 and itself: a number to rank masks by, no
+    similarity. It ranks better: with ``min`` for the product, mIoU on val falls from 0.928 to 0.889 (``fg`` with
+    ``selector=heatmap_agreement``) and from 0.894 to 0.678 (``grid_match``).
+    """
     return (probability * heat).sum((-2, -1)) / torch.maximum(probability, heat).sum((-2, -1)).clamp(min=1e-12)

@@ -74,7 +74,7 @@ def test_code_is_known_by_what_it_is_made_of(tmp_path: Path, monkeypatch: pytest
         code_digest.cache_clear()
         importlib.import_module("plugged.strategy")
         try:
-            return STRATEGIES.code({"name": "ensemble", "of": [{"name": "plugged"}, {"name": "fg"}]})
+            return STRATEGIES.code({"name": "not one", "of": [{"name": "plugged"}, {"name": "fg"}]})
         finally:
             del STRATEGIES._factories["plugged"]
 
@@ -130,7 +130,8 @@ def test_all_configs_name_registered_things():
     conf = Path(__file__).parents[1] / "conf"
     for group, registry in groups.items():
         files = sorted((conf / group).glob("*.yaml"))
-        named = {OmegaConf.load(path)["name"] for path in files}
+        nodes = [OmegaConf.load(path) for path in files]
+        named = {node["name"] if "name" in node else node[group]["name"] for node in nodes}  # or @package _global_
         assert named <= set(registry.names())
         assert set(registry.names()) - named <= {"blend"}, f"every {group} has its YAML"
         for path in files:

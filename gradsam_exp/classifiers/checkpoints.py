@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradsam_exp.classifiers.classifier import ImageClassifier
+from gradsam_exp.classifiers.classifier import ImageClassifier, without_weights
 from gradsam_exp.errors import InputError
 from gradsam_exp.weights import file_digest, open_weights, save_weights, shipped
 
@@ -35,14 +35,26 @@ class ClassifierFile:
         """What the outputs mean, in order."""
         return tuple(self.hyper_parameters["class_names"])
 
+    @property
+    def backbone(self) -> str:
+        """Name of the network, as torchvision knows it."""
+        return str(self.hyper_parameters["backbone"])
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """``(height, width)`` px to which images are resized; None keeps their own."""
+        size = (self.hyper_parameters.get("transform") or {}).get("size")
+        return None if size is None else (int(size[0]), int(size[1]))
+
     def skeleton(self) -> ImageClassifier:
         """The classifier with random weights."""
         return ImageClassifier(**self.hyper_parameters)
 
     def outline(self) -> ImageClassifier:
-        """The classifier without any weights: to look up layers."""
-        with torch.device("meta"):
-            return self.skeleton()
+        """The classifier without any weights, its network in eval mode: to look up layers."""
+        model = without_weights(self.skeleton)
+        model.backbone.eval()
+        return model
 
     def load(self) -> ImageClassifier:
         """The classifier with its weights, in eval mode.

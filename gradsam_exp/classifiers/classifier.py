@@ -5,8 +5,9 @@ Knows nothing of heatmaps, data sets or files' places.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import pytorch_lightning as pl
 import torch
@@ -19,6 +20,8 @@ from torchmetrics.classification import MulticlassAccuracy
 from gradsam_exp.classifiers.transform import Transform
 from gradsam_exp.errors import InputError, did_you_mean
 from gradsam_exp.types import ImageBatch
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class ImageClassifier(pl.LightningModule):
@@ -130,7 +133,51 @@ def build_backbone(name: str, classes: int, *, pretrained: bool = False) -> nn.M
             f"model.pretrained=true: the ImageNet weights of {name} could not be downloaded ({error}); "
             "use model.pretrained=false or put them into torch's hub cache"
         ) from error
-    path, head = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)][-1]
+    heads = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)]
+    if not heads:
+        raise InputError(f"model.backbone={name} has no linear layer to replace; use model.pretrained=false")
+    path, head = heads[-1]
     parent, _, leaf = path.rpartition(".")
     setattr(model.get_submodule(parent), leaf, nn.Linear(head.in_features, classes))
     return model
+
+
+def without_weights(build: Callable[[], Network]) -> Network:
+    """What ``build`` makes, on the meta device: all modules and shapes, no values and hardly any time."""
+    try:
+        with torch.device("meta"):
+            return build()
+    except NotImplementedError:  # it calculates with tensors, as torchvision's RegNet
+        return build().to("meta")
+
+
+def check_trainable(name: str, classes: int, frame: tuple[int, int]) -> None:
+    """Find out whether `ImageClassifier` can train a backbone on images of a size, before it is built.
+
+    Args:
+        name: of a torchvision classification model.
+        classes: number of its outputs.
+        frame: ``(height, width)`` px of the network's input.
+
+    Raises:
+        InputError: unknown name, auxiliary outputs, or a network that does not take this size; names the mend.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # GoogLeNet's and Inception's about their weights
+        network = without_weights(lambda: build_backbone(name, classes))
+    if getattr(network, "aux_logits", False):
+        raise InputError(
+            f"model.backbone={name} has auxiliary outputs while it trains, which task=train does not use; "
+            "choose another, such as model.backbone=resnet18"
+        )
+    try:
+        with torch.no_grad():
+            network.train()(torch.empty(2, 3, *frame, device="meta"))
+    except NotImplementedError:  # it needs values to run
+        return
+    except Exception as error:  # of many kinds
+        side = getattr(network, "image_size", 224)
+        raise InputError(
+            f"model.backbone={name} does not take images of {frame[0]}×{frame[1]} px (height × width): "
+            f"give model.size=[{side},{side}], to which they are resized"
+        ) from error

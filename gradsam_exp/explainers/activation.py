@@ -13,6 +13,7 @@ from gradsam_exp.errors import InputError
 from gradsam_exp.explainers.base import EXPLAINERS, Combine, LayerExplainer, Recorded, Upsample, checked_targets
 from gradsam_exp.explainers.layers import as_maps, frame_of, recording
 from gradsam_exp.explainers.projection import Kernel, first_component, first_kernel_component
+from gradsam_exp.explainers.scores import Score, class_score
 
 Maps = Float[Tensor, "batch channels h w"]
 Map = Float[Tensor, "batch h w"]
@@ -22,7 +23,7 @@ class ActivationCAM(LayerExplainer):
     """Base of the methods that need one forward pass and no gradient."""
 
     @abstractmethod
-    def weigh(self, activations: Maps, targets: Tensor) -> Map:
+    def weigh(self, activations: Maps, targets: Tensor, logits: Tensor) -> Map:
         """The raw map of one layer."""
 
     def layer_maps(self, pixels: Tensor, targets: Tensor | None = None) -> Recorded:
@@ -32,7 +33,7 @@ class ActivationCAM(LayerExplainer):
             targets = checked_targets(targets, logits)
             frame = frame_of(pixels)
             maps = [
-                self.weigh(as_maps(self.recorded_output(recorded, layer), layer, frame), targets)
+                self.weigh(as_maps(self.recorded_output(recorded, layer), layer, frame), targets, logits)
                 for layer in self.target_layers
             ]
         return Recorded(maps, targets, logits)
@@ -42,18 +43,21 @@ class ActivationCAM(LayerExplainer):
 class EigenCAM(ActivationCAM):
     """Eigen-CAM (Muhammad and Yeasin, IJCNN 2020): first principal component of the activations, then ReLU.
 
-    The mean is removed first, as the grad-cam package does and the paper does not.
+    The mean is removed first, as the grad-cam package does and the paper does not. It looks at no class, so
+    there is no score to choose.
     """
 
-    def weigh(self, activations: Maps, targets: Tensor) -> Map:
+    def weigh(self, activations: Maps, targets: Tensor, logits: Tensor) -> Map:
         """See `first_component`."""
-        del targets
+        del targets, logits
         return first_component(activations).relu()
 
 
 @EXPLAINERS.register("kpcacam")
 class KPCACAM(ActivationCAM):
     """KPCA-CAM (Karmani et al. 2024): first component of a kernel PCA of the activations, then ReLU.
+
+    It looks at no class, so there is no score to choose.
 
     Args:
         kernel: ``sigmoid`` (the paper's best), ``rbf`` or ``linear``.
@@ -71,9 +75,9 @@ class KPCACAM(ActivationCAM):
         super().__init__(model, target_layers, upsample=upsample, combine=combine)
         self.kernel: Kernel = kernel
 
-    def weigh(self, activations: Maps, targets: Tensor) -> Map:
+    def weigh(self, activations: Maps, targets: Tensor, logits: Tensor) -> Map:
         """See `first_kernel_component`."""
-        del targets
+        del targets, logits
         return first_kernel_component(activations, self.kernel).relu()
 
 
@@ -82,13 +86,31 @@ class CAM(ActivationCAM):
     """The original CAM (Zhou et al., CVPR 2016, eq. 2): channels weighted by the class's row of the last layer.
 
     For networks that end in global average pooling and one linear layer, at the last convolutional layer.
+    As in eq. 2 and the authors' code there is no ReLU: 0 of the heatmap is where most speaks against the class.
+
+    Args:
+        model, target_layers, upsample, combine: see `GradientCAM`.
+        score: what is explained; see `class_score`. ``margin`` weighs by the difference between the rows of
+            the class and of the runner-up.
 
     Raises:
         InputError: if the network's last linear layer does not take the target layer's channels.
     """
 
-    def weigh(self, activations: Maps, targets: Tensor) -> Map:
-        """``ReLU(Σ_k w_ck A_k)``."""
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: Sequence[str | nn.Module],
+        *,
+        score: Score = "logit",
+        upsample: Upsample = "bilinear",
+        combine: Combine = "mean",
+    ) -> None:
+        super().__init__(model, target_layers, upsample=upsample, combine=combine)
+        self.score: Score = score
+
+    def weigh(self, activations: Maps, targets: Tensor, logits: Tensor) -> Map:
+        """``Σ_k w_k A_k`` with ``w = Σ_d w_d ∂score/∂y_d``, which is ``w_c`` for the logit."""
         heads = [m for m in self.model.modules() if isinstance(m, nn.Linear)]
         if not heads or heads[-1].in_features != activations.shape[1]:
             raise InputError(
@@ -96,4 +118,7 @@ class CAM(ActivationCAM):
                 "ends in one linear layer on it, such as explainer.target_layers=[layer4.-1] of a ResNet; "
                 "explainer=gradcam takes any layer"
             )
-        return torch.einsum("bk,bkhw->bhw", heads[-1].weight[targets], activations).relu()
+        with torch.enable_grad():
+            leaf = logits.detach().requires_grad_()
+            shares = torch.autograd.grad(class_score(self.score, leaf, targets).sum(), leaf)[0]
+        return torch.einsum("bk,bkhw->bhw", shares @ heads[-1].weight.detach(), activations)

@@ -47,9 +47,10 @@ class AttentionExplainer(ABC):
     def __init__(self, model: nn.Module, *, upsample: Upsample = "bilinear") -> None:
         self.model, self.upsample = model, upsample
         if not any(isinstance(module, nn.MultiheadAttention) for module in model.modules()):
+            network = getattr(model, "backbone_name", type(model).__name__)
             raise InputError(
-                f"this explainer needs attention (nn.MultiheadAttention), which {type(model).__name__} has not: "
-                "use it with model.backbone=vit_b_16, or choose explainer=gradcam"
+                f"this explainer needs attention (nn.MultiheadAttention), which {network} has not: use it with a "
+                "classifier that was trained with model=vit_b_16, or choose explainer=gradcam"
             )
 
     def __call__(self, images: Tensor, targets: Int[Tensor, " batch"] | None = None) -> Heatmaps:

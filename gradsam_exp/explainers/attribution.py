@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
+from functools import cache
 from typing import Annotated, Literal
 
 import numpy as np
@@ -26,9 +28,12 @@ from gradsam_exp.explainers.layers import frame_of
 from gradsam_exp.explainers.scores import Score, class_score
 from gradsam_exp.types import Heatmaps
 
+log = logging.getLogger(__name__)
+
 Pixels = Float[Tensor, "batch 3 height width"]
 Map = Float[Tensor, "batch height width"]
 Sign = Literal["absolute", "positive"]
+Scaling = Literal["layer", "channel", "none"]
 Width = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -185,12 +190,22 @@ class IntegratedGradients(GradientAttribution):
 class FullGrad(InputExplainer):
     """FullGrad (Srinivas and Fleuret, NeurIPS 2019, eq. 8): input-gradient and the gradients of all biases.
 
-    ``Σ |x·∂y_c/∂x| + Σ_layers Σ_channels |b·∂y_c/∂z|``, each term scaled to [0, 1] per image (ψ of the
-    paper) and upsampled. Biases of convolutions and batch norms (in eval mode, running mean included) count.
+    ``Σ_channels ψ(x·∂y_c/∂x) + Σ_layers Σ_channels ψ(b·∂y_c/∂z)``. ψ takes absolute values, scales them and
+    brings them to the input's resolution. Biases of convolutions and batch norms (in eval mode, running mean
+    included) count; those of layer norms and linear layers do not, so of a transformer's a warning says that most
+    are missing.
+
+    Implementations disagree on how ψ scales, and this decides the map: a channel that hardly matters counts as
+    much as any other or as little as it is. All scale image by image.
 
     Args:
         model, smoothing, upsample: see `InputExplainer`.
         score: what is explained; see `class_score`.
+        scaling: of ``|x·∂y_c/∂x|`` and of each layer's ``|b·∂y_c/∂z|``. ``layer`` scales all channels of a
+            layer together to [0, 1], as the authors' code does (idiap/fullgrad-saliency, ``_postProcess``),
+            which resizes with corners aligned where ours keeps pixel centres. ``channel`` scales each channel
+            alone, the letter of eq. 8 and the grad-cam package. ``none`` does not scale; without the absolute
+            values the terms would then add up to ``y_c`` less what is due to the biases of linear layers.
     """
 
     def __init__(
@@ -198,11 +213,14 @@ class FullGrad(InputExplainer):
         model: nn.Module,
         *,
         score: Score = "logit",
+        scaling: Scaling = "layer",
         smoothing: Width = 0.0,
         upsample: Upsample = "bilinear",
     ) -> None:
         super().__init__(model, smoothing=smoothing, upsample=upsample)
-        self.score = score
+        self.score, self.scaling = score, scaling
+        if any(isinstance(module, nn.LayerNorm) for module in model.modules()):
+            _warn_of_missing_biases(getattr(model, "backbone_name", type(model).__name__))
 
     def input_maps(self, pixels: Pixels, targets: Tensor | None) -> tuple[Map, Tensor, Tensor]:
         """See `InputExplainer.input_maps`."""
@@ -224,12 +242,18 @@ class FullGrad(InputExplainer):
             for handle in handles:
                 handle.remove()
         size = frame_of(pixels)
-        total = _stretched((pixels * own).abs()).sum(1)
+        total = _scaled((pixels * own).abs(), self.scaling).sum(1)
         for (bias, _), gradient in zip(outputs, gradients, strict=True):
-            channels = _stretched((bias[:, None, None] * gradient).abs())
+            channels = _scaled((bias[:, None, None] * gradient).abs(), self.scaling)
             for_size = to_frame(channels.flatten(0, 1), size, self.upsample)
             total = total + for_size.unflatten(0, channels.shape[:2]).sum(1)
         return total.detach(), targets, logits.detach()
+
+
+@cache
+def _warn_of_missing_biases(network: str) -> None:
+    """Once for a network."""
+    log.warning("explainer=fullgrad leaves out the biases of the layer norms and linear layers of %s", network)
 
 
 def _has_bias(module: nn.Module) -> bool:
@@ -245,7 +269,10 @@ def _bias(module: nn.Module) -> Tensor:
     return bias
 
 
-def _stretched(values: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch channels h w"]:
-    """Each channel scaled to [0, 1]; a constant one becomes 0."""
-    low, high = values.amin((2, 3), keepdim=True), values.amax((2, 3), keepdim=True)
+def _scaled(values: Float[Tensor, "batch channels h w"], scaling: Scaling) -> Float[Tensor, "batch channels h w"]:
+    """Each image's channels scaled to [0, 1], together or each alone; what is constant becomes 0."""
+    if scaling == "none":
+        return values
+    over = (1, 2, 3) if scaling == "layer" else (2, 3)
+    low, high = values.amin(over, keepdim=True), values.amax(over, keepdim=True)
     return torch.where(high > low, (values - low) / (high - low), 0.0)

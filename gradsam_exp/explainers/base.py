@@ -6,14 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from gradsam_exp.explainers.layers import find_layer, frame_of
+from gradsam_exp.explainers.layers import check_layers, find_layer, frame_of, note_channels_last
 from gradsam_exp.registry import Registry
 from gradsam_exp.types import Heatmaps
 
@@ -117,9 +117,16 @@ class Recorded:
 class LayerExplainer(ABC):
     """Base of the explainers that give one map per target layer; see `GradientCAM` for the arguments.
 
+    Attributes:
+        by_influence: what counts is how the output changes with the layer (gradients, ablation).
+        once: runs the network again behind a layer, which must have one place in it.
+
     Raises:
         InputError: if a named layer does not exist.
     """
+
+    by_influence: ClassVar[bool] = False
+    once: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -130,11 +137,14 @@ class LayerExplainer(ABC):
         combine: Combine = "mean",
     ) -> None:
         self.model = model
+        named = [target_layers] if isinstance(target_layers, str) else target_layers
         self.target_layers = [
-            layer if isinstance(layer, nn.Module) else find_layer(model, layer) for layer in target_layers
+            layer if isinstance(layer, nn.Module) else find_layer(model, layer) for layer in named
         ]
         if not self.target_layers:
             raise ValueError("target_layers is empty: name at least one layer, such as layer2.-1")
+        self._names = [type(layer).__name__ if isinstance(layer, nn.Module) else layer for layer in named]
+        note_channels_last(model)
         self.upsample, self.combine = upsample, combine
 
     def __call__(self, images: Tensor, targets: Int[Tensor, " batch"] | None = None) -> Heatmaps:
@@ -144,6 +154,21 @@ class LayerExplainer(ABC):
         return combine_layers(
             found.maps, frame_of(images), found.targets, found.logits, self.upsample, self.combine
         )
+
+    def check(self, frame: tuple[int, int]) -> None:
+        """Find out whether the layers give maps, before any image is explained.
+
+        Only for a model on the meta device, in eval mode; see `check_layers`.
+
+        Args:
+            frame: ``(height, width)`` px of the network's input.
+
+        Raises:
+            InputError: naming the layer and the mend.
+        """
+        network = getattr(self.model, "backbone", self.model)
+        layers = dict(zip(self._names, self.target_layers, strict=True))
+        check_layers(network, layers, frame, by_influence=self.by_influence, once=self.once)
 
     @abstractmethod
     def layer_maps(self, pixels: Tensor, targets: Tensor | None = None) -> Recorded:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Annotated, ClassVar
 
 import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gradsam_exp.explainers.base import EXPLAINERS, Combine, LayerExplainer, Recorded, Upsample, checked_targets
 from gradsam_exp.explainers.layers import as_maps, frame_of, recording
@@ -42,6 +44,7 @@ class GradientCAM(LayerExplainer):
         InputError: if a named layer does not exist.
     """
 
+    by_influence = True
     second_order: ClassVar[bool] = False
 
     def __init__(
@@ -76,7 +79,9 @@ class GradientCAM(LayerExplainer):
         """One forward and one backward pass: activations and gradients ``(B, C, h, w)`` of every target layer,
         the targets, and the logits.
         """
-        with recording(self.target_layers, gradients=True) as recorded, torch.no_grad():
+        # Only the plain attention kernel has second derivatives.
+        kernel = sdpa_kernel(SDPBackend.MATH) if self.second_order else nullcontext()
+        with kernel, recording(self.target_layers, gradients=True) as recorded, torch.no_grad():
             logits = self.model(pixels)  # a hook switches gradients on behind the first target layer
             targets = checked_targets(targets, logits)
             activations = [self.recorded_output(recorded, layer) for layer in self.target_layers]
@@ -210,6 +215,8 @@ class FinerCAM(GradCAM):
     """Finer-CAM (Zhang et al., CVPR 2025): Grad-CAM of what tells the class from its most similar ones.
 
     Args:
+        model, target_layers, upsample, combine: see `GradientCAM`. There is no ``score``: the comparison with
+            other classes is one, `finer_score`, and the method is nothing else.
         similar: with how many classes, those of the nearest logits, the target is compared.
         alpha: strength of the comparison; 0 is Grad-CAM.
     """
@@ -236,7 +243,13 @@ class FinerCAM(GradCAM):
 class SmoothGradCAMPlusPlus(GradCAMPlusPlus):
     """Smooth Grad-CAM++ (Omeiza et al. 2019): Grad-CAM++ with derivatives averaged over noisy copies.
 
-    The three derivatives are averaged over the copies; the activations are those of the clean image.
+    As in the paper, the three derivatives ``D₁ D₂ D₃`` are averaged over the copies before the weights are
+    formed from them, so there is one map, not a mean of maps: ``w_k = Σ α ReLU(mean D₁)``. The activations are
+    those of the clean image. Two remarks on ``α = mean D₂ / (2 mean D₂ + ΣA·mean D₃)``: the paper prints ``D₁``
+    in the numerator, which is no longer Grad-CAM++ without noise; ours has Grad-CAM++'s ``D₂``, as torchcam.
+    torchcam's map still differs: its ReLU takes ``D₁`` of the last copy and not the mean, it adds up the maps of
+    the last copy and not of the image, its denominator ``Σ(A·mean D₃)`` is the other reading of Grad-CAM++'s
+    eq. 19, and its noise is in units of the input.
 
     Args:
         samples: number of noisy copies.

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
+from weakref import WeakSet
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torchvision.models import swin_transformer
+from torchvision.models.convnext import CNBlock
+from torchvision.models.swin_transformer import SwinTransformer
 
 from gradsam_exp.errors import InputError, did_you_mean
 
-_CHANNELS_LAST = (swin_transformer.SwinTransformerBlock, swin_transformer.PatchMerging)
+KEY = "explainer.target_layers"
+_channels_last: WeakSet[nn.Module] = WeakSet()  # a fact about a layer, found out once for its whole network
 
 
-def find_layer(model: nn.Module, path: str, *, key: str = "explainer.target_layers") -> nn.Module:
+def find_layer(model: nn.Module, path: str, *, key: str = KEY) -> nn.Module:
     """The submodule at a dotted path; numbers index into sequences, negative ones from the end.
 
     A model that keeps its network in ``backbone`` (as `ImageClassifier` does) is searched below that.
@@ -39,27 +43,39 @@ def find_layer(model: nn.Module, path: str, *, key: str = "explainer.target_laye
     return module
 
 
+def note_channels_last(model: nn.Module) -> None:
+    """Find the layers whose maps have their channels last, so that `as_maps` turns them.
+
+    Types do not tell: a LayerNorm has its channels last in one network and not in another. In torchvision's
+    SwinTransformer (V1 and V2) all layers do, but for the first convolution and what comes after ``norm``;
+    in its ConvNeXt those between the two permutations of a block.
+    """
+    for module in model.modules():
+        if isinstance(module, SwinTransformer):
+            first_convolution = module.features[0][0]
+            others = {module, first_convolution, module.permute, module.avgpool}
+            _channels_last.update(layer for layer in module.modules() if layer not in others)
+        elif isinstance(module, CNBlock):
+            _channels_last.update(module.block[1:-1])
+
+
 def as_maps(values: Tensor, layer: nn.Module, frame: tuple[int, int]) -> Float[Tensor, "batch channels h w"]:
     """A layer's output (or its gradient) as maps: one channel dimension, then rows and columns.
 
-    Convolutional maps are taken as they are; the channels-last maps of Swin blocks are turned; a sequence
-    of tokens ``(B, T, C)`` is laid out on the grid whose aspect is nearest to the frame's, without its
-    class token if there is one.
+    Convolutional maps are taken as they are; maps with their channels last are turned; a sequence of
+    tokens ``(B, T, C)`` is laid out on the grid whose aspect is nearest to the frame's, without its class
+    token if there is one.
 
     Args:
         values: the output of ``layer``.
-        layer: decides between channels first and channels last.
+        layer: has its channels last if `note_channels_last` has said so of its network.
         frame: ``(height, width)`` of the network's input.
 
     Raises:
         ValueError: if the output has no spatial layout.
     """
     if values.ndim == 4:
-        last = isinstance(layer, _CHANNELS_LAST) or (
-            isinstance(layer, (nn.LayerNorm, nn.Sequential))
-            and any(isinstance(m, _CHANNELS_LAST) for m in layer.modules())
-        )
-        return values.movedim(-1, 1) if last else values
+        return values.movedim(-1, 1) if layer in _channels_last else values
     if values.ndim != 3:
         raise ValueError(
             f"target layer {type(layer).__name__} gives {tuple(values.shape)}, which has no rows and columns"
@@ -86,6 +102,85 @@ def frame_of(images: Tensor) -> tuple[int, int]:
     return images.shape[-2], images.shape[-1]
 
 
+def check_layers(
+    network: nn.Module,
+    layers: Mapping[str, nn.Module],
+    frame: tuple[int, int],
+    *,
+    by_influence: bool = False,
+    once: bool = False,
+    key: str = KEY,
+) -> None:
+    """Find out whether layers give maps, from one forward pass that computes nothing.
+
+    A network that cannot run without values is not checked.
+
+    Args:
+        network: in eval mode on the meta device, where a pass takes milliseconds.
+        layers: some of its modules, by the names that were given for them.
+        frame: ``(height, width)`` px of the network's input.
+        by_influence: the layers are explained by what their patches change in the output.
+        once: the network is run again behind each layer, which must have one place in it.
+        key: of the configuration, named in errors.
+
+    Raises:
+        InputError: a layer that is not used, has no rows and columns, or is used more often than it may be; one
+            that only a class token leaves, if influence counts. Names the layer and the mend.
+    """
+    outputs: dict[nn.Module, list[Any]] = {layer: [] for layer in layers.values()}
+    last_in_sight: dict[nn.Module, bool] = dict.fromkeys(outputs, False)  # no attention has begun since
+
+    def keep(module: nn.Module, _: object, output: Any) -> None:
+        outputs[module].append(output)
+        last_in_sight[module] = True
+
+    def attend(_: nn.Module, __: object) -> None:
+        last_in_sight.update(dict.fromkeys(last_in_sight, False))
+
+    attentions = [module for module in network.modules() if isinstance(module, nn.MultiheadAttention)]
+    handles = [layer.register_forward_hook(keep) for layer in outputs]
+    handles += [module.register_forward_pre_hook(attend) for module in attentions]
+    try:
+        with torch.no_grad():
+            network(torch.empty(2, 3, *frame, device="meta"))
+    except Exception:  # of many kinds; whether the network runs is not the question here
+        return
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name, layer in layers.items():
+        given = f"{key}={name}"
+        if not outputs[layer]:
+            raise InputError(f"{given} is not used when the network runs; take the block that it is in")
+        if once and len(outputs[layer]) > 1:
+            raise InputError(
+                f"{given} is used {len(outputs[layer])} times when the network runs, and this explainer runs what "
+                "comes after a layer: take the block that it is in"
+            )
+        tokens = _check_map(given, layer, outputs[layer][-1], frame)
+        if by_influence and attentions and tokens and last_in_sight[layer]:
+            raise InputError(
+                f"{given} comes after the last attention: only the class token goes on, no patch has any "
+                "influence, and every heatmap is empty. Take a layer before it, such as encoder.layers.-1.ln_1"
+            )
+
+
+def _check_map(given: str, layer: nn.Module, output: Any, frame: tuple[int, int]) -> bool:
+    """Whether a layer gives a class token beside the map of each of two images; an error if it gives no map."""
+    mend = "take one that does, such as layer2.-1 of a ResNet or encoder.layers.-1.ln_1 of a ViT"
+    if not isinstance(output, Tensor):
+        raise InputError(f"{given} gives a {type(output).__name__}, which has no rows and columns; {mend}")
+    if len(output) != 2:
+        raise InputError(f"{given} does not give one map for each image; {mend}")
+    try:
+        maps = as_maps(output, layer, frame)
+    except ValueError as error:
+        shape = "×".join(map(str, output.shape[1:]))
+        numbers = f"{given} ({type(layer).__name__}) gives {shape} numbers for an image"
+        raise InputError(f"{numbers}, which have no rows and columns; {mend}") from error
+    return output.ndim == 3 and maps[0, 0].numel() < output.shape[1]
+
+
 @contextmanager
 def recording(layers: Sequence[nn.Module], *, gradients: bool) -> Iterator[dict[nn.Module, Tensor]]:
     """Keep the layers' outputs of one forward pass.
@@ -94,10 +189,15 @@ def recording(layers: Sequence[nn.Module], *, gradients: bool) -> Iterator[dict[
         layers: whose outputs are kept.
         gradients: switch gradients on behind the first of the layers to run, so that the graph starts
             there; what follows gets a copy and may work in place.
+
+    Raises:
+        TypeError: inside, when a layer gives something else than a tensor.
     """
     recorded: dict[nn.Module, Tensor] = {}
 
     def keep(module: nn.Module, _: object, output: Tensor) -> Tensor:
+        if not isinstance(output, Tensor):
+            raise TypeError(f"target layer {type(module).__name__} gives a {type(output).__name__}, not a tensor")
         if not gradients:
             recorded[module] = output.clone()
             return output

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -19,6 +19,7 @@ from gradsam_exp.explainers.scores import Score, class_score
 from gradsam_exp.explainers.suffix import Suffix
 
 Positive = Annotated[int, Field(ge=1)]
+MaskScore = Literal["probability", Score]
 
 
 class PerturbationCAM(LayerExplainer):
@@ -67,7 +68,12 @@ class AblationCAM(PerturbationCAM):
     ``w_k = (y_c − y_c^k) / y_c`` with ``y_c^k`` the score after channel ``k`` is set to zero; the map is
     ``ReLU(Σ_k w_k A_k)``. Only the part of the network behind the layer is run again. Channels that are
     zero everywhere have weight zero and are not run.
+
+    Since eq. 2 divides by the score, a negative ``y_c`` (a logit or a margin of a class that is not predicted)
+    turns all signs round: the map then shows what lowers the score. The grad-cam package does the same.
     """
+
+    by_influence = once = True
 
     def layer_map(
         self, layer: nn.Module, pixels: Tensor, targets: Tensor | None
@@ -124,8 +130,13 @@ class ScoreCAM(PerturbationCAM):
 class RISE(InputExplainer):
     """RISE (Petsiuk et al., BMVC 2018, eq. 6): mean of random masks, weighted by the probability they leave.
 
+    ``Σ_i s_i M_i / (keep · masks)`` with ``s_i`` the class's score where the image is multiplied by mask ``M_i``.
+
     Args:
         model: see `GradientCAM`.
+        score: what is explained. ``probability`` is the paper's, after the softmax; for the others see
+            `class_score`. Those may be negative, and only their differences say anything: their mean over the
+            masks is subtracted first.
         masks: number of random masks, the same for all images.
         cells: cells of a mask along each side before it is upsampled and shifted at random.
         keep: probability of a cell to stay.
@@ -138,6 +149,7 @@ class RISE(InputExplainer):
         self,
         model: nn.Module,
         *,
+        score: MaskScore = "probability",
         masks: Positive = 1000,
         cells: Positive = 7,
         keep: Annotated[float, Field(gt=0, lt=1)] = 0.5,
@@ -147,10 +159,15 @@ class RISE(InputExplainer):
         upsample: Upsample = "bilinear",
     ) -> None:
         super().__init__(model, smoothing=smoothing, upsample=upsample)
+        self.score: MaskScore = score
         self.masks, self.cells, self.keep, self.seed, self.chunk = masks, cells, keep, seed, chunk
 
     def random_masks(self, frame: tuple[int, int]) -> Float[Tensor, "masks height width"]:
-        """The masks for inputs of ``frame`` = (height, width) px, in [0, 1]."""
+        """The masks for inputs of ``frame`` = (height, width) px, in [0, 1].
+
+        Section 3.2 of the paper: ``cells``² random cells, upsampled bilinearly to one cell more than the frame,
+        and a window of the frame's size cut out at a place that is random within one cell.
+        """
         height, width = frame
         generator = torch.Generator().manual_seed(self.seed)
         grid = (torch.rand(self.masks, 1, self.cells, self.cells, generator=generator) < self.keep).float()
@@ -168,8 +185,16 @@ class RISE(InputExplainer):
         targets = checked_targets(targets, logits)
         masks = self.random_masks(frame_of(pixels)).to(pixels.device)
         maps = pixels.new_zeros(len(pixels), *pixels.shape[-2:])
-        for part in masks.split(self.chunk):
-            for k, image in enumerate(pixels):
-                kept = self.model(image * part[:, None]).softmax(1)[:, targets[k]]
-                maps[k] += torch.einsum("m,mhw->hw", kept, part)
+        for k, image in enumerate(pixels):
+            parts = [self.kept(self.model(image * m[:, None]), targets[k]) for m in masks.split(self.chunk)]
+            scores = torch.cat(parts)
+            if self.score != "probability":
+                scores = scores - scores.mean()
+            maps[k] = torch.einsum("m,mhw->hw", scores, masks)
         return maps / (self.keep * self.masks), targets, logits
+
+    def kept(self, logits: Float[Tensor, "rows classes"], target: Int[Tensor, ""]) -> Float[Tensor, " rows"]:
+        """The score of one class in each row."""
+        if self.score == "probability":
+            return logits.softmax(1)[:, target]
+        return class_score(self.score, logits, target.expand(len(logits)))

@@ -15,17 +15,23 @@ def first_component(values: Float[Tensor, "batch channels h w"]) -> Float[Tensor
     """Projection of each pixel on the first principal component of the map's pixels, mean removed.
 
     A component's sign means nothing; it is chosen so that the projection rises with the sum of the channels.
+    Work grows with the cube of the pixels or of the channels, whichever are fewer.
     """
     pixels = values.flatten(2).transpose(1, 2).double()  # (B, pixels, channels)
     centred = pixels - pixels.mean(1, keepdim=True)
-    gram = centred @ centred.transpose(1, 2)  # pixels are fewer than channels where it matters
-    return _leading(gram, values)
+    if pixels.shape[1] <= pixels.shape[2]:
+        return _leading(centred @ centred.transpose(1, 2), values)
+    directions = torch.linalg.eigh(centred.transpose(1, 2) @ centred).eigenvectors
+    return _signed((centred @ directions[..., -1:])[..., 0], values)
 
 
 def first_kernel_component(
     values: Float[Tensor, "batch channels h w"], kernel: Kernel = "sigmoid"
 ) -> Float[Tensor, "batch h w"]:
-    """The same in the feature space of a kernel (Schölkopf et al. 1998), with γ = 1 / channels."""
+    """The same in the feature space of a kernel (Schölkopf et al. 1998), with γ = 1 / channels.
+
+    Work grows with the cube of the pixels: that space has more dimensions than there are channels.
+    """
     pixels = values.flatten(2).transpose(1, 2).double()
     pixels = pixels - pixels.mean(1, keepdim=True)
     gamma = 1 / pixels.shape[2]
@@ -45,7 +51,13 @@ def _leading(
 ) -> Float[Tensor, "batch h w"]:
     """Scores of the pixels on the Gram matrix's leading eigenvector."""
     eigenvalues, eigenvectors = torch.linalg.eigh(gram)
-    scores = eigenvectors[..., -1] * eigenvalues[..., -1:].clamp(min=0).sqrt()
+    return _signed(eigenvectors[..., -1] * eigenvalues[..., -1:].clamp(min=0).sqrt(), values)
+
+
+def _signed(
+    scores: Float[Tensor, "batch pixels"], values: Float[Tensor, "batch channels h w"]
+) -> Float[Tensor, "batch h w"]:
+    """The scores as maps, turned round where they fall with the sum of the channels."""
     brightness = values.double().sum(1).flatten(1)
     brightness = brightness - brightness.mean(1, keepdim=True)
     sign = (scores * brightness).sum(1, keepdim=True)

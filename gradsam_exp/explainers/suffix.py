@@ -42,6 +42,7 @@ class Suffix:
 
     Raises:
         ValueError: if the layer is not used, or used more than once.
+        TypeError: if it gives something else than a tensor.
     """
 
     def __init__(self, model: nn.Module, layer: nn.Module, images: Tensor) -> None:
@@ -50,6 +51,9 @@ class Suffix:
         # Calls within calls that have ended are not made again.
         self._before = [call for call in calls if call.parent is None or not call.parent.ended]
         self.activations: Tensor = self._before[-1].output
+        if not isinstance(self.activations, Tensor):
+            given = type(self.activations).__name__
+            raise TypeError(f"target layer {type(layer).__name__} gives a {given}, not a tensor")
 
     def _noted_calls(self) -> tuple[Tensor, list[_Call]]:
         """The logits of a whole pass, and the calls that had ended with the layer's, which is the last of them."""

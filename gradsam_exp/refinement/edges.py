@@ -54,6 +54,10 @@ class Guided(Refiner):
 class RandomWalker(Refiner):
     """Random walker (Grady, PAMI 2006), from scikit-image: the probability to reach a warm seed before a cold one.
 
+    The linear system is solved directly, by sparse LU. Conjugate gradients are no faster on images of up to a
+    megapixel (13 s and 1.6 GB there, 3 ms at 64×48 px), and where ``beta`` lets edges cut regions off the seeds
+    they stop far from the solution, even outside [0, 1].
+
     Attributes:
         warm: pixels at least this hot are seeds of the object.
         cold: pixels colder than this are seeds of the background.
@@ -73,17 +77,17 @@ class RandomWalker(Refiner):
     def refine(
         self, image: UInt8[np.ndarray, "height width 3"], heat: Float[np.ndarray, "height width"]
     ) -> Float[np.ndarray, "height width"]:
-        """See `Refiner.refine`; the heatmap as it is where it has no cold pixel."""
+        """See `Refiner.refine`; the heatmap as it is where it has no cold pixel or the image one colour."""
         seeds = np.zeros(heat.shape, dtype=np.int64)
         seeds[heat < self.cold] = 2
         seeds[heat >= self.warm * heat.max()] = 1
-        if not (seeds == 2).any() or not (seeds == 0).any():
+        if not (seeds == 2).any() or not (seeds == 0).any() or image.min() == image.max():
             return heat
         probability = random_walker(
             image.astype(np.float64) / 255,
             seeds,
             beta=self.beta,
-            mode="cg_j",
+            mode="bf",
             channel_axis=-1,
             return_full_prob=True,
         )

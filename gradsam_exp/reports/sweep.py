@@ -138,10 +138,16 @@ def write_tables(folder: Path, table: pd.DataFrame, to: Path) -> pd.DataFrame:
 
 def about(folder: Path, table: pd.DataFrame) -> str:
     """What the finished runs have in common, in one line, see `in_common`; empty if there are none."""
-    from gradsam_exp.reports.compare import evaluated_runs, images_of  # noqa: PLC0415
+    from gradsam_exp.reports.compare import backbone_of, evaluated_runs, images_of  # noqa: PLC0415
 
     runs = [folder / str(job) for job in evaluated_runs(folder, table)["job"]]
-    return in_common([config_of(run) for run in runs], [len(images_of(run)) for run in runs]) if runs else ""
+    if not runs:
+        return ""
+    configs = [config_of(run) for run in runs]
+    for k, (run, config) in enumerate(zip(runs, configs, strict=True)):
+        if backbone := backbone_of(run):  # of the checkpoint, which the configuration need not say
+            configs[k] = {**config, "model": {**(config.get("model") or {}), "backbone": backbone}}
+    return in_common(configs, [len(images_of(run)) for run in runs])
 
 
 def collect_runs(folder: Path, runs: Sequence[Path] | None = None) -> pd.DataFrame:

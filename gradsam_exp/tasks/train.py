@@ -20,14 +20,14 @@ from torchmetrics.classification import MulticlassAccuracy
 from gradsam_exp import results
 from gradsam_exp.assembly import find_dataset
 from gradsam_exp.classifiers.checkpoints import ClassifierFile, find_classifier, save_classifier
-from gradsam_exp.classifiers.classifier import ImageClassifier
+from gradsam_exp.classifiers.classifier import ImageClassifier, check_trainable
 from gradsam_exp.classifiers.transform import Transform
 from gradsam_exp.config import Config
 from gradsam_exp.data.base import ImageDataset, SizeBuckets, collate, loader
 from gradsam_exp.data.sampling import FreshSamples
 from gradsam_exp.data.shapes import Shapes
 from gradsam_exp.errors import InputError
-from gradsam_exp.registry import build_checked
+from gradsam_exp.registry import build_checked, check_value
 from gradsam_exp.reports.terminal import console
 from gradsam_exp.tasks.fitting import check_resume, fit
 from gradsam_exp.tracking.settings import wandb_settings
@@ -63,14 +63,18 @@ def train(
     """See ``conf/task/train.yaml``."""
     check_resume(resume)
     tracker = wandb_settings(config.logger)
+    if not config.model:
+        raise InputError("model is empty: choose one, such as model=resnet18")
     start_from = None if start is None else find_classifier(start, key="task.start")
     pl.seed_everything(config.model.get("seed", 0), verbose=False)
     train_set, val_set = find_dataset(config, "train"), find_dataset(config, "val")
-    size = config.model.get("size")
+    size = _size(config.model.get("size"))
+    width, height = train_set.image_size(0)
+    check_trainable(config.model["backbone"], len(train_set.class_names), size or (height, width))
     model = ImageClassifier(
         config.model["backbone"],
         train_set.class_names,
-        Transform(size=tuple(size) if size else None),
+        Transform(size=size),
         pretrained=config.model.get("pretrained", False),
         learning_rate=learning_rate,
         weight_decay=weight_decay,
@@ -124,10 +128,20 @@ def train(
         )
         if tracked is not None:
             tracked.log_result(accuracies, weights)
-    _say(accuracies, folder)
+    _say(accuracies, folder, [o for o in hydra_config.overrides.task if o.startswith("model=")])
     if tracked is not None and tracked.seen_at:
         console.print(f"W&B: {tracked.seen_at}", soft_wrap=True)
     return accuracies["val"]["all"]
+
+
+def _size(given: Any) -> tuple[int, int] | None:
+    """``model.size``, checked."""
+    if given is None:
+        return None
+    try:
+        return check_value("model.size", tuple[Positive, Positive], given)
+    except InputError as error:
+        raise InputError(f"{error}; give [height,width] in pixels, or null for the images' own") from error
 
 
 def _copy_weights(source: ClassifierFile, model: ImageClassifier) -> None:
@@ -173,7 +187,7 @@ def accuracy_by_class(model: ImageClassifier, dataset: ImageDataset) -> dict[str
     return {"all": float(overall.compute()), **{name: round(value, 4) for name, value in values}}
 
 
-def _say(accuracies: dict[str, dict[str, float]], folder: Path) -> None:
+def _say(accuracies: dict[str, dict[str, float]], folder: Path, chosen: list[str]) -> None:
     table = Table(title="accuracy", title_justify="left", title_style="bold")
     table.add_column("class")
     for split in accuracies:
@@ -181,6 +195,5 @@ def _say(accuracies: dict[str, dict[str, float]], folder: Path) -> None:
     for name in next(iter(accuracies.values())):
         table.add_row(name, *(f"{values[name]:.3f}" for values in accuracies.values()))
     console.print(table)
-    console.print(
-        f"{folder}\nuse it: python run.py model.checkpoint={folder / 'classifier.safetensors'}", soft_wrap=True
-    )
+    command = " ".join(["python run.py", *chosen, f"model.checkpoint={folder / 'classifier.safetensors'}"])
+    console.print(f"{folder}\nuse it: {command}", soft_wrap=True)

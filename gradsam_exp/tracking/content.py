@@ -27,7 +27,7 @@ _NOT_VARIED |= {"experiment", "resume", "store", "limit", "split"}
 _SHORT = {"fg_threshold": "fg", "bg_threshold": "bg", "grid_size": "grid", "grid_offset": "off"}
 _SHARES = {"fg_threshold", "bg_threshold"}
 # Where something lies, and what results do not depend on.
-_NO_KNOBS = {"name", "root", "url", "sha256", "max_queries", "pretrained", "background", "lengths"}
+_NO_KNOBS = {"name", "root", "url", "sha256", "max_queries", "pretrained", "background", "lengths", "layers"}
 
 DIRECTIONS = {
     "miou": "max",

@@ -159,7 +159,7 @@ def test_an_explainer_that_does_not_fit_the_network_is_refused_in_one_line(run):
     done = run("explainer=attention_rollout")
     assert done.code == 1
     assert done.err.startswith("gradsam_exp: this explainer needs attention")
-    assert "model.backbone=vit_b_16" in done.err
+    assert "which resnet18 has not: use it with a classifier that was trained with model=vit_b_16" in done.err
 
 
 def test_a_second_run_reads_what_the_first_prepared(run, monkeypatch: pytest.MonkeyPatch):

@@ -161,14 +161,26 @@ def test_projections_equal_the_grad_cam_package_up_to_sign(ours, theirs, network
 
 @pytest.mark.parametrize(
     ("ours", "theirs"),
-    [(GradCAM, "GradCAM"), (XGradCAM, "XGradCAM"), (LayerCAM, "LayerCAM"), (CAM, "CAM")],
+    [(GradCAM, "GradCAM"), (XGradCAM, "XGradCAM"), (LayerCAM, "LayerCAM")],
 )
 def test_equals_torchcam(ours, theirs: str, network, pixels: Tensor):
-    extra = {"fc_layer": network.backbone.fc} if theirs == "CAM" else {}
-    with getattr(torchcam.methods, theirs)(network, layer_of(network, "layer4.-1"), **extra) as extractor:
+    with getattr(torchcam.methods, theirs)(network, layer_of(network, "layer4.-1")) as extractor:
         scores = network(pixels)
         (expected,) = extractor(TARGETS.tolist(), scores, normalized=False)
     same(ours(network, ["layer4.-1"]).layer_maps(pixels, TARGETS).maps[0], expected.detach())
+
+
+def test_cam_equals_torchcam(network, pixels: Tensor):
+    """On maps of 5 × 6, negative values included: neither has a ReLU."""
+    pixels = nn.functional.interpolate(pixels, (144, 192), mode="bilinear")
+    layer = layer_of(network, "layer4.-1")
+    with torchcam.methods.CAM(network, layer, fc_layer=network.backbone.fc) as extractor:
+        scores = network(pixels)
+        (expected,) = extractor(TARGETS.tolist(), scores, normalized=False)
+    found = CAM(network, ["layer4.-1"]).layer_maps(pixels, TARGETS).maps[0]
+    assert found.shape == (6, 5, 6)
+    assert (found < 0).any()
+    torch.testing.assert_close(found, expected.detach(), atol=1e-2, rtol=1e-4)
 
 
 def test_gradcam_equals_captum(network, pixels: Tensor):
@@ -201,21 +213,20 @@ def test_smoothgrad_equals_captum_with_the_same_noise(network, pixels: Tensor, m
     same(SmoothGrad(network, smoothing=0.0).input_maps(pixels, TARGETS)[0], expected.detach().abs().sum(1))
 
 
-def test_fullgrad_equals_the_grad_cam_package(network, pixels: Tensor, monkeypatch):
-    """With each bias term unscaled on both sides: that package scales with its own, inexact ψ."""
-    soften(network)
-    monkeypatch.setattr("gradsam_exp.explainers.attribution._stretched", lambda values: values)
-    monkeypatch.setattr(
-        "pytorch_grad_cam.fullgrad_cam.scale_accross_batch_and_channels",
-        lambda values, size: nn.functional.interpolate(
-            torch.as_tensor(values), (size[1], size[0]), mode="bilinear"
-        ).numpy(),
-    )
-    monkeypatch.setattr("pytorch_grad_cam.fullgrad_cam.scale_cam_image", lambda values: values)
+@pytest.mark.parametrize("scaling", ["channel", "none"])
+def test_fullgrad_equals_the_grad_cam_package(network, pixels: Tensor, monkeypatch, scaling: str):
+    """As that package is, which scales each channel; and with its scaling taken out."""
+    if scaling == "none":
+        monkeypatch.setattr(
+            "pytorch_grad_cam.fullgrad_cam.scale_accross_batch_and_channels",
+            lambda values, size: nn.functional.interpolate(
+                torch.as_tensor(values), (size[1], size[0]), mode="bilinear"
+            ).numpy(),
+        )
     with other.FullGrad(network, []) as cam:
         expected = cam(pixels.clone(), WANTED)
     assert len(cam.bias_data) == 20, "every batch norm"
-    same(FullGrad(network).input_maps(pixels, TARGETS)[0], expected)
+    same(FullGrad(network, scaling=scaling).input_maps(pixels, TARGETS)[0], expected)
 
 
 def test_without_noise_smoothgradcam_is_gradcam_plus_plus(network, pixels: Tensor):

@@ -73,8 +73,10 @@ def test_heatmaps_of_a_vit(method, vit: nn.Module, images: torch.Tensor):
 
 
 def test_a_network_without_attention_is_refused(classifier):
-    with pytest.raises(InputError, match=r"which ImageClassifier has not.*vit_b_16"):
+    with pytest.raises(InputError, match=r"which resnet18 has not: use it with .* trained with model=vit_b_16"):
         AttentionRollout(classifier)
+    with pytest.raises(InputError, match=r"which ResNet has not"):
+        AttentionRollout(classifier.backbone)
 
 
 def test_without_a_class_token_all_rows_count():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -62,6 +64,13 @@ def test_scores_worked_out_by_hand():
 def test_a_score_changes_what_is_explained(classifier, batch: ImageBatch):
     logit, margin = (GradCAM(classifier, ["layer2.-1"], score=s)(batch.images).values for s in ("logit", "margin"))
     assert not torch.allclose(logit, margin, atol=1e-2)
+
+
+def test_all_that_explain_a_class_have_a_choice_of_scores():
+    """But for the one whose score is the method, and for what is made of other explainers."""
+    no_class, own = {"eigencam", "kpcacam", "attention_rollout"}, {"finercam", "ensemble"}
+    without = {n for n in EXPLAINERS.names() if "score" not in inspect.signature(EXPLAINERS.get(n)).parameters}
+    assert without == no_class | own
 
 
 def test_finercam_without_comparison_is_gradcam(classifier, batch: ImageBatch):

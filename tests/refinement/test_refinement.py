@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -47,6 +49,48 @@ def test_a_guided_filter_on_a_flat_image_is_a_blur(scene):
 
     expected = uniform_filter(uniform_filter(heatmaps.values[0].numpy().astype(float), 5), 5)
     assert np.allclose(refined, expected / expected.max(), atol=1e-5)
+
+
+@pytest.mark.parametrize("beta", [130.0, 10000.0])
+def test_the_random_walker_solves_its_equations(beta: float):
+    """Grady's: an unseeded pixel's probability is the mean of its neighbours', weighted by how alike they are.
+
+    With edges as hard as here conjugate gradients stop at values outside [0, 1], with a warning.
+    """
+    generator = np.random.default_rng(0)
+    image = generator.integers(0, 256, (24, 30, 3), dtype=np.uint8)
+    image[6:14, 8:20] = 255
+    y, x = np.mgrid[:24, :30]
+    heat = np.exp(-((y - 10) ** 2 + (x - 14) ** 2) / 40)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = REFINERS.build({"name": "random_walker", "beta": beta}).refine(image, heat)
+    assert found.min() >= 0
+    assert found.max() <= 1 + 1e-12
+    assert (found[heat < 0.1] == 0).all()
+    assert (found[heat >= 0.8] == 1).all()
+    colours = image / 255
+    scale = beta / (10 * colours.std() * 3**0.5)  # how scikit-image makes β independent of contrast and channels
+    weights, sums = np.zeros((24, 30)), np.zeros((24, 30))
+    for axis in (0, 1):
+        alike = np.exp(-scale * (np.diff(colours, axis=axis) ** 2).sum(-1)) + 1e-10
+        here = tuple(slice(None, -1) if a == axis else slice(None) for a in (0, 1))
+        there = tuple(slice(1, None) if a == axis else slice(None) for a in (0, 1))
+        for one, other in ((here, there), (there, here)):
+            weights[one] += alike
+            sums[one] += alike * found[other]
+    free = (heat >= 0.1) & (heat < 0.8)
+    assert free.sum() > 50
+    assert np.allclose(found[free], (sums / weights)[free], atol=1e-6)
+
+
+def test_the_random_walker_leaves_a_heatmap_on_one_colour_as_it_is(scene):
+    _, heatmaps, _ = scene
+    flat = torch.full((2, 3, 32, 40), 255, dtype=torch.uint8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        refined = REFINERS.build({"name": "random_walker"})(flat, heatmaps)
+    assert torch.allclose(refined.values[0], heatmaps.values[0] / heatmaps.values[0].max())
 
 
 def test_none_changes_nothing(scene):

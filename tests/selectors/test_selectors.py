@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from gradsam_exp.overlap import iou, soft_iou
 from gradsam_exp.selectors.base import SELECTORS
 from gradsam_exp.types import Heatmaps, PromptContext, Segmentation
 
@@ -72,6 +73,23 @@ def test_half_of_each(ctx: PromptContext, answer: Segmentation):
     """Side 4 agrees by 9/16 and scores 0.6; side 6 by 9/36 and 0.9; side 3 by 1 and 0.3: the last wins."""
     choice = SELECTORS.build({"name": "hybrid", "weight": 0.5})(ctx, answer)
     assert (choice.query[0], choice.token[0]) == (1, 2)
+
+
+def test_soft_iou_worked_out_by_hand():
+    """Σ p·h / Σ max: half for a constant half and itself, 0 for two empty maps."""
+    one, other = torch.tensor([[0.5, 0.2], [0.0, 1.0]]), torch.tensor([[0.25, 0.4], [0.0, 1.0]])
+    assert soft_iou(one, other) == pytest.approx((0.125 + 0.08 + 1) / (0.5 + 0.4 + 1))
+    assert soft_iou(torch.full((3, 3), 0.5), torch.full((3, 3), 0.5)) == pytest.approx(0.5)
+    assert soft_iou(torch.zeros(2, 2), torch.zeros(2, 2)) == 0
+
+
+def test_soft_iou_of_binary_maps_is_the_iou_and_of_one_binary_map_the_ruzicka_similarity():
+    masks = torch.rand(2, 50, 6, 6, generator=torch.Generator().manual_seed(0)) < 0.5
+    assert torch.allclose(soft_iou(*masks.double()), iou(*masks))
+    heat = torch.rand(50, 6, 6, generator=torch.Generator().manual_seed(1)).double()
+    mask = masks[0].double()
+    ruzicka = torch.minimum(mask, heat).sum((1, 2)) / torch.maximum(mask, heat).sum((1, 2))
+    assert torch.allclose(soft_iou(mask, heat), ruzicka)
 
 
 def test_the_oracle_knows_the_truth(ctx: PromptContext, answer: Segmentation):
