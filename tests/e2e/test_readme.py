@@ -11,15 +11,16 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+STUDY = (ROOT / "docs" / "background-points.md").read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
 COMMANDS = [
     line.removeprefix("python run.py ")
-    for block in blocks("bash")
+    for block in blocks("bash") + blocks("bash", STUDY)
     for line in block.replace("\\\n", " ").splitlines()
     if line.startswith("python run.py ")
 ]
