@@ -51,7 +51,7 @@ def test_an_outline_runs_along_the_pixels_edges(example: Example):
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures that would be written."""
     kept: list[Figure] = []
-    monkeypatch.setattr(figures, "save_figure", lambda figure, path: kept.append(figure))
+    monkeypatch.setattr(figures, "save_figure", lambda figure, path: kept.append(figure) or path)
     return kept
 
 

@@ -76,7 +76,7 @@ def test_rows_are_filled_up_to_eight_where_these_fit():
     assert len(filled(torch.arange(1), most=32)) == 1
 
 
-def test_a_heatmap_is_made_of_as_few_images_as_fit():
+def test_a_heatmap_is_made_of_as_few_images_as_fit(classifier: ImageClassifier):
     seen: list[int] = []
 
     def explainer(images: torch.Tensor, targets: torch.Tensor | None) -> Heatmaps:
@@ -89,7 +89,7 @@ def test_a_heatmap_is_made_of_as_few_images_as_fit():
             torch.zeros(len(images)).long(),
         )
 
-    explained = Explained(SHAPES, lambda: (torch.nn.Identity(), explainer))
+    explained = Explained(SHAPES, lambda: (classifier, explainer))
     heatmaps = explained.heatmaps(torch.zeros(13, 3, 6, 8), torch.zeros(13).long(), Portion("explain", 16))
     assert len(heatmaps) == 13
     assert seen == [16, 6, 3, 3, 3, 3, 1]

@@ -195,7 +195,7 @@ def recording(layers: Sequence[nn.Module], *, gradients: bool) -> Iterator[dict[
     """
     recorded: dict[nn.Module, Tensor] = {}
 
-    def keep(module: nn.Module, _: object, output: Tensor) -> Tensor:
+    def keep(module: nn.Module, _: object, output: object) -> Tensor:
         if not isinstance(output, Tensor):
             raise TypeError(f"target layer {type(module).__name__} gives a {type(output).__name__}, not a tensor")
         if not gradients:

@@ -12,6 +12,7 @@ function themed(layout) {
     hovermode: "closest",
     modebar: { bgcolor: "rgba(0,0,0,0)", color: style("--quiet"), activecolor: style("--ink") },
     legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom" },
+    uirevision: "same", // what the reader has enlarged stays so
     ...layout,
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
@@ -22,16 +23,35 @@ function themed(layout) {
   };
 }
 
-function draw(id, data, layout) {
+const drawn = new Map(); // by a chart's id: what makes its data and its layout, of which some follow its width
+
+/** Draw a chart now, and again when its width or the colours change. */
+function draw(id, make) {
+  drawn.set(id, make);
+  return redraw(id);
+}
+
+function redraw(id) {
   const place = byId(id);
-  const options = { responsive: true, displayModeBar: false, showSendToCloud: false, plotlyServerURL: "" };
-  const size = { height: layout.height ?? (place.clientHeight || undefined) };
-  if (document.documentElement.classList.contains("printing")) size.width = place.clientWidth; // that of paper
+  const [data, layout] = drawn.get(id)();
+  const options = { displayModeBar: false, showSendToCloud: false, plotlyServerURL: "" };
+  const size = { width: place.clientWidth, height: layout.height ?? place.clientHeight };
   Plotly.react(place, data, themed({ ...layout, ...size }), options);
   place.setAttribute("role", "img");
   place.setAttribute("aria-label", place.parentElement.querySelector("figcaption").textContent.trim());
   return place;
 }
+
+const redrawAll = () => [...drawn.keys()].forEach(redraw);
+
+let waiting;
+new ResizeObserver(() => {
+  clearTimeout(waiting);
+  waiting = setTimeout(() => {
+    const changed = (id) => byId(id).clientWidth && byId(id).clientWidth !== byId(id).layout.width;
+    [...drawn.keys()].filter(changed).forEach(redraw);
+  }, 100);
+}).observe(document.querySelector("main"));
 
 function canDrawLines() {
   const found = document.createElement("canvas").getContext("webgl");
@@ -43,36 +63,43 @@ function drawReady() {
   for (const chart of report.charts) {
     const { data, layout } = chart.figure;
     if (data[0].type !== "parcoords") {
-      draw(chart.id, data, layout);
+      draw(chart.id, () => [data, layout]);
     } else if (!canDrawLines()) {
       byId(chart.id).textContent = "This browser draws no WebGL, which this chart needs.";
-    } else {
-      parallel.chart = chart;
-      if (parallel.seen) drawParallel();
+    } else { // takes longer than all others: drawn when it comes into view, or for paper
+      addEventListener("beforeprint", () => drawParallel(chart));
+      new IntersectionObserver(([entry], observer) => {
+        if (!entry.isIntersecting) return;
+        observer.disconnect();
+        drawParallel(chart);
+      }).observe(byId(chart.id));
     }
   }
 }
 
-const parallel = { seen: false, chart: null }; // takes longer than all others: drawn when it comes into view
-function drawParallel() {
-  if (!parallel.chart) return;
-  parallel.seen = true;
-  const { id, figure: { data, layout } } = parallel.chart;
-  const narrow = isNarrow(id);
-  const lines = [{ ...data[0], labelangle: narrow ? -35 : 0, labelside: "top" }];
-  draw(id, lines, { ...layout, margin: { l: narrow ? 40 : 80, r: 40, t: narrow ? 110 : 60, b: 24 } });
+function drawParallel({ id, figure: { data, layout } }) {
+  draw(id, () => {
+    const narrow = isNarrow(id);
+    const lines = [{ ...data[0], labelangle: narrow ? -35 : 0, labelside: "top" }];
+    return [lines, { ...layout, margin: { l: narrow ? 40 : 80, r: 40, t: narrow ? 110 : 60, b: 24 } }];
+  });
 }
 const isNarrow = (id) => byId(id).clientWidth < 600;
 /** What a run is called on an axis. */
-const nameOn = (id, run) => (isNarrow(id) ? run.job + (run.bound ? "*" : "") : run.label);
+const nameOn = (id, run) => (isNarrow(id) ? run.name : run.label);
 
+/** The runs on the baseline's images against it; without any there is no chart. */
 function drawForest() {
   if (!byId("forest") || !("miou" in report.titles)) return;
-  const own = report.runs[Number(byId("baseline").value)].set; // others are compared with another run
-  const among = finished.filter((run) => run.set === own);
-  const compared = among.map((run) => [run, difference(run.number, baselineOf(run).number)]);
+  const baseline = report.runs[Number(byId("baseline").value)];
+  const compared = finished.map((run) => [run, difference(run.number, baseline.number)]);
   const shown = compared.filter(([, found]) => found).reverse();
-  if (!shown.length) return;
+  byId("forest").parentElement.hidden = !shown.length;
+  drawn.delete("forest");
+  if (shown.length) draw("forest", () => forestOf(shown, baseline));
+}
+
+function forestOf(shown, baseline) {
   const means = shown.map(([, found]) => found.mean);
   const data = [{
     type: "scatter", mode: "markers", x: means, y: shown.map(([run]) => nameOn("forest", run)),
@@ -84,11 +111,11 @@ function drawForest() {
     },
     hovertemplate: "%{y}: %{x:+.4f}<extra></extra>",
   }];
-  draw("forest", data, {
-    height: 70 + 24 * shown.length,
+  return [data, {
+    height: 70 + 24 * shown.length, uirevision: baseline.number,
     xaxis: { title: { text: "Δ mIoU" }, zeroline: true, zerolinecolor: style("--ink"), zerolinewidth: 1.5 },
     yaxis: { type: "category", tickfont: { size: 11 } },
-  });
+  }];
 }
 
 /** IoU of the images in `chosen` of one run, without those that have none. */
@@ -96,13 +123,14 @@ const iousOf = (run, chosen) => chosen.map((k) => run.iou[k]).filter((value) => 
 
 function drawBoxes(chosen, set) {
   const runs = finished.filter((run) => run.set === set).reverse();
-  const data = runs.map((run) => ({
+  const box = (run) => ({
     type: "box", orientation: "h", x: iousOf(run, chosen), name: nameOn("boxes", run), boxmean: true, boxpoints: false,
     marker: { color: report.series[0] }, line: { width: 1.2 }, showlegend: false,
-  }));
-  draw("boxes", data, {
-    height: 70 + 30 * runs.length, xaxis: { title: { text: "IoU" }, range: [-0.02, 1.02] }, yaxis: { type: "category", tickfont: { size: 11 } },
   });
+  const layout = {
+    height: 70 + 30 * runs.length, xaxis: { title: { text: "IoU" }, range: [-0.02, 1.02] }, yaxis: { type: "category", tickfont: { size: 11 } },
+  };
+  draw("boxes", () => [runs.map(box), layout]);
 }
 
 function drawCumulative(chosen, a, b) {
@@ -110,12 +138,14 @@ function drawCumulative(chosen, a, b) {
   const data = runs.map(([name, run, color, dash]) => {
     const x = iousOf(run, chosen).sort((one, other) => one - other);
     const y = x.map((_, k) => (k + 1) / x.length);
-    return { type: "scatter", mode: "lines", x: [0, ...x, 1], y: [0, ...y, 1], name, line: { color, dash, width: 2.5, shape: "hv" } };
+    const [all, share] = x.length ? [[0, ...x, 1], [0, ...y, 1]] : [[], []];
+    return { type: "scatter", mode: "lines", x: all, y: share, name, line: { color, dash, width: 2.5, shape: "hv" } };
   });
-  draw("cumulative", data, {
+  const layout = {
     xaxis: { title: { text: "IoU" }, range: [0, 1] }, yaxis: { title: { text: "share of images" }, range: [0, 1] },
     showlegend: true,
-  });
+  };
+  draw("cumulative", () => [data, layout]);
 }
 
 const LOOKS = [ // better for A, better for B, equal
@@ -129,7 +159,7 @@ function drawScatter(chosen, a, b, ids, selected, onPick) {
   for (const k of chosen) {
     if (a.iou[k] === null || b.iou[k] === null) continue;
     const more = a.iou[k] - b.iou[k];
-    groups[Math.abs(more) < 1e-6 ? 2 : more > 0 ? 0 : 1].push(k);
+    groups[Math.abs(more) <= report.tie ? 2 : more > 0 ? 0 : 1].push(k);
   }
   const data = groups.map((group, look) => ({
     type: "scatter", mode: "markers", name: `${LOOKS[look].name} (${group.length})`, customdata: group,
@@ -137,36 +167,29 @@ function drawScatter(chosen, a, b, ids, selected, onPick) {
     marker: { color: LOOKS[look].color, symbol: LOOKS[look].symbol, size: 7, opacity: 0.75 },
     hovertemplate: "%{text}<br>A %{x:.3f}, B %{y:.3f}<extra></extra>",
   }));
-  data.push({
-    type: "scatter", mode: "markers", x: [a.iou[selected]], y: [b.iou[selected]], showlegend: false, hoverinfo: "skip",
-    marker: { size: 16, symbol: "circle-open", color: style("--ink"), line: { width: 2 } },
-  });
-  const line = { type: "line", x0: 0, y0: 0, x1: 1, y1: 1, line: { color: style("--quiet"), width: 1, dash: "dot" } };
-  const place = draw("scatter", data, {
-    shapes: [line],
-    xaxis: { title: { text: "IoU of A" }, range: [-0.03, 1.03] }, yaxis: { title: { text: "IoU of B" }, range: [-0.03, 1.03] },
+  const place = draw("scatter", () => {
+    const ring = {
+      type: "scatter", mode: "markers", x: [a.iou[selected]], y: [b.iou[selected]], showlegend: false, hoverinfo: "skip",
+      marker: { size: 16, symbol: "circle-open", color: style("--ink"), line: { width: 2 } },
+    };
+    const line = { type: "line", x0: 0, y0: 0, x1: 1, y1: 1, line: { color: style("--quiet"), width: 1, dash: "dot" } };
+    return [[...data, ring], {
+      shapes: [line],
+      xaxis: { title: { text: "IoU of A" }, range: [-0.03, 1.03] }, yaxis: { title: { text: "IoU of B" }, range: [-0.03, 1.03] },
+    }];
   });
   place.removeAllListeners("plotly_click");
   place.on("plotly_click", (event) => event.points[0].customdata !== undefined && onPick(event.points[0].customdata));
 }
 
-const parts = [drawReady, drawForest]; // drawn again when the colours change
 byId("baseline").addEventListener("change", drawForest);
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => parts.forEach((part) => part()));
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redrawAll);
 drawReady();
 drawForest();
-if (parallel.chart) {
-  new IntersectionObserver(([entry], observer) => {
-    if (!entry.isIntersecting) return;
-    observer.disconnect();
-    drawParallel();
-  }).observe(byId(parallel.chart.id));
-}
 /** Draw all charts anew in the colours and the width of paper, or back again. */
 function forPaper(printing) {
   document.documentElement.classList.toggle("printing", printing);
-  for (const part of parts) part();
-  if (printing || parallel.seen) drawParallel();
+  redrawAll();
 }
 addEventListener("beforeprint", () => forPaper(true));
 addEventListener("afterprint", () => forPaper(false));

@@ -2,6 +2,7 @@
 // One image of two runs at a time, and the gallery: drawn on canvases from pictures, masks and prompts.
 
 const TILES = 12;
+const MARGIN = 8; // px: a prompt in the corner of an image is drawn whole
 const chosen = { a: null, b: null, image: 0, images: [], tiles: TILES };
 const heatColours = report.heat.map((hex) => [1, 3, 5].map((k) => parseInt(hex.slice(k, k + 2), 16)));
 const setOf = (run) => report.sets[run.set];
@@ -115,21 +116,23 @@ function coloured(picture, opaque) {
   return canvas;
 }
 
-/** A canvas of about `wide` px with what `layers` draw on it, one after the other. */
-async function canvasOf(size, wide, text, layers) {
+/** A canvas of about `wide` px, and `margin` px around, with what `layers` draw on it, one after the other. */
+async function canvasOf(size, wide, text, layers, margin = 0) {
   const zoom = Math.max(1, Math.round(wide / size[0]));
-  const canvas = Object.assign(document.createElement("canvas"), { width: size[0] * zoom, height: size[1] * zoom });
+  const [width, height] = size.map((length) => length * zoom);
+  const canvas = Object.assign(document.createElement("canvas"), { width: width + 2 * margin, height: height + 2 * margin });
   canvas.setAttribute("role", "img");
   canvas.setAttribute("aria-label", text);
   const pen = canvas.getContext("2d");
+  pen.translate(margin, margin);
   pen.imageSmoothingEnabled = false;
-  for (const layer of layers) await layer(pen, zoom, canvas);
+  for (const layer of layers) await layer(pen, zoom, { width, height });
   return canvas;
 }
 
 const layers = {
-  picture: (url) => async (pen, _, canvas) => pen.drawImage(await pixelsOf(url), 0, 0, canvas.width, canvas.height),
-  heat: (url, opaque) => async (pen, _, canvas) => pen.drawImage(coloured(await pixelsOf(url), opaque), 0, 0, canvas.width, canvas.height),
+  picture: (url) => async (pen, _, { width, height }) => pen.drawImage(await pixelsOf(url), 0, 0, width, height),
+  heat: (url, opaque) => async (pen, _, { width, height }) => pen.drawImage(coloured(await pixelsOf(url), opaque), 0, 0, width, height),
   mask: (text, size, colour, dashed) => (pen, zoom) => text !== null && strokeMask(pen, text, size, zoom, colour, dashed),
   prompts: (prompts) => (pen, zoom) => drawPrompts(pen, prompts, zoom),
   truth: (text, [width, height]) => (pen, zoom) => {
@@ -174,7 +177,7 @@ async function showImage() {
     figures = await Promise.all(panelsOf(at).map(async ([caption, drawn]) => {
       const figure = document.createElement("figure");
       const text = Object.assign(document.createElement("figcaption"), { textContent: caption });
-      figure.append(await canvasOf(set.pictures.sizes[at], 320, caption, drawn), text);
+      figure.append(await canvasOf(set.pictures.sizes[at], 320, caption, drawn, MARGIN), text);
       return figure;
     }));
   }
@@ -279,6 +282,5 @@ if (finished.length) {
     chosen.tiles += TILES;
     drawGallery().then(() => byId("tiles").children[first]?.focus()); // the button may be gone
   });
-  parts.push(drawAll);
   choose();
 }

@@ -25,19 +25,22 @@ headings.forEach((heading, column) => {
   heading.querySelector("button").addEventListener("click", () => sortBy(column, !descends()));
 });
 
-/** The words by which a run is found: its status, and what was varied as value and as `key=value`. */
+const plain = (text) => text.toLowerCase().replaceAll("−", "-");
+
+/** The words by which a run is found: its name, its status, and what was varied as value and as `key=value`. */
 function wordsOf(run) {
   const varied = report.varied.flatMap((key, k) => {
-    const value = run.varied[k];
-    return value === "" ? [] : [value, `${key}=${value}`, `${key.split(".").pop()}=${value}`];
+    const values = run.varied[k].split(/,?\s+/).filter(Boolean); // several of jobs that are the same run
+    return values.flatMap((value) => [value, `${key}=${value}`, `${key.split(".").pop()}=${value}`]);
   });
-  return new Set([run.status, ...(run.bound ? ["upper bound"] : []), ...varied].map((word) => word.toLowerCase()));
+  const words = [...run.jobs, run.name, run.status, ...(run.bound ? ["upper", "bound"] : []), ...varied];
+  return new Set(words.map(plain));
 }
 const known = report.runs.map(wordsOf);
 
 /** Show the runs that have all words; one that is none as a whole may be a part of one. */
 function filterRows() {
-  const words = byId("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
+  const words = plain(byId("filter").value).split(/\s+/).filter(Boolean);
   const whole = words.map((word) => known.some((own) => own.has(word)));
   const has = (own, word, k) => (whole[k] ? own.has(word) : [...own].some((text) => text.includes(word)));
   let shown = 0;
