@@ -27,6 +27,7 @@ from gradsam_exp.reports.runs import command_of, config_of, differences, in_shor
 from gradsam_exp.reports.tables import BOUND, BOUND_NOTE, merged_rows, varied_columns
 from gradsam_exp.reports.terminal import HEATMAP_TITLES, TITLES
 
+IOU_DIGITS = 6
 _BEFORE, _AFTER = ("page.js", "table.js"), ("charts.js", "images.js")  # the library for charts
 
 
@@ -111,6 +112,7 @@ def gather(
         "pairs": [[number[one], number[other], *rest] for one, other, *rest in pairs],
         "charts": charts(folder, table),
         "notes": _notes(runs, sets),
+        "tie": 10.0**-IOU_DIGITS,  # a smaller difference is of rounding
         "heat": colours.heat_table(),
         "series": colours.SERIES,
     }
@@ -132,6 +134,7 @@ def _run(folder: Path, row: Mapping[Any, Any], varied: Sequence[str], metrics: S
     values = ["" if _shown(row[column]) == "" else str(row[column]) for column in varied]
     run: dict[str, Any] = {
         "job": job,
+        "name": job + (BOUND if row.get("upper_bound") is True else ""),
         "jobs": row.get("all_jobs", [job]),
         "label": " ".join(
             [job, *(in_short(key, value) for key, value in zip(varied, values, strict=True) if value)]
@@ -185,7 +188,7 @@ def _image_set(
         own = tables[run["job"]].reindex(first.index)
         run |= {
             "set": number,
-            "iou": [_number(value, 6) for value in own["iou"]],
+            "iou": [_number(value, IOU_DIGITS) for value in own["iou"]],
             "score": [_number(value, 3) for value in own["score"]],
             "predicted": [predictable.index(str(name)) for name in own["predicted_class"]],
         }

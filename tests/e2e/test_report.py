@@ -139,7 +139,7 @@ def test_the_table_sorts_and_filters_by_keyboard(opened: Opened):
     for words, runs in (
         ("FGBG 0.1", ["2"]),
         ("fg", ["0"]),  # not fgbg: it is a word of its own
-        ("bg_threshold=0.1", ["2"]),
+        ("bg_threshold=0.1", ["0", "2"]),  # 0 is two jobs, of which one has it
         ("failed", ["3"]),
         ("fgb", ["2", "3"]),  # while it is typed
         ("0.945", []),  # no result
