@@ -6,7 +6,7 @@ A figure of Plotly is plain data (``{"data": …, "layout": …}``); the page dr
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -18,7 +18,7 @@ from gradsam_exp.colours import AMOUNT, SERIES
 from gradsam_exp.metrics.summary import summarize
 from gradsam_exp.reports.compare import data_digest, images_of
 from gradsam_exp.reports.runs import in_short
-from gradsam_exp.reports.tables import varied_columns
+from gradsam_exp.reports.tables import BOUND, BOUND_NOTE, varied_columns
 from gradsam_exp.reports.terminal import TITLES
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ LOWER_IS_BETTER = {"distance_px", "deletion_auc"}
 AVERAGED = "mean over the rest"
 LINES = [[0, "#0072B2"], [0.5, "#8C8C8C"], [1, "#E69F00"]]  # seen on white and on black
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x", "star")  # the same
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Curve:
     """mIoU against one knob, all others held.
 
     Attributes:
-        name: the others' values; empty if there are none.
+        name: the others' values, with a star if all its runs are upper bounds; empty if there are none.
         x: the knob's values, as they were given.
         mean, low, high: mIoU with its 95 % interval over images.
     """
@@ -64,13 +65,24 @@ def in_order(values: Sequence[str]) -> list[str]:
 
 
 def known_runs(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """The finished jobs that say a value for everything that was varied, as text, and what was varied."""
+    """The finished jobs that say a value for everything that was varied, as text, and what was varied.
+
+    ``upper_bound`` says of each whether it is one.
+    """
     varied = varied_columns(table)
     if "miou" not in table or not varied:
         return table.iloc[:0], varied
     done = table[(table["status"] == "finished") & table["miou"].notna()]
     done = done.dropna(subset=varied)
-    return done.assign(**{column: done[column].astype(str) for column in varied}), varied
+    bounds = done["upper_bound"].eq(True) if "upper_bound" in done else False
+    return done.assign(upper_bound=bounds, **{column: done[column].astype(str) for column in varied}), varied
+
+
+def _starred(runs: pd.DataFrame, knob: str) -> dict[str, str]:
+    """What a knob's values are called: with a star if all runs that have it are upper bounds."""
+    return {
+        str(value): str(value) + (BOUND if own["upper_bound"].all() else "") for value, own in runs.groupby(knob)
+    }
 
 
 def curves_of(folder: Path, table: pd.DataFrame, knob: str) -> list[Curve]:
@@ -90,7 +102,7 @@ def curves_of(folder: Path, table: pd.DataFrame, knob: str) -> list[Curve]:
     if not others:
         return [_curve("", knob, done)]
     groups = {
-        " · ".join(map(in_short, others, map(str, values))): own
+        " · ".join(map(in_short, others, map(str, values))) + (BOUND if own["upper_bound"].all() else ""): own
         for values, own in done.groupby(others, sort=False)
     }
     if len(groups) <= len(SERIES):
@@ -115,13 +127,16 @@ def _averaged(folder: Path, runs: pd.DataFrame, knob: str, others: list[str]) ->
         for value, some in own.groupby(knob, sort=False):
             scores = [images_of(folder / job)["iou"] for job in some["job"]]
             found[str(value)] = summarize(pd.concat(scores, axis=1).mean(axis=1).to_numpy())
-        which = [
-            in_short(key, own[key].iloc[0]) for key in others if own[key].nunique() == 1 < runs[key].nunique()
-        ]
-        name = " · ".join([AVERAGED, *(which or [f"images {images[:6]}"])]) if images else AVERAGED
+        name = f"{AVERAGED} · {_images_name(own, runs, others)}" if images else AVERAGED
         lows, highs = ([one.ci95[k] for one in found.values()] for k in (0, 1))
         curves.append(Curve(name, list(found), [one.mean for one in found.values()], lows, highs))
     return curves
+
+
+def _images_name(own: pd.DataFrame, runs: pd.DataFrame, knobs: Sequence[str]) -> str:
+    """What the runs on one set of ``images`` share among ``knobs`` and others do not, or else the set's digest."""
+    shared = [key for key in knobs if own[key].nunique() == 1 < runs[key].nunique() and own[key].iloc[0]]
+    return " · ".join(in_short(key, own[key].iloc[0]) for key in shared) or f"images {own['images'].iloc[0][:6]}"
 
 
 def draw_curves(folder: Path, table: pd.DataFrame, path: Path) -> Path | None:
@@ -139,23 +154,25 @@ def draw_curves(folder: Path, table: pd.DataFrame, path: Path) -> Path | None:
         figure = Figure(figsize=(3.2 * across, 2.9 * down), layout="constrained")
         panels = figure.subplots(down, across, squeeze=False, sharey=True).ravel()
         for axes, knob in zip(panels, varied, strict=False):
-            _draw_panel(axes, curves_of(folder, table, knob), knob)
+            _draw_panel(axes, curves_of(folder, table, knob), knob, _starred(done, knob))
         for axes in panels[len(varied) :]:
             axes.set_visible(False)
         for axes in panels[::across]:
             axes.set_ylabel("mIoU")
+        if done["upper_bound"].any():
+            figure.supxlabel(BOUND_NOTE, fontsize=6)
         return save_figure(figure, path)
 
 
-def _draw_panel(axes: Axes, curves: Sequence[Curve], knob: str) -> None:
+def _draw_panel(axes: Axes, curves: Sequence[Curve], knob: str, names: Mapping[str, str]) -> None:
     values = in_order([value for curve in curves for value in curve.x])
     number = is_number(values)
     for k, (curve, colour, marker) in enumerate(zip(curves, SERIES, _MARKERS, strict=False)):
         # Words stand side by side, a little apart, so that their intervals can be seen.
         apart = 0.08 * (k - (len(curves) - 1) / 2)
         x = [float(value) if number else values.index(value) + apart for value in curve.x]
-        if number:
-            axes.fill_between(x, curve.low, curve.high, color=colour, alpha=0.15, lw=0)
+        if number and len(x) > 1:
+            axes.fill_between(x, curve.low, curve.high, color=colour, alpha=_opacity(curves), lw=0)
         else:
             axes.vlines(x, curve.low, curve.high, color=colour, lw=1)
         line = ("-" if k % 2 == 0 else "--") if number else ""
@@ -164,13 +181,18 @@ def _draw_panel(axes: Axes, curves: Sequence[Curve], knob: str) -> None:
     if not number:
         turned = sum(map(len, values)) > 36
         look: Any = {"rotation": 35, "ha": "right"} if turned else {}
-        axes.set_xticks(range(len(values)), values, **look)
+        axes.set_xticks(range(len(values)), [names[value] for value in values], **look)
         axes.margins(x=0.15)
     elif len(values) <= 6:
-        axes.set_xticks([float(value) for value in values], values)
+        axes.set_xticks([float(value) for value in values], [names[value] for value in values])
     if any(curve.name for curve in curves):
         place: Any = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": _side_by_side(curves)}
         axes.legend(fontsize=6, frameon=False, **place)
+
+
+def _opacity(curves: Sequence[Curve]) -> float:
+    """Of their bands: many would cover one another."""
+    return 0.16 if len(curves) <= MOST_BANDS else 0.07
 
 
 def _side_by_side(curves: Sequence[Curve]) -> int:
@@ -184,10 +206,7 @@ def charts(folder: Path, table: pd.DataFrame) -> list[dict[str, Any]]:
     if not len(done):
         return []
     found = [_knob_chart(folder, table, done, knob, k) for k, knob in enumerate(varied)]
-    one_set = len({data_digest(folder / job) for job in done["job"]}) == 1  # means over others would say nothing
-    for k, pair in enumerate(list(combinations(varied, 2))[:MOST_HEATMAPS] if one_set else []):
-        found.append(_heatmap(done, *pair, len(varied) > 2, k))
-    return [*found, _parallel(done, varied)]
+    return [*found, *_heatmaps(folder, done, varied), _parallel(done, varied)]
 
 
 def _knob_chart(folder: Path, table: pd.DataFrame, done: pd.DataFrame, knob: str, number: int) -> dict[str, Any]:
@@ -199,16 +218,16 @@ def _knob_chart(folder: Path, table: pd.DataFrame, done: pd.DataFrame, knob: str
         line: dict[str, Any] = {"x": x, "y": curve.mean, "name": curve.name or "mIoU", "legendgroup": curve.name}
         line |= {"customdata": list(zip(curve.low, curve.high, strict=True))}
         line |= {"hovertemplate": "%{x}: %{y:.3f} [%{customdata[0]:.3f}, %{customdata[1]:.3f}]"}
-        line |= {"marker": {"color": colour, "size": 7, "symbol": k}, "line": {"color": colour}}
+        line |= {"marker": {"color": colour, "size": 7, "symbol": _SYMBOLS[k]}, "line": {"color": colour}}
         if numbers:
-            many = len(curves) > MOST_BANDS  # they would cover one another
             line |= {"line": {"color": colour, "dash": "solid" if k % 2 == 0 else "dash"}}
-            band = {"x": [*x, *x[::-1]], "y": [*curve.high, *curve.low[::-1]], "fill": "toself", "opacity": 0.18}
+            band: dict[str, Any] = {"x": [*x, *x[::-1]], "y": [*curve.high, *curve.low[::-1]], "fill": "toself"}
+            band |= {"opacity": _opacity(curves)}
             band |= {"fillcolor": colour, "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False}
-            if many or len(x) == 1:
-                line |= {"error_y": _errors(curve, colour) | {"thickness": 1, "width": 3}}
-            else:
+            if len(x) > 1:
                 data.append({**band, "mode": "lines", "legendgroup": curve.name})
+            else:
+                line |= {"error_y": _errors(curve, colour) | {"thickness": 1, "width": 3}}
             data.append({**line, "mode": "lines+markers"})
         else:
             data.append({**line, "mode": "markers", "error_y": _errors(curve, colour)})
@@ -216,7 +235,7 @@ def _knob_chart(folder: Path, table: pd.DataFrame, done: pd.DataFrame, knob: str
     layout: dict[str, Any] = {"xaxis": {"title": {"text": knob}}, "yaxis": {"title": {"text": "mIoU"}}}
     if not numbers:
         layout |= {"scattermode": "group"}
-        layout["xaxis"] |= {"type": "category"}
+        layout["xaxis"] |= {"type": "category", **_ticks(done, knob)}
     layout |= {"showlegend": bool(named)}
     rows = math.ceil(len(curves) / _side_by_side(curves))
     if rows > 2:
@@ -229,6 +248,7 @@ def _knob_chart(folder: Path, table: pd.DataFrame, done: pd.DataFrame, knob: str
         note += " Averaged over the other knobs, image by image."
     elif named:
         note += " One curve for each combination of the others."
+    note += _bound_note(done, [*(curve.name for curve in curves), *_starred(done, knob).values()])
     return {"id": f"knob-{number}", "title": knob, "note": note, "figure": {"data": data, "layout": layout}}
 
 
@@ -238,7 +258,45 @@ def _errors(curve: Curve, colour: str) -> dict[str, Any]:
     return {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "color": colour}
 
 
-def _heatmap(done: pd.DataFrame, down: str, across: str, averaged: bool, number: int) -> dict[str, Any]:
+def _ticks(runs: pd.DataFrame, knob: str) -> dict[str, Any]:
+    """An axis of words, for Plotly: with stars."""
+    names = _starred(runs, knob)
+    return {"tickvals": list(names), "ticktext": list(names.values())}
+
+
+def _bound_note(runs: pd.DataFrame, names: Sequence[str]) -> str:
+    """What the stars in a chart's names mean, or that there are upper bounds in it."""
+    if not runs["upper_bound"].any():
+        return ""
+    return f" {BOUND_NOTE}." if any(name.endswith(BOUND) for name in names) else " Upper bounds are among them."
+
+
+def _heatmaps(folder: Path, done: pd.DataFrame, varied: Sequence[str]) -> list[dict[str, Any]]:
+    """One for each of the first pairs of knobs; if a cell would be of several sets of images, one for each set."""
+    done = done.assign(images=[data_digest(folder / job) for job in done["job"]])
+    scale = {"zmin": float(done["miou"].min()), "zmax": float(done["miou"].max())}  # one for all of them
+    found: list[dict[str, Any]] = []
+    for down, across in list(combinations(varied, 2))[:MOST_HEATMAPS]:
+        title, which = f"{down} × {across}", ""
+        parts = {title: done}
+        if (done.groupby([down, across])["images"].nunique() > 1).any():
+            others = [key for key in varied if key not in (down, across)]
+            sets = [own for _, own in done.groupby("images", sort=False)]
+            sets = [own for own in sets if own[[down, across]].nunique().min() > 1]  # else a curve says it all
+            parts = {f"{title} · {_images_name(own, done, others)}": own for own in sets[:MOST_HEATMAPS]}
+            which = " Of one set of images; others are left out." if len(parts) < done["images"].nunique() else ""
+        elif done["images"].nunique() > 1:
+            which = " Not all cells are of the same images."
+        for name, own in parts.items():
+            single = own.groupby([down, across]).size().max() == 1
+            note = "One run in each cell." if single else "Mean over the runs with these two values."
+            note += which + _bound_note(own, [*_starred(own, down).values(), *_starred(own, across).values()])
+            chart = _heatmap(own, down, across, scale)
+            found.append({"id": f"heatmap-{len(found)}", "title": name, "note": note, **chart})
+    return found
+
+
+def _heatmap(done: pd.DataFrame, down: str, across: str, scale: Mapping[str, float]) -> dict[str, Any]:
     rows, columns = in_order(done[down].tolist()), in_order(done[across].tolist())
     means = done.groupby([down, across])["miou"].mean()
     values = [[float(means[r, c]) if (r, c) in means.index else None for c in columns] for r in rows]
@@ -247,8 +305,7 @@ def _heatmap(done: pd.DataFrame, down: str, across: str, averaged: bool, number:
         "x": columns,
         "y": rows,
         "z": values,
-        "zmin": float(done["miou"].min()),
-        "zmax": float(done["miou"].max()),  # one scale for all of them
+        **scale,
         "colorscale": AMOUNT.capitalize(),
     }
     cells |= {
@@ -257,14 +314,10 @@ def _heatmap(done: pd.DataFrame, down: str, across: str, averaged: bool, number:
     }
     cells |= {"xgap": 2, "ygap": 2, "colorbar": {"title": {"text": "mIoU"}, "thickness": 12}}
     layout = {
-        axis: {"type": "category", "title": {"text": name}, "showgrid": False}
+        axis: {"type": "category", "title": {"text": name}, "showgrid": False, **_ticks(done, name)}
         for axis, name in (("xaxis", across), ("yaxis", down))
     }
-    note = "Mean over the runs with these two values." if averaged else "One run in each cell."
-    return {
-        "id": f"heatmap-{number}", "title": f"{down} × {across}", "note": note,
-        "figure": {"data": [cells], "layout": layout},
-    }  # fmt: skip
+    return {"figure": {"data": [cells], "layout": layout}}
 
 
 def _parallel(done: pd.DataFrame, varied: Sequence[str]) -> dict[str, Any]:
@@ -274,7 +327,8 @@ def _parallel(done: pd.DataFrame, varied: Sequence[str]) -> dict[str, Any]:
         if is_number(values) and len(values) > 6:
             dimensions.append({"label": knob, "values": done[knob].astype(float).tolist()})
             continue
-        ticks = {"tickvals": list(range(len(values))), "ticktext": values}
+        names = _starred(done, knob)
+        ticks = {"tickvals": list(range(len(values))), "ticktext": [names[value] for value in values]}
         dimensions.append({"label": knob, "values": [values.index(v) for v in done[knob]], **ticks})
     for metric, title in TITLES.items():
         if metric in done and done[metric].notna().all() and done[metric].nunique() > 1:
@@ -285,4 +339,5 @@ def _parallel(done: pd.DataFrame, varied: Sequence[str]) -> dict[str, Any]:
     line |= {"colorbar": {"title": {"text": "mIoU"}, "thickness": 12}}
     data: list[Any] = [{"type": "parcoords", "dimensions": dimensions, "line": line}]
     note = "One line for each job. Drag along an axis to choose, drag a title to move the axis."
+    note += _bound_note(done, [name for knob in varied for name in _starred(done, knob).values()])
     return {"id": "parallel", "title": "All at once", "note": note, "figure": {"data": data, "layout": {}}}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from gradsam_exp import colours
-from gradsam_exp.metrics.paired import all_pairs
+from gradsam_exp.metrics.paired import TIE, all_pairs
 from gradsam_exp.reports.compare import data_digest, images_of
 from gradsam_exp.reports.curves import charts
 from gradsam_exp.reports.pictures import heat_source, read_pictures, small_predictions
@@ -27,7 +28,8 @@ from gradsam_exp.reports.runs import command_of, config_of, differences, in_shor
 from gradsam_exp.reports.tables import BOUND, BOUND_NOTE, merged_rows, varied_columns
 from gradsam_exp.reports.terminal import HEATMAP_TITLES, TITLES
 
-IOU_DIGITS = 6
+IOU_DIGITS = 12  # so that the same images are ties in the charts as in the table
+_STAMP = re.compile(r"(\d{4}-\d\d-\d\d)_(\d\d-\d\d-\d\d)(?:-\d{6})?")  # of a run's or a sweep's folder
 _BEFORE, _AFTER = ("page.js", "table.js"), ("charts.js", "images.js")  # the library for charts
 
 
@@ -85,8 +87,10 @@ def gather(
     titles = {name: title for name, title in titles.items() if table[name].notna().any()}
     varied = varied_columns(table)
     rows = [row for row in merged_rows(table) if _is_shown(folder, row)]
-    runs = [_run(folder, row, varied, list(titles)) for row in rows]
+    names = short_names([str(row["job"]) for row in rows])
+    runs = [_run(folder, row, name, varied, list(titles)) for row, name in zip(rows, names, strict=True)]
     finished = [run for run in runs if run["status"] == "finished"]
+    same = _same_in_all(finished, titles)
     configs = {run["job"]: config_of(folder / run["job"]) for run in finished}
     changed = differences(configs)
     for run in finished:
@@ -104,15 +108,15 @@ def gather(
         "title": f"{folder.resolve().parent.name} / {folder.name}",
         "folder": _place(folder),
         "created": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
-        "titles": titles,
+        "titles": {name: title for name, title in titles.items() if name not in same},
         "varied": varied,
         "runs": [{**run, "number": k} for k, run in enumerate(runs)],
         "baseline": chosen if chosen is not None else next((runs.index(run) for run in finished), None),
         "sets": sets,
         "pairs": [[number[one], number[other], *rest] for one, other, *rest in pairs],
         "charts": charts(folder, table),
-        "notes": _notes(runs, sets),
-        "tie": 10.0**-IOU_DIGITS,  # a smaller difference is of rounding
+        "notes": [*_notes(runs, sets), *same.values()],
+        "tie": TIE,
         "heat": colours.heat_table(),
         "series": colours.SERIES,
     }
@@ -128,16 +132,49 @@ def _is_shown(folder: Path, row: Mapping[Any, Any]) -> bool:
     return row["status"] != "finished" or (folder / str(row["job"]) / "per_image.parquet").is_file()
 
 
-def _run(folder: Path, row: Mapping[Any, Any], varied: Sequence[str], metrics: Sequence[str]) -> dict[str, Any]:
+def short_names(jobs: Sequence[str]) -> list[str]:
+    """Runs' paths without the folders that do not tell them apart, and times no longer than they need be.
+
+    Args:
+        jobs: paths, all different: ``evaluate/2026-01-31_09-30-00-123456/0``; a sweep's are numbers, and stay so.
+    """
+    parts = [job.split("/") for job in jobs]
+    length = 1
+    while len({tuple(own[-length:]) for own in parts}) < len(jobs):
+        length += 1
+    names = ["/".join(own[-length:]) for own in parts]
+    days = {day for job in jobs for day, _ in _STAMP.findall(job)}
+    for kept in (r"\1_\2", r"\2")[: 2 if len(days) == 1 else 1]:  # no microseconds; of one day, the time alone
+        shorter = [_STAMP.sub(kept, name) for name in names]
+        if len(set(shorter)) == len(jobs):
+            names = shorter
+    return names
+
+
+def _same_in_all(runs: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> dict[str, str]:
+    """Metrics that need no column, as all runs have the same: a note on each. mIoU always has one."""
+    if len(runs) < 2 or "miou" not in titles:
+        return {}
+    notes = {}
+    for name, title in titles.items():
+        values = {run["metrics"][name][0] for run in runs}
+        if len(values) == 1 and name != "miou":
+            notes[name] = f"{title} is {_shown(values.pop())} in all runs"
+    return notes
+
+
+def _run(
+    folder: Path, row: Mapping[Any, Any], name: str, varied: Sequence[str], metrics: Sequence[str]
+) -> dict[str, Any]:
     """What is known of one row without its images."""
     job = str(row["job"])
     values = ["" if _shown(row[column]) == "" else str(row[column]) for column in varied]
     run: dict[str, Any] = {
         "job": job,
-        "name": job + (BOUND if row.get("upper_bound") is True else ""),
+        "name": name + (BOUND if row.get("upper_bound") is True else ""),
         "jobs": row.get("all_jobs", [job]),
         "label": " ".join(
-            [job, *(in_short(key, value) for key, value in zip(varied, values, strict=True) if value)]
+            [name, *(in_short(key, value) for key, value in zip(varied, values, strict=True) if value)]
         )
         + (BOUND if row.get("upper_bound") is True else ""),
         "varied": values,
@@ -225,7 +262,7 @@ def _pairs(ious: pd.DataFrame) -> list[list[Any]]:
 
 
 def _notes(runs: Sequence[Mapping[str, Any]], sets: Sequence[Mapping[str, Any]]) -> list[str]:
-    notes = [BOUND_NOTE.removeprefix(f"{BOUND} ")] if any(run["bound"] for run in runs) else []
+    notes = [BOUND_NOTE] if any(run["bound"] for run in runs) else []
     if any(len(run["jobs"]) > 1 for run in runs):
         notes.append("×n: n jobs that are the same run, made once: it does not depend on what was varied")
     if len(sets) > 1:

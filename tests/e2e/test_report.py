@@ -17,7 +17,10 @@ from PIL import Image
 
 from gradsam_exp.classifiers.checkpoints import save_classifier
 from gradsam_exp.classifiers.classifier import ImageClassifier
+from gradsam_exp.reports.page import write_page
+from gradsam_exp.reports.sweep import collect_runs
 from tests.e2e.conftest import ROOT
+from tests.reports.finished_runs import write_run
 
 EVIL = "<script>document.title='evil'<"  # a class, and so the start of its images' names
 CLASSES = (EVIL, "plain")
@@ -100,7 +103,7 @@ class Opened:
         local = ("data:", "blob:", file.as_uri())
         self.page.on("request", lambda r: r.url.startswith(local) or self.problems.append(r.url))
         self.page.goto(file.as_uri())
-        self.page.wait_for_selector(".tile")
+        self.page.wait_for_selector(".tile, #missing li")
 
     def texts(self, selector: str) -> list[str]:
         return [text.strip() for text in self.page.locator(selector).all_inner_texts()]
@@ -255,18 +258,79 @@ def test_charts_follow_the_window_and_offer_no_upload(chromium: Any, sweep: Path
     opened = Opened(chromium, sweep / "report.html", viewport={"width": 1600, "height": 900})
     page = opened.page
     page.locator("#parallel").scroll_into_view_if_needed()
-    widths = {}
-    for width in (800, 400, 1200):
+    drawn = "[...document.querySelectorAll('.js-plotly-plot')]"
+    for width, name in ((800, "2 fgbg bg_threshold=0.1"), (400, "2"), (1200, "2 fgbg bg_threshold=0.1")):
         page.set_viewport_size({"width": width, "height": 900})
-        page.wait_for_timeout(500)
+        page.wait_for_function(f"{drawn}.every((chart) => chart.layout.width === chart.clientWidth)")
         assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing sticks out"
-        widths[width] = page.locator("#scatter .main-svg").first.bounding_box()["width"]
-    assert widths[1200] > widths[400]
+        assert page.evaluate("byId('forest').data[0].y") == [name], "short names where there is no room"
+        heights = page.evaluate(f"{drawn}.map((c) => [c.clientHeight, c.layout.height])")
+        assert all(place == chart for place, chart in heights)
     assert page.locator(".modebar-btn").count() == 0
+    assert page.evaluate(f"{drawn}.some((c) => c._context.showSendToCloud || c._context.plotlyServerURL)") is False
     charts = page.locator(".chart.js-plotly-plot")
     assert charts.count() > 3
     assert all(charts.nth(k).get_attribute("aria-label") for k in range(charts.count()))
     assert "form-action 'none'" in page.content()
+    opened.context.close()
+
+
+@pytest.mark.slow
+def test_a_scrolled_table_is_printed_in_order(opened: Opened):
+    first = opened.page.locator("#comparison tbody th").first
+    assert first.evaluate("cell => getComputedStyle(cell).position") == "sticky"
+    opened.page.emulate_media(media="print")
+    assert first.evaluate("cell => getComputedStyle(cell).position") == "static"
+    assert not opened.page.locator("#filter").is_visible()
+
+
+@pytest.mark.slow
+def test_prompts_at_the_edge_of_an_image_are_whole(opened: Opened):
+    drawn = opened.page.evaluate("""async () => {
+        const canvas = await canvasOf([40, 40], 40, "", [layers.prompts([[0, 0], "0", []])], MARGIN);
+        const wide = canvas.width;
+        const alpha = canvas.getContext("2d").getImageData(0, 0, wide, wide).data.filter((_, k) => k % 4 === 3);
+        const inRow = (y) => alpha.slice(y * wide, (y + 1) * wide).filter((value) => value > 0).length;
+        return [inRow(0), inRow(MARGIN - 3)];
+    }""")
+    assert drawn[0] == 0, "nothing is cut off"
+    assert drawn[1] > 0
+
+
+@pytest.mark.slow
+def test_runs_on_different_images(chromium: Any, tmp_path: Path):
+    long = "first-of-two-sweeps-with-names"
+    sweeps = [tmp_path / name / "2026-01-31_09-30-00-123456" for name in (long, "other")]
+    ious = [0.5 + 3e-7, 0.6, 0.7 + 1e-12, 0.8]
+    write_run(sweeps[0] / "0", {"pipeline": "fg", "bg_threshold": "0.1"}, [0.5, 0.6, 0.7, 0.9])
+    write_run(sweeps[0] / "1", {"pipeline": "fgbg", "bg_threshold": "0.2"}, ious)
+    write_run(sweeps[1] / "0", {"pipeline": "fg", "bg_threshold": "0.1"}, [0.3, 0.3, 0.4, 0.2], data="y")
+    write_run(sweeps[1] / "1", {"pipeline": "oracle", "bg_threshold": "0.1"}, ious, data="y", bound=True)
+    write_run(sweeps[1] / "2", {"pipeline": "fgbg", "bg_threshold": "0.2"}, ious, data="z")
+    table = collect_runs(tmp_path, sorted(path.parent for path in tmp_path.rglob("metrics.json")))
+    opened = Opened(
+        chromium, write_page(tmp_path, table, tmp_path / "report.html"), viewport={"width": 390, "height": 800}
+    )
+    page = opened.page
+    in_short = [f"{name}/09-30-00/{k}" for name, k in ((long, 0), (long, 1), ("other", 0), ("other", 1))]
+    assert opened.runs()[:4] == [*in_short[:3], f"{in_short[3]}*"]
+    assert page.locator("#comparison tbody th").first.bounding_box()["width"] <= 0.4 * 390
+    for baseline, compared in (("0", [in_short[1]]), ("2", [f"{in_short[3]}*"])):
+        page.select_option("#baseline", baseline)
+        assert page.evaluate("byId('forest').data[0].y") == compared
+    page.select_option("#baseline", "4")
+    assert not page.locator("#forest").is_visible(), "there is no other run on its images"
+    counts = page.locator("#comparison tr[data-run='1'] .counts").text_content()
+    assert counts == "1 / 2 / 1"
+    assert [text[-3:] for text in page.evaluate("byId('scatter').data.slice(0, 3).map((t) => t.name)")] == [
+        "(1)", "(1)", "(2)",
+    ]  # fmt: skip
+    for words, number in ((in_short[1], 1), ("bound", 1), ("bg_threshold=0.2 fgbg", 2), ("0.8", 0)):
+        page.fill("#filter", words)
+        assert len(opened.runs()) == number, words
+    page.select_option("#run-b", page.locator("#run-a").input_value())
+    page.wait_for_function("byId('of-b').hidden")
+    assert opened.problems == []
     opened.context.close()
 
 

@@ -79,6 +79,56 @@ def test_the_pages_charts(tmp_path: Path):
     assert [d["label"] for d in parallel["dimensions"]] == ["pipeline", "bg_threshold", "mIoU"]
 
 
+def test_heatmaps_average_no_runs_on_different_images(tmp_path: Path):
+    for k, (data, bg, fg) in enumerate(product(["mixed", "cifar10"], ["0.1", "0.2"], ["0.6", "0.8"])):
+        knobs = {"background": data, "bg_threshold": bg, "fg_threshold": fg}
+        write_run(tmp_path / str(k), knobs, [0.1 * k] * 4, data=data)
+    found = [c for c in charts(tmp_path, collect_runs(tmp_path)) if c["id"].startswith("heatmap")]
+    assert [chart["title"] for chart in found] == [
+        "background × bg_threshold",
+        "background × fg_threshold",
+        "bg_threshold × fg_threshold · mixed",
+        "bg_threshold × fg_threshold · cifar10",
+    ]
+    assert "Not all cells are of the same images" in found[0]["note"]
+    cells = [chart["figure"]["data"][0] for chart in found]
+    assert cells[3]["z"][1] == pytest.approx([0.6, 0.7])
+    assert [(cell["zmin"], cell["zmax"]) for cell in cells] == [(0.0, pytest.approx(0.7))] * 4, "one scale"
+
+
+def test_upper_bounds_have_a_star(tmp_path: Path):
+    for k, (pipeline, fg) in enumerate(product(["fg", "oracle"], ["0.6", "0.8"])):
+        knobs = {"pipeline": pipeline, "fg_threshold": fg}
+        write_run(tmp_path / str(k), knobs, [0.5, 0.6, 0.7, 0.8], bound=pipeline == "oracle")
+    table = collect_runs(tmp_path)
+    assert [curve.name for curve in curves_of(tmp_path, table, "fg_threshold")] == ["fg", "oracle*"]
+    words, numbers, heatmap, parallel = charts(tmp_path, table)
+    assert words["figure"]["layout"]["xaxis"]["ticktext"] == ["fg", "oracle*"]
+    assert heatmap["figure"]["layout"]["yaxis"]["ticktext"] == ["fg", "oracle*"]
+    assert parallel["figure"]["data"][0]["dimensions"][0]["ticktext"] == ["fg", "oracle*"]
+    assert all("* upper bound" in chart["note"] for chart in (words, numbers, heatmap, parallel))
+
+
+def test_a_curve_of_one_point_has_an_interval(tmp_path: Path):
+    write_run(tmp_path / "0", {"pipeline": "fg", "bg_threshold": "0.1"}, [0.5, 0.6, 0.7, 0.8])
+    write_run(tmp_path / "1", {"pipeline": "fg", "bg_threshold": "0.2"}, [0.5, 0.6, 0.7, 0.8])
+    write_run(tmp_path / "2", {"pipeline": "fgbg", "bg_threshold": "0.2"}, [0.5, 0.6, 0.7, 0.8])
+    found = {chart["id"]: chart["figure"]["data"] for chart in charts(tmp_path, collect_runs(tmp_path))}
+    band, line, single = found["knob-1"]
+    assert band["fill"] == "toself"
+    assert "error_y" not in line
+    assert single["error_y"]["array"] == pytest.approx([0.15])
+    assert (line["marker"]["symbol"], single["marker"]["symbol"]) == ("circle", "square"), "as in print"
+
+
+def test_what_is_better_is_up(tmp_path: Path):
+    table = collect_runs(sweep(tmp_path, pipeline=["fg", "fgbg"]))
+    table["distance_px"] = [2.0, 3.0]
+    *_, parallel = charts(tmp_path, table)
+    ranges = {d["label"]: d.get("range") for d in parallel["figure"]["data"][0]["dimensions"]}
+    assert ranges == {"pipeline": None, "distance px": [3.0, 2.0], "mIoU": None}
+
+
 def test_nothing_varied_nothing_drawn(tmp_path: Path):
     write_run(tmp_path / "0", {"pipeline": "fg"}, [0.5] * 4)
     table = collect_runs(tmp_path)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gradsam_exp.reports.page import gather, render, write_page
+from gradsam_exp.reports.page import gather, render, short_names, write_page
 from gradsam_exp.reports.sweep import collect_runs, summarize_sweep, with_comparison
 from tests.reports.finished_runs import write_run
 
@@ -45,6 +45,42 @@ def test_pairs_are_of_runs_on_the_same_images(folder: Path):
     assert pair[2] == pytest.approx(table["delta_miou"][2])
     assert pair[5] == pytest.approx(table["p"][2], rel=1e-3)
     assert pair[6:] == [3, 1, 0]
+
+
+def test_charts_count_wins_as_the_table_does(tmp_path: Path):
+    write_run(tmp_path / "0", {"pipeline": "fg"}, [0.5, 0.6, 0.7, 0.8])
+    write_run(tmp_path / "1", {"pipeline": "fgbg"}, [0.5 + 3e-7, 0.6 - 2e-8, 0.7 + 1e-12, 0.8])
+    content = gather(tmp_path, collect_runs(tmp_path))
+    one, other = (run["iou"] for run in content["runs"])
+    apart = [b - a for a, b in zip(one, other, strict=True)]
+    tie = content["tie"]
+    counts = [sum(d > tie for d in apart), sum(abs(d) <= tie for d in apart), sum(d < -tie for d in apart)]
+    assert counts == content["pairs"][0][6:] == [1, 2, 1]
+
+
+def test_names_are_as_short_as_they_can_be():
+    assert short_names(["0", "1", "10"]) == ["0", "1", "10"]
+    first, second = "a/2026-01-31_09-30-00-123456", "b/2026-01-31_09-30-00-654321"
+    assert short_names([f"{first}/0", f"{first}/1", "a/2026-01-31_10-00-00-000000/0"]) == [
+        "09-30-00/0",
+        "09-30-00/1",
+        "10-00-00/0",
+    ]
+    another_day = ["evaluate/2026-01-31_09-30-00-123456", "evaluate/2026-02-01_09-30-00-123456"]
+    assert short_names(another_day) == ["2026-01-31_09-30-00", "2026-02-01_09-30-00"]
+    same_second = ["2026-01-31_09-30-00-123456", "2026-01-31_09-30-00-654321"]
+    assert short_names([first, second]) == same_second
+    assert short_names(["a/x/0", "b/x/0"]) == ["a/x/0", "b/x/0"]
+    assert short_names([]) == []
+
+
+def test_what_all_runs_have_in_common_takes_no_column(folder: Path):
+    table = collect_runs(folder)
+    table["accuracy"], table["bg_hit_rate"] = 0.75, [0.1, 0.1, 0.1, 0.1, 0.2]
+    content = gather(folder, table)
+    assert list(content["titles"]) == ["miou", "bg_hit_rate"]
+    assert "accuracy is 0.750 in all runs" in content["notes"]
+    assert list(gather(folder, table.drop(columns="miou"))["titles"]) == ["bg_hit_rate", "accuracy"], "no mIoU"
 
 
 def test_the_baseline_is_the_first_or_the_one_that_was_asked_for(folder: Path):

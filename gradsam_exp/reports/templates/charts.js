@@ -6,6 +6,7 @@ const [colourA, colourB] = [style("--a"), style("--b")];
 
 /** Colours and margins of all charts, in light and dark. */
 function themed(layout) {
+  const titled = (axis) => (axis?.title ? { ...axis, title: { standoff: 8, ...axis.title } } : axis); // clear of ticks
   const axis = { gridcolor: style("--rule"), zerolinecolor: style("--rule"), automargin: true };
   return {
     margin: { l: 50, r: 12, t: 8, b: 44 },
@@ -18,8 +19,8 @@ function themed(layout) {
     plot_bgcolor: "rgba(0,0,0,0)",
     font: { color: style("--ink"), size: 12 },
     autosize: true,
-    xaxis: { ...axis, ...layout.xaxis },
-    yaxis: { ...axis, ...layout.yaxis },
+    xaxis: { ...axis, ...titled(layout.xaxis) },
+    yaxis: { ...axis, ...titled(layout.yaxis) },
   };
 }
 
@@ -81,7 +82,9 @@ function drawParallel({ id, figure: { data, layout } }) {
   draw(id, () => {
     const narrow = isNarrow(id);
     const lines = [{ ...data[0], labelangle: narrow ? -35 : 0, labelside: "top" }];
-    return [lines, { ...layout, margin: { l: narrow ? 40 : 80, r: 40, t: narrow ? 110 : 60, b: 24 } }];
+    const longest = Math.max(...(data[0].dimensions[0].ticktext ?? []).map((text) => text.length));
+    const left = Math.min(Math.max(narrow ? 40 : 80, 14 + 6 * longest), narrow ? 90 : 200);
+    return [lines, { ...layout, margin: { l: left, r: 40, t: narrow ? 110 : 60, b: 24 } }];
   });
 }
 const isNarrow = (id) => byId(id).clientWidth < 600;

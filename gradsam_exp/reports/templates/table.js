@@ -33,7 +33,7 @@ function wordsOf(run) {
     const values = run.varied[k].split(/,?\s+/).filter(Boolean); // several of jobs that are the same run
     return values.flatMap((value) => [value, `${key}=${value}`, `${key.split(".").pop()}=${value}`]);
   });
-  const words = [...run.jobs, run.name, run.status, ...(run.bound ? ["upper", "bound"] : []), ...varied];
+  const words = [...run.jobs, run.name.replace(/\*$/, ""), run.status, ...(run.bound ? ["upper", "bound"] : []), ...varied];
   return new Set(words.map(plain));
 }
 const known = report.runs.map(wordsOf);
