@@ -18,10 +18,10 @@ from pydantic import Field
 
 from gradsam_exp.classifiers.checkpoints import ClassifierFile, find_classifier
 from gradsam_exp.classifiers.classifier import ImageClassifier
-from gradsam_exp.config import Config, Node
+from gradsam_exp.config import Config, Node, chosen_model
 from gradsam_exp.data.base import DATASETS, FirstImages, ImageDataset
 from gradsam_exp.digest import code_digest, digest, library_versions
-from gradsam_exp.errors import InputError
+from gradsam_exp.errors import InputError, first_line
 from gradsam_exp.experiment import Experiment
 from gradsam_exp.explainers.base import EXPLAINERS, Explainer
 from gradsam_exp.explainers.several import Mirrored
@@ -311,7 +311,7 @@ def find_store(config: Config) -> Store:
             pass
     except OSError as error:
         raise InputError(
-            f"store.root={root} cannot be written to ({_first(error)}); give another, or store.enabled=false"
+            f"store.root={root} cannot be written to ({first_line(error)}); give another, or store.enabled=false"
         ) from error
     return _store(root.resolve(), int(settings.max_gb * 2**30))
 
@@ -334,20 +334,16 @@ def find_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device={name} cannot be used here ({_first(error)}); use device=auto or cpu") from error
+        raise InputError(
+            f"device={name} cannot be used here ({first_line(error)}); use device=auto or cpu"
+        ) from error
     return device
 
 
 def _classifier(config: Config) -> ClassifierFile:
-    if not config.model:
-        raise InputError("model is empty: choose one, such as model=resnet18")
-    checkpoint = config.model.get("checkpoint")
+    checkpoint = chosen_model(config).get("checkpoint")
     if checkpoint is None:
         raise InputError(
             "model.checkpoint is null: train a classifier with task=train and give its classifier.safetensors"
         )
     return find_classifier(checkpoint)
-
-
-def _first(error: BaseException) -> str:
-    return str(error).splitlines()[0]

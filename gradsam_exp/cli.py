@@ -12,7 +12,6 @@ import os
 import re
 import sys
 import threading
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
@@ -27,7 +26,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from gradsam_exp.config import GROUPS, KNOBS, check
-from gradsam_exp.errors import InputError, did_you_mean
+from gradsam_exp.errors import InputError, did_you_mean, first_line, keep_traceback
 from gradsam_exp.launching import is_parallel, missing_extra
 from gradsam_exp.reports.progress import end_watch, sweep_under_way
 from gradsam_exp.reports.sweep import summarize_sweep
@@ -159,11 +158,11 @@ def one_line(error: BaseException) -> str:
         key = unknown.group(1)
         return f"{key!r} is not a configuration key{_nearest_beside(key, cause)}"
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
-        return f"{cause.full_key}: {_first(str(cause))}"
+        return f"{cause.full_key}: {first_line(cause)}"
     if isinstance(error, OmegaConfBaseException) and error.full_key:
-        return f"{error.full_key}: {_first(text)}"
+        return f"{error.full_key}: {first_line(error)}"
     mend = "; to run with each of them add -m: python run.py -m …" if text.startswith("Ambiguous value") else ""
-    return " ".join(text.split()) if isinstance(error, InputError) else _first(text) + mend
+    return " ".join(text.split()) if isinstance(error, InputError) else first_line(error) + mend
 
 
 def _nearest_beside(key: str, error: BaseException | None) -> str:
@@ -174,10 +173,6 @@ def _nearest_beside(key: str, error: BaseException | None) -> str:
     return did_you_mean(last, known)
 
 
-def _first(text: str) -> str:
-    return next((line.strip() for line in text.splitlines() if line.strip()), text)
-
-
 def _say(line: str) -> None:
     print(f"gradsam_exp: {line}", file=sys.stderr)
 
@@ -185,7 +180,7 @@ def _say(line: str) -> None:
 def _missing_plugin(error: Exception) -> InputError | None:
     """What Hydra says of a plugin that is installed without what it needs."""
     if isinstance(error, ImportError) and "IS THE PLUGIN INSTALLED?" in str(error):
-        return InputError(f"{_first(str(error))}; its extra brings it: pip install -e '.[sweep]' or '.[ray]'")
+        return InputError(f"{first_line(error)}; its extra brings it: pip install -e '.[sweep]' or '.[ray]'")
     return None
 
 
@@ -216,9 +211,8 @@ def _end_early(error: Exception | None = None) -> str:
     if error is None:
         return ""
     with suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "error.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-    return f"the sweep ended early, {type(error).__name__}: {_first(str(error))} ({folder / 'error.txt'})"
+        keep_traceback(folder, error)
+    return f"the sweep ended early, {type(error).__name__}: {first_line(error)} ({folder / 'error.txt'})"
 
 
 def _be_quiet() -> None:

@@ -94,3 +94,14 @@ def check(cfg: DictConfig) -> Config:
     if config.split not in SPLITS:
         raise InputError(f"split={config.split!r} is not known{did_you_mean(config.split, SPLITS)}")
     return config
+
+
+def chosen_model(config: Config) -> Node:
+    """The ``model`` group of a task that needs a classifier.
+
+    Raises:
+        InputError: if it was left out (``~model``).
+    """
+    if not config.model:
+        raise InputError("model is empty: choose one, such as model=resnet18")
+    return config.model

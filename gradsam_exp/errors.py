@@ -1,9 +1,11 @@
-"""The one error that a person's input can cause, and the search for what they may have meant."""
+"""The one error that a person's input can cause, what they may have meant, and what is said of other errors."""
 
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class InputError(Exception):
@@ -19,3 +21,16 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
     nearest = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
     guess = f"; did you mean {nearest[0]!r}?" if nearest else "."
     return f"{guess} Known: {', '.join(names)}" if names else guess
+
+
+def first_line(error: BaseException) -> str:
+    """Of an error's message; its kind if it says nothing."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def keep_traceback(folder: Path, error: BaseException) -> Path:
+    """Write an error's traceback to ``error.txt``; returns that file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "error.txt"
+    path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    return path

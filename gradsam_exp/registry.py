@@ -90,8 +90,8 @@ class Registry(Generic[T]):
 
         So that what was computed is not taken for the answer of a plug-in that was edited since.
         """
-        names = {found for found in _names_in(node) if found in self.names()}
-        return {name: code_digest(self.get(name), self.package) for name in sorted(names)}
+        known = set(_names_in(node)).intersection(self.names())
+        return {name: code_digest(self.get(name), self.package) for name in sorted(known)}
 
     def _import_all(self) -> None:
         if self._complete:

@@ -200,9 +200,8 @@ def _acquire(lock: FileLock) -> None:
 
 
 def _checksum(tensors: Tensors, facts: str) -> str:
-    state = xxh3_128(
-        facts.encode()
-    )  # against damage, not against malice; ten times as fast as a cryptographic one
+    # Against damage, not against malice; ten times as fast as a cryptographic one.
+    state = xxh3_128(facts.encode())
     for name, value in tensors.items():
         state.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
         state.update(value.flatten().view(torch.uint8).numpy().data)

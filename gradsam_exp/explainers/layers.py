@@ -181,6 +181,17 @@ def _check_map(given: str, layer: nn.Module, output: Any, frame: tuple[int, int]
     return output.ndim == 3 and maps[0, 0].numel() < output.shape[1]
 
 
+def tensor_of(layer: nn.Module, output: object) -> Tensor:
+    """A target layer's output.
+
+    Raises:
+        TypeError: if it is something else.
+    """
+    if not isinstance(output, Tensor):
+        raise TypeError(f"target layer {type(layer).__name__} gives a {type(output).__name__}, not a tensor")
+    return output
+
+
 @contextmanager
 def recording(layers: Sequence[nn.Module], *, gradients: bool) -> Iterator[dict[nn.Module, Tensor]]:
     """Keep the layers' outputs of one forward pass.
@@ -196,8 +207,7 @@ def recording(layers: Sequence[nn.Module], *, gradients: bool) -> Iterator[dict[
     recorded: dict[nn.Module, Tensor] = {}
 
     def keep(module: nn.Module, _: object, output: object) -> Tensor:
-        if not isinstance(output, Tensor):
-            raise TypeError(f"target layer {type(module).__name__} gives a {type(output).__name__}, not a tensor")
+        output = tensor_of(module, output)
         if not gradients:
             recorded[module] = output.clone()
             return output

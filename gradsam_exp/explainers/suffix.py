@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from gradsam_exp.explainers.layers import tensor_of
+
 
 @dataclass(eq=False)
 class _Call:
@@ -50,10 +52,7 @@ class Suffix:
         self.logits, calls = self._noted_calls()
         # Calls within calls that have ended are not made again.
         self._before = [call for call in calls if call.parent is None or not call.parent.ended]
-        self.activations: Tensor = self._before[-1].output
-        if not isinstance(self.activations, Tensor):
-            given = type(self.activations).__name__
-            raise TypeError(f"target layer {type(layer).__name__} gives a {given}, not a tensor")
+        self.activations = tensor_of(layer, self._before[-1].output)
 
     def _noted_calls(self) -> tuple[Tensor, list[_Call]]:
         """The logits of a whole pass, and the calls that had ended with the layer's, which is the last of them."""

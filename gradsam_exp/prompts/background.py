@@ -13,7 +13,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from gradsam_exp.prompts.base import STRATEGIES, Fraction
-from gradsam_exp.prompts.foreground import Foreground, point_prompts, warm_centres
+from gradsam_exp.prompts.foreground import Foreground, point_prompts, squared_distances, warm_centres
 from gradsam_exp.types import BACKGROUND, FOREGROUND, NO_POINT, PromptContext, Prompts
 
 Tie = Literal["first", "median", "farthest"]
@@ -110,8 +110,7 @@ class ForegroundBackground(Foreground):
             places = torch.where(tied, along, torch.nan).flatten(1)
             middle = places.nanmedian(1).values[:, None, None]
             return torch.where(tied, (along - middle).abs(), torch.inf)
-        distance = (x - centres[:, 0, None, None]).square() + (y - centres[:, 1, None, None]).square()
-        return torch.where(tied, -distance, torch.inf)
+        return torch.where(tied, -squared_distances(centres.double(), (height, width)), torch.inf)
 
     def _ring(self, ctx: PromptContext, centres: Tensor) -> Float[Tensor, "batch points 2"]:
         """``(x, y)`` px of the places on the ring, clockwise from the top; outside of the image too."""
@@ -132,16 +131,6 @@ class ForegroundBackground(Foreground):
             first = np.where(far.all(0), 0, np.minimum(outermost + 1, len(steps) - 1))
             places[image] = ways[first, np.arange(self.n)]
         return torch.from_numpy(places).to(ctx.heatmaps.values.device)
-
-
-def squared_distances(
-    places: Float[Tensor, "batch 2"], size: tuple[int, int]
-) -> Float[Tensor, "batch height width"]:
-    """Of every pixel of an image of ``size`` (height, width) from one place ``(x, y)`` px."""
-    height, width = size
-    y = torch.arange(height, device=places.device)[None, :, None]
-    x = torch.arange(width, device=places.device)[None, None, :]
-    return (x - places[:, 0, None, None]).square() + (y - places[:, 1, None, None]).square()
 
 
 def check_thresholds(bg_threshold: float, fg_threshold: float) -> None:

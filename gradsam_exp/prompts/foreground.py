@@ -86,6 +86,16 @@ def centre_of_mass(weights: Float[Tensor, "batch height width"]) -> Float[Tensor
     return torch.stack([x, y], 1)
 
 
+def squared_distances(
+    places: Float[Tensor, "batch 2"], size: tuple[int, int]
+) -> Float[Tensor, "batch height width"]:
+    """Of every pixel of an image of ``size`` (height, width) from one place ``(x, y)`` px."""
+    height, width = size
+    y = torch.arange(height, device=places.device)[None, :, None]
+    x = torch.arange(width, device=places.device)[None, None, :]
+    return (x - places[:, 0, None, None]).square() + (y - places[:, 1, None, None]).square()
+
+
 def grid_around(
     centres: Float[Tensor, "batch 2"], grid_size: int, grid_offset: float, size: tuple[int, int]
 ) -> Float[Tensor, "batch points 2"]:

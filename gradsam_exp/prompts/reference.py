@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from gradsam_exp.prompts.base import STRATEGIES, OddInt, PromptStrategy
-from gradsam_exp.prompts.foreground import Foreground, centre_of_mass, point_prompts
+from gradsam_exp.prompts.foreground import Foreground, centre_of_mass, point_prompts, squared_distances
 from gradsam_exp.prompts.regions import bounding_boxes, box_prompts
 from gradsam_exp.types import PromptContext, Prompts
 
@@ -42,12 +42,9 @@ class Oracle(PromptStrategy):
         """One query of one point per image."""
         truth = _truth(ctx)
         masks = truth.double()
-        height, width = ctx.size
+        width = ctx.size[1]
         centres = centre_of_mass(masks)
-        y = torch.arange(height, device=masks.device)[None, :, None]
-        x = torch.arange(width, device=masks.device)[None, None, :]
-        distance = (x - centres[:, 0, None, None]).square() + (y - centres[:, 1, None, None]).square()
-        nearest = torch.where(truth, distance, torch.inf).flatten(1).argmin(1)
+        nearest = torch.where(truth, squared_distances(centres, ctx.size), torch.inf).flatten(1).argmin(1)
         on_mask = torch.stack([nearest % width, nearest // width], 1).double()
         rounded = centres.round().nan_to_num().long()
         rows = torch.arange(len(ctx), device=masks.device)

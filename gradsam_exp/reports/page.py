@@ -169,17 +169,17 @@ def _run(
     """What is known of one row without its images."""
     job = str(row["job"])
     values = ["" if _shown(row[column]) == "" else str(row[column]) for column in varied]
+    bound = row.get("upper_bound") is True
+    star = BOUND if bound else ""
+    said = (in_short(key, value) for key, value in zip(varied, values, strict=True) if value)
     run: dict[str, Any] = {
         "job": job,
-        "name": name + (BOUND if row.get("upper_bound") is True else ""),
+        "name": name + star,
         "jobs": row.get("all_jobs", [job]),
-        "label": " ".join(
-            [name, *(in_short(key, value) for key, value in zip(varied, values, strict=True) if value)]
-        )
-        + (BOUND if row.get("upper_bound") is True else ""),
+        "label": " ".join([name, *said]) + star,
         "varied": values,
         "status": row["status"],
-        "bound": row.get("upper_bound") is True,
+        "bound": bound,
         "error": row["error"] if isinstance(row.get("error"), str) else "",
         "metrics": {name: [_number(row.get(name + end)) for end in ("", "_low", "_high")] for name in metrics},
         "command": command_of(folder / job),

@@ -26,8 +26,7 @@ from pycocotools import mask as coco
 from gradsam_exp.assembly import Plan, plan
 from gradsam_exp.config import Config, check
 from gradsam_exp.digest import digest
-from gradsam_exp.errors import InputError
-from gradsam_exp.reports.runs import first_line
+from gradsam_exp.errors import InputError, first_line
 
 SIDE = 160  # px; larger images are made smaller
 BUDGET = 8_000_000  # bytes of pictures, masks and prompts in a page

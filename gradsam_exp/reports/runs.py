@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from gradsam_exp.errors import InputError
+from gradsam_exp.errors import InputError, first_line
 
 OVERRIDES = ".hydra/overrides.yaml"
 ELSEWHERE = (
@@ -126,11 +126,6 @@ def _read_json(path: Path, *keys: str) -> dict[str, Any]:
     if missing:
         raise InputError(f"{path.name} has no {', '.join(missing)}")
     return content
-
-
-def first_line(error: BaseException) -> str:
-    """Of an error's message; its kind if it says nothing."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def natural(path: str) -> list[tuple[int, str]]:

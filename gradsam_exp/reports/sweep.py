@@ -6,7 +6,6 @@ import json
 import logging
 import shlex
 import sys
-import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from gradsam_exp.errors import InputError
+from gradsam_exp.errors import InputError, keep_traceback
 from gradsam_exp.reports.runs import (
     ELSEWHERE,
     OVERRIDES,
@@ -45,9 +44,9 @@ class SweepSummary(Callback):
         try:
             table = summarize_sweep(folder)
         except Exception as error:  # Hydra would go on with a warning, and end with 0
-            (folder / "error.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
             print(
-                f"gradsam_exp: the sweep has no table, {type(error).__name__}: {error} ({folder / 'error.txt'}); "
+                f"gradsam_exp: the sweep has no table, {type(error).__name__}: {error} "
+                f"({keep_traceback(folder, error)}); "
                 f"its runs are kept: python run.py task=report runs={folder}",
                 file=sys.stderr,
             )
@@ -65,8 +64,9 @@ def summarize_sweep(folder: Path) -> pd.DataFrame:
     from gradsam_exp.reports.tables import print_tables  # noqa: PLC0415  (a sweep's parent starts without pandas)
 
     table = with_comparison(folder, collect_runs(folder))
-    pooled = write_tables(folder, table, folder)
-    print_tables(table, pooled, about(folder, table))
+    common = about(folder, table)
+    pooled = write_tables(folder, table, folder, common)
+    print_tables(table, pooled, common)
     print(folder / "sweep.csv")
     _report(folder, table)
     waiting = upload_command(folder)
@@ -121,13 +121,16 @@ def upload_command(folder: Path) -> str | None:
     return f"wandb sync {shlex.quote(str(folder))}/*/wandb/offline-run-*"
 
 
-def write_tables(folder: Path, table: pd.DataFrame, to: Path) -> pd.DataFrame:
-    """Write ``sweep.csv``, ``sweep.md`` and ``sweep.tex`` into ``to``; returns the pooled rows."""
+def write_tables(folder: Path, table: pd.DataFrame, to: Path, common: str) -> pd.DataFrame:
+    """Write ``sweep.csv``, ``sweep.md`` and ``sweep.tex`` into ``to``; returns the pooled rows.
+
+    Args:
+        common: see `about`; heads the tables.
+    """
     from gradsam_exp.reports.pooled import pool_runs  # noqa: PLC0415
     from gradsam_exp.reports.tables import as_latex, as_markdown, varied_columns  # noqa: PLC0415
 
     table.to_csv(to / "sweep.csv", index=False)
-    common = about(folder, table)
     pooled = pool_runs(folder, table, varied_columns(table))
     if len(pooled):
         pooled.to_csv(to / "pooled.csv", index=False)

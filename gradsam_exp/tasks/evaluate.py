@@ -182,7 +182,7 @@ def write(planned: Plan, evaluation: Evaluation, folder: Path) -> dict[str, Summ
         predictions=evaluation.predictions,
         provenance={
             **provenance,
-            "backbone": planned.classifier.hyper_parameters["backbone"],
+            "backbone": planned.classifier.backbone,
             "seconds": evaluation.seconds,
         },
         upper_bound=planned.upper_bound,

@@ -22,7 +22,7 @@ from gradsam_exp.assembly import find_dataset
 from gradsam_exp.classifiers.checkpoints import ClassifierFile, find_classifier, save_classifier
 from gradsam_exp.classifiers.classifier import ImageClassifier, check_trainable
 from gradsam_exp.classifiers.transform import Transform
-from gradsam_exp.config import Config
+from gradsam_exp.config import Config, chosen_model
 from gradsam_exp.data.base import ImageDataset, SizeBuckets, collate, loader
 from gradsam_exp.data.sampling import FreshSamples
 from gradsam_exp.data.shapes import Shapes
@@ -63,8 +63,7 @@ def train(
     """See ``conf/task/train.yaml``."""
     check_resume(resume)
     tracker = wandb_settings(config.logger)
-    if not config.model:
-        raise InputError("model is empty: choose one, such as model=resnet18")
+    chosen_model(config)
     start_from = None if start is None else find_classifier(start, key="task.start")
     pl.seed_everything(config.model.get("seed", 0), verbose=False)
     train_set, val_set = find_dataset(config, "train"), find_dataset(config, "val")

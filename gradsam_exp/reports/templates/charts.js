@@ -11,7 +11,6 @@ function themed(layout) {
   return {
     margin: { l: 50, r: 12, t: 8, b: 44 },
     hovermode: "closest",
-    modebar: { bgcolor: "rgba(0,0,0,0)", color: style("--quiet"), activecolor: style("--ink") },
     legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom" },
     uirevision: "same", // what the reader has enlarged stays so
     ...layout,
