@@ -11,9 +11,9 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large tensors on huge page
 import hydra
 from omegaconf import DictConfig
 
-from gradsam_exp.cli import leave, run_job, run_program
+from gradsam_exp.app.cli import leave, run_job, run_program
+from gradsam_exp.app.launchers import compose_once, register_presets, share_store
 from gradsam_exp.config import register_schema
-from gradsam_exp.launching import compose_once, register_presets, share_store
 
 register_schema()
 register_presets(Path(__file__).parent / "conf" / "hydra" / "presets")

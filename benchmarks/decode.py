@@ -61,7 +61,7 @@ def main() -> None:
 
 def _batched(segmenter: SamSegmenter, embeddings: Embeddings, prompts: Prompts) -> Tensor:
     answer = segmenter.decode(embeddings, prompts)
-    best = 1 + answer.scores[:, 1:].argmax(1)
+    best = 1 + answer.predicted_iou[:, 1:].argmax(1)
     return segmenter.to_original(answer.logits[torch.arange(len(best)), best], embeddings)
 
 
@@ -74,7 +74,7 @@ def _loop(segmenter: SamSegmenter, embeddings: Embeddings, prompts: Prompts) -> 
     coordinates = (segmenter.to_input(prompts.points, embeddings) / scale).numpy()
     masks = []
     for row in range(len(prompts)):
-        predictor.features = embeddings.values[row : row + 1]
+        predictor.features = embeddings.levels[0][row : row + 1]
         found, scores, _ = predictor.predict(coordinates[row], prompts.labels[row].numpy(), multimask_output=True)
         masks.append(torch.from_numpy(found[scores.argmax()]))
     return torch.stack(masks)

@@ -25,8 +25,8 @@ from hydra import compose, initialize_config_dir
 from rich.table import Table
 
 from benchmarks.timing import result
-from gradsam_exp.assembly import plan
 from gradsam_exp.config import check, register_schema
+from gradsam_exp.engine.plan import plan
 from gradsam_exp.reports.terminal import console
 
 SIZES = (125, 250, 500, 1000, 2000)

@@ -33,13 +33,13 @@ import torch
 from segment_anything import SamPredictor, sam_model_registry
 
 from benchmarks.timing import report, result
-from gradsam_exp import cli
-from gradsam_exp.assembly import forget_models
+from gradsam_exp.app import cli
 from gradsam_exp.classifiers.checkpoints import find_classifier
 from gradsam_exp.classifiers.classifier import ImageClassifier
 from gradsam_exp.data.backgrounds import Mixed
 from gradsam_exp.data.base import collate
 from gradsam_exp.data.shapes import Shapes
+from gradsam_exp.engine.plan import forget_models
 from gradsam_exp.explainers.gradient import GradCAM
 from gradsam_exp.prompts.base import STRATEGIES
 from gradsam_exp.segmenters.base import Embeddings
@@ -168,7 +168,7 @@ def _limit(segmenter: SamSegmenter, batches: list[ImageBatch], asked: list[list[
 
 def _best_masks(segmenter: SamSegmenter, embeddings: Embeddings, prompts: Prompts) -> None:
     answer = segmenter.decode(embeddings, prompts)
-    best = 1 + answer.scores[:, 1:].argmax(1)
+    best = 1 + answer.predicted_iou[:, 1:].argmax(1)
     segmenter.to_original(answer.logits[torch.arange(len(best)), best], embeddings)
 
 

@@ -166,18 +166,70 @@ class Prompts:
 
 @dataclass(frozen=True)
 class Segmentation:
-    """What SAM answered, per query.
+    """The masks that a segmenter offers for each query, on the segmenter's device.
 
     Attributes:
-        logits: low-resolution mask logits of SAM's four mask tokens in its padded input frame;
-            token 0 is the single-mask output, tokens 1–3 are the three candidates.
-        scores: predicted IoU of each mask.
-        image_index: which image of the batch each query belongs to.
+        logits: low-resolution mask logits of every candidate, in the segmenter's padded input frame; candidate 0
+            is SAM's single-mask output, the others are its alternatives.
+        predicted_iou: the segmenter's own estimate of each candidate's IoU with the object.
+        image_index: which image of the batch each query belongs to; on the CPU.
+        single: the candidate that the segmenter's own single-mask rule gives for each query; None: candidate 0.
     """
 
-    logits: Float[Tensor, "queries 4 low low"]
-    scores: Float[Tensor, "queries 4"]
+    logits: Float[Tensor, "queries candidates low low"]
+    predicted_iou: Float[Tensor, "queries candidates"]
     image_index: Int[Tensor, " queries"]
+    single: Int[Tensor, " queries"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.image_index)
+
+    def __getitem__(self, rows: Tensor) -> Segmentation:
+        """The given queries (bool mask or indices)."""
+        single = None if self.single is None else self.single[rows]
+        return Segmentation(self.logits[rows], self.predicted_iou[rows], self.image_index[rows], single)
+
+    @staticmethod
+    def joined(first: Segmentation, second: Segmentation) -> Segmentation:
+        """The queries of both, one after the other; both are of one segmenter."""
+        single = None
+        if first.single is not None and second.single is not None:
+            single = torch.cat([first.single, second.single])
+        return Segmentation(
+            torch.cat([first.logits, second.logits]),
+            torch.cat([first.predicted_iou, second.predicted_iou]),
+            torch.cat([first.image_index, second.image_index]),
+            single,
+        )
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which candidate masks are kept. Several rows of one image are united; an image may have no row. On the CPU.
+
+    Attributes:
+        image_index: which image of the batch each row is about.
+        query: row of the `Segmentation`.
+        candidate: which of that query's masks.
+        predicted_iou: the segmenter's own estimate of that mask's IoU.
+    """
+
+    image_index: Int[Tensor, " rows"]
+    query: Int[Tensor, " rows"]
+    candidate: Int[Tensor, " rows"]
+    predicted_iou: Float[Tensor, " rows"]
+
+    def __len__(self) -> int:
+        return len(self.image_index)
+
+    @property
+    def parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The four tensors, in order."""
+        return self.image_index, self.query, self.candidate, self.predicted_iou
+
+    def __getitem__(self, rows: Tensor) -> Choice:
+        """The given rows (bool mask or indices)."""
+        return Choice(*(part[rows] for part in self.parts))
 
 
 @runtime_checkable

@@ -11,7 +11,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 
-class PerImageMetric(Metric):
+class ExampleMetric(Metric):
     """Mean over images; an image to which the metric does not apply has the value NaN and is left out.
 
     Subclasses implement ``update`` by calling `record` with one value per image. States are concatenated

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from gradsam_exp.metrics.base import PerImageMetric
+from gradsam_exp.metrics.base import ExampleMetric
 from gradsam_exp.overlap import iou
 
 
-class MeanMaskIoU(PerImageMetric):
+class MeanMaskIoU(ExampleMetric):
     """IoU per image, averaged over images (mIoU), in [0, 1].
 
     >>> import torch

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from gradsam_exp.metrics.base import PerImageMetric
+from gradsam_exp.metrics.base import ExampleMetric
 from gradsam_exp.types import BACKGROUND, FOREGROUND, Prompts
 
 
@@ -53,7 +53,7 @@ def point_distances(prompts: Prompts, masks: Bool[Tensor, "batch height width"])
     return _per_image((distance * asked).sum(1), asked.double().sum(1), prompts, len(masks))
 
 
-class PointHitRate(PerImageMetric):
+class PointHitRate(ExampleMetric):
     """Foreground (or background) hit rate in [0, 1].
 
     >>> import torch
@@ -79,7 +79,7 @@ class PointHitRate(PerImageMetric):
         self.record(hit_rates(prompts, masks, self.label))
 
 
-class PointDistance(PerImageMetric):
+class PointDistance(ExampleMetric):
     """Mean distance of foreground points from the true centre of mass, in pixels."""
 
     higher_is_better = False

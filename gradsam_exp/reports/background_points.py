@@ -17,13 +17,13 @@ from matplotlib.figure import Figure
 from pycocotools import mask as coco
 from scipy import ndimage
 
-from gradsam_exp.colours import BACKGROUND_POINT as BG_COLOUR
-from gradsam_exp.colours import FOREGROUND_POINT as FG_COLOUR
-from gradsam_exp.figures import save_figure, styled
-from gradsam_exp.metrics.paired import holm
-from gradsam_exp.metrics.summary import summarize
-from gradsam_exp.reports.compare import against
+from gradsam_exp.reports.colours import BACKGROUND_POINT as BG_COLOUR
+from gradsam_exp.reports.colours import FOREGROUND_POINT as FG_COLOUR
+from gradsam_exp.reports.figures import save_figure, styled
 from gradsam_exp.reports.tables import BOUND, difference_cells
+from gradsam_exp.runs.comparison import against
+from gradsam_exp.runs.paired import holm
+from gradsam_exp.runs.summary import summarize
 from gradsam_exp.types import BACKGROUND, ImageBatch
 
 FACTS = {"area": "area (px)", "to_side": "centre to nearest side (px)"}

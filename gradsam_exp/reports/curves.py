@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from gradsam_exp.colours import AMOUNT, SERIES
-from gradsam_exp.metrics.summary import summarize
-from gradsam_exp.reports.compare import data_digest, images_of
-from gradsam_exp.reports.runs import in_short
+from gradsam_exp.reports.colours import AMOUNT, SERIES
 from gradsam_exp.reports.tables import BOUND, BOUND_NOTE, varied_columns
 from gradsam_exp.reports.terminal import TITLES
+from gradsam_exp.runs.comparison import data_digest, images_of
+from gradsam_exp.runs.finding import in_short
+from gradsam_exp.runs.summary import summarize
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -143,7 +143,7 @@ def draw_curves(folder: Path, table: pd.DataFrame, path: Path) -> Path | None:
     """mIoU against every knob with its interval, one panel each, as PNG and PDF; None if nothing was varied."""
     from matplotlib.figure import Figure  # noqa: PLC0415  (a second)
 
-    from gradsam_exp.figures import save_figure, styled  # noqa: PLC0415
+    from gradsam_exp.reports.figures import save_figure, styled  # noqa: PLC0415
 
     done, varied = known_runs(table)
     if not len(done):

@@ -19,14 +19,14 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from gradsam_exp import colours
-from gradsam_exp.metrics.paired import TIE, all_pairs
-from gradsam_exp.reports.compare import data_digest, images_of
+from gradsam_exp.reports import colours
 from gradsam_exp.reports.curves import charts
 from gradsam_exp.reports.pictures import heat_source, read_pictures, small_predictions
-from gradsam_exp.reports.runs import command_of, config_of, differences, in_short
 from gradsam_exp.reports.tables import BOUND, BOUND_NOTE, merged_rows, varied_columns
 from gradsam_exp.reports.terminal import HEATMAP_TITLES, TITLES
+from gradsam_exp.runs.comparison import data_digest, images_of
+from gradsam_exp.runs.finding import command_of, config_of, differences, in_short
+from gradsam_exp.runs.paired import TIE, all_pairs
 
 IOU_DIGITS = 12  # so that the same images are ties in the charts as in the table
 _STAMP = re.compile(r"(\d{4}-\d\d-\d\d)_(\d\d-\d\d-\d\d)(?:-\d{6})?")  # of a run's or a sweep's folder
@@ -226,7 +226,7 @@ def _image_set(
         run |= {
             "set": number,
             "iou": [_number(value, IOU_DIGITS) for value in own["iou"]],
-            "score": [_number(value, 3) for value in own["score"]],
+            "predicted_iou": [_number(value, 3) for value in own["predicted_iou"]],
             "predicted": [predictable.index(str(name)) for name in own["predicted_class"]],
         }
         run["masks"], run["prompts"] = small_predictions(folder / run["job"], pictures)

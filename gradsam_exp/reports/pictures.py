@@ -23,9 +23,9 @@ from PIL import Image
 from pyarrow import ArrowException
 from pycocotools import mask as coco
 
-from gradsam_exp.assembly import Plan, plan
 from gradsam_exp.config import Config, check
 from gradsam_exp.digest import digest
+from gradsam_exp.engine.plan import Plan, plan
 from gradsam_exp.errors import InputError, first_line
 
 SIDE = 160  # px; larger images are made smaller

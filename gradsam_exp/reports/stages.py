@@ -8,7 +8,7 @@ from types import TracebackType
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.text import Text
 
-from gradsam_exp.preparation import Stopwatch
+from gradsam_exp.engine.preparation import Stopwatch
 from gradsam_exp.reports.terminal import console
 
 LINE_S = 60.0

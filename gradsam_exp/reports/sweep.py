@@ -14,7 +14,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from gradsam_exp.errors import InputError, keep_traceback
-from gradsam_exp.reports.runs import (
+from gradsam_exp.runs.finding import (
     ELSEWHERE,
     OVERRIDES,
     chosen,
@@ -127,8 +127,8 @@ def write_tables(folder: Path, table: pd.DataFrame, to: Path, common: str) -> pd
     Args:
         common: see `about`; heads the tables.
     """
-    from gradsam_exp.reports.pooled import pool_runs  # noqa: PLC0415
     from gradsam_exp.reports.tables import as_latex, as_markdown, varied_columns  # noqa: PLC0415
+    from gradsam_exp.runs.pooling import pool_runs  # noqa: PLC0415
 
     table.to_csv(to / "sweep.csv", index=False)
     pooled = pool_runs(folder, table, varied_columns(table))
@@ -141,7 +141,7 @@ def write_tables(folder: Path, table: pd.DataFrame, to: Path, common: str) -> pd
 
 def about(folder: Path, table: pd.DataFrame) -> str:
     """What the finished runs have in common, in one line, see `in_common`; empty if there are none."""
-    from gradsam_exp.reports.compare import backbone_of, evaluated_runs, images_of  # noqa: PLC0415
+    from gradsam_exp.runs.comparison import backbone_of, evaluated_runs, images_of  # noqa: PLC0415
 
     runs = [folder / str(job) for job in evaluated_runs(folder, table)["job"]]
     if not runs:
@@ -211,14 +211,14 @@ def compare_runs(folder: Path, table: pd.DataFrame, baseline: str | None = None)
     """
     import pandas as pd  # noqa: PLC0415
 
-    from gradsam_exp.metrics.paired import holm  # noqa: PLC0415
-    from gradsam_exp.reports.compare import (  # noqa: PLC0415
+    from gradsam_exp.runs.comparison import (  # noqa: PLC0415
         CLASS_MIOU,
         against,
         data_digest,
         evaluated_runs,
         images_of,
     )
+    from gradsam_exp.runs.paired import holm  # noqa: PLC0415
 
     baselines: dict[str, tuple[str, pd.Series]] = {}
     rows: list[dict[str, Any]] = []

@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from gradsam_exp.metrics.summary import Summary
+from gradsam_exp.runs.summary import Summary
 
 log = logging.getLogger(__name__)
 TITLES = {

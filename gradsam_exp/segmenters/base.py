@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
@@ -15,24 +16,30 @@ from gradsam_exp.types import Prompts, Segmentation
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Encoded images of one size.
+    """Encoded images of one size. They are on the CPU, but for those that ``encode`` has just made.
 
     Attributes:
-        values: one embedding per image.
+        levels: one tensor for each resolution that the segmenter's decoder looks at, a row per image.
         input_size: ``(height, width)`` in pixels of the resized image inside SAM's square input.
         original_size: ``(height, width)`` in pixels of the image as it came.
     """
 
-    values: Float[Tensor, "batch channels rows columns"]
+    levels: tuple[Float[Tensor, "batch _ _ _"], ...]
     input_size: tuple[int, int]
     original_size: tuple[int, int]
 
     def __len__(self) -> int:
-        return len(self.values)
+        return len(self.levels[0])
 
     def __getitem__(self, rows: slice) -> Embeddings:
         """Some of the images."""
-        return replace(self, values=self.values[rows])
+        return replace(self, levels=tuple(level[rows] for level in self.levels))
+
+    @staticmethod
+    def joined(parts: Sequence[Embeddings]) -> Embeddings:
+        """Those of several batches of images of one size, one after the other, on the CPU."""
+        levels = zip(*(part.levels for part in parts), strict=True)
+        return replace(parts[0], levels=tuple(torch.cat([value.cpu() for value in level]) for level in levels))
 
 
 @runtime_checkable

@@ -23,7 +23,7 @@ from gradsam_exp.errors import InputError
 from gradsam_exp.segmenters.base import SEGMENTERS, Segmenter
 from gradsam_exp.segmenters.compact import build_compact
 from gradsam_exp.segmenters.sam import Precision, SamSegmenter
-from gradsam_exp.segmenters.views import Views, viewed
+from gradsam_exp.segmenters.tta import Tta, augmented
 from gradsam_exp.weights import WeightsFile, file_digest, open_weights, shipped
 
 BASE_URL = "https://dl.fbaipublicfiles.com/segment_anything/"
@@ -73,14 +73,14 @@ def compact(
     max_queries: MaxQueries = 256,
     precision: Precision = "fp32",
     compile: bool = False,
-    views: Views = 1,
+    tta: Tta = 1,
 ) -> Segmenter:
     """The small SAM that ships with the package, or one trained by ``task=train_sam``.
 
     Args:
         checkpoint: a weights file of ``task=train_sam``; None is the shipped one.
         max_queries, precision, compile: see `SamSegmenter`.
-        views: see `Viewed`.
+        tta: see `Augmented`.
     """
     file = compact_weights(checkpoint, key="sam.checkpoint")
     read = partial(_read_checked, build_compact, file.tensors, file.path)
@@ -92,7 +92,7 @@ def compact(
         precision=precision,
         compiled=compile,
     )
-    return viewed(segmenter, views)
+    return augmented(segmenter, tta)
 
 
 def _official(name: str) -> None:
@@ -105,7 +105,7 @@ def _official(name: str) -> None:
         max_queries: MaxQueries = 64,
         precision: Precision = "fp32",
         compile: bool = False,
-        views: Views = 1,
+        tta: Tta = 1,
     ) -> Segmenter:
         file, known_digest = OFFICIAL[name]
         if checkpoint is not None:
@@ -124,7 +124,7 @@ def _official(name: str) -> None:
             precision=precision,
             compiled=compile,
         )
-        return viewed(segmenter, views)
+        return augmented(segmenter, tta)
 
     build.__doc__ = f"""The official {name} model.
 
@@ -133,7 +133,7 @@ def _official(name: str) -> None:
         url: where to download from if it is in neither place; None is the official address.
         sha256: expected digest; None is the official one for a download, and none for a given path.
         max_queries, precision, compile: see `SamSegmenter`.
-        views: see `Viewed`.
+        tta: see `Augmented`.
     """
 
 

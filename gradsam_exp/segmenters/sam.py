@@ -19,8 +19,7 @@ from segment_anything.modeling import Sam
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 
-from gradsam_exp.memory import Portion
-from gradsam_exp.rows import filled
+from gradsam_exp.batching import AdaptiveBatch, filled
 from gradsam_exp.segmenters.base import Embeddings, distinct_shapes
 from gradsam_exp.segmenters.decoder import predict_masks
 from gradsam_exp.segmenters.encoder import encode_frames
@@ -63,7 +62,7 @@ class SamSegmenter:
         self._encode_frames = torch.compile(encode_frames) if compiled else encode_frames
         self._load_model, self._load_encoder = load_model, load_encoder
         self._model: Sam | None = None
-        self._portion = Portion("decode", max_queries, row="query")
+        self._batch = AdaptiveBatch("decode", max_queries, row="query")
 
     def load(self, device: torch.device) -> None:
         """See `Segmenter.load`. The image encoder is read when it is first needed, which may be never."""
@@ -110,7 +109,7 @@ class SamSegmenter:
         ]
         frame = torch.stack(frames).permute(0, 3, 1, 2)
         values = torch.cat([self._embedded(some) for some in frame.split(self._images_at_once(len(images)))])
-        return Embeddings(values, (frame.shape[-2], frame.shape[-1]), (images.shape[-2], images.shape[-1]))
+        return Embeddings((values,), (frame.shape[-2], frame.shape[-1]), (images.shape[-2], images.shape[-1]))
 
     def _embedded(self, frame: Tensor) -> Tensor:
         bf16 = self.precision == "bf16"
@@ -136,10 +135,10 @@ class SamSegmenter:
         low = self._decoding.image_encoder.img_size // CELL
         logits = torch.zeros(len(prompts), 4, low, low, device=device)
         scores = torch.zeros(len(prompts), 4, device=device)
-        self._portion.fit(self._rows_at_once())
+        self._batch.fit(self._rows_at_once())
         for group in distinct_shapes(prompts):
             decode = partial(self._decode_some, embeddings, prompts, group)
-            for rows, answer_logits, answer_scores in self._portion.slices(len(group), decode):
+            for rows, answer_logits, answer_scores in self._batch.slices(len(group), decode):
                 logits[rows], scores[rows] = answer_logits[: len(rows)], answer_scores[: len(rows)]
         return Segmentation(logits, scores, prompts.image_index)
 
@@ -156,7 +155,7 @@ class SamSegmenter:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Some rows of a group, and their answers; others may follow these."""
         rows = group[some]
-        return rows, *self._decode_alike(embeddings, prompts[filled(rows, self._portion.most)])
+        return rows, *self._decode_alike(embeddings, prompts[filled(rows, self._batch.most)])
 
     def _decode_alike(self, embeddings: Embeddings, prompts: Prompts) -> tuple[Tensor, Tensor]:
         """Decode queries that all have the same number of real points."""
@@ -174,8 +173,8 @@ class SamSegmenter:
             boxes = self.to_input(boxes.unflatten(1, (2, 2)), embeddings).flatten(1).to(device)
         masks = None if prompts.mask_logits is None else prompts.mask_logits.to(device)
         sparse, dense = self._decoding.prompt_encoder(points=points, boxes=boxes, masks=masks)
-        rows = prompts.image_index.to(embeddings.values.device)
-        return predict_masks(self._decoding, embeddings.values[rows].to(device), sparse, dense)
+        (values,) = embeddings.levels
+        return predict_masks(self._decoding, values[prompts.image_index].to(device), sparse, dense)
 
     @staticmethod
     def to_input(xy: Float[Tensor, "*rows 2"], embeddings: Embeddings) -> Float[Tensor, "*rows 2"]:

@@ -11,8 +11,8 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from gradsam_exp.overlap import iou, soft_iou
-from gradsam_exp.selectors.base import SELECTORS, Choice, best_by, candidates_only
-from gradsam_exp.types import PromptContext, Segmentation
+from gradsam_exp.selectors.base import SELECTORS, best_by, candidates_only
+from gradsam_exp.types import Choice, PromptContext, Segmentation
 
 
 @SELECTORS.register("heatmap_agreement")
@@ -27,7 +27,7 @@ class HeatmapAgreement:
 
     def __call__(self, ctx: PromptContext, segmentation: Segmentation) -> Choice:
         """See `MaskSelector.__call__`."""
-        return best_by(candidates_only(_agreement(ctx, segmentation)), segmentation, len(ctx.heatmaps))
+        return best_by(candidates_only(_agreement(ctx, segmentation)), segmentation)
 
 
 @SELECTORS.register("hybrid")
@@ -45,8 +45,8 @@ class Hybrid:
 
     def __call__(self, ctx: PromptContext, segmentation: Segmentation) -> Choice:
         """See `MaskSelector.__call__`."""
-        values = self.weight * _agreement(ctx, segmentation) + (1 - self.weight) * segmentation.scores
-        return best_by(candidates_only(values), segmentation, len(ctx.heatmaps))
+        values = self.weight * _agreement(ctx, segmentation) + (1 - self.weight) * segmentation.predicted_iou
+        return best_by(candidates_only(values), segmentation)
 
 
 @SELECTORS.register("largest")
@@ -59,7 +59,7 @@ class Largest:
     def __call__(self, ctx: PromptContext, segmentation: Segmentation) -> Choice:
         """See `MaskSelector.__call__`."""
         area = ((segmentation.logits > 0) * _inside(ctx, segmentation)[:, None]).sum((2, 3))
-        return best_by(candidates_only(area), segmentation, len(ctx.heatmaps))
+        return best_by(candidates_only(area), segmentation)
 
 
 @SELECTORS.register("oracle")
@@ -78,12 +78,16 @@ class BestOfThree:
         if ctx.masks is None:
             raise ValueError("the oracle selector needs true masks")
         truth = ctx.masks[segmentation.image_index.cpu()][:, None]
-        masks = ctx.low_res.to_original(segmentation.logits.flatten(0, 1)).unflatten(0, (-1, 4)).cpu()
-        quality = iou(masks, truth).float().to(segmentation.scores.device)
-        return best_by(candidates_only(quality), segmentation, len(ctx.heatmaps))
+        masks = (
+            ctx.low_res.to_original(segmentation.logits.flatten(0, 1))
+            .unflatten(0, segmentation.logits.shape[:2])
+            .cpu()
+        )
+        quality = iou(masks, truth).float().to(segmentation.predicted_iou.device)
+        return best_by(candidates_only(quality), segmentation)
 
 
-def _agreement(ctx: PromptContext, segmentation: Segmentation) -> Float[Tensor, "queries 4"]:
+def _agreement(ctx: PromptContext, segmentation: Segmentation) -> Float[Tensor, "queries candidates"]:
     """Agreement of every candidate with its image's heatmap."""
     logits = segmentation.logits
     heat = ctx.low_res.to_low_res(ctx.heatmaps.values).to(logits.device)[segmentation.image_index][:, None]

@@ -1,31 +1,15 @@
-"""What a mask selector is: it picks one query's one mask token for every image."""
+"""A mask selector chooses, for every image, which of the segmenter's candidate masks are kept."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from gradsam_exp.registry import Registry
-from gradsam_exp.types import PromptContext, Segmentation
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The mask kept for each image.
-
-    Attributes:
-        query: row of the segmentation, −1 for an image that had no query.
-        token: mask token 0..3 of that row (0 is SAM's single-mask output).
-        score: its predicted IoU; 0 without a query.
-    """
-
-    query: Int[Tensor, " batch"]
-    token: Int[Tensor, " batch"]
-    score: Float[Tensor, " batch"]
+from gradsam_exp.types import Choice, PromptContext, Segmentation
 
 
 @runtime_checkable
@@ -41,25 +25,23 @@ class MaskSelector(Protocol):
 SELECTORS: Registry[MaskSelector] = Registry("selector", "gradsam_exp.selectors")
 
 
-def best_by(values: Float[Tensor, "queries 4"], segmentation: Segmentation, batch: int) -> Choice:
-    """The candidate with the largest value for each image; −inf rules a candidate out. First wins ties."""
-    rows = segmentation.image_index.to(values.device)
-    per_query, token = values.max(1)
-    query = torch.full((batch,), -1, device=values.device)
-    for image in range(batch):
-        own = torch.nonzero(rows == image).flatten()
-        if len(own):
-            query[image] = own[per_query[own].argmax()]
-    found = query >= 0
-    safe = query.clamp(min=0)
-    if not len(values):
-        nothing = torch.zeros(batch, device=values.device)
-        return Choice(query, nothing.long(), nothing)
-    chosen = token[safe]
-    score = segmentation.scores[safe, chosen]
-    return Choice(query, torch.where(found, chosen, 0), torch.where(found, score, 0.0))
+def best_by(values: Float[Tensor, "queries candidates"], segmentation: Segmentation) -> Choice:
+    """The candidate with the largest value for each image that has a query; the first of several equal ones.
+
+    Args:
+        values: −inf rules a candidate out.
+        segmentation: what the candidates are of.
+    """
+    per_query, candidates = (tensor.cpu() for tensor in values.max(1)) if len(values) else (values, values)
+    images = segmentation.image_index.unique()
+    query = torch.zeros_like(images)
+    for k, image in enumerate(images):
+        own = torch.nonzero(segmentation.image_index == image).flatten()
+        query[k] = own[per_query[own].argmax()]
+    chosen = candidates[query] if len(query) else torch.zeros_like(query)
+    return Choice(images, query, chosen, segmentation.predicted_iou.cpu()[query, chosen])
 
 
-def candidates_only(values: Float[Tensor, "queries 4"]) -> Float[Tensor, "queries 4"]:
-    """Rules token 0, the single-mask output, out: it is not one of the three candidates."""
+def candidates_only(values: Float[Tensor, "queries candidates"]) -> Float[Tensor, "queries candidates"]:
+    """The values with −inf for candidate 0, SAM's single-mask output, which is not one of the alternatives."""
     return torch.cat([torch.full_like(values[:, :1], -torch.inf), values[:, 1:]], 1)

@@ -7,8 +7,8 @@ from typing import ClassVar
 import torch
 from pydantic.dataclasses import dataclass
 
-from gradsam_exp.selectors.base import SELECTORS, Choice, best_by, candidates_only
-from gradsam_exp.types import PromptContext, Segmentation
+from gradsam_exp.selectors.base import SELECTORS, best_by, candidates_only
+from gradsam_exp.types import Choice, PromptContext, Segmentation
 
 
 @SELECTORS.register("predicted_iou")
@@ -20,7 +20,8 @@ class PredictedIoU:
 
     def __call__(self, ctx: PromptContext, segmentation: Segmentation) -> Choice:
         """See `MaskSelector.__call__`."""
-        return best_by(candidates_only(segmentation.scores), segmentation, len(ctx.heatmaps))
+        del ctx
+        return best_by(candidates_only(segmentation.predicted_iou), segmentation)
 
 
 @SELECTORS.register("single")
@@ -32,6 +33,8 @@ class SingleMask:
 
     def __call__(self, ctx: PromptContext, segmentation: Segmentation) -> Choice:
         """See `MaskSelector.__call__`."""
-        scores = segmentation.scores.clone()
-        scores[:, 1:] = -torch.inf
-        return best_by(scores, segmentation, len(ctx.heatmaps))
+        del ctx
+        values = segmentation.predicted_iou
+        single = torch.zeros(len(values), dtype=torch.long) if segmentation.single is None else segmentation.single
+        own = torch.arange(values.shape[1], device=values.device) == single.to(values.device)[:, None]
+        return best_by(torch.where(own, values, -torch.inf), segmentation)

@@ -16,17 +16,17 @@ import numpy as np
 import pandas as pd
 from pydantic.dataclasses import dataclass as checked
 
-from gradsam_exp.assembly import plan
 from gradsam_exp.config import Config
-from gradsam_exp.experiment import Evaluation
-from gradsam_exp.pipeline import PipelineResult
-from gradsam_exp.preparation import Prepared
+from gradsam_exp.engine.devices import prepare_on_devices
+from gradsam_exp.engine.experiment import Evaluation
+from gradsam_exp.engine.pipeline import PipelineResult
+from gradsam_exp.engine.plan import plan
+from gradsam_exp.engine.preparation import Prepared
 from gradsam_exp.registry import build_checked
 from gradsam_exp.reports import background_points as report
 from gradsam_exp.reports.tables import BOUND_NOTE, markdown_table
 from gradsam_exp.reports.terminal import console, progress_bar
-from gradsam_exp.results import write_finished
-from gradsam_exp.tasks.devices import prepare_on_devices
+from gradsam_exp.runs.folder import write_finished
 from gradsam_exp.tasks.evaluate import write
 
 COUNTS = (1, 2, 4, 8)

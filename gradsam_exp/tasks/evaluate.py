@@ -18,20 +18,20 @@ from omegaconf import OmegaConf
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from gradsam_exp import results
-from gradsam_exp.assembly import Plan, plan
+from gradsam_exp.app.progress import RUNNING
 from gradsam_exp.config import Config
-from gradsam_exp.experiment import Evaluation
-from gradsam_exp.figures import figure1, score_histograms
-from gradsam_exp.gallery import Gallery
-from gradsam_exp.metrics.summary import Summary, summarize_run
-from gradsam_exp.pipeline import PipelineResult
-from gradsam_exp.preparation import Prepared
+from gradsam_exp.engine.experiment import Evaluation
+from gradsam_exp.engine.pipeline import PipelineResult
+from gradsam_exp.engine.plan import Plan, plan
+from gradsam_exp.engine.preparation import Prepared
 from gradsam_exp.registry import build_checked
-from gradsam_exp.reports.progress import RUNNING
+from gradsam_exp.reports.figures import figure1, score_histograms
+from gradsam_exp.reports.gallery import Gallery
 from gradsam_exp.reports.stages import StageBars
 from gradsam_exp.reports.terminal import console, results_table, stages_line, warn
-from gradsam_exp.segmenters.remembered import Remembered
+from gradsam_exp.runs import folder as results
+from gradsam_exp.runs.summary import Summary, summarize_run
+from gradsam_exp.segmenters.cached import CachedSegmenter
 from gradsam_exp.tracking.evaluation import track_evaluation
 from gradsam_exp.tracking.settings import WandbSettings, wandb_settings
 
@@ -124,7 +124,7 @@ def _evaluate(planned: Plan, settings: EvaluateSettings, folder: Path) -> dict[s
     gallery = Gallery(planned.classifier.class_names, first=settings.examples, worst=settings.worst)
     experiment = planned.experiment(faithful=settings.faithfulness, among_others=_sweeping())
     if config.devices > 1:
-        from gradsam_exp.tasks.devices import prepare_on_devices  # noqa: PLC0415  (Lightning takes its time)
+        from gradsam_exp.engine.devices import prepare_on_devices  # noqa: PLC0415  (Lightning takes its time)
 
         with experiment.stopwatch.time("devices"):
             prepare_on_devices(planned, experiment.prepare)
@@ -136,7 +136,7 @@ def _evaluate(planned: Plan, settings: EvaluateSettings, folder: Path) -> dict[s
 
     with StageBars(title, len(planned.dataset), experiment.stopwatch):
         evaluation = experiment.run(planned.dataset, batch_size=config.batch_size, on_batch=on_batch)
-    if isinstance(segmenter := experiment.pipeline.segmenter, Remembered):
+    if isinstance(segmenter := experiment.pipeline.segmenter, CachedSegmenter):
         log.info("%d of %d queries so far were decoded, the others known", segmenter.decoded, segmenter.asked)
     if settings.draws:
         _draw(gallery, evaluation, folder / "figures")

@@ -11,15 +11,15 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
-from gradsam_exp.assembly import plan
 from gradsam_exp.config import Config
 from gradsam_exp.data.given import GivenPictures, find_pictures
+from gradsam_exp.engine.pipeline import PipelineResult
+from gradsam_exp.engine.plan import plan
+from gradsam_exp.engine.preparation import Prepared
 from gradsam_exp.errors import InputError
-from gradsam_exp.figures import figure1
-from gradsam_exp.gallery import Example, Gallery
-from gradsam_exp.pipeline import PipelineResult
-from gradsam_exp.preparation import Prepared
 from gradsam_exp.registry import build_checked
+from gradsam_exp.reports.figures import figure1
+from gradsam_exp.reports.gallery import Example, Gallery
 from gradsam_exp.reports.terminal import console
 
 CELL = 2.2  # inches
@@ -52,7 +52,7 @@ def explain(config: Config, folder: Path, *, max_side: Annotated[int, Field(ge=1
         logits = item.heatmaps.logits
         for k, name in enumerate(item.batch.image_ids):
             shares = None if logits is None else logits[k].float().softmax(0)
-            seen[name] = int(item.predicted[k]), shares, float(result.scores[k])
+            seen[name] = int(item.predicted[k]), shares, float(result.predicted_iou[k])
 
     planned.experiment().run(pictures, batch_size=min(config.batch_size, _AT_ONCE), on_batch=on_batch)
     examples = {example.image_id: example for example in gallery.first_examples()}

@@ -14,19 +14,19 @@ from pydantic import Field
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
-from gradsam_exp.assembly import find_device
 from gradsam_exp.config import Config
 from gradsam_exp.data.backgrounds import BACKGROUNDS
 from gradsam_exp.data.base import ImageDataset, loader
 from gradsam_exp.data.novel_shapes import NovelShapes
 from gradsam_exp.data.shapes import Shapes
-from gradsam_exp.metrics.summary import Summary, summarize
+from gradsam_exp.engine.plan import find_device
 from gradsam_exp.overlap import iou
 from gradsam_exp.prompts.foreground import point_prompts
 from gradsam_exp.prompts.reference import Oracle
 from gradsam_exp.registry import build_checked
 from gradsam_exp.reports.terminal import console, results_table
-from gradsam_exp.results import write_json
+from gradsam_exp.runs.folder import write_json
+from gradsam_exp.runs.summary import Summary, summarize
 from gradsam_exp.segmenters.base import SEGMENTERS, Segmenter
 from gradsam_exp.selectors.score import PredictedIoU
 from gradsam_exp.types import Heatmaps, ImageBatch, PromptContext
@@ -117,7 +117,7 @@ def _masks(segmenter: Segmenter, batch: ImageBatch, points: Tensor) -> Tensor:
     embeddings = segmenter.encode(batch.images)
     segmentation = segmenter.decode(embeddings, point_prompts(points))
     choice = PredictedIoU()(PromptContext(batch.images, _no_heatmaps(batch)), segmentation)
-    return segmenter.to_original(segmentation.logits[choice.query, choice.token], embeddings).cpu()
+    return segmenter.to_original(segmentation.logits[choice.query, choice.candidate], embeddings).cpu()
 
 
 def _no_heatmaps(batch: ImageBatch) -> Heatmaps:

@@ -19,14 +19,14 @@ from torch.utils.data import DataLoader, Dataset
 from gradsam_exp.config import Config
 from gradsam_exp.data.backgrounds import BACKGROUNDS
 from gradsam_exp.data.photos import photographs
-from gradsam_exp.data.scenes import SceneGenerator, SceneStream
 from gradsam_exp.registry import build_checked
 from gradsam_exp.reports.terminal import console
-from gradsam_exp.results import provenance, write_json
+from gradsam_exp.runs.folder import provenance, write_json
 from gradsam_exp.segmenters.checkpoints import compact_weights
 from gradsam_exp.segmenters.compact import INPUT_SIZE, build_compact
-from gradsam_exp.segmenters.training import PromptableTraining, SceneBatch
-from gradsam_exp.tasks.fitting import check_resume, fit
+from gradsam_exp.training.fitting import check_resume, fit
+from gradsam_exp.training.promptable import PromptableTraining, SceneBatch
+from gradsam_exp.training.scenes import SceneGenerator, SceneStream
 from gradsam_exp.weights import save_weights
 
 LOW = INPUT_SIZE // 4

@@ -5,10 +5,10 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from gradsam_exp import results
 from gradsam_exp.config import Config
 from gradsam_exp.errors import InputError
 from gradsam_exp.reports.terminal import console
+from gradsam_exp.runs import folder as results
 from gradsam_exp.tracking.report import (
     NOT_KNOWN,
     build_report,

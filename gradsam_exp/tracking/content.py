@@ -7,7 +7,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from gradsam_exp.config import KNOBS, Config, Node
-from gradsam_exp.metrics.summary import Summary
+from gradsam_exp.runs.summary import Summary
 
 if TYPE_CHECKING:
     from wandb import Run

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from gradsam_exp.assembly import Plan
-from gradsam_exp.metrics.summary import Summary
+from gradsam_exp.engine.plan import Plan
+from gradsam_exp.runs.summary import Summary
 from gradsam_exp.tracking.artifacts import described, results_artifact, use_weights
 from gradsam_exp.tracking.content import flat_config, log_metrics, run_name
 from gradsam_exp.tracking.examples import chosen_images, examples_of

@@ -14,8 +14,8 @@ from jaxtyping import Bool, UInt8
 from PIL import Image
 from pycocotools import mask as coco
 
-from gradsam_exp.assembly import Plan
-from gradsam_exp.gallery import Example
+from gradsam_exp.engine.plan import Plan
+from gradsam_exp.reports.gallery import Example
 
 MOST_SIDE = 512  # px; larger images are made smaller
 
@@ -27,9 +27,9 @@ class _NotStoredError(Exception):
 def chosen_images(per_image: pd.DataFrame, images: int | Literal["all"]) -> dict[str, str]:
     """Names of the images to show, and why: ``worst``, ``median`` or ``best`` by IoU, or ``all``.
 
-    Where there is no truth, SAM's own score stands for the IoU. Of few images, each is shown once.
+    Where there is no truth, SAM's predicted IoU stands for the IoU. Of few images, each is shown once.
     """
-    by = "iou" if per_image["iou"].notna().any() else "score"
+    by = "iou" if per_image["iou"].notna().any() else "predicted_iou"
     ranked = per_image.sort_values([by, "image_id"], kind="stable")["image_id"].tolist()
     if images == "all":
         return dict.fromkeys(ranked, "all")

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, UInt8
 
-from gradsam_exp.colours import HEAT
-from gradsam_exp.gallery import Example
+from gradsam_exp.reports.colours import HEAT
+from gradsam_exp.reports.gallery import Example
 from gradsam_exp.tracking.examples import by_image
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def drawn_prompts(examples: Sequence[Example]) -> list[UInt8[np.ndarray, "_ _ 3"
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
     from matplotlib.figure import Figure  # noqa: PLC0415
 
-    from gradsam_exp.figures import draw_prompts, styled  # noqa: PLC0415
+    from gradsam_exp.reports.figures import draw_prompts, styled  # noqa: PLC0415
 
     pictures = []
     with styled():

@@ -13,8 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from gradsam_exp.config import check
 from gradsam_exp.errors import InputError
-from gradsam_exp.reports.runs import problem_in
 from gradsam_exp.reports.sweep import about, collect_runs
+from gradsam_exp.runs.finding import problem_in
 from gradsam_exp.tracking.content import DIRECTIONS, flat_config
 from gradsam_exp.tracking.settings import WandbSettings, api_key, server
 from gradsam_exp.tracking.upload import why_not

@@ -7,8 +7,8 @@ import torch
 from gradsam_exp.data.backgrounds import Mixed, Noise
 from gradsam_exp.data.base import FirstImages, loader
 from gradsam_exp.data.novel_shapes import NovelShapes
-from gradsam_exp.data.sampling import FreshSamples
 from gradsam_exp.data.shapes import LENGTHS, SHAPES, Shapes, stencil
+from gradsam_exp.training.sampling import FreshSamples
 
 
 def test_lengths_and_sizes_are_the_reference_data_sets():

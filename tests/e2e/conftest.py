@@ -13,10 +13,10 @@ import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 
-from gradsam_exp import assembly
 from gradsam_exp.classifiers.checkpoints import save_classifier
 from gradsam_exp.classifiers.classifier import ImageClassifier
 from gradsam_exp.data.shapes import SHAPES
+from gradsam_exp.engine import plan as assembly
 from gradsam_exp.segmenters.compact import build_compact
 from gradsam_exp.weights import save_weights
 

@@ -43,7 +43,7 @@ def refused(done, message: str, read: list[str]) -> None:
         (["task=evalute"], r"task='evalute' is not known; did you mean 'evaluate'"),
         (["piepline=fg"], r"'piepline' is not a configuration key; did you mean 'pipeline'"),
         (["bg_treshold=0.2"], r"'bg_treshold' is not a configuration key; did you mean 'bg_threshold'"),
-        (["sam.veiws=2"], r"'sam\.veiws' is not a configuration key; did you mean 'views'\? Known: checkpoint"),
+        (["sam.ttta=2"], r"'sam\.ttta' is not a configuration key; did you mean 'tta'\? Known: checkpoint"),
         (["+bg=1"], r"bg is not a configuration key"),
         (["pipeline.tei=first"], r"pipeline\.tei is not a parameter|'pipeline.tei' is not a configuration key"),
         (["bg_threshold=low"], r"bg_threshold: Value 'low'.*Float"),

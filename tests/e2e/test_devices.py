@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from gradsam_exp.assembly import plan
 from gradsam_exp.config import check
+from gradsam_exp.engine.plan import plan
 from gradsam_exp.segmenters.sam import SamSegmenter
 from tests.test_launching import composed
 
@@ -36,7 +36,7 @@ def test_two_processes_give_what_one_gives(
     with monkeypatch.context() as patch:  # of this process; those that are spawned do not see it
         for name in ("encode", "_embedded"):
             patch.setattr(SamSegmenter, name, made_here)
-        patch.setattr("gradsam_exp.assembly.loaded_classifier", made_here)
+        patch.setattr("gradsam_exp.engine.plan.loaded_classifier", made_here)
         two = run(*given, f"store.root={tmp_path / 'two'}", f"devices={devices}")
     assert one.code == two.code == 0, two.out + two.err
     first, second = two.runs

@@ -40,7 +40,7 @@ def test_the_oracles_run_by_name(run):
 def test_every_part_has_a_config_of_its_name():
     from gradsam_exp.explainers.base import EXPLAINERS
     from gradsam_exp.prompts.base import STRATEGIES
-    from gradsam_exp.refinement.base import REFINERS
+    from gradsam_exp.refiners.base import REFINERS
     from gradsam_exp.selectors.base import SELECTORS
 
     for group, registry in (("explainer", EXPLAINERS), ("pipeline", STRATEGIES), ("selector", SELECTORS),

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from hydra.core.config_store import ConfigStore
 
-from gradsam_exp.launching import PLUGINS
+from gradsam_exp.app.launchers import PLUGINS
 from tests.e2e.conftest import ROOT
 from tests.test_launching import composed
 

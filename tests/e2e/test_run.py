@@ -163,7 +163,7 @@ def test_an_explainer_that_does_not_fit_the_network_is_refused_in_one_line(run):
 
 
 def test_a_second_run_reads_what_the_first_prepared(run, monkeypatch: pytest.MonkeyPatch):
-    from gradsam_exp import assembly
+    from gradsam_exp.engine import plan as assembly
     from gradsam_exp.segmenters.sam import SamSegmenter
 
     first = metrics_of(run("pipeline=fg", "refine=guided"))
@@ -174,7 +174,7 @@ def test_a_second_run_reads_what_the_first_prepared(run, monkeypatch: pytest.Mon
     monkeypatch.setattr(assembly, "loaded_classifier", never)
     monkeypatch.setattr(SamSegmenter, "encode", never)
     monkeypatch.setattr("gradsam_exp.segmenters.checkpoints.load_encoder", never)
-    monkeypatch.setattr("gradsam_exp.refinement.edges.Guided.refine", never)
+    monkeypatch.setattr("gradsam_exp.refiners.edges.Guided.refine", never)
     again = run("pipeline=fg", "refine=guided")
     assert again.code == 0, again.err
     assert {json.loads((folder / "metrics.json").read_text())["identity"] for folder in again.runs} == {

@@ -15,9 +15,9 @@ import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import OmegaConf
 
-from gradsam_exp import results
-from gradsam_exp.experiment import Experiment
+from gradsam_exp.engine.experiment import Experiment
 from gradsam_exp.reports import sweep
+from gradsam_exp.runs import folder as results
 from gradsam_exp.segmenters.sam import SamSegmenter
 from tests.e2e.conftest import ROOT
 

@@ -17,12 +17,12 @@ from torch import nn
 from torchvision.models import SwinTransformer, VisionTransformer
 from torchvision.models._api import BUILTIN_MODELS
 
-from gradsam_exp import assembly
-from gradsam_exp.assembly import Plan
 from gradsam_exp.classifiers.checkpoints import save_classifier
 from gradsam_exp.classifiers.classifier import ImageClassifier
 from gradsam_exp.classifiers.transform import Transform
 from gradsam_exp.data.shapes import SHAPES
+from gradsam_exp.engine import plan as assembly
+from gradsam_exp.engine.plan import Plan
 from gradsam_exp.tasks import evaluate
 from gradsam_exp.tracking.content import flat_config
 

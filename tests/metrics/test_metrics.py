@@ -8,8 +8,8 @@ from torchmetrics.functional import jaccard_index
 
 from gradsam_exp.metrics.masks import MeanMaskIoU
 from gradsam_exp.metrics.points import PointDistance, PointHitRate, hit_rates, point_distances, points_on_masks
-from gradsam_exp.metrics.summary import summarize, summarize_run
 from gradsam_exp.overlap import iou
+from gradsam_exp.runs.summary import summarize, summarize_run
 from gradsam_exp.types import BACKGROUND, FOREGROUND, Prompts
 
 MASK = torch.zeros(1, 6, 8, dtype=torch.bool)

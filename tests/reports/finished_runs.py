@@ -39,7 +39,7 @@ def write_run(
     metrics = {"miou": {"mean": mean, "ci95": [min(ious), max(ious)], "n": len(ious)}}
     content = {"identity": identity or str(run), "status": "finished", "upper_bound": bound, "metrics": metrics}
     (run / "metrics.json").write_text(json.dumps(content))
-    facts = {"class_name": class_name, "predicted_class": class_name, "correct": True, "score": 0.5}
+    facts = {"class_name": class_name, "predicted_class": class_name, "correct": True, "predicted_iou": 0.5}
     pd.DataFrame({"image_id": IDS, "iou": ious, **facts}).to_parquet(run / "per_image.parquet")
     mask = np.zeros((4, 6), dtype=np.uint8)
     mask[1:3, 2:5] = 1

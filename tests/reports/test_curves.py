@@ -9,7 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from gradsam_exp import figures
+from gradsam_exp.reports import figures
 from gradsam_exp.reports.curves import charts, curves_of, draw_curves, in_order
 from gradsam_exp.reports.sweep import collect_runs
 from tests.reports.finished_runs import write_run

@@ -29,7 +29,7 @@ def test_the_encoder_is_read_with_the_first_image():
     answer = second.decode(embeddings, click)
     assert torch.equal(answer.logits, first.decode(embeddings, click).logits)
     assert all(p.is_meta for p in second._decoding.image_encoder.parameters()), "decoding needs no encoder"
-    assert torch.equal(second.encode(images).values, embeddings.values)
+    assert torch.equal(second.encode(images).levels[0], embeddings.levels[0])
 
 
 def test_all_of_the_model_is_there_afterwards():

@@ -52,7 +52,7 @@ def test_bf16_loses_about_a_hundredth():
         torch.manual_seed(0)
         segmenter = SamSegmenter(build_compact, "random", precision=precision)
         segmenter.load(torch.device("cpu"))
-        return segmenter.encode(torch.randint(0, 256, (2, 3, 48, 64), dtype=torch.uint8)).values
+        return segmenter.encode(torch.randint(0, 256, (2, 3, 48, 64), dtype=torch.uint8)).levels[0]
 
     exact, rounded = encoded("fp32"), encoded("bf16")
     assert rounded.dtype == torch.float32

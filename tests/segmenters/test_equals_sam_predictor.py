@@ -90,12 +90,12 @@ def check(segmenter: SamSegmenter, size: tuple[int, int], kinds: Iterable[str], 
     for kind in kinds:
         prompts = random_prompts(segmenter, size, count, kind)
         ours = segmenter.decode(embeddings, prompts)
-        best = 1 + ours.scores[:, 1:].argmax(1)
+        best = 1 + ours.predicted_iou[:, 1:].argmax(1)
         masks = segmenter.to_original(ours.logits[torch.arange(count), best], embeddings)
         for k, predictor in enumerate(predictors):
             logits, scores, mask = ask(predictor, segmenter, embeddings, prompts[torch.tensor([k])])
             assert (ours.logits[k] - logits).abs().max() <= 1e-3 * logits.std(), kind
-            assert torch.allclose(ours.scores[k], scores, atol=1e-4), kind
+            assert torch.allclose(ours.predicted_iou[k], scores, atol=1e-4), kind
             assert (masks[k] != mask).float().mean() <= 1e-3, kind
 
 
@@ -128,13 +128,13 @@ def test_queries_of_one_image_and_of_many_do_not_mix(compact: SamSegmenter):
         alone = Prompts(torch.tensor([0]), points[q : q + 1, real], labels[q : q + 1, real])
         answer = compact.decode(compact.encode(batch[index[q] : index[q] + 1]), alone)
         assert torch.allclose(together.logits[q], answer.logits[0], atol=1e-4)
-        assert torch.allclose(together.scores[q], answer.scores[0], atol=1e-5)
+        assert torch.allclose(together.predicted_iou[q], answer.predicted_iou[0], atol=1e-5)
 
 
 def test_padding_points_would_change_masks(compact: SamSegmenter):
     """Why queries are grouped: SAM attends to points labelled −1."""
     sam = compact.model
-    embeddings = compact.encode(images(48, 64, 1)).values
+    embeddings = compact.encode(images(48, 64, 1)).levels[0]
     one = torch.tensor([[[50.0, 60.0]]])
     padded = torch.cat([one, torch.zeros(1, 2, 2)], 1)
     with torch.no_grad():
@@ -155,7 +155,7 @@ def test_company_changes_nothing_but_rounding(compact: SamSegmenter):
             own = Prompts(torch.arange(len(rows)), prompts.points[rows], prompts.labels[rows])
             part = compact.decode(compact.encode(batch[rows]), own)
             assert torch.allclose(part.logits, whole.logits[rows], atol=1e-5)
-            assert torch.allclose(part.scores, whole.scores[rows], atol=1e-5)
+            assert torch.allclose(part.predicted_iou, whole.predicted_iou[rows], atol=1e-5)
             assert torch.equal(part.logits > 0, whole.logits[rows] > 0)
 
 

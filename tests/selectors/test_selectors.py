@@ -64,15 +64,16 @@ def answer() -> Segmentation:
 )
 def test_which_candidate_is_kept(ctx: PromptContext, answer: Segmentation, node: dict, query: int, token: int):
     choice = SELECTORS.build(node)(ctx, answer)
-    assert choice.query.tolist() == [query, -1]
-    assert choice.token.tolist() == [token, 0]
-    assert choice.score[0] == answer.scores[query, token]
+    assert choice.image_index.tolist() == [0], "image 1 has no query"
+    assert choice.query.tolist() == [query]
+    assert choice.candidate.tolist() == [token]
+    assert choice.predicted_iou[0] == answer.predicted_iou[query, token]
 
 
 def test_half_of_each(ctx: PromptContext, answer: Segmentation):
     """Side 4 agrees by 9/16 and scores 0.6; side 6 by 9/36 and 0.9; side 3 by 1 and 0.3: the last wins."""
     choice = SELECTORS.build({"name": "hybrid", "weight": 0.5})(ctx, answer)
-    assert (choice.query[0], choice.token[0]) == (1, 2)
+    assert (choice.query[0], choice.candidate[0]) == (1, 2)
 
 
 def test_soft_iou_worked_out_by_hand():
@@ -98,6 +99,6 @@ def test_the_oracle_knows_the_truth(ctx: PromptContext, answer: Segmentation):
     truth = torch.zeros(2, 6, 6, dtype=torch.bool)
     truth[:, :5, :5] = True
     choice = oracle(replace(ctx, masks=truth), answer)
-    assert (choice.query[0], choice.token[0]) == (1, 3)
+    assert (choice.query[0], choice.candidate[0]) == (1, 3)
     with pytest.raises(ValueError, match="needs true masks"):
         oracle(ctx, answer)

@@ -14,7 +14,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from gradsam_exp.config import Config
-from gradsam_exp.gallery import Example
+from gradsam_exp.reports.gallery import Example
 from gradsam_exp.tracking.content import DIRECTIONS, flat_config, run_name
 from gradsam_exp.tracking.examples import chosen_images, fitted
 from gradsam_exp.tracking.pictures import numbers_table, plain
@@ -228,7 +228,9 @@ def test_large_images_are_made_smaller():
 
 
 def ranked(ious: list[float]) -> pd.DataFrame:
-    return pd.DataFrame({"image_id": [f"i{k}" for k in range(len(ious))], "iou": ious, "score": ious[::-1]})
+    return pd.DataFrame(
+        {"image_id": [f"i{k}" for k in range(len(ious))], "iou": ious, "predicted_iou": ious[::-1]}
+    )
 
 
 def test_worst_median_and_best_are_shown():
@@ -241,7 +243,7 @@ def test_worst_median_and_best_are_shown():
 
 
 def test_where_there_is_no_truth_the_score_decides():
-    table = ranked([float("nan")] * 3).assign(score=[0.3, 0.1, 0.2])
+    table = ranked([float("nan")] * 3).assign(predicted_iou=[0.3, 0.1, 0.2])
     assert chosen_images(table, 1) == {"i1": "worst", "i2": "median", "i0": "best"}
 
 

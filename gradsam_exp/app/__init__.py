@@ -1,0 +1,1 @@
+"""The program around the tasks: command line, sweeps, launchers."""

@@ -1,0 +1,243 @@
+"""Around a task: start it, and turn whatever goes wrong into one clear line and an exit code.
+
+Imports nothing heavy, so that ``--help`` and a mistyped override answer at once.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import logging
+import os
+import re
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from gradsam_exp.app.launchers import is_parallel, missing_extra
+from gradsam_exp.app.progress import end_watch, sweep_under_way
+from gradsam_exp.config import GROUPS, KNOBS, check
+from gradsam_exp.errors import InputError, did_you_mean, first_line, keep_traceback
+from gradsam_exp.reports.sweep import summarize_sweep
+
+log = logging.getLogger("gradsam_exp")
+
+
+_job_began = threading.Event()
+_input_errors: list[Exception] = []  # of a single run: what passes through Hydra comes out with a banner
+
+
+def run_program(job: Callable[[], Any]) -> int:
+    """Run Hydra's main function; the exit code is 0, 1 for an error, 130 for Ctrl-C.
+
+    A sweep that ends early, by Ctrl-C or because its launcher fails, is summarised all the same.
+    """
+    _input_errors.clear()
+    _job_began.clear()
+    try:
+        job()
+    except KeyboardInterrupt:
+        _end_early()
+        _say("interrupted; what was finished is kept")
+        return 130
+    except (InputError, HydraException, OmegaConfBaseException) as error:
+        _input_errors.append(error)
+    except BrokenPipeError:  # whoever read has seen enough, as ``| head``
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        missing = _missing_plugin(error) or _no_folder(error) or _no_choice(error)
+        if missing is None and sweep_under_way() is None:
+            raise
+        _input_errors.append(missing or InputError(_end_early(error)))
+    finally:
+        end_watch()
+        gc.unfreeze()
+    for problem in _input_errors:
+        _say(one_line(problem))
+    return 1 if _input_errors else 0
+
+
+def run_job(cfg: DictConfig) -> float | None:
+    """Check the configuration and run its task.
+
+    In a sweep an error becomes a failure record in the job's folder and the sweep goes on (an exception
+    would keep Hydra from running the jobs that follow and from writing the summary).
+    """
+    hydra_config = HydraConfig.get()
+    folder = Path(hydra_config.runtime.output_dir)
+    sweeping = hydra_config.mode == RunMode.MULTIRUN
+    _job_began.set()
+    (folder / "metrics.json").unlink(missing_ok=True)  # of an earlier run in the same folder: this one is not done
+    handler = _log_to(folder)
+    try:
+        settings = check(cfg)
+        if sweeping and is_parallel(DictConfig(hydra_config.launcher)):
+            _be_quiet()
+        task = load_task(str(settings.task["name"]))
+        value = task.run(settings, folder)
+    except KeyboardInterrupt as error:
+        _record(folder, error)
+        raise
+    except (InputError, OmegaConfBaseException) as error:
+        _record(folder, error)
+        if not sweeping:  # of a job, the sweep says it
+            _input_errors.append(error)
+    except Exception as error:
+        _record(folder, error)
+        if not sweeping:
+            raise
+        log.exception("job failed")
+    else:
+        if sweeping and not (folder / "metrics.json").is_file():  # a task without metrics of its own
+            _record(folder)
+        return value
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+    return None
+
+
+def leave(code: int) -> NoReturn:
+    """End the program with this exit code.
+
+    Does what the interpreter does at its end, but for tidying up: with the objects of PyTorch and its company that
+    takes two seconds. If something runs ``run.py`` from inside (a profiler, a test), that goes on as usual.
+    """
+    steps: list[Any] = [getattr(threading, "_shutdown", None), getattr(atexit, "_run_exitfuncs", None)]
+    if sys._getframe(1).f_back is not None or None in steps:
+        sys.exit(code)
+    for step in steps:
+        with suppress(KeyboardInterrupt):
+            step()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # closed, as by ``| head``
+            stream.flush()
+    os._exit(code)
+
+
+def load_task(name: str) -> ModuleType:
+    """A task's module; the garbage collector does not look at all that comes with it, again and again.
+
+    PyTorch and its company are nearly a million objects: this saves a single run more than a second.
+    """
+    module = f"gradsam_exp.tasks.{name}"
+    if module in sys.modules:
+        return sys.modules[module]
+    gc.disable()
+    try:
+        return import_module(module)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def one_line(error: BaseException) -> str:
+    """What went wrong and the mend, in one line; knows the errors that Hydra and OmegaConf raise."""
+    cause = error.__cause__
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        mend = missing_extra(str(error.missing_cfg_file))
+        if mend is not None:
+            return f"{group}={choice} needs a package that is not installed: {mend}"
+        return f"{group}={choice!r} is not known{did_you_mean(choice, error.options)}"
+    text = str(error)
+    unknown = re.search(r"Could not override '([^']+)'", text)
+    if unknown:
+        key = unknown.group(1)
+        return f"{key!r} is not a configuration key{_nearest_beside(key, cause)}"
+    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+        return f"{cause.full_key}: {first_line(cause)}"
+    if isinstance(error, OmegaConfBaseException) and error.full_key:
+        return f"{error.full_key}: {first_line(error)}"
+    mend = "; to run with each of them add -m: python run.py -m …" if text.startswith("Ambiguous value") else ""
+    return " ".join(text.split()) if isinstance(error, InputError) else first_line(error) + mend
+
+
+def _nearest_beside(key: str, error: BaseException | None) -> str:
+    """What else is known where ``key`` was looked for, the nearest name first."""
+    group, _, last = str(getattr(error, "full_key", key)).rpartition(".")
+    parent = getattr(error, "parent_node", None)
+    known = map(str, parent) if group and isinstance(parent, DictConfig) else [*KNOBS, *GROUPS]
+    return did_you_mean(last, known)
+
+
+def _say(line: str) -> None:
+    print(f"gradsam_exp: {line}", file=sys.stderr)
+
+
+def _missing_plugin(error: Exception) -> InputError | None:
+    """What Hydra says of a plugin that is installed without what it needs."""
+    if isinstance(error, ImportError) and "IS THE PLUGIN INSTALLED?" in str(error):
+        return InputError(f"{first_line(error)}; its extra brings it: pip install -e '.[sweep]' or '.[ray]'")
+    return None
+
+
+def _no_folder(error: Exception) -> InputError | None:
+    """What the system says if Hydra cannot make the folder of a run."""
+    if isinstance(error, OSError) and not _job_began.is_set():
+        return InputError(
+            f"{error.filename}: {error.strerror}; give output_root=… a folder that can be written to"
+        )
+    return None
+
+
+def _no_choice(error: Exception) -> InputError | None:
+    """What Hydra says if a group is set to nothing."""
+    if isinstance(error, ValueError) and "Config group override must be" in str(error):
+        return InputError("a group cannot be null: leave it out for its default, or choose one (see --help)")
+    return None
+
+
+def _end_early(error: Exception | None = None) -> str:
+    """Summarise the sweep that Hydra left without its callbacks, if there is one; the text says what ended it."""
+    folder = sweep_under_way()
+    if folder is None:
+        return ""
+    end_watch()
+    if any(folder.glob("*/.hydra")):
+        summarize_sweep(folder)
+    if error is None:
+        return ""
+    with suppress(OSError):
+        keep_traceback(folder, error)
+    return f"the sweep ended early, {type(error).__name__}: {first_line(error)} ({folder / 'error.txt'})"
+
+
+def _be_quiet() -> None:
+    """Several jobs would print over one another; the sweep says what each has found."""
+    from gradsam_exp.reports.terminal import console  # noqa: PLC0415  (rich takes its time)
+
+    console.quiet = True
+
+
+def _record(folder: Path, error: BaseException | None = None) -> None:
+    from gradsam_exp.runs.folder import write_failure, write_finished  # noqa: PLC0415  (pandas takes its time)
+
+    if error is None:
+        write_finished(folder)
+    else:
+        write_failure(folder, error)
+
+
+def _log_to(folder: Path) -> logging.Handler:
+    """Send log lines to ``run.log`` as long as the job runs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(folder / "run.log", encoding="utf-8")
+    handler.addFilter(lambda record: record.name.startswith("gradsam_exp") or record.levelno >= logging.WARNING)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.setLevel(logging.INFO)
+    root.addHandler(handler)
+    return handler

@@ -1,0 +1,170 @@
+"""How far a sweep is: jobs done of all, and the best so far, after every job and with every launcher."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+import sys
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from gradsam_exp.app.launchers import is_parallel, number_of_jobs, share_cores, varied_keys
+
+POLL_S = 1.0
+RUNNING = ".running"  # in a sweep's folder: locks of the runs that are being made
+LINES = 50  # a long sweep says only so often where it is, besides each new best
+
+
+@dataclass
+class SweepWatch:
+    """Reads what the jobs of a sweep have left in its folder and says so; works from outside of the jobs.
+
+    Attributes:
+        folder: the sweep's.
+        jobs: how many there will be; None if that is not known.
+        keys: what is varied; names a job.
+    """
+
+    folder: Path
+    jobs: int | None
+    keys: tuple[str, ...]
+    done: set[str] = field(default_factory=set)
+    failed: int = 0
+    best: tuple[float, str] | None = None
+    thread: threading.Thread | None = None
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    def start(self) -> None:
+        """Say every second what is new: the jobs run in other processes."""
+
+        def watch() -> None:
+            while not self.ended.wait(POLL_S):
+                self.say()
+
+        self.thread = threading.Thread(target=watch, daemon=True)
+        self.thread.start()
+
+    def say(self) -> None:
+        """Print what is new."""
+        for line in self.update():
+            print(line, flush=True)
+
+    def update(self) -> list[str]:
+        """Lines about the jobs that were finished since the last time."""
+        lines = []
+        found = [path for path in self.folder.glob("*/metrics.json") if path.parent.name not in self.done]
+        for path in sorted(found, key=lambda path: path.stat().st_mtime):
+            self.done.add(path.parent.name)
+            news = self._count(path)
+            every = max(1, (self.jobs or 0) // LINES)
+            if news or len(self.done) % every == 0 or len(self.done) == self.jobs:
+                lines.append(self._line(path))
+        return lines
+
+    def _count(self, path: Path) -> bool:
+        """Take one job into account; whether it is a failure or the new best."""
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["status"] != "finished":
+            self.failed += 1
+            return True
+        value = content["metrics"].get("miou", {}).get("mean")
+        comparable = value is not None and not math.isnan(value) and not content.get("upper_bound")
+        if comparable and (self.best is None or value > self.best[0]):
+            self.best = (value, self._name(path.parent))
+            return True
+        return False
+
+    def _name(self, job: Path) -> str:
+        """``job 3, pipeline=fgbg bg_threshold=0.1``."""
+        try:
+            given = [str(item) for item in OmegaConf.load(job / ".hydra" / "overrides.yaml")]
+        except OSError:
+            given = []
+        own = [_brief(item) for item in given if item.lstrip("+~").partition("=")[0] in self.keys]
+        return f"job {job.name}" + (f", {' '.join(own)}" if own else "")
+
+    def _line(self, path: Path) -> str:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["status"] == "finished":
+            value = content["metrics"].get("miou", {}).get("mean")
+            outcome = "finished" if value is None else f"mIoU {value:.3f}"
+        else:
+            outcome = f"{content['status']}: {content['error']}"
+        total = "" if self.jobs is None else f" of {self.jobs}"
+        failed = f", {self.failed} failed" if self.failed else ""
+        line = f"{len(self.done)}{total} done{failed} · {self._name(path.parent)} · {outcome}"
+        if self.best is not None and len(self.done) > 1:
+            line += f" · best so far {self.best[0]:.3f}: {self.best[1]}"
+        return line
+
+
+def _brief(override: str) -> str:
+    """``bg_threshold=0.07224`` from ``bg_threshold=0.07224313894740646``: an optimiser's numbers are long."""
+    return re.sub(r"(?<==)-?\d+\.\d{5,}(e-?\d+)?$", lambda found: f"{float(found[0]):.4g}", override)
+
+
+_watches: list[
+    SweepWatch
+] = []  # of this process; no attribute of the callback, which travels to the jobs' processes
+
+
+def sweep_under_way() -> Path | None:
+    """The folder of the sweep that this process has started and that has not ended."""
+    return _watches[-1].folder if _watches else None
+
+
+def end_watch() -> None:
+    """Say what is still to be said of the sweep that is under way, and stop watching."""
+    while _watches:
+        watch = _watches.pop()
+        watch.ended.set()
+        if watch.thread is not None:
+            watch.thread.join()
+        watch.say()
+        shutil.rmtree(watch.folder / RUNNING, ignore_errors=True)
+
+
+class SweepProgress(Callback):
+    """Hydra callback: says after each job how far the sweep is; before the first, shares out the cores."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Start to watch the sweep's folder, which must not hold another sweep."""
+        del kwargs
+        end_watch()
+        folder = Path(config.hydra.sweep.dir)
+        if any(folder.glob("*/.hydra")):
+            print(
+                f"gradsam_exp: hydra.sweep.dir={folder} holds another sweep, whose jobs would mix with these; "
+                "give another folder, or none (resume=true finds what is finished)",
+                file=sys.stderr,
+            )
+            sys.exit(1)
+        watch = SweepWatch(folder, number_of_jobs(config), varied_keys(config))
+        _watches.append(watch)
+        if "direction" in config.hydra.sweeper and config.split == "test":
+            print(
+                "gradsam_exp: this search chooses on split=test; choose with split=val and report on test once",
+                file=sys.stderr,
+            )
+        if is_parallel(config.hydra.launcher):
+            share_cores(config)
+            watch.start()
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Of a job that ran in this process."""
+        del config, job_return, kwargs
+        if _watches:
+            _watches[-1].say()
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """The last jobs."""
+        del config, kwargs
+        end_watch()

@@ -1,0 +1,1 @@
+"""One run: from a configuration to per-image results, and what runs share."""

@@ -1,0 +1,58 @@
+"""What a refiner is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from gradsam_exp.registry import Registry
+from gradsam_exp.types import Heatmaps
+
+
+class Refiner(ABC):
+    """Brings heatmaps, which know a layer's resolution, to the edges of the image."""
+
+    def __call__(self, images: UInt8[Tensor, "batch 3 height width"], heatmaps: Heatmaps) -> Heatmaps:
+        """Refined heatmaps in [0, 1], scaled to a maximum of 1; an empty one stays empty."""
+        refined = []
+        for image, values, empty in zip(images.cpu(), heatmaps.values.cpu(), heatmaps.empty.tolist(), strict=True):
+            if empty:
+                refined.append(values)
+                continue
+            found = self.refine(image.permute(1, 2, 0).numpy(), values.numpy().astype(np.float64))
+            found = np.clip(found, 0, 1)
+            refined.append(torch.from_numpy(found / max(found.max(), 1e-12)).float())
+        return replace(heatmaps, values=torch.stack(refined).to(heatmaps.values.device))
+
+    @abstractmethod
+    def refine(
+        self, image: UInt8[np.ndarray, "height width 3"], heat: Float[np.ndarray, "height width"]
+    ) -> Float[np.ndarray, "height width"]:
+        """One heatmap that is not empty."""
+
+
+REFINERS: Registry[Refiner] = Registry("refine", "gradsam_exp.refiners")
+
+
+@REFINERS.register("none")
+@dataclass(frozen=True)
+class Unrefined(Refiner):
+    """Heatmaps as the explainer gives them."""
+
+    def __call__(self, images: Tensor, heatmaps: Heatmaps) -> Heatmaps:
+        """The same heatmaps."""
+        del images
+        return heatmaps
+
+    def refine(
+        self, image: UInt8[np.ndarray, "height width 3"], heat: Float[np.ndarray, "height width"]
+    ) -> Float[np.ndarray, "height width"]:
+        """The same heatmap."""
+        del image
+        return heat

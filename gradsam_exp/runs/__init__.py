@@ -1,0 +1,1 @@
+"""Runs on disk: written, read, found, compared and pooled."""

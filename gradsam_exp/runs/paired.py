@@ -1,0 +1,115 @@
+"""Two runs on the same images, compared image by image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from scipy.stats import permutation_test, rankdata, wilcoxon
+
+from gradsam_exp.runs.summary import RESAMPLES, Summary, summarize
+
+TIE = 1e-9
+_FEW = 13  # differences whose signs are all tried, 2¹³ ways, where ranks are tied: scipy's bound
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """How a run differs from a baseline on the images both have a value for.
+
+    Attributes:
+        difference: run minus baseline, averaged over images, with its bootstrap interval.
+        p: two-sided Wilcoxon signed-rank test of the differences; NaN if no image differs.
+        wins, ties, losses: number of images where the run's value is larger, equal, smaller.
+    """
+
+    difference: Summary
+    p: float
+    wins: int
+    ties: int
+    losses: int
+
+
+def paired_difference(
+    run: Float[np.ndarray, " images"], baseline: Float[np.ndarray, " others"], *, seed: int = 0
+) -> PairedDifference:
+    """Compare two runs' values of the same images, in the same order.
+
+    Args:
+        run, baseline: one value per image; images where either is NaN are left out.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: if the numbers of images differ.
+    """
+    if len(run) != len(baseline):
+        raise ValueError(f"runs of {len(run)} and {len(baseline)} images cannot be paired")
+    differences = np.asarray(run, dtype=np.float64) - np.asarray(baseline, dtype=np.float64)
+    differences = differences[~np.isnan(differences)]
+    return _found(differences, summarize(differences, seed=seed))
+
+
+def all_pairs(
+    values: Float[np.ndarray, "runs images"], *, seed: int = 0
+) -> dict[tuple[int, int], PairedDifference]:
+    """`paired_difference` of every run ``i`` against every earlier run ``j``, by ``(i, j)``.
+
+    All pairs share the resamples, so that hundreds of pairs take the time of a few.
+
+    Args:
+        values: of the same images in the same order; NaN where there is none.
+        seed: of the bootstrap.
+    """
+    runs, images = values.shape
+    pairs = [(i, j) for i in range(runs) for j in range(i)]
+    if images < 2 or np.isnan(values).any():
+        return {(i, j): paired_difference(values[i], values[j], seed=seed) for i, j in pairs}
+    values = values.astype(np.float64)
+    chosen = np.random.default_rng(seed).integers(0, images, (RESAMPLES, images))
+    drawn = np.stack([np.bincount(row, minlength=images) for row in chosen]) / images
+    means = values @ drawn.T  # (runs, RESAMPLES)
+    found = {}
+    for i, j in pairs:
+        differences = values[i] - values[j]
+        low, high = np.percentile(means[i] - means[j], [2.5, 97.5])
+        summary = Summary(float(differences.mean()), (float(low), float(high)), images)
+        found[i, j] = _found(differences, summary)
+    return found
+
+
+def _found(differences: Float[np.ndarray, " images"], summary: Summary) -> PairedDifference:
+    wins, losses = int((differences > TIE).sum()), int((differences < -TIE).sum())
+    p = _signed_rank(differences[np.abs(differences) > TIE]) if wins + losses else float("nan")
+    return PairedDifference(summary, p, wins, len(differences) - wins - losses, losses)
+
+
+def _signed_rank(differences: Float[np.ndarray, " images"]) -> float:
+    """`scipy.stats.wilcoxon`'s p of differences that are not zero.
+
+    For few differences with tied ranks scipy tries all signs one after the other, which takes a second; here they
+    are tried at once.
+    """
+    ranks = rankdata(np.abs(differences))
+    if len(ranks) > _FEW or len(np.unique(ranks)) == len(ranks):
+        return float(wilcoxon(differences).pvalue)
+
+    def positive_ranks(signed: np.ndarray, axis: int) -> Any:
+        return np.sum(ranks * (signed > 0), axis=axis)
+
+    return float(
+        permutation_test((differences,), positive_ranks, permutation_type="samples", vectorized=True).pvalue
+    )
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values corrected for their number (Holm 1979, step-down); NaN stays NaN and does not count."""
+    corrected = [float("nan")] * len(p_values)
+    known = sorted((p, k) for k, p in enumerate(p_values) if not np.isnan(p))
+    largest = 0.0
+    for rank, (p, k) in enumerate(known):
+        largest = max(largest, min(1.0, (len(known) - rank) * p))
+        corrected[k] = largest
+    return corrected

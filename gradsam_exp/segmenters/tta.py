@@ -1,0 +1,149 @@
+"""Test-time augmentation of a segmenter: it sees every image from several sides, and the answers' mean counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gradsam_exp.segmenters.base import Embeddings, Segmenter
+from gradsam_exp.types import Prompts, Segmentation
+
+Tta = Literal[1, 2, 4, 8]
+CELL = 4  # a cell of the low-resolution mask spans 4×4 pixels of the input frame
+
+
+@dataclass(frozen=True)
+class View:
+    """A way to look at an image.
+
+    Attributes:
+        across, down: mirrored from left to right, from top to bottom.
+        transposed: rows and columns exchanged, after that.
+    """
+
+    across: bool = False
+    down: bool = False
+    transposed: bool = False
+
+    def of_images(self, images: Tensor) -> Tensor:
+        """Images ``(B, 3, H, W)`` seen this way."""
+        seen = images.flip([dim for dim, flipped in ((-1, self.across), (-2, self.down)) if flipped])
+        return seen.mT if self.transposed else seen
+
+    def of_embeddings(self, embeddings: Embeddings, levels: tuple[Tensor, ...]) -> Embeddings:
+        """One view's ``levels`` of ``embeddings``, whose sizes are the plain image's."""
+        (height, width), (input_height, input_width) = embeddings.original_size, embeddings.input_size
+        if self.transposed:
+            height, width, input_height, input_width = width, height, input_width, input_height
+        return Embeddings(levels, (input_height, input_width), (height, width))
+
+    def of_prompts(self, prompts: Prompts, embeddings: Embeddings) -> Prompts:
+        """The same prompts where this view shows what they mean; ``embeddings`` are the plain image's."""
+        points, boxes, masks = prompts.points, prompts.boxes, prompts.mask_logits
+        height, width = embeddings.original_size
+        for axis, side, flipped in ((0, width, self.across), (1, height, self.down)):
+            if flipped:
+                points = _reflected(points, [axis], [axis], side)
+                boxes = None if boxes is None else _reflected(boxes, [axis, axis + 2], [axis + 2, axis], side)
+        if masks is not None:
+            masks = self._mirrored(masks, embeddings)
+        if self.transposed:
+            points = points.flip(-1)
+            boxes = None if boxes is None else boxes[:, [1, 0, 3, 2]]
+            masks = None if masks is None else masks.mT
+        return replace(prompts, points=points, boxes=boxes, mask_logits=masks)
+
+    def back(self, logits: Tensor, embeddings: Embeddings) -> Tensor:
+        """This view's low-resolution logits, in the plain image's frame."""
+        return self._mirrored(logits.mT if self.transposed else logits, embeddings)
+
+    def _mirrored(self, maps: Tensor, embeddings: Embeddings) -> Tensor:
+        """Low-resolution maps, mirrored as the image is; what they say of SAM's padding stays."""
+        height, width = embeddings.input_size
+        if self.across:
+            maps = maps @ _mirror(maps.shape[-1], width).to(maps).T
+        if self.down:
+            maps = _mirror(maps.shape[-2], height).to(maps) @ maps
+        return maps
+
+
+EIGHT = [
+    View(across, down, transposed)
+    for transposed in (False, True)
+    for down in (False, True)
+    for across in (False, True)
+]
+"""The image as it is, mirrored from left to right, from top to bottom, both; and all of that transposed."""
+
+
+class Augmented:
+    """A segmenter that is asked about several views of an image; mask logits and predicted IoU are their means.
+
+    The embeddings of an image's views are one embedding with as many times the channels: encoding, decoding and
+    the store take as many times as much.
+
+    Args:
+        segmenter: any whose low-resolution masks have a quarter of its square input's resolution, as SAM's have.
+        tta: how many of `EIGHT`: 2 with the mirror image, 4 with all flips, 8 with these transposed.
+    """
+
+    def __init__(self, segmenter: Segmenter, tta: Tta) -> None:
+        self.segmenter, self.views = segmenter, EIGHT[:tta]
+        self.accepts, self.digest = segmenter.accepts, segmenter.digest
+        self.load, self.to_original, self.to_low_res = segmenter.load, segmenter.to_original, segmenter.to_low_res
+
+    @property
+    def device(self) -> torch.device:
+        """See `Segmenter.device`."""
+        return self.segmenter.device
+
+    def encode(self, images: Tensor) -> Embeddings:
+        """See `Segmenter.encode`; the sizes are those of the image as it is."""
+        encoded = [self.segmenter.encode(view.of_images(images)) for view in self.views]
+        levels = zip(*(one.levels for one in encoded), strict=True)
+        return replace(encoded[0], levels=tuple(torch.cat(level, 1) for level in levels))
+
+    def decode(self, embeddings: Embeddings, prompts: Prompts) -> Segmentation:
+        """See `Segmenter.decode`."""
+        answers = []
+        seen = (level.chunk(len(self.views), 1) for level in embeddings.levels)
+        for view, levels in zip(self.views, zip(*seen, strict=True), strict=True):
+            own = view.of_embeddings(embeddings, levels)
+            answer = self.segmenter.decode(own, view.of_prompts(prompts, embeddings))
+            answers.append((view.back(answer.logits, embeddings), answer.predicted_iou))
+        logits, predicted_iou = (sum(part[1:], start=part[0]) / len(part) for part in zip(*answers, strict=True))
+        return Segmentation(logits, predicted_iou, prompts.image_index)
+
+
+def augmented(segmenter: Segmenter, tta: Tta) -> Segmenter:
+    """The segmenter itself if there is only one view."""
+    return segmenter if tta == 1 else Augmented(segmenter, tta)
+
+
+def _reflected(xy: Tensor, of: list[int], into: list[int], side: int) -> Tensor:
+    """Coordinates in pixels, where 0 is the first pixel's centre, counted from the other end of that axis."""
+    reflected = xy.clone()
+    reflected[..., into] = side - 1 - xy[..., of]
+    return reflected
+
+
+@lru_cache(maxsize=64)
+def _mirror(low: int, input_side: int) -> Float[Tensor, "low low"]:
+    """Matrix that mirrors one axis of a low-resolution map inside the padding.
+
+    Where cells do not end with the image, between two cells, linearly.
+    """
+    cells = -(-input_side // CELL)
+    at = (input_side / CELL - 1 - torch.arange(cells)).clamp(min=0)
+    before, share = at.floor().long(), at % 1
+    matrix = torch.eye(low)
+    matrix[:cells] = 0
+    rows = torch.arange(cells)
+    matrix[rows, before] = 1 - share
+    matrix[rows, (before + 1).clamp(max=low - 1)] += share
+    return matrix

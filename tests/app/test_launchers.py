@@ -1,0 +1,116 @@
+"""The presets reach the plugins, the jobs are counted, and the processes share the cores."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from gradsam_exp.app.launchers import (
+    THREADS,
+    known_parts,
+    number_of_jobs,
+    register_presets,
+    share_cores,
+    threads_of_a_job,
+)
+from gradsam_exp.config import register_schema
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+def composed(*overrides: str, with_hydra: bool = True) -> DictConfig:
+    GlobalHydra.instance().clear()
+    register_schema()
+    register_presets(CONF / "hydra" / "presets")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", list(overrides), return_hydra_config=with_hydra)
+
+
+@pytest.mark.parametrize(
+    ("varied", "jobs"),
+    [
+        ([], 1),
+        (["pipeline=fg,fgbg", "bg_threshold=0.1,0.2,0.3", "limit=8"], 6),
+        (["grid_size=range(1,8,2)", "pipeline=choice(fg,fgbg)"], 8),
+        (["explainer.target_layers=[layer2.-1],[layer3.-1]"], 2),
+        (["pipeline=glob(*)"], None),
+    ],
+)
+def test_jobs_of_a_sweep_are_counted(varied: list[str], jobs: int | None):
+    config = composed()
+    config.hydra.overrides.task = varied
+    assert number_of_jobs(config) == jobs
+    assert number_of_jobs(composed("experiment=table1")) == 2
+
+
+def test_the_command_line_has_the_last_word_about_what_is_varied():
+    config = composed("experiment=table1")
+    for given, jobs in (("pipeline=fg,fgbg,box", 3), ("pipeline=fg", 1)):
+        config.hydra.overrides.task = ["experiment=table1", given]
+        assert number_of_jobs(config) == jobs
+
+
+@pytest.mark.parametrize(
+    ("launcher", "jobs", "threads"),
+    [
+        ({"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"}, 20, None),
+        ({"_target_": "x.JoblibLauncher", "n_jobs": -1}, 20, 1),
+        ({"_target_": "x.JoblibLauncher", "n_jobs": -1}, 3, 5),
+        ({"_target_": "x.JoblibLauncher", "n_jobs": -1}, None, 1),
+        ({"_target_": "x.JoblibLauncher", "n_jobs": 4}, 20, 4),
+        ({"_target_": "x.JoblibLauncher", "n_jobs": 64}, 20, 1),
+        ({"_target_": "x.LocalLauncher", "cpus_per_task": None}, 8, 2),
+        ({"_target_": "x.LocalLauncher", "cpus_per_task": 3}, 8, 3),
+        ({"_target_": "x.SlurmLauncher", "cpus_per_task": 4}, 800, 4),
+        ({"_target_": "x.SlurmLauncher", "cpus_per_task": None}, 800, None),
+        ({"_target_": "x.RayLauncher"}, 800, 1),
+    ],
+)
+def test_jobs_that_run_at_once_share_the_cores(launcher: dict, jobs: int | None, threads: int | None):
+    assert threads_of_a_job(OmegaConf.create(launcher), jobs, cores=16) == threads
+
+
+def test_presets_change_the_plugins_defaults_and_keep_the_others():
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="NOT TESTED: needs pip install -e '.[sweep]'")
+    sweeper = composed("hydra/sweeper=optuna", "seed=3").hydra.sweeper
+    assert (sweeper.direction, sweeper.storage, sweeper.sampler.seed) == ("maximize", None, 3)
+    assert sweeper.sampler.n_startup_trials == 10
+    assert (
+        composed("hydra/sweeper=optuna", "hydra.sweeper.direction=minimize").hydra.sweeper.direction == "minimize"
+    )
+
+
+def test_a_searchs_jobs_share_the_cores_among_those_that_run_at_once(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(THREADS, "1")  # so that it is put back
+    monkeypatch.delenv(THREADS)
+    monkeypatch.setattr("gradsam_exp.app.launchers.available_cores", lambda: 16)
+    launcher = {"_target_": "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher", "n_jobs": -1}
+    share_cores(OmegaConf.create({"hydra": {"launcher": launcher, "sweeper": {"n_trials": 20, "n_jobs": 4}}}))
+    assert os.environ[THREADS] == "4"
+
+
+def test_jobs_composed_from_known_parts_are_as_hydra_composes_them():
+    jobs = [
+        ["pipeline=fg", "bg_threshold=0.1"],
+        ["pipeline=fgbg", "bg_threshold=0.1"],
+        ["pipeline=fg", "bg_threshold=0.2", "data.seed=3"],
+        ["pipeline=fg", "selector=oracle", "experiment=table1"],
+        ["pipeline=fgbg", "bg_threshold=0.1", "pipeline.n=2"],
+    ]
+    register_schema()
+    loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
+    sweep = loader.load_configuration("config", overrides=["seed=1"], run_mode=RunMode.MULTIRUN)
+    as_hydra = [loader.load_sweep_config(sweep, job) for job in jobs]
+    with known_parts():
+        together = [loader.load_sweep_config(sweep, job) for job in jobs]
+    assert list(map(OmegaConf.to_yaml, together)) == list(map(OmegaConf.to_yaml, as_hydra))
+    together[0].pipeline.name = "changed"  # nothing is shared
+    assert together[2].pipeline.name == "fg"
