@@ -39,7 +39,6 @@ from gradsam_exp.classifiers.classifier import ImageClassifier
 from gradsam_exp.data.backgrounds import Mixed
 from gradsam_exp.data.base import collate
 from gradsam_exp.data.shapes import Shapes
-from gradsam_exp.engine.plan import forget_models
 from gradsam_exp.explainers.gradient import GradCAM
 from gradsam_exp.prompts.base import STRATEGIES
 from gradsam_exp.segmenters.base import Embeddings
@@ -119,8 +118,8 @@ def _sweep(overrides: list[str]) -> float:
         times.append(time.perf_counter())
         return answer
 
-    forget_models()  # what the round before has decoded
     before, cli.run_job = sys.argv, timed_job
+    cli.SESSION = Session()  # without what the round before has decoded
     sys.argv = [str(RUN), "-m", *JOBS, *overrides]
     try:
         runpy.run_path(str(RUN), run_name="__main__")

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
@@ -28,12 +29,15 @@ from omegaconf.errors import OmegaConfBaseException
 from gradsam_exp.app.launchers import is_parallel, missing_extra
 from gradsam_exp.app.progress import end_watch, sweep_under_way
 from gradsam_exp.config import GROUPS, KNOBS, check
+from gradsam_exp.engine.session import Job, Session
 from gradsam_exp.errors import InputError, did_you_mean, first_line, keep_traceback
 from gradsam_exp.reports.sweep import summarize_sweep
 
 log = logging.getLogger("gradsam_exp")
 
 
+SESSION = Session()
+"""Of this process: what its jobs share."""
 _job_began = threading.Event()
 _input_errors: list[Exception] = []  # of a single run: what passes through Hydra comes out with a banner
 
@@ -86,7 +90,8 @@ def run_job(cfg: DictConfig) -> float | None:
         if sweeping and is_parallel(DictConfig(hydra_config.launcher)):
             _be_quiet()
         task = load_task(str(settings.task["name"]))
-        value = task.run(settings, folder)
+        job = Job(folder, tuple(hydra_config.overrides.task), _sweep_of(hydra_config), SESSION)
+        value = task.run(settings, job)
     except KeyboardInterrupt as error:
         _record(folder, error)
         raise
@@ -107,6 +112,10 @@ def run_job(cfg: DictConfig) -> float | None:
         logging.getLogger().removeHandler(handler)
         handler.close()
     return None
+
+
+def _sweep_of(hydra_config: HydraConf) -> Path | None:
+    return Path(hydra_config.sweep.dir) if hydra_config.mode == RunMode.MULTIRUN else None
 
 
 def leave(code: int) -> NoReturn:

@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader
 from gradsam_exp.config import Config
 from gradsam_exp.engine.plan import Plan, plan
 from gradsam_exp.engine.preparation import Preparation, Stopwatch
+from gradsam_exp.engine.session import Job, Session
 from gradsam_exp.errors import InputError
 from gradsam_exp.reports.stages import StageBars
 
@@ -43,13 +44,14 @@ class ChunkFiller(pl.LightningModule):
     """Prepares its process's share of the chunks; everything it makes is in the store.
 
     Args:
-        config: of the run; made into a plan anew in each process, as networks do not travel well.
+        config, job: of the run; made into a plan anew in each process, as networks do not travel well.
         chunks: indices of images; all that are to be prepared.
         faithful: see `Preparation`.
     """
 
-    def __init__(self, config: Config, chunks: list[list[int]], *, faithful: bool) -> None:
+    def __init__(self, config: Config, job: Job, chunks: list[list[int]], *, faithful: bool) -> None:
         super().__init__()
+        self.job = job
         self.config, self.chunks, self.faithful = config, chunks, faithful
         self.planned: Plan | None = None
         self.preparation: Preparation | None = None
@@ -57,7 +59,7 @@ class ChunkFiller(pl.LightningModule):
     def setup(self, stage: str) -> None:
         """Read the models onto this process's device."""
         del stage
-        self.planned = plan(replace(self.config, device=str(self.device), devices=1))
+        self.planned = plan(replace(self.config, device=str(self.device), devices=1), self.job)
         self.preparation = self.planned.experiment(faithful=self.faithful).prepare
 
     @property
@@ -113,7 +115,12 @@ def prepare_on_devices(planned: Plan, preparation: Preparation) -> None:
     )
     with _as_interrupt(trainer), _own_environment(), _progress(preparation, planned, chunks):
         try:
-            trainer.predict(ChunkFiller(config, chunks, faithful=preparation.faithful), return_predictions=False)
+            trainer.predict(
+                ChunkFiller(
+                    config, replace(planned.job, session=Session()), chunks, faithful=preparation.faithful
+                ),
+                return_predictions=False,
+            )
         except ProcessExitedException as error:
             raise InputError(
                 f"devices={config.devices}: {error}; if memory ran out, use fewer devices or a smaller batch_size"

@@ -131,7 +131,7 @@ def _chosen(result: PipelineResult) -> Float[Tensor, "batch low low"]:
     return _largest(result.choice, kept, len(result.masks))
 
 
-def _largest(choice: Choice, values: Float[Tensor, rows *shape], count: int) -> Float[Tensor, batch *shape]:
+def _largest(choice: Choice, values: Float[Tensor, rows * shape], count: int) -> Float[Tensor, batch * shape]:
     """The elementwise maximum of the rows of each of ``count`` images; 0 for an image without any."""
     found = values.new_full((count, *values.shape[1:]), -torch.inf)
     for image, own in zip(choice.image_index, values, strict=True):

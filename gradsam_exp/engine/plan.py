@@ -9,7 +9,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,6 +23,7 @@ from gradsam_exp.digest import code_digest, digest, library_versions
 from gradsam_exp.engine.experiment import Experiment
 from gradsam_exp.engine.pipeline import Pipeline
 from gradsam_exp.engine.preparation import Explained, Preparation, align_classes
+from gradsam_exp.engine.session import Job, Session
 from gradsam_exp.engine.store import Store
 from gradsam_exp.engine.suitability import check_explainer, settled
 from gradsam_exp.errors import InputError, first_line
@@ -46,6 +46,7 @@ class Plan:
     Attributes:
         store: where images, heatmaps and embeddings are kept.
         device: where the networks run.
+        job: whose run it is.
     """
 
     config: Config
@@ -55,6 +56,7 @@ class Plan:
     pipeline: Pipeline
     store: Store
     device: torch.device
+    job: Job
 
     @property
     def upper_bound(self) -> bool:
@@ -131,8 +133,8 @@ class Plan:
         Args:
             among_others: this process makes other runs as well, and decodes what they have in common once.
         """
-        segmenter = loaded_segmenter(self.pipeline.segmenter, self.config.sam, self.device)
-        decoder = _remembering(segmenter, self.config.store) if among_others else segmenter
+        segmenter = loaded_segmenter(self.pipeline.segmenter, self.config.sam, self.device, self.job.session)
+        decoder = _remembering(segmenter, self.config.store, self.job.session) if among_others else segmenter
         pipeline = Pipeline(self.pipeline.strategy, decoder, self.pipeline.selector)
         return Experiment(self.preparation(segmenter, faithful=faithful), pipeline, seed=self.config.seed)
 
@@ -147,7 +149,7 @@ class Plan:
         target, augment = node.pop("target"), node.pop("augment")
 
         def load() -> tuple[ImageClassifier, Explainer]:
-            classifier = loaded_classifier(self.classifier)
+            classifier = loaded_classifier(self.classifier, self.job.session)
             explainer = EXPLAINERS.build(node, model=classifier)
             return classifier, Mirrored(explainer) if augment == "mirror" else explainer
 
@@ -174,44 +176,31 @@ def _relevant(explainer: Node) -> Node:
     return {key: value for key, value in explainer.items() if key != "chunk"}
 
 
-_models: dict[str, tuple[str, Any]] = {}  # the last one of each kind: the jobs of a sweep share them
-
-
-def forget_models() -> None:
-    """Let go of the networks, and of the answers, that runs of this process share."""
-    _models.clear()
-
-
-def loaded_classifier(file: ClassifierFile) -> ImageClassifier:
+def loaded_classifier(file: ClassifierFile, session: Session) -> ImageClassifier:
     """The classifier with its weights; that of the job before if it is the same."""
-    if _models.get("classifier", ("",))[0] != file.digest:
-        _models["classifier"] = (file.digest, file.load())
-    return _models["classifier"][1]
+    return session.keep("classifier", file.digest, file.load)
 
 
-def loaded_segmenter(segmenter: Segmenter, node: Node, device: torch.device) -> Segmenter:
+def loaded_segmenter(segmenter: Segmenter, node: Node, device: torch.device, session: Session) -> Segmenter:
     """The segmenter of this config node with its weights; that of the job before if it is the same."""
-    key = digest([node, segmenter.digest, str(device)])
-    if _models.get("segmenter", ("",))[0] != key:
+
+    def load() -> Segmenter:
         segmenter.load(device)
-        _models["segmenter"] = (key, segmenter)
-    return _models["segmenter"][1]
+        return segmenter
+
+    return session.keep("segmenter", digest([node, segmenter.digest, str(device)]), load)
 
 
-def _remembering(segmenter: Segmenter, node: Node) -> Segmenter:
+def _remembering(segmenter: Segmenter, node: Node, session: Session) -> Segmenter:
     """The segmenter with the answers that earlier runs of this process got from it; ``node`` is the store's."""
     settings = build_checked("store", StoreSettings, node)
     max_bytes = int(settings.answers_gb * 2**30)
     if not (settings.enabled and max_bytes):
         return segmenter
-    _, known = _models.get("answers", ("", None))
-    if known is None or known.segmenter is not segmenter or known.max_bytes != max_bytes:
-        known = CachedSegmenter(segmenter, max_bytes)
-        _models["answers"] = ("", known)
-    return known
+    return session.keep("answers", (segmenter, max_bytes), lambda: CachedSegmenter(segmenter, max_bytes))
 
 
-def plan(config: Config, given: Callable[[Sequence[str]], ImageDataset] | None = None) -> Plan:
+def plan(config: Config, job: Job, given: Callable[[Sequence[str]], ImageDataset] | None = None) -> Plan:
     """Check a run from cheap to dear: names and numbers, then the data's files, then the weights' files.
 
     Args:
@@ -227,18 +216,18 @@ def plan(config: Config, given: Callable[[Sequence[str]], ImageDataset] | None =
     check_value("explainer.augment", Literal["none", "mirror"], config.explainer.get("augment"))
     device = find_device(config.device)
     classifier = _classifier(config)
-    config = settled(config, classifier)
-    check_explainer(config, classifier)
+    config = settled(config, classifier, job)
+    check_explainer(config, classifier, job.session)
     pipeline = Pipeline(strategy, SEGMENTERS.build(config.sam), selector)
     _check_kinds(config, pipeline)
     dataset = find_dataset(config, config.split) if given is None else given(classifier.class_names)
     align_classes(dataset.class_names, classifier.class_names)
     width, height = dataset.image_size(0)
-    check_explainer(config, classifier, (height, width))
+    check_explainer(config, classifier, job.session, (height, width))
     _check_truth(config, pipeline, dataset)
-    store = find_store(config)
+    store = find_store(config, job.session)
     _check_devices(config, device, store)
-    return Plan(config, dataset, classifier, refiner, pipeline, store, device)
+    return Plan(config, dataset, classifier, refiner, pipeline, store, device, job)
 
 
 def _check_devices(config: Config, device: torch.device, store: Store) -> None:
@@ -295,7 +284,7 @@ class StoreSettings:
     answers_gb: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
 
 
-def find_store(config: Config) -> Store:
+def find_store(config: Config, session: Session) -> Store:
     """Where chunks are kept.
 
     Raises:
@@ -313,13 +302,8 @@ def find_store(config: Config) -> Store:
         raise InputError(
             f"store.root={root} cannot be written to ({first_line(error)}); give another, or store.enabled=false"
         ) from error
-    return _store(root.resolve(), int(settings.max_gb * 2**30))
-
-
-@lru_cache(maxsize=1)
-def _store(root: Path, max_bytes: int) -> Store:
-    """The jobs of a process share one, which knows what they need."""
-    return Store(root, max_bytes)
+    root, max_bytes = root.resolve(), int(settings.max_gb * 2**30)
+    return session.keep("store", (root, max_bytes), lambda: Store(root, max_bytes))
 
 
 def find_device(name: str) -> torch.device:

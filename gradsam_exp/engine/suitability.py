@@ -7,48 +7,42 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
-
-from hydra.core.hydra_config import HydraConfig
 
 from gradsam_exp.classifiers.checkpoints import ClassifierFile
 from gradsam_exp.classifiers.classifier import ImageClassifier
 from gradsam_exp.config import Config, Node
 from gradsam_exp.digest import digest
+from gradsam_exp.engine.session import Job, Session
 from gradsam_exp.errors import InputError
 from gradsam_exp.explainers.base import EXPLAINERS, Explainer, LayerExplainer
 
 log = logging.getLogger(__name__)
-_outlines: dict[str, ImageClassifier] = {}  # the last one; the jobs of a sweep ask again and again
-_outlined: dict[str, Explainer] = {}
-_checked: set[tuple[str, tuple[int, int]]] = set()
 
 
-def settled(config: Config, file: ClassifierFile) -> Config:
+def settled(config: Config, file: ClassifierFile, job: Job) -> Config:
     """The configuration with the network that the file holds, and lists where one target layer stands alone.
 
     Raises:
         InputError: if something else was given of the network, or no target layer at all.
     """
-    _check_given(config.model, file)
+    _check_given(config.model, file, job)
     size = None if file.size is None else list(file.size)
     model = {**config.model, "backbone": file.backbone, "size": size}
     return replace(config, model=model, explainer=_listed(config.explainer))
 
 
-def _check_given(model: Node, file: ClassifierFile) -> None:
+def _check_given(model: Node, file: ClassifierFile, job: Job) -> None:
     """What was given on the command line must be true of the file; defaults are no claims."""
-    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    given = {override.lstrip("+").partition("=")[0] for override in overrides}
     place = f"model.checkpoint={model.get('checkpoint')}"
     mend = "that is chosen when a classifier is trained (task=train); leave it out, or give another checkpoint"
-    if given & {"model", "model.backbone"} and model.get("backbone") != file.backbone:
+    if job.given("model", "model.backbone") and model.get("backbone") != file.backbone:
         raise InputError(f"model.backbone={model.get('backbone')}, but {place} holds a {file.backbone}: {mend}")
-    if "model.size" in given and list(model.get("size") or []) != list(file.size or []):
+    if job.given("model.size") and list(model.get("size") or []) != list(file.size or []):
         takes = "images of any size" if file.size is None else f"images resized to {list(file.size)} px"
         raise InputError(f"model.size={model.get('size')}, but {place} takes {takes}: {mend}")
-    if "model.pretrained" in given and model.get("pretrained"):
+    if job.given("model.pretrained") and model.get("pretrained"):
         raise InputError(f"model.pretrained=true, but {place} has weights of its own: {mend}")
 
 
@@ -66,12 +60,15 @@ def _listed(node: Any) -> Any:
     return found
 
 
-def check_explainer(config: Config, file: ClassifierFile, frame: tuple[int, int] | None = None) -> None:
+def check_explainer(
+    config: Config, file: ClassifierFile, session: Session, frame: tuple[int, int] | None = None
+) -> None:
     """Build the explainer for the file's network without weights, and see whether its target layers give maps.
 
     Args:
         config: `settled`.
         file: the classifier's.
+        session: keeps the network without weights, and what was found out, for the next job.
         frame: ``(height, width)`` px of an image; None checks names and parameters only.
 
     Raises:
@@ -80,9 +77,10 @@ def check_explainer(config: Config, file: ClassifierFile, frame: tuple[int, int]
     """
     node = {key: value for key, value in config.explainer.items() if key not in {"target", "augment"}}
     key = digest([file.digest, node])
-    if key not in _outlined:
+    outline = session.keep("outline", file.digest, lambda: _Outline(file.outline()))
+    if key not in outline.explainers:
         try:
-            _outlined[key] = EXPLAINERS.build(node, model=_outline(file))
+            outline.explainers[key] = EXPLAINERS.build(node, model=outline.network)
         except InputError as error:
             by_default = config.model.get("layers") or []
             if not any(f"={layer!r}: there is no layer" in str(error) for layer in by_default):
@@ -93,21 +91,21 @@ def check_explainer(config: Config, file: ClassifierFile, frame: tuple[int, int]
         except Exception as error:  # of another package's, which wants weights: it is built when they are read
             log.debug("explainer=%s was not checked (%s)", node.get("name"), error)
             return
-    if frame is None or (key, frame) in _checked:
+    if frame is None or (key, frame) in outline.checked:
         return
-    for part in _parts(_outlined[key]):
+    for part in _parts(outline.explainers[key]):
         if isinstance(part, LayerExplainer):
             part.check(file.size or frame)
-    _checked.add((key, frame))
+    outline.checked.add((key, frame))
 
 
-def _outline(file: ClassifierFile) -> ImageClassifier:
-    """The file's network without weights; all explainers of it share one."""
-    if file.digest not in _outlines:
-        _outlines.clear()
-        _outlined.clear()
-        _outlines[file.digest] = file.outline()
-    return _outlines[file.digest]
+@dataclass
+class _Outline:
+    """A network without weights, explainers of it by configuration, and the image sizes they were checked with."""
+
+    network: ImageClassifier
+    explainers: dict[str, Explainer] = field(default_factory=dict)
+    checked: set[tuple[str, tuple[int, int]]] = field(default_factory=set)
 
 
 def _parts(explainer: Explainer) -> Iterator[Explainer]:

@@ -26,6 +26,7 @@ from pycocotools import mask as coco
 from gradsam_exp.config import Config, check
 from gradsam_exp.digest import digest
 from gradsam_exp.engine.plan import Plan, plan
+from gradsam_exp.engine.session import Job
 from gradsam_exp.errors import InputError, first_line
 
 SIDE = 160  # px; larger images are made smaller
@@ -127,7 +128,7 @@ def _planned(run: Path) -> Plan:
     composed = OmegaConf.load(run / ".hydra" / "config.yaml")
     assert isinstance(composed, DictConfig)
     config = check(composed)
-    planned = plan(_without_missing_store(config))
+    planned = plan(_without_missing_store(config), Job(run))
     digests = _digests(run)
     for what, now in (("data", "data have"), ("classifier", "classifier has")):
         if planned.digests[what] != digests.get(what):

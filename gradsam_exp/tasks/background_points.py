@@ -22,6 +22,7 @@ from gradsam_exp.engine.experiment import Evaluation
 from gradsam_exp.engine.pipeline import PipelineResult
 from gradsam_exp.engine.plan import plan
 from gradsam_exp.engine.preparation import Prepared
+from gradsam_exp.engine.session import Job
 from gradsam_exp.registry import build_checked
 from gradsam_exp.reports import background_points as report
 from gradsam_exp.reports.tables import BOUND_NOTE, markdown_table
@@ -71,14 +72,14 @@ def variants(config: Config) -> dict[str, Variant]:
     }
 
 
-def run(config: Config, folder: Path) -> None:
+def run(config: Config, job: Job) -> None:
     """Run every variant, compare them with ``fg``, write ``study.md``, tables and figures.
 
     Raises:
         InputError: before any model is read, if something given is wrong, or the images have no true masks.
     """
     build_checked("task", StudySettings, config.task)
-    planned = plan(config)
+    planned, folder = plan(config, job), job.folder
     plans = {
         name: planned.with_prompts(variant.pipeline, {"name": variant.selector})
         for name, variant in variants(config).items()

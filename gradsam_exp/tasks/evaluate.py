@@ -7,13 +7,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import OmegaConf
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
@@ -24,6 +22,7 @@ from gradsam_exp.engine.experiment import Evaluation
 from gradsam_exp.engine.pipeline import PipelineResult
 from gradsam_exp.engine.plan import Plan, plan
 from gradsam_exp.engine.preparation import Prepared
+from gradsam_exp.engine.session import Job
 from gradsam_exp.registry import build_checked
 from gradsam_exp.reports.figures import figure1, score_histograms
 from gradsam_exp.reports.gallery import Gallery
@@ -54,54 +53,49 @@ class EvaluateSettings:
     figures: Literal["auto"] | bool = "auto"
     faithfulness: bool = False
 
-    @property
-    def draws(self) -> bool:
+    def draws(self, job: Job) -> bool:
         """Whether this run draws figures."""
-        return not _sweeping() if self.figures == "auto" else self.figures
+        return job.sweep is None if self.figures == "auto" else self.figures
 
 
-def run(config: Config, folder: Path) -> float:
-    """Evaluate, write everything into ``folder``, print the table; returns the mIoU.
+def run(config: Config, job: Job) -> float:
+    """Evaluate, write everything into the job's folder, print the table; returns the mIoU.
 
     Raises:
         InputError: before any model is read, if something given is wrong.
     """
-    planned = plan(config)
+    planned, folder = plan(config, job), job.folder
     settings = build_checked("task", EvaluateSettings, config.task)
     tracker = wandb_settings(config.logger)
-    alone = results.one_at_a_time(folder.parent / RUNNING, planned.identity) if _sweeping() else nullcontext()
+    alone = results.one_at_a_time(folder.parent / RUNNING, planned.identity) if job.sweep else nullcontext()
     with alone:
-        earlier = results.find_finished(planned.identity, _earlier_runs(planned, settings, folder))
+        earlier = results.find_finished(planned.identity, _earlier_runs(planned, settings, job))
         if earlier is None:
-            metrics = _evaluate(planned, settings, folder)
+            metrics = _evaluate(planned, settings, job)
         else:
             metrics = results.reuse_run(earlier, folder)
             console.print(f"{folder} is the same run as {earlier}: taken from there", soft_wrap=True)
-    of_this_sweep = _sweeping() and earlier is not None and earlier.parent == folder.parent
+    of_this_sweep = job.sweep is not None and earlier is not None and earlier.parent == folder.parent
     if tracker is not None and not of_this_sweep:
-        _track(tracker, planned, folder)
+        _track(tracker, planned, job)
     return metrics["miou"].mean
 
 
-def _sweeping() -> bool:
-    return HydraConfig.get().mode == RunMode.MULTIRUN
-
-
-def _earlier_runs(planned: Plan, settings: EvaluateSettings, folder: Path) -> Iterator[Path]:
+def _earlier_runs(planned: Plan, settings: EvaluateSettings, job: Job) -> Iterator[Path]:
     """Where this run may have been made before: by another job of the sweep; with ``resume``, at any time."""
     config = planned.config
-    places: list[Path] = sorted(folder.parent.iterdir()) if _sweeping() else []
+    places: list[Path] = sorted(job.folder.parent.iterdir()) if job.sweep else []
     if config.resume:
-        asking = folder.parent if _sweeping() else folder
-        places += _runs_before(Path(config.output_root) / config.name, asking).get(planned.identity, [])
+        root, asking = Path(config.output_root) / config.name, job.sweep or job.folder
+        before = job.session.keep("runs before", (root, asking), lambda: _finished_runs(root))
+        places += before.get(planned.identity, [])
     for place in places:
-        if place != folder and (not settings.draws or _drawn_alike(place, settings)):
+        if place != job.folder and (not settings.draws(job) or _drawn_alike(place, settings)):
             yield place
 
 
-@lru_cache(maxsize=1)
-def _runs_before(root: Path, asking: Path) -> Mapping[str | None, list[Path]]:
-    """The finished runs below a folder by their identity, as the sweep (or run) that asks first found them."""
+def _finished_runs(root: Path) -> Mapping[str | None, list[Path]]:
+    """The finished runs below a folder by their identity."""
     runs: dict[str | None, list[Path]] = defaultdict(list)
     for path in root.rglob("metrics.json"):
         runs[results.identity_of(path.parent)].append(path.parent)
@@ -118,11 +112,11 @@ def _drawn_alike(place: Path, settings: EvaluateSettings) -> bool:
     return (place / "figures").is_dir() and shown == (settings.examples, settings.worst)
 
 
-def _evaluate(planned: Plan, settings: EvaluateSettings, folder: Path) -> dict[str, Summary]:
+def _evaluate(planned: Plan, settings: EvaluateSettings, job: Job) -> dict[str, Summary]:
     """Make the run; returns the metrics."""
-    config = planned.config
+    config, folder, draws = planned.config, job.folder, settings.draws(job)
     gallery = Gallery(planned.classifier.class_names, first=settings.examples, worst=settings.worst)
-    experiment = planned.experiment(faithful=settings.faithfulness, among_others=_sweeping())
+    experiment = planned.experiment(faithful=settings.faithfulness, among_others=job.sweep is not None)
     if config.devices > 1:
         from gradsam_exp.engine.devices import prepare_on_devices  # noqa: PLC0415  (Lightning takes its time)
 
@@ -131,17 +125,17 @@ def _evaluate(planned: Plan, settings: EvaluateSettings, folder: Path) -> dict[s
     title = f"{config.pipeline['name']} on {config.split}"
 
     def on_batch(item: Prepared, result: PipelineResult) -> None:
-        if settings.draws:
+        if draws:
             gallery(item, result)
 
     with StageBars(title, len(planned.dataset), experiment.stopwatch):
         evaluation = experiment.run(planned.dataset, batch_size=config.batch_size, on_batch=on_batch)
     if isinstance(segmenter := experiment.pipeline.segmenter, CachedSegmenter):
         log.info("%d of %d queries so far were decoded, the others known", segmenter.decoded, segmenter.asked)
-    if settings.draws:
+    if draws:
         _draw(gallery, evaluation, folder / "figures")
     metrics = write(planned, evaluation, folder)
-    if not _sweeping():  # a sweep has one table for all
+    if job.sweep is None:  # a sweep has one table for all
         _say(planned, folder, metrics, evaluation)
     return metrics
 
@@ -212,14 +206,7 @@ def _say(planned: Plan, folder: Path, metrics: dict[str, Summary], evaluation: E
     console.print(f"{stages_line(evaluation.seconds)}\n{folder}", soft_wrap=True)
 
 
-def _track(settings: WandbSettings, planned: Plan, folder: Path) -> None:
-    hydra_config = HydraConfig.get()
-    seen_at = track_evaluation(
-        settings,
-        planned,
-        folder,
-        overrides=hydra_config.overrides.task,
-        sweep=Path(hydra_config.sweep.dir) if _sweeping() else None,
-    )
+def _track(settings: WandbSettings, planned: Plan, job: Job) -> None:
+    seen_at = track_evaluation(settings, planned, job.folder, overrides=job.overrides, sweep=job.sweep)
     if seen_at:
         console.print(f"W&B: {seen_at}", soft_wrap=True)

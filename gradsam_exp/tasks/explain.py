@@ -16,6 +16,7 @@ from gradsam_exp.data.given import GivenPictures, find_pictures
 from gradsam_exp.engine.pipeline import PipelineResult
 from gradsam_exp.engine.plan import plan
 from gradsam_exp.engine.preparation import Prepared
+from gradsam_exp.engine.session import Job
 from gradsam_exp.errors import InputError
 from gradsam_exp.registry import build_checked
 from gradsam_exp.reports.figures import figure1
@@ -26,23 +27,23 @@ CELL = 2.2  # inches
 _AT_ONCE = 8  # photographs are large
 
 
-def run(config: Config, folder: Path) -> None:
+def run(config: Config, job: Job) -> None:
     """Write ``<name>.png``, ``<name>.pdf`` and ``<name>_mask.png`` of every picture, and say what it shows.
 
     Raises:
         InputError: before any model is read, if something given is wrong.
     """
-    build_checked("task", explain, config.task, config=config, folder=folder)
+    build_checked("task", explain, config.task, config=config, job=job)
 
 
-def explain(config: Config, folder: Path, *, max_side: Annotated[int, Field(ge=16)] = 512) -> None:
+def explain(config: Config, job: Job, *, max_side: Annotated[int, Field(ge=16)] = 512) -> None:
     """See ``conf/task/explain.yaml``."""
     if config.image is None:
         raise InputError(
             "image is missing: give a picture, a folder of pictures, or a glob, as in image=photo.jpg"
         )
     pictures = GivenPictures(find_pictures(config.image), max_side=max_side)
-    planned = plan(config, pictures.with_classes)
+    planned = plan(config, job, pictures.with_classes)
     names = planned.classifier.class_names
     gallery = Gallery(names, first=len(pictures), worst=0)
     seen: dict[str, tuple[int, Tensor | None, float]] = {}
@@ -59,10 +60,10 @@ def explain(config: Config, folder: Path, *, max_side: Annotated[int, Field(ge=1
     for name, size in zip(pictures.names, pictures.original_sizes, strict=True):
         predicted, shares, score = seen[name]
         example = examples[name]
-        _write(example, size, folder)
+        _write(example, size, job.folder)
         console.print(f"{name}: {_ranked(names, predicted, shares)}", soft_wrap=True)
         covered = f"mask: {example.mask.mean():.1%} of the picture, predicted IoU {score:.2f}"
-        console.print(f"  {covered} → {folder / name}.png, .pdf, _mask.png", soft_wrap=True)
+        console.print(f"  {covered} → {job.folder / name}.png, .pdf, _mask.png", soft_wrap=True)
 
 
 def _write(example: Example, size: tuple[int, int], folder: Path) -> None:

@@ -9,29 +9,30 @@ from gradsam_exp.config import Config
 from gradsam_exp.data.shapes import Shapes
 from gradsam_exp.data.synthetic_shapes import export
 from gradsam_exp.engine.plan import find_dataset
+from gradsam_exp.engine.session import Job
 from gradsam_exp.errors import InputError
 from gradsam_exp.registry import build_checked
 from gradsam_exp.reports.terminal import console
 
 
-def run(config: Config, folder: Path) -> None:
+def run(config: Config, job: Job) -> None:
     """Write the splits of ``task.splits``.
 
     Raises:
         InputError: the data is not ``shapes``.
     """
-    build_checked("task", write, config.task, config=config, folder=folder)
+    build_checked("task", write, config.task, config=config, job=job)
 
 
 def write(
     config: Config,
-    folder: Path,
+    job: Job,
     *,
     to: str | None = None,
     splits: list[Literal["train", "val", "test"]],
 ) -> None:
     """See ``conf/task/export.yaml``."""
-    root = Path(to).expanduser() if to is not None else folder / "shapes"
+    root = Path(to).expanduser() if to is not None else job.folder / "shapes"
     for split in splits:
         dataset = find_dataset(config, split)
         if not isinstance(dataset, Shapes):

@@ -5,7 +5,6 @@ No classifier is involved: this is the quality of the tool, not of the method.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -20,6 +19,7 @@ from gradsam_exp.data.base import ImageDataset, loader
 from gradsam_exp.data.novel_shapes import NovelShapes
 from gradsam_exp.data.shapes import Shapes
 from gradsam_exp.engine.plan import find_device
+from gradsam_exp.engine.session import Job
 from gradsam_exp.overlap import iou
 from gradsam_exp.prompts.foreground import point_prompts
 from gradsam_exp.prompts.reference import Oracle
@@ -34,14 +34,14 @@ from gradsam_exp.types import Heatmaps, ImageBatch, PromptContext
 Findings = dict[str, Summary]
 
 
-def run(config: Config, folder: Path) -> float:
+def run(config: Config, job: Job) -> float:
     """Probe ``sam`` on ``background``; returns the one-click mIoU on the built-in shapes."""
-    return build_checked("task", probe, config.task, config=config, folder=folder)
+    return build_checked("task", probe, config.task, config=config, job=job)
 
 
 def probe(
     config: Config,
-    folder: Path,
+    job: Job,
     *,
     images: Annotated[int, Field(ge=1)] = 500,
     novel_sizes: tuple[int, int] = (16, 30),
@@ -61,10 +61,10 @@ def probe(
         **_one_click(segmenter, novel, "unseen shapes"),
         **_background_clicks(segmenter, shapes, distance_px, shape_covered, config.seed),
     }
-    write_json(folder / "probe.json", {name: summary.as_json() for name, summary in findings.items()})
+    write_json(job.folder / "probe.json", {name: summary.as_json() for name, summary in findings.items()})
     console.print(f"{config.sam['name']} on {config.background['name']}/{config.split}", style="bold")
     console.print(results_table(findings))
-    console.print(str(folder), soft_wrap=True)
+    console.print(str(job.folder), soft_wrap=True)
     return findings["one click, built-in shapes"].mean
 
 

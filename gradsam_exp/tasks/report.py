@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from gradsam_exp.config import Config
+from gradsam_exp.engine.session import Job
 from gradsam_exp.errors import InputError, did_you_mean
 from gradsam_exp.registry import build_checked
 from gradsam_exp.reports.page import write_page
@@ -15,16 +14,16 @@ from gradsam_exp.runs.comparison import evaluated_runs
 from gradsam_exp.runs.finding import common_folder, find_runs
 
 
-def run(config: Config, folder: Path) -> None:
-    """Write ``report.html``, ``sweep.csv``, ``sweep.md``, ``sweep.tex`` and ``sweep.png`` into ``folder``.
+def run(config: Config, job: Job) -> None:
+    """Write ``report.html``, ``sweep.csv``, ``sweep.md``, ``sweep.tex`` and ``sweep.png`` into the job's folder.
 
     Raises:
         InputError: no runs are given, or there are none where they should be.
     """
-    build_checked("task", compare, config.task, config=config, folder=folder)
+    build_checked("task", compare, config.task, config=config, job=job)
 
 
-def compare(config: Config, folder: Path, *, baseline: str | int | None = None, explain: bool = True) -> None:
+def compare(config: Config, job: Job, *, baseline: str | int | None = None, explain: bool = True) -> None:
     """See ``conf/task/report.yaml``."""
     if config.runs is None:
         raise InputError(
@@ -38,9 +37,9 @@ def compare(config: Config, folder: Path, *, baseline: str | int | None = None, 
     if first is not None and first not in finished:
         raise InputError(f"task.baseline={first} is no finished run{did_you_mean(first, finished)}")
     table = with_comparison(common, table, first)
-    page = write_page(common, table, folder / "report.html", baseline=first, explain=explain)
+    page = write_page(common, table, job.folder / "report.html", baseline=first, explain=explain)
     heading = about(common, table)
-    pooled = write_tables(common, table, folder, heading)
-    write_curves(common, table, folder / "sweep.png")
+    pooled = write_tables(common, table, job.folder, heading)
+    write_curves(common, table, job.folder / "sweep.png")
     print_tables(table, pooled, heading)
     console.print(page, soft_wrap=True)

@@ -8,8 +8,6 @@ from typing import Annotated, Any
 
 import pytorch_lightning as pl
 import torch
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from pydantic import Field
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import Logger
@@ -24,6 +22,7 @@ from gradsam_exp.config import Config, chosen_model
 from gradsam_exp.data.base import ImageDataset, SizeBuckets, collate, loader
 from gradsam_exp.data.shapes import Shapes
 from gradsam_exp.engine.plan import find_dataset
+from gradsam_exp.engine.session import Job
 from gradsam_exp.errors import InputError
 from gradsam_exp.registry import build_checked, check_value
 from gradsam_exp.reports.terminal import console
@@ -36,18 +35,18 @@ from gradsam_exp.training.sampling import FreshSamples
 Positive = Annotated[int, Field(ge=1)]
 
 
-def run(config: Config, folder: Path) -> float:
+def run(config: Config, job: Job) -> float:
     """Train on the data's ``train`` split, choose the epoch on ``val``, report ``val`` and ``test`` accuracy.
 
     Returns:
         The best epoch's accuracy on ``val``.
     """
-    return build_checked("task", train, config.task, config=config, folder=folder)
+    return build_checked("task", train, config.task, config=config, job=job)
 
 
 def train(
     config: Config,
-    folder: Path,
+    job: Job,
     *,
     epochs: Positive = 36,
     batch_size: Positive = 64,
@@ -61,6 +60,7 @@ def train(
     resume: str | None = None,
 ) -> float:
     """See ``conf/task/train.yaml``."""
+    folder = job.folder
     check_resume(resume)
     tracker = wandb_settings(config.logger)
     chosen_model(config)
@@ -88,9 +88,7 @@ def train(
     callbacks: list[pl.Callback] = [best, RichProgressBar(leave=True)]
     if patience is not None:
         callbacks.append(EarlyStopping("val/loss", patience=patience))
-    hydra_config = HydraConfig.get()
-    sweep = Path(hydra_config.sweep.dir) if hydra_config.mode == RunMode.MULTIRUN else None
-    with track_training(tracker, config, folder, overrides=hydra_config.overrides.task, sweep=sweep) as tracked:
+    with track_training(tracker, config, folder, overrides=job.overrides, sweep=job.sweep) as tracked:
         loggers: list[Logger] = [pl.loggers.CSVLogger(str(folder), name="", version="log")]
         trainer = pl.Trainer(
             **config.trainer,
@@ -127,7 +125,7 @@ def train(
         )
         if tracked is not None:
             tracked.log_result(accuracies, weights)
-    _say(accuracies, folder, [o for o in hydra_config.overrides.task if o.startswith("model=")])
+    _say(accuracies, folder, [o for o in job.overrides if o.startswith("model=")])
     if tracked is not None and tracked.seen_at:
         console.print(f"W&B: {tracked.seen_at}", soft_wrap=True)
     return accuracies["val"]["all"]

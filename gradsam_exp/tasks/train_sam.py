@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from gradsam_exp.config import Config
 from gradsam_exp.data.backgrounds import BACKGROUNDS
 from gradsam_exp.data.photos import photographs
+from gradsam_exp.engine.session import Job
 from gradsam_exp.registry import build_checked
 from gradsam_exp.reports.terminal import console
 from gradsam_exp.runs.folder import provenance, write_json
@@ -89,14 +89,14 @@ class Scenes(pl.LightningDataModule):
         return DataLoader(scenes, self.batch_size, collate_fn=collate_scenes)
 
 
-def run(config: Config, folder: Path) -> None:
+def run(config: Config, job: Job) -> None:
     """Train, or go on with ``task.resume``; leaves ``last.ckpt`` after every epoch and the weights at the end."""
-    build_checked("task", train, config.task, config=config, folder=folder)
+    build_checked("task", train, config.task, config=config, job=job)
 
 
 def train(
     config: Config,
-    folder: Path,
+    job: Job,
     *,
     steps: Positive = 12_000,
     batch_size: Positive = 24,
@@ -114,6 +114,7 @@ def train(
     resume: str | None = None,
 ) -> None:
     """See ``conf/task/train_sam.yaml``."""
+    folder = job.folder
     check_resume(resume)
     beginning = None if start is None else compact_weights(start, key="task.start")
     backgrounds = {

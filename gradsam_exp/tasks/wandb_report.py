@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from gradsam_exp.config import Config
+from gradsam_exp.engine.session import Job
 from gradsam_exp.errors import InputError
 from gradsam_exp.reports.terminal import console
 from gradsam_exp.runs import folder as results
@@ -21,13 +22,13 @@ from gradsam_exp.tracking.settings import wandb_settings
 from gradsam_exp.tracking.upload import warn
 
 
-def run(config: Config, folder: Path) -> None:
+def run(config: Config, job: Job) -> None:
     """Write ``wandb_workspace.json`` and ``wandb_report.json`` into the sweep's folder; upload them with a key.
 
     Raises:
         InputError: no sweep, no W&B, or the extra is not installed.
     """
-    del folder
+    del job
     settings = wandb_settings(config.logger)
     if settings is None:
         raise InputError("task=wandb_report needs logger=wandb")

@@ -16,7 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 from gradsam_exp.classifiers.checkpoints import save_classifier
 from gradsam_exp.classifiers.classifier import ImageClassifier
 from gradsam_exp.data.shapes import SHAPES
-from gradsam_exp.engine import plan as assembly
+from gradsam_exp.engine.session import Session
 from gradsam_exp.segmenters.compact import build_compact
 from gradsam_exp.weights import save_weights
 
@@ -67,7 +67,7 @@ def run(
         arguments = flags + [o for o in small if o.partition("=")[0] not in given] + plain
         monkeypatch.setattr(sys, "argv", [str(ROOT / "run.py"), *arguments])
         GlobalHydra.instance().clear()
-        assembly._models.pop("answers", None)  # a fresh process has none
+        monkeypatch.setattr("gradsam_exp.app.cli.SESSION", Session())  # a fresh process has nothing to share
         capsys.readouterr()
         with pytest.raises(SystemExit) as end:
             runpy.run_path(str(ROOT / "run.py"), run_name="__main__")

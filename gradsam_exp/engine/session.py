@@ -1,0 +1,55 @@
+"""What the runs of one process share, and what is known of one job besides its configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Session:
+    """Keeps what is expensive to make for the next run of this process: networks, the store, decoded answers.
+
+    Of each kind only the last thing is kept, so that a sweep over classifiers does not hold all of them in memory.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[Any, Any]] = {}
+
+    def keep(self, kind: str, key: Any, make: Callable[[], T]) -> T:
+        """The thing of this kind that was last made, if it was made for an equal key; else what ``make`` gives.
+
+        Args:
+            kind: such as ``segmenter``.
+            key: plain values that say all that the thing depends on.
+            make: called without arguments; nothing is kept if it raises.
+        """
+        if kind not in self._kept or self._kept[kind][0] != key:
+            self._kept.pop(kind, None)  # before its successor is made: both may not fit into memory
+            self._kept[kind] = key, make()
+        return self._kept[kind][1]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Where a task leaves its files, what was given for it, and what it shares with other jobs.
+
+    Attributes:
+        folder: of this job alone.
+        overrides: as they were given on the command line, such as ``pipeline=fgbg``; they tell what was asked for
+            from what is a default.
+        sweep: the folder of the sweep that the job is part of; None for a single run.
+        session: shared with the other jobs of this process.
+    """
+
+    folder: Path
+    overrides: Sequence[str] = ()
+    sweep: Path | None = None
+    session: Session = field(default_factory=Session)
+
+    def given(self, *keys: str) -> bool:
+        """Whether one of these configuration keys was given as an override."""
+        return any(override.lstrip("+~").partition("=")[0] in keys for override in self.overrides)
