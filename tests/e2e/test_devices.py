@@ -11,8 +11,9 @@ import torch
 
 from gradsam_exp.config import check
 from gradsam_exp.engine.plan import plan
+from gradsam_exp.engine.session import Job
 from gradsam_exp.segmenters.sam import SamSegmenter
-from tests.test_launching import composed
+from tests.app.test_launchers import composed
 
 
 def files(folder: Path) -> list[bytes]:
@@ -87,7 +88,7 @@ def test_devices_that_cannot_be_are_refused(run, overrides: list[str], message: 
 
 def test_chunks_that_another_process_has_in_hand_come_last(tmp_path: Path, random_weights: list[str]):
     config = composed("limit=200", f"store.root={tmp_path}", "logger=none", *random_weights, with_hydra=False)
-    planned = plan(check(config))
+    planned = plan(check(config), Job(tmp_path))
     preparation = planned.experiment().prepare
     everything = preparation.missing(planned.dataset)
     assert [len(chunk) for chunk in everything] == [64, 64, 64, 8]
@@ -104,7 +105,7 @@ def test_chunks_that_another_process_has_in_hand_come_last(tmp_path: Path, rando
 
 def test_what_is_missing_is_told_by_the_store(tmp_path: Path, random_weights: list[str]):
     config = composed("limit=72", f"store.root={tmp_path}", "logger=none", *random_weights, with_hydra=False)
-    planned = plan(check(config))
+    planned = plan(check(config), Job(tmp_path))
     preparation = planned.experiment().prepare
     first, second = preparation.missing(planned.dataset)
     for item in preparation(planned.dataset, chunks=[second]):

@@ -19,8 +19,8 @@ import yaml
 from hydra.core.config_store import ConfigStore
 
 from gradsam_exp.app.launchers import PLUGINS
+from tests.app.test_launchers import composed
 from tests.e2e.conftest import ROOT
-from tests.test_launching import composed
 
 pytestmark = pytest.mark.slow
 SWEEP = ("pipeline=fg,fgbg", "bg_threshold=0.1,0.9")  # 0 and 1 are the same run, 3 is refused

@@ -60,7 +60,7 @@ def checkpoint(tmp_path: Path) -> Callable[[str], str]:
 def plans(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
     """The plans of the runs that follow."""
     made: list[Plan] = []
-    monkeypatch.setattr(evaluate, "plan", lambda config: made.append(assembly.plan(config)) or made[-1])
+    monkeypatch.setattr(evaluate, "plan", lambda config, job: made.append(assembly.plan(config, job)) or made[-1])
     return made
 
 

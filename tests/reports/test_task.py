@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from gradsam_exp.config import Config
+from gradsam_exp.engine.session import Job
 from gradsam_exp.tasks.report import run
 from tests.reports.finished_runs import write_run
 
@@ -18,7 +19,7 @@ def test_any_runs_are_compared_as_a_sweep_is(tmp_path: Path, capsys: pytest.Capt
     (tmp_path / "runs" / "2" / "provenance.json").unlink()
     (tmp_path / "runs" / "1" / "predictions.parquet").unlink()
     (tmp_path / "report").mkdir()
-    run(Config(runs=str(tmp_path / "runs"), task={"name": "report"}), tmp_path / "report")
+    run(Config(runs=str(tmp_path / "runs"), task={"name": "report"}), Job(tmp_path / "report"))
     names = {path.name for path in (tmp_path / "report").iterdir()}
     assert names == {"report.html", "sweep.csv", "sweep.md", "sweep.tex", "sweep.png", "sweep.pdf"}
     printed = capsys.readouterr()
@@ -33,6 +34,6 @@ def test_a_figure_that_fails_costs_a_line(tmp_path: Path, monkeypatch, capsys: p
 
     monkeypatch.setattr("gradsam_exp.reports.curves.draw_curves", broken)
     write_run(tmp_path / "0", {}, [0.5] * 4)
-    run(Config(runs=str(tmp_path), task={"name": "report"}), tmp_path)
+    run(Config(runs=str(tmp_path), task={"name": "report"}), Job(tmp_path))
     assert "sweep.png was not drawn (ZeroDivisionError: a bug)" in capsys.readouterr().err
     assert (tmp_path / "report.html").is_file()
