@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from importlib.util import find_spec
@@ -49,35 +50,105 @@ def library_versions() -> dict[str, str]:
 
 
 def source_digest(*modules: str) -> str:
-    """Digest the source code that modules run: their own, and what they import, directly or not.
-
-    Imports are followed within gradsam_exp and within the modules' own packages, wherever they stand in a file;
-    other packages count by `library_versions`. Packages from elsewhere count with their distribution's version as
-    well. A file counts as it was when this process first asked for it. All text counts, comments included.
-
-    Args:
-        modules: import paths, such as ``gradsam_exp.prompts.background``.
-
-    Raises:
-        ValueError: if there is no such module.
-    """
-    for module in modules:
-        if _scanned(module) is None:
-            raise ValueError(f"the source of {module} cannot be found")
-    homes = {_OWN, *(module.partition(".")[0] for module in modules)}
-    found = {name: scan.digest for name, scan in _closure(modules, homes)}
-    foreign = {home: _version_of(home) for home in sorted(homes - {_OWN})}
-    return digest([sorted(found.items()), foreign])
+    """Digest the source code that modules run, as this process first saw it; see `Sources.digest`."""
+    return _PROCESS.digest(*modules)
 
 
+class Sources:
+    """Reads the source files of modules and of what they import, each once."""
+
+    def __init__(self) -> None:
+        self._scans: dict[str, _Scan | None] = {}
+        self._roots: dict[str, Path | None] = {}
+
+    def digest(self, *modules: str) -> str:
+        """Digest the source code that modules run: their own, and what they import, directly or not.
+
+        Imports are followed within gradsam_exp and within the modules' own packages, wherever they stand in a
+        file; other packages count by `library_versions`. Packages from elsewhere count with their distribution's
+        version as well. All text counts, comments included.
+
+        Args:
+            modules: import paths, such as ``gradsam_exp.prompts.background``.
+
+        Raises:
+            ValueError: if there is no such module.
+        """
+        homes = {_OWN, *(module.partition(".")[0] for module in modules)}
+        found = {name: scan.digest for name, scan in self._closure(modules, homes)}
+        for module in modules:
+            if module not in found:
+                raise ValueError(f"the source of {module} cannot be found")
+        foreign = {home: _version_of(home) for home in sorted(homes - {_OWN})}
+        return digest([sorted(found.items()), foreign])
+
+    def reached(self, *modules: str) -> list[str]:
+        """List the modules whose source counts, by name."""
+        homes = {_OWN, *(module.partition(".")[0] for module in modules)}
+        return sorted(name for name, _ in self._closure(modules, homes))
+
+    def _closure(self, modules: Iterable[str], homes: set[str]) -> Iterator[tuple[str, _Scan]]:
+        """Every module that is reached, once, with the packages that hold it."""
+        todo, seen = list(modules), set[str]()
+        while todo:
+            name = todo.pop()
+            if name in seen or name.partition(".")[0] not in homes:
+                continue
+            seen.add(name)
+            scan = self._scanned(name)
+            if scan is None:
+                continue
+            yield name, scan
+            todo += scan.imports
+            parent = name.rpartition(".")[0]
+            # Python runs a package's __init__ before its modules. Our own only says what can be imported from it.
+            if parent and parent != _OWN:
+                todo.append(parent)
+
+    def _scanned(self, module: str) -> _Scan | None:
+        """The file of a module; None if there is no such module."""
+        if module not in self._scans:
+            path = self._file_of(module)
+            if path is not None:
+                self._scans[module] = _Scan.of(module, path)
+            elif module == "__main__" or (module in sys.modules and module.partition(".")[0] != _OWN):
+                # Typed into a session, or compiled: what it does today says nothing of tomorrow.
+                self._scans[module] = _Scan(uuid4().hex, frozenset())
+            else:
+                self._scans[module] = None
+        return self._scans[module]
+
+    def _file_of(self, module: str) -> Path | None:
+        """Where a module's source is; None if there is none."""
+        top, *rest = module.split(".")
+        if top not in self._roots:
+            self._roots[top] = _root(top)
+        root = self._roots[top]
+        if root is None:
+            return None
+        if root.is_file():
+            return None if rest else root
+        place = root.joinpath(*rest)
+        if module == _OWN:  # its names are imported when they are asked for; the stub says from where
+            return place / "__init__.pyi"
+        return next((p for p in (place.with_suffix(".py"), place / "__init__.py") if p.is_file()), None)
+
+
+_PROCESS = Sources()
+
+
+@dataclass(frozen=True)
 class _Scan:
-    """What a source file holds: a digest of its text, and the modules that it names in import statements."""
+    """What a source file holds: a digest of its text, and the modules that it may import."""
 
-    def __init__(self, module: str, path: Path) -> None:
+    digest: str
+    imports: frozenset[str]
+
+    @classmethod
+    def of(cls, module: str, path: Path) -> _Scan:
         text = path.read_bytes()
-        self.digest = hashlib.blake2b(text, digest_size=8).hexdigest()
         package = module if path.stem == "__init__" else module.rpartition(".")[0]
-        self.imports = set(_imports(text, package))
+        return cls(hashlib.blake2b(text, digest_size=8).hexdigest(), frozenset(_imports(text, package)))
 
 
 def _imports(text: bytes, package: str) -> Iterator[str]:
@@ -95,57 +166,6 @@ def _imports(text: bytes, package: str) -> Iterator[str]:
         yield from (f"{origin}.{name.decode()}" for name in _NAME.findall(names) if name not in _NO_NAMES)
 
 
-def _closure(modules: Iterable[str], homes: set[str]) -> Iterator[tuple[str, _Scan]]:
-    """Every module that is reached, once, with the packages that hold it."""
-    todo, seen = list(modules), set[str]()
-    while todo:
-        name = todo.pop()
-        if name in seen or name.partition(".")[0] not in homes:
-            continue
-        seen.add(name)
-        scan = _scanned(name)
-        if scan is None:
-            continue
-        yield name, scan
-        todo += scan.imports
-        parent = name.rpartition(".")[0]
-        # Python runs a package's __init__ before its modules. Our own only says what can be imported from it.
-        if parent and parent != _OWN:
-            todo.append(parent)
-
-
-@cache
-def _scanned(module: str) -> _Scan | None:
-    """The file of a module, read once a process; None if there is no such module."""
-    path = _file_of(module)
-    if path is not None:
-        return _Scan(module, path)
-    if module == "__main__" or (module in sys.modules and module.partition(".")[0] != _OWN):
-        return _Unknown()  # typed into a session, or compiled: what it does today says nothing of tomorrow
-    return None
-
-
-class _Unknown(_Scan):
-    """Code without a source file: nothing that depends on it is ever taken for known in another process."""
-
-    def __init__(self) -> None:
-        self.digest, self.imports = uuid4().hex, set()
-
-
-def _file_of(module: str) -> Path | None:
-    top, *rest = module.split(".")
-    root = _root(top)
-    if root is None:
-        return None
-    if root.is_file():
-        return None if rest else root
-    place = root.joinpath(*rest)
-    if module == _OWN:  # its names are imported when they are asked for; the stub says from where
-        return place / "__init__.pyi"
-    return next((p for p in (place.with_suffix(".py"), place / "__init__.py") if p.is_file()), None)
-
-
-@cache
 def _root(top: str) -> Path | None:
     """The folder of a top-level package, or the file of a single module."""
     if top == _OWN:

@@ -1,12 +1,9 @@
-import importlib
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
 from pydantic import Field
 
-from gradsam_exp.digest import code_digest
 from gradsam_exp.errors import InputError, did_you_mean
 from gradsam_exp.prompts.base import STRATEGIES
 from gradsam_exp.registry import Registry, build_checked, check_value
@@ -44,49 +41,6 @@ def test_runtime_arguments_are_not_for_configs():
         build_checked("thing", make, {"size": 3}, size=5)
 
 
-PLUG_IN = """
-from dataclasses import dataclass
-from plugged.helpers import answer
-from gradsam_exp.prompts.base import STRATEGIES
-
-@STRATEGIES.register("plugged")
-@dataclass
-class Plugged:
-    def propose(self):
-        return answer()
-"""
-
-
-def test_code_is_known_by_what_it_is_made_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Another digest if the plug-in, or a module that it uses, was edited; the same for all else."""
-    package = tmp_path / "plugged"
-    package.mkdir()
-    monkeypatch.syspath_prepend(tmp_path)
-    files = {"__init__": "", "strategy": PLUG_IN, "helpers": "def answer(): return 1", "unrelated": "x = 1"}
-
-    def code(**edited: str) -> dict[str, str]:
-        for name, text in (files | edited).items():
-            (package / f"{name}.py").write_text(text)
-        for name in [name for name in sys.modules if name.split(".")[0] == "plugged"]:
-            del sys.modules[name]
-        STRATEGIES._factories.pop("plugged", None)
-        importlib.invalidate_caches()
-        code_digest.cache_clear()
-        importlib.import_module("plugged.strategy")
-        try:
-            return STRATEGIES.code({"name": "not one", "of": [{"name": "plugged"}, {"name": "fg"}]})
-        finally:
-            del STRATEGIES._factories["plugged"]
-
-    first = code()
-    assert first.keys() == {"plugged", "fg"}
-    assert code() == code(unrelated="x = 2") == first
-    for edited in ({"helpers": "def answer(): return 10"}, {"strategy": PLUG_IN + "    knob: int = 1\n"}):
-        found = code(**edited)
-        assert found["fg"] == first["fg"]
-        assert found["plugged"] != first["plugged"]
-
-
 def test_a_plug_in_registers_itself_and_is_found_by_name():
     registry: Registry[object] = Registry("thing", "tests.data")
     registry.register("made")(make)
@@ -113,7 +67,6 @@ def test_strategies_of_other_distributions_are_found(monkeypatch):
 
 def test_all_configs_name_registered_things():
     """Every YAML of a plug-in group builds, or says that it needs a path: none names what does not exist."""
-    from pathlib import Path
 
     from omegaconf import OmegaConf
 

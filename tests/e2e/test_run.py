@@ -11,7 +11,6 @@ from pycocotools import mask as coco
 
 from gradsam_exp.data.backgrounds import Mixed
 from gradsam_exp.data.shapes import Shapes
-from gradsam_exp.registry import Registry
 
 
 def metrics_of(finished) -> dict:
@@ -94,16 +93,6 @@ def test_identity_follows_what_the_results_depend_on(run):
     assert len({plain, other_fg, other_data, single[0]}) == 4
 
 
-def test_code_that_was_edited_makes_another_run(run, monkeypatch: pytest.MonkeyPatch):
-    first = run("pipeline=fg")
-    monkeypatch.setattr(Registry, "code", lambda self, node: {"edited": self.key})
-    second = run("pipeline=fg", "resume=true")
-    assert second.code == 0, second.err
-    assert "is the same run as" not in second.out
-    for stage, chunks in (("images", 1), ("heatmaps", 2), ("embeddings", 2)):
-        assert len(list((first.folder / ".store" / stage).glob("*.safetensors"))) == chunks
-
-
 def test_the_oracle_is_stamped_as_an_upper_bound(run):
     done = run("pipeline=oracle")
     assert metrics_of(done)["upper_bound"] is True
@@ -163,7 +152,7 @@ def test_an_explainer_that_does_not_fit_the_network_is_refused_in_one_line(run):
 
 
 def test_a_second_run_reads_what_the_first_prepared(run, monkeypatch: pytest.MonkeyPatch):
-    from gradsam_exp.engine import plan as assembly
+    from gradsam_exp.classifiers.checkpoints import ClassifierFile
     from gradsam_exp.segmenters.sam import SamSegmenter
 
     first = metrics_of(run("pipeline=fg", "refine=guided"))
@@ -171,7 +160,7 @@ def test_a_second_run_reads_what_the_first_prepared(run, monkeypatch: pytest.Mon
     def never(*_: object) -> None:
         raise AssertionError("everything is stored")
 
-    monkeypatch.setattr(assembly, "loaded_classifier", never)
+    monkeypatch.setattr(ClassifierFile, "load", never)
     monkeypatch.setattr(SamSegmenter, "encode", never)
     monkeypatch.setattr("gradsam_exp.segmenters.checkpoints.load_encoder", never)
     monkeypatch.setattr("gradsam_exp.refiners.edges.Guided.refine", never)
