@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -103,18 +103,6 @@ class Plan:
         config = self.config
         mirrored = config.explainer["augment"] == "mirror"
         return [EXPLAINERS.code(config.explainer), code_digest(Mirrored, EXPLAINERS.package) if mirrored else None]
-
-    def with_prompts(self, pipeline: Node, selector: Node) -> Plan:
-        """The same with another strategy and selector, given as config nodes.
-
-        Raises:
-            InputError: see `plan`.
-        """
-        config = replace(self.config, pipeline=pipeline, selector=selector)
-        other = Pipeline(STRATEGIES.build(pipeline), self.pipeline.segmenter, SELECTORS.build(selector))
-        _check_kinds(config, other)
-        _check_truth(config, other, self.dataset)
-        return replace(self, config=config, pipeline=other)
 
     @property
     def digests(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Why do background points hurt? What a set of runs on the same images says about it, in numbers and figures.
+"""These functions turn runs on the same images into the study's tables and figures.
 
 The runs differ in their prompts and selectors only; ``fg`` is the one without background points.
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool
+from jaxtyping import Bool, UInt8
 from matplotlib.figure import Figure
 from pycocotools import mask as coco
 from scipy import ndimage
@@ -24,18 +24,21 @@ from gradsam_exp.reports.tables import BOUND, difference_cells
 from gradsam_exp.runs.comparison import against
 from gradsam_exp.runs.paired import holm
 from gradsam_exp.runs.summary import summarize
-from gradsam_exp.types import BACKGROUND, ImageBatch
+from gradsam_exp.types import BACKGROUND
 
 FACTS = {"area": "area (px)", "to_side": "centre to nearest side (px)"}
 NEAR = 1  # px from a side of the image that still count as on it
 
 
 def background_places(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Every background point of a run.
+    """List every background point of a run.
+
+    Args:
+        predictions: the run's ``predictions.parquet``.
 
     Returns:
-        ``image_id``; ``x``, ``y`` px; ``across``, ``down``: the same as shares of the image's sides; ``edge``,
-        ``corner``: whether it is at one.
+        A row per point: ``image_id``; ``x``, ``y`` px; ``across``, ``down``: the same as shares of the image's
+        sides; ``edge``, ``corner``: whether it is at one.
     """
     rows = []
     for image in predictions.to_dict("records"):
@@ -50,7 +53,7 @@ def background_places(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def unmoved(one: pd.DataFrame, other: pd.DataFrame) -> float:
-    """Share of the images whose background points are the same in both runs."""
+    """Returns the share of the images whose background points are the same in both runs."""
     first, second = (
         {str(name): set(zip(own["x"], own["y"], strict=True)) for name, own in places.groupby("image_id")}
         for places in (one, other)
@@ -58,28 +61,27 @@ def unmoved(one: pd.DataFrame, other: pd.DataFrame) -> float:
     return float(np.mean([points == second.get(name) for name, points in first.items()]))
 
 
-def image_facts(batch: ImageBatch) -> pd.DataFrame:
-    """Of each image's object: area (px), distance of its centre to the nearest side (px), contrast in [0, 1].
+def object_facts(
+    image: UInt8[np.ndarray, "3 height width"], mask: Bool[np.ndarray, "height width"]
+) -> dict[str, float]:
+    """An object's area (px), the distance of its centre to the nearest side (px), and its contrast in [0, 1].
 
     The contrast is the distance in RGB between the object's mean colour and that of a ring of 3 px around it,
     as a share of the distance from black to white.
     """
-    assert batch.masks is not None
-    rows = []
-    for image, mask in zip(batch.images.numpy(), batch.masks.numpy(), strict=True):
-        y, x = ndimage.center_of_mass(mask)
-        height, width = mask.shape
-        around = ndimage.binary_dilation(mask, iterations=3) & ~mask
-        colours = image[:, mask].mean(1) - image[:, around].mean(1)
-        rows.append(
-            (mask.sum(), min(x, y, width - 1 - x, height - 1 - y), np.linalg.norm(colours) / (255 * 3**0.5))
-        )
-    table = pd.DataFrame(rows, columns=["area", "to_side", "contrast"])
-    return table.assign(image_id=batch.image_ids).set_index("image_id")
+    y, x = ndimage.center_of_mass(mask)
+    height, width = mask.shape
+    around = ndimage.binary_dilation(mask, iterations=3) & ~mask
+    colours = image[:, mask].mean(1) - image[:, around].mean(1)
+    return {
+        "area": int(mask.sum()),
+        "to_side": min(x, y, width - 1 - x, height - 1 - y),
+        "contrast": float(np.linalg.norm(colours)) / (255 * 3**0.5),
+    }
 
 
 def errors(predictions: pd.DataFrame, truth: Mapping[str, Bool[np.ndarray, "height width"]]) -> pd.DataFrame:
-    """Pixels of each mask outside the object (``extra``) and of the object outside the mask (``missed``)."""
+    """Count each mask's pixels outside the object (``extra``) and the object's outside the mask (``missed``)."""
     rows = []
     for image in predictions.to_dict("records"):
         own = {"size": [image["height"], image["width"]], "counts": image["mask_rle"].encode("ascii")}
@@ -91,7 +93,7 @@ def errors(predictions: pd.DataFrame, truth: Mapping[str, Bool[np.ndarray, "heig
 def compare(
     ious: Mapping[str, pd.Series], *, baseline: str = "fg", bounds: Set[str] = frozenset()
 ) -> pd.DataFrame:
-    """mIoU of every run, and its paired difference to the baseline; p is corrected by Holm.
+    """Compute the mIoU of every run, and its paired difference to the baseline; p is corrected by Holm.
 
     Args:
         ious: by run, and in each by ``image_id``.
@@ -114,7 +116,11 @@ def compare(
 
 
 def by_quartile(delta: pd.Series, facts: pd.DataFrame) -> pd.DataFrame:
-    """Mean change in each quarter of the images by each fact: ``fact``, ``low``, ``high``, ``delta``, …."""
+    """Compute the mean change in each quarter of the images by each fact.
+
+    Returns:
+        A row per quarter: ``fact``, the quarter's bounds ``low`` and ``high``, ``delta`` with its interval, ``n``.
+    """
     rows = []
     for fact in facts:
         quarters = pd.qcut(facts[fact], 4, duplicates="drop")
@@ -125,7 +131,7 @@ def by_quartile(delta: pd.Series, facts: pd.DataFrame) -> pd.DataFrame:
 
 
 def comparison_cells(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """`compare`'s rows as text."""
+    """Format `compare`'s rows: headings and texts."""
     rows = []
     for run in table.to_dict("records"):
         miou = f"{run['miou']:.4f} [{run['miou_low']:.4f}, {run['miou_high']:.4f}]"
@@ -139,7 +145,7 @@ def comparison_cells(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
 
 
 def quartile_cells(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """`by_quartile`'s rows as text."""
+    """Format `by_quartile`'s rows: headings and texts."""
     rows = [
         [
             FACTS.get(row["fact"], str(row["fact"])),
@@ -153,7 +159,7 @@ def quartile_cells(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
 
 
 def draw_places(places: Mapping[str, pd.DataFrame], path: Path) -> Path:
-    """How often each place of the image is a background point, one panel per run."""
+    """Draw how often each place of the image is a background point, one panel per run."""
     with styled():
         figure = Figure(figsize=(2.3 * len(places), 2.0), layout="constrained")
         panels = figure.subplots(1, len(places), squeeze=False)[0]
@@ -165,7 +171,7 @@ def draw_places(places: Mapping[str, pd.DataFrame], path: Path) -> Path:
 
 
 def draw_change(delta: pd.Series, path: Path) -> Path:
-    """The change in IoU of every image, sorted, and its distribution."""
+    """Draw the change in IoU of every image, sorted, and its distribution."""
     with styled():
         figure = Figure(figsize=(5.4, 2.1), layout="constrained")
         left, right = figure.subplots(1, 2)
@@ -181,7 +187,11 @@ def draw_change(delta: pd.Series, path: Path) -> Path:
 
 
 def draw_counts(curves: Mapping[str, Sequence[tuple[int, Mapping[Any, Any]]]], path: Path) -> Path:
-    """Change in mIoU against the number of background points; one curve per placement, rows of `compare`."""
+    """Draw the change in mIoU against the number of background points; one curve per placement.
+
+    Args:
+        curves: the number of points and the row of `compare`, by placement.
+    """
     with styled():
         figure = Figure(figsize=(3.4, 2.4), layout="constrained")
         axes = figure.subplots()
@@ -200,7 +210,7 @@ def draw_counts(curves: Mapping[str, Sequence[tuple[int, Mapping[Any, Any]]]], p
 
 
 def draw_quartiles(table: pd.DataFrame, path: Path) -> Path:
-    """Mean change in each quarter of the images by each fact; rows of `by_quartile`."""
+    """Draw the mean change in each quarter of the images by each fact; ``table`` is `by_quartile`'s."""
     facts = list(dict.fromkeys(table["fact"]))
     with styled():
         figure = Figure(figsize=(1.9 * len(facts), 2.2), layout="constrained")
