@@ -6,7 +6,7 @@ The runs differ in their prompts and selectors only; ``fg`` is the one without b
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,6 @@ from gradsam_exp.reports.colours import BACKGROUND_POINT as BG_COLOUR
 from gradsam_exp.reports.colours import FOREGROUND_POINT as FG_COLOUR
 from gradsam_exp.reports.figures import save_figure, styled
 from gradsam_exp.reports.tables import BOUND, difference_cells
-from gradsam_exp.runs.comparison import against
-from gradsam_exp.runs.paired import holm
 from gradsam_exp.runs.summary import summarize
 from gradsam_exp.types import BACKGROUND
 
@@ -90,31 +88,6 @@ def errors(predictions: pd.DataFrame, truth: Mapping[str, Bool[np.ndarray, "heig
     return pd.DataFrame(rows, columns=["image_id", "extra", "missed"]).set_index("image_id")
 
 
-def compare(
-    ious: Mapping[str, pd.Series], *, baseline: str = "fg", bounds: Set[str] = frozenset()
-) -> pd.DataFrame:
-    """Compute the mIoU of every run, and its paired difference to the baseline; p is corrected by Holm.
-
-    Args:
-        ious: by run, and in each by ``image_id``.
-        bounds: the runs that look at the truth.
-    """
-    rows = []
-    for name, iou in ious.items():
-        found = summarize(iou.to_numpy())
-        row: dict[str, Any] = {
-            "run": name,
-            "miou": found.mean,
-            "miou_low": found.ci95[0],
-            "miou_high": found.ci95[1],
-        }
-        row["upper_bound"] = name in bounds
-        rows.append(row | (against(iou, baseline, ious[baseline]) if name != baseline else {}))
-    table = pd.DataFrame(rows)
-    table["p"] = holm(table["p"].tolist())
-    return table
-
-
 def by_quartile(delta: pd.Series, facts: pd.DataFrame) -> pd.DataFrame:
     """Compute the mean change in each quarter of the images by each fact.
 
@@ -131,7 +104,11 @@ def by_quartile(delta: pd.Series, facts: pd.DataFrame) -> pd.DataFrame:
 
 
 def comparison_cells(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """Format `compare`'s rows: headings and texts."""
+    """Format the runs' comparison with ``fg``, to four digits: headings and texts.
+
+    Args:
+        table: `gradsam_exp.reports.sweep.with_comparison`'s.
+    """
     rows = []
     for run in table.to_dict("records"):
         miou = f"{run['miou']:.4f} [{run['miou_low']:.4f}, {run['miou_high']:.4f}]"
@@ -139,7 +116,7 @@ def comparison_cells(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
         counts = (
             [] if difference[0] == "baseline" else [str(int(run[name])) for name in ("wins", "ties", "losses")]
         )
-        name = f"{run['run']}{BOUND}" if run["upper_bound"] else str(run["run"])
+        name = f"{run['job']}{BOUND}" if run.get("upper_bound") is True else str(run["job"])
         rows.append([name, miou, *difference, "/".join(counts)])
     return ["run", "mIoU", "Δ mIoU", "p (Holm)", "wins / ties / losses"], rows
 
@@ -190,7 +167,7 @@ def draw_counts(curves: Mapping[str, Sequence[tuple[int, Mapping[Any, Any]]]], p
     """Draw the change in mIoU against the number of background points; one curve per placement.
 
     Args:
-        curves: the number of points and the row of `compare`, by placement.
+        curves: the number of points and the run's row, by placement.
     """
     with styled():
         figure = Figure(figsize=(3.4, 2.4), layout="constrained")

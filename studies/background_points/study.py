@@ -6,7 +6,6 @@ choose; the prompts and the selector are the study's own.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -32,6 +31,7 @@ from gradsam_exp.data.shapes import Shapes
 from gradsam_exp.engine.plan import plan
 from gradsam_exp.engine.session import Job, Session
 from gradsam_exp.errors import InputError
+from gradsam_exp.reports.sweep import collect_runs, with_comparison
 from gradsam_exp.reports.tables import BOUND_NOTE, markdown_table
 from gradsam_exp.reports.terminal import console
 from gradsam_exp.runs.comparison import images_of
@@ -130,11 +130,11 @@ def write_findings(folder: Path, names: Sequence[str], dataset: ImageDataset) ->
         names: the runs'.
         dataset: the images that they were made on, with true masks.
     """
-    per_image = {name: images_of(folder / "runs" / name) for name in names}
-    predictions = {name: pd.read_parquet(folder / "runs" / name / "predictions.parquet") for name in names}
+    runs = {name: folder / "runs" / name for name in names}
+    per_image = {name: images_of(run) for name, run in runs.items()}
+    predictions = {name: pd.read_parquet(run / "predictions.parquet") for name, run in runs.items()}
+    table = with_comparison(folder / "runs", collect_runs(folder / "runs", list(runs.values())), "fg")
     facts, truth = facts_and_truth(dataset)
-    bounds = {name for name in names if _outcome(folder / "runs" / name)["upper_bound"]}
-    table = findings.compare({name: images["iou"] for name, images in per_image.items()}, bounds=bounds)
     delta = (per_image["fgbg"]["iou"] - per_image["fg"]["iou"]).dropna()
     quartiles = findings.by_quartile(delta, facts.reindex(delta.index))
     table.to_csv(folder / "runs.csv", index=False)
@@ -197,10 +197,6 @@ def facts_and_truth(dataset: ImageDataset) -> tuple[pd.DataFrame, dict[str, np.n
     return pd.DataFrame.from_dict(facts, orient="index"), truth
 
 
-def _outcome(run: Path) -> dict[str, Any]:
-    return json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-
-
 def _draw(
     folder: Path,
     table: pd.DataFrame,
@@ -209,7 +205,7 @@ def _draw(
     places: Mapping[str, pd.DataFrame],
 ) -> None:
     """Draw the four figures; the arguments are those of `findings`."""
-    rows = table.set_index("run").to_dict("index")
+    rows = table.set_index("job").to_dict("index")
     curves: dict[str, list[tuple[int, Mapping[Any, Any]]]] = {
         placement: [(n, rows["fgbg" if (placement, n) == ("extreme", 4) else f"{placement}-{n}"]) for n in COUNTS]
         for placement in ("extreme", "ring")

@@ -65,12 +65,15 @@ def test_quarters_of_the_images_show_where_the_change_is():
     assert table["n"].tolist() == [10] * 4
 
 
-def test_every_run_is_compared_with_fg():
-    names = list("abcd")
-    ious = {"fg": pd.Series([0.5] * 4, names), "box": pd.Series([0.7, 0.6, 0.5, 0.6], names)}
-    table = findings.compare(ious)
+def test_every_run_is_compared_with_fg_to_four_digits():
+    own = {"miou": 0.5, "miou_low": 0.4, "miou_high": 0.6}
+    against = {"baseline": "fg", "delta_miou": 0.10004, "delta_low": 0.05, "delta_high": 0.15, "p": 0.25}
+    counts = {"wins": 3.0, "ties": 1.0, "losses": 0.0}
+    table = pd.DataFrame(
+        [{"job": "fg", **own}, {"job": "fg-oracle", "upper_bound": True, **own, **against, **counts}]
+    )
     headings, rows = findings.comparison_cells(table)
     assert headings[0] == "run"
-    assert rows[0][:3] == ["fg", "0.5000 [0.5000, 0.5000]", "baseline"]
-    assert rows[1][2].startswith("+0.1000 [")
-    assert rows[1][-1] == "3/1/0"
+    assert rows[0][:3] == ["fg", "0.5000 [0.4000, 0.6000]", "baseline"]
+    assert rows[1][0] == "fg-oracle*", "an upper bound is marked"
+    assert rows[1][2:] == ["+0.1000 [+0.0500, +0.1500]", "0.25", "3/1/0"]

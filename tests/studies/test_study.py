@@ -22,7 +22,7 @@ def test_the_study_of_background_points(tmp_path: Path, capsys: pytest.CaptureFi
     out = capsys.readouterr().out
     (text,) = (tmp_path / "background_points").rglob("study.md")
     folder = text.parent
-    runs = pd.read_csv(folder / "runs.csv").set_index("run")
+    runs = pd.read_csv(folder / "runs.csv").set_index("job")
     for name in ("fg", "fgbg", "ring-8", "fgbg-oracle", "adaptive"):
         metrics = json.loads((folder / "runs" / name / "metrics.json").read_text())
         assert runs["miou"][name] == pytest.approx(metrics["metrics"]["miou"]["mean"])
