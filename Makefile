@@ -18,7 +18,7 @@ run: $(INSTALLED)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 test: $(INSTALLED)
-	@$(PYTEST) --jaxtyping-packages=gradsam_exp,beartype.beartype $(ARGS)
+	@$(PYTEST) --jaxtyping-packages=gradsam_exp,studies,beartype.beartype $(ARGS)
 
 # Sweeps on Ray, whose launcher wants an older cloudpickle than joblib does: an environment on top of the other.
 RAY := .venv-ray

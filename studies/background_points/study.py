@@ -1,4 +1,4 @@
-"""The study's runs, and the text with what they say.
+"""This module makes the study's runs and writes down what they say.
 
 Every run is one of ``task=evaluate``. The heatmaps, the segmenter and the images are those that the overrides
 choose; the prompts and the selector are the study's own.
@@ -40,12 +40,11 @@ from studies.background_points import findings
 
 COUNTS = (1, 2, 4, 8)
 SELECTORS = ("single", "heatmap_agreement", "oracle")
-NAME = "background_points"
 CONF = Path(gradsam_exp.__file__).parents[1] / "conf"
 
 
 def variants(config: Config) -> dict[str, tuple[str, ...]]:
-    """The overrides of every run by its name; ``fg`` is what all are compared with."""
+    """Name every run and give its overrides; all are compared with ``fg``."""
     fg, fgbg, one = "pipeline=fg", "pipeline=fgbg", "grid_size=1"
     doubled = min(2 * config.bg_threshold, config.fg_threshold - 0.01)
     ring = "pipeline.placement=ring"
@@ -82,11 +81,11 @@ def run_study(overrides: Sequence[str]) -> Path:
         if key.split(".")[0] in {"pipeline", "selector", "task", "experiment"}:
             raise InputError(f"{key}: the study chooses it itself; leave it out")
     tracking = [] if "logger" in given else ["logger=none"]
-    common = (f"name={NAME}", *tracking, *overrides)
+    common = ("name=background_points", *tracking, *overrides)
     chosen = {name: (*common, *own) for name, own in variants(compose(common)).items()}
     configs = {name: compose(own) for name, own in chosen.items()}
     started = datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
-    folder = Path(configs["fg"].output_root) / NAME / started
+    folder = Path(configs["fg"].output_root) / configs["fg"].name / started
     runs, session = folder / "runs", Session()
     jobs = {name: Job(runs / name, own, sweep=runs, session=session) for name, own in chosen.items()}
     dataset = plan(configs["fg-oracle"], jobs["fg-oracle"]).dataset  # refuses images without true masks
@@ -100,7 +99,7 @@ def run_study(overrides: Sequence[str]) -> Path:
 
 
 def compose(overrides: Sequence[str]) -> Config:
-    """The checked configuration that these overrides of ``conf/config.yaml`` give.
+    """Compose and check the configuration that these overrides of ``conf/config.yaml`` give.
 
     Raises:
         InputError: if a key or a value is wrong.
@@ -180,7 +179,7 @@ def write_findings(folder: Path, names: Sequence[str], dataset: ImageDataset) ->
 
 
 def facts_and_truth(dataset: ImageDataset) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-    """The facts of every image's object (`findings.object_facts`) and its true mask, both by ``image_id``.
+    """Collect every image's true mask and the facts of its object (`findings.object_facts`), by ``image_id``.
 
     The facts of drawn shapes include their opacity, in [0.6, 1].
     """
