@@ -61,8 +61,8 @@ def unmoved(one: pd.DataFrame, other: pd.DataFrame) -> float:
 
 def object_facts(
     image: UInt8[np.ndarray, "3 height width"], mask: Bool[np.ndarray, "height width"]
-) -> dict[str, float]:
-    """An object's area (px), the distance of its centre to the nearest side (px), and its contrast in [0, 1].
+) -> dict[str, float | int]:
+    """Measure an object's area (px), its centre's distance to the nearest side (px), and its contrast in [0, 1].
 
     The contrast is the distance in RGB between the object's mean colour and that of a ring of 3 px around it,
     as a share of the distance from black to white.

@@ -184,7 +184,7 @@ def facts_and_truth(dataset: ImageDataset) -> tuple[pd.DataFrame, dict[str, np.n
     The facts of drawn shapes include their opacity, in [0.6, 1].
     """
     source = dataset.dataset if isinstance(dataset, FirstImages) else dataset
-    facts: dict[str, dict[str, float]] = {}
+    facts: dict[str, dict[str, float | int]] = {}
     truth: dict[str, np.ndarray] = {}
     for index in range(len(dataset)):
         sample = dataset[index]
