@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from gradsam_exp.digest import code_digest
+from gradsam_exp.digest import source_digest
 from gradsam_exp.errors import InputError, did_you_mean
 
 T = TypeVar("T")
@@ -85,13 +85,14 @@ class Registry(Generic[T]):
             raise InputError(f"{self.key}.name is missing. Known: {', '.join(self.names())}")
         return build_checked(self.key, self.get(str(name)), node, **runtime)
 
-    def code(self, node: Mapping[str, Any]) -> dict[str, str]:
-        """Digest of the code behind a config node and the nodes inside it, by name.
-
-        So that what was computed is not taken for the answer of a plug-in that was edited since.
-        """
+    def modules(self, node: Any) -> list[str]:
+        """List the modules of the plug-ins that a config node names, in it and in the nodes inside it."""
         known = set(_names_in(node)).intersection(self.names())
-        return {name: code_digest(self.get(name), self.package) for name in sorted(known)}
+        return sorted({self.get(name).__module__ for name in known})
+
+    def code(self, node: Any) -> str:
+        """Digest the source code behind a config node: an edited plug-in's earlier answers are not its answers."""
+        return source_digest(*self.modules(node))
 
     def _import_all(self) -> None:
         if self._complete:

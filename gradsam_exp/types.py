@@ -6,7 +6,7 @@ A point hits a mask if the pixel it rounds to is set.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 FOREGROUND, BACKGROUND, NO_POINT = 1, 0, -1
+Tensors = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)

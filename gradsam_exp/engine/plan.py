@@ -1,4 +1,4 @@
-"""From a configuration to the objects of a run, cheap checks first.
+"""A plan turns a configuration into the objects of a run, cheap checks first.
 
 Everything that can be wrong with names, parameters and files is found while a `Plan` is made; models are
 read only when it is carried out.
@@ -6,29 +6,29 @@ read only when it is carried out.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from functools import cached_property
+from typing import Literal
 
 import torch
-from pydantic import Field
 
 from gradsam_exp.classifiers.checkpoints import ClassifierFile, find_classifier
-from gradsam_exp.classifiers.classifier import ImageClassifier
-from gradsam_exp.config import Config, Node, chosen_model
+from gradsam_exp.config import Config, chosen_model
+from gradsam_exp.data.backgrounds import BACKGROUNDS
 from gradsam_exp.data.base import DATASETS, FirstImages, ImageDataset
-from gradsam_exp.digest import code_digest, digest, library_versions
+from gradsam_exp.digest import digest, source_digest
+from gradsam_exp.engine.devices import check_devices, find_device
 from gradsam_exp.engine.experiment import Experiment
 from gradsam_exp.engine.pipeline import Pipeline
-from gradsam_exp.engine.preparation import Explained, Preparation, align_classes
-from gradsam_exp.engine.session import Job, Session
-from gradsam_exp.engine.store import Store
+from gradsam_exp.engine.preparation import Preparation
+from gradsam_exp.engine.session import Job
+from gradsam_exp.engine.stages.heatmaps import explained_by
+from gradsam_exp.engine.stages.images import align_classes
+from gradsam_exp.engine.store import Store, StoreSettings, find_store
 from gradsam_exp.engine.suitability import check_explainer, settled
-from gradsam_exp.errors import InputError, first_line
-from gradsam_exp.explainers.base import EXPLAINERS, Explainer
-from gradsam_exp.explainers.several import Mirrored
+from gradsam_exp.errors import InputError
+from gradsam_exp.explainers.base import EXPLAINERS
 from gradsam_exp.prompts.base import STRATEGIES
 from gradsam_exp.refiners.base import REFINERS, Refiner
 from gradsam_exp.registry import build_checked, check_value
@@ -36,7 +36,10 @@ from gradsam_exp.segmenters.base import SEGMENTERS, Segmenter
 from gradsam_exp.segmenters.cached import CachedSegmenter
 from gradsam_exp.selectors.base import SELECTORS
 
-RESULTS_VERSION = 3  # raise it when the same configuration gives other numbers than before
+_CODE = ("gradsam_exp.engine.plan", "gradsam_exp.runs.summary")
+"""Modules that results run through, besides the plug-ins."""
+_PLACES = {"checkpoint", "url", "sha256", "max_queries"}
+"""Parameters of a segmenter that say where its weights lie or how much is done at once, not what it answers."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Plan:
     """A run that is known to be possible, before anything expensive was done.
 
     Attributes:
+        classifier: described, not yet read.
         store: where images, heatmaps and embeddings are kept.
         device: where the networks run.
         job: whose run it is.
@@ -63,139 +67,99 @@ class Plan:
         """Whether the strategy or the selector looks at the true masks."""
         return self.pipeline.needs_truth
 
-    @property
+    @cached_property
     def identity(self) -> str:
-        """Digest of everything the results depend on; equal identity means equal results."""
-        config = self.config
+        """Digest of everything that the results depend on: runs of equal identity have equal results."""
+        config, ignored = self.config, self.pipeline.strategy.ignored
         return digest(
             {
-                "version": RESULTS_VERSION,
-                "libraries": library_versions(),
-                "device": self.device.type,
                 "data": self.dataset.fingerprint,
-                "classifier": self.classifier.digest,
-                "sam": self.segmented_by,
-                "explainer": _relevant(config.explainer),
-                "refine": config.refine,
-                "pipeline": {k: v for k, v in config.pipeline.items() if k not in self.pipeline.strategy.ignored},
+                "prepared": self.preparation().recipe,
+                "pipeline": {key: value for key, value in config.pipeline.items() if key not in ignored},
                 "selector": config.selector,
-                "code": [
-                    self._explaining_code,
-                    REFINERS.code(config.refine),
-                    STRATEGIES.code(config.pipeline),
-                    SELECTORS.code(config.selector),
-                ],
                 "seed": config.seed,
-                **({"faithfulness": True} if config.task.get("faithfulness") else {}),
+                "code": source_digest(
+                    *_CODE,
+                    *STRATEGIES.modules(config.pipeline),
+                    *SELECTORS.modules(config.selector),
+                ),
             }
         )
 
     @property
-    def segmented_by(self) -> list[Any]:
-        """What the segmenter's answers depend on: its weights and parameters, not where the weights lie."""
-        elsewhere = {"checkpoint", "url", "sha256", "max_queries"}
-        node = {key: value for key, value in self.config.sam.items() if key not in elsewhere}
-        return [self.pipeline.segmenter.digest, node, SEGMENTERS.code(node)]
-
-    @property
-    def _explaining_code(self) -> list[Any]:
-        """Digests of what makes the heatmaps."""
-        config = self.config
-        mirrored = config.explainer["augment"] == "mirror"
-        return [EXPLAINERS.code(config.explainer), code_digest(Mirrored, EXPLAINERS.package) if mirrored else None]
-
-    @property
     def digests(self) -> dict[str, str]:
-        """Of the data and the weights."""
+        """Digests of the data and the weights."""
         return {
             "data": self.dataset.fingerprint,
             "classifier": self.classifier.digest,
             "sam": self.pipeline.segmenter.digest,
         }
 
-    def experiment(self, *, faithful: bool = False, among_others: bool = False) -> Experiment:
-        """Put everything together; see `Preparation` for ``faithful``.
+    def experiment(self, *, among_others: bool = False) -> Experiment:
+        """Put everything together.
 
         The classifier is read when a heatmap is needed that the store does not have.
 
         Args:
             among_others: this process makes other runs as well, and decodes what they have in common once.
         """
-        segmenter = loaded_segmenter(self.pipeline.segmenter, self.config.sam, self.device, self.job.session)
-        decoder = _remembering(segmenter, self.config.store, self.job.session) if among_others else segmenter
+        segmenter = self._loaded_segmenter()
+        decoder = self._cached(segmenter) if among_others else segmenter
         pipeline = Pipeline(self.pipeline.strategy, decoder, self.pipeline.selector)
-        return Experiment(self.preparation(segmenter, faithful=faithful), pipeline, seed=self.config.seed)
+        return Experiment(self.preparation(segmenter), pipeline, seed=self.config.seed)
 
-    def preparation(self, segmenter: Segmenter | None = None, *, faithful: bool = False) -> Preparation:
-        """Images, heatmaps and embeddings.
+    def preparation(self, segmenter: Segmenter | None = None) -> Preparation:
+        """Make the list of stages that images pass before any prompt.
 
         Args:
-            segmenter: loaded; without one there are no embeddings, only `Preparation.explain`.
-            faithful: see `Preparation`.
+            segmenter: loaded; without it, the stage that encodes can be asked for its keys only.
         """
-        node = dict(self.config.explainer)
-        target, augment = node.pop("target"), node.pop("augment")
-
-        def load() -> tuple[ImageClassifier, Explainer]:
-            classifier = loaded_classifier(self.classifier, self.job.session)
-            explainer = EXPLAINERS.build(node, model=classifier)
-            return classifier, Mirrored(explainer) if augment == "mirror" else explainer
-
-        explained = Explained(
-            self.classifier.class_names,
-            load,
-            target=target,
-            depends_on=[self.classifier.digest, _relevant(node), augment, self._explaining_code],
-            device=self.device,
-        )
+        config, session = self.config, self.job.session
+        sam = {key: value for key, value in config.sam.items() if key not in _PLACES}
+        data = [*DATASETS.modules(config.data), *BACKGROUNDS.modules(config.data), type(self.dataset).__module__]
         return Preparation(
-            explained,
+            explained_by(self.classifier, config.explainer, device=self.device, session=session),
             self.refiner,
             self.pipeline.segmenter if segmenter is None else segmenter,
             store=self.store,
-            segmented_by=self.segmented_by,
-            refined_by=[self.config.refine, REFINERS.code(self.config.refine)],
-            faithful=faithful,
+            segmented_by=[self.pipeline.segmenter.digest, sam, self.device.type],
+            refined_by=config.refine,
+            faithful=bool(config.task.get("faithfulness")),
+            modules={
+                "data": data,
+                "refine": REFINERS.modules(config.refine),
+                "sam": SEGMENTERS.modules(config.sam),
+            },
         )
 
+    def _loaded_segmenter(self) -> Segmenter:
+        """The segmenter with its weights; that of the job before if it is the same."""
+        segmenter = self.pipeline.segmenter
 
-def _relevant(explainer: Node) -> Node:
-    """Without what only says how much of the work is done at once."""
-    return {key: value for key, value in explainer.items() if key != "chunk"}
+        def load() -> Segmenter:
+            segmenter.load(self.device)
+            return segmenter
 
+        key = [self.config.sam, segmenter.digest, str(self.device)]
+        return self.job.session.keep("segmenter", key, load)
 
-def loaded_classifier(file: ClassifierFile, session: Session) -> ImageClassifier:
-    """The classifier with its weights; that of the job before if it is the same."""
-    return session.keep("classifier", file.digest, file.load)
-
-
-def loaded_segmenter(segmenter: Segmenter, node: Node, device: torch.device, session: Session) -> Segmenter:
-    """The segmenter of this config node with its weights; that of the job before if it is the same."""
-
-    def load() -> Segmenter:
-        segmenter.load(device)
-        return segmenter
-
-    return session.keep("segmenter", digest([node, segmenter.digest, str(device)]), load)
-
-
-def _remembering(segmenter: Segmenter, node: Node, session: Session) -> Segmenter:
-    """The segmenter with the answers that earlier runs of this process got from it; ``node`` is the store's."""
-    settings = build_checked("store", StoreSettings, node)
-    max_bytes = int(settings.answers_gb * 2**30)
-    if not (settings.enabled and max_bytes):
-        return segmenter
-    return session.keep("answers", (segmenter, max_bytes), lambda: CachedSegmenter(segmenter, max_bytes))
+    def _cached(self, segmenter: Segmenter) -> Segmenter:
+        """The segmenter with the answers that earlier runs of this process got from it."""
+        settings = build_checked("store", StoreSettings, self.config.store)
+        most = int(settings.answers_gb * 2**30)
+        if not (settings.enabled and most):
+            return segmenter
+        return self.job.session.keep("answers", (segmenter, most), lambda: CachedSegmenter(segmenter, most))
 
 
 def plan(config: Config, job: Job, given: Callable[[Sequence[str]], ImageDataset] | None = None) -> Plan:
-    """Check a run from cheap to dear: names and numbers, then the data's files, then the weights' files.
+    """Check a run before anything expensive starts: names and numbers first, then weights' files, then the data's.
 
     Args:
         given: makes the images, from the names of the classifier's classes, that stand for ``data``.
 
     Raises:
-        InputError: naming the config key or file, and the mend.
+        InputError: naming the config key or file, and what to do.
     """
     strategy, selector = STRATEGIES.build(config.pipeline), SELECTORS.build(config.selector)
     refiner = REFINERS.build(config.refine)
@@ -213,26 +177,9 @@ def plan(config: Config, job: Job, given: Callable[[Sequence[str]], ImageDataset
     width, height = dataset.image_size(0)
     check_explainer(config, classifier, job.session, (height, width))
     _check_truth(config, pipeline, dataset)
-    store = find_store(config, job.session)
-    _check_devices(config, device, store)
+    store = find_store(build_checked("store", StoreSettings, config.store), job.session)
+    check_devices(config.devices, device, stored=store.root is not None)
     return Plan(config, dataset, classifier, refiner, pipeline, store, device, job)
-
-
-def _check_devices(config: Config, device: torch.device, store: Store) -> None:
-    number = config.devices
-    if number == 1:
-        return
-    if store.root is None:
-        raise InputError(
-            f"devices={number} hand over their work in the store, but store.enabled=false: "
-            "leave it on, or use devices=1"
-        )
-    if device.type not in {"cpu", "cuda"}:
-        raise InputError(f"devices={number}: of {device.type} there is only one; use devices=1")
-    if device.index is not None:
-        raise InputError(f"devices={number}, but device={device} names one; use device={device.type}")
-    if device.type == "cuda" and number > torch.cuda.device_count():
-        raise InputError(f"devices={number}: this machine has {torch.cuda.device_count()} GPUs")
 
 
 def _check_kinds(config: Config, pipeline: Pipeline) -> None:
@@ -253,63 +200,6 @@ def find_dataset(config: Config, split: str) -> ImageDataset:
     """The data set's split, cut to ``limit`` images."""
     dataset = DATASETS.build(config.data, split=split)
     return dataset if config.limit is None else FirstImages(dataset, config.limit)
-
-
-@dataclass(frozen=True)
-class StoreSettings:
-    """What ``store`` in ``conf/config.yaml`` says.
-
-    Attributes:
-        enabled: keep images, heatmaps and embeddings.
-        root: where; safe for several processes and machines that share the folder.
-        max_gb: above this (2³⁰ bytes) the least recently used go.
-        answers_gb: of the decoder's answers that the jobs of a sweep keep in memory for each other; 0 keeps none.
-    """
-
-    enabled: bool = True
-    root: str = "outputs/.store"
-    max_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10.0
-    answers_gb: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
-
-
-def find_store(config: Config, session: Session) -> Store:
-    """Where chunks are kept.
-
-    Raises:
-        InputError: if the folder cannot be written to.
-    """
-    settings = build_checked("store", StoreSettings, config.store)
-    if not settings.enabled:
-        return Store(None)
-    root = Path(settings.root).expanduser()
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=root):
-            pass
-    except OSError as error:
-        raise InputError(
-            f"store.root={root} cannot be written to ({first_line(error)}); give another, or store.enabled=false"
-        ) from error
-    root, max_bytes = root.resolve(), int(settings.max_gb * 2**30)
-    return session.keep("store", (root, max_bytes), lambda: Store(root, max_bytes))
-
-
-def find_device(name: str) -> torch.device:
-    """``auto`` is the first GPU if there is one.
-
-    Raises:
-        InputError: no such device on this machine.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(
-            f"device={name} cannot be used here ({first_line(error)}); use device=auto or cpu"
-        ) from error
-    return device
 
 
 def _classifier(config: Config) -> ClassifierFile:

@@ -1,7 +1,7 @@
-"""The first half of a run: heatmaps and image embeddings, which depend on the data and the weights alone.
+"""Preparation makes what depends on the data and the weights alone, once for all runs: heatmaps and embeddings.
 
-Images go in chunks whose bounds depend on the data set only. Each chunk's images, heatmaps and embeddings
-are in the store, or are made and put there; a sweep makes them once.
+Images go in chunks whose bounds depend on the data set only. What each stage makes of a chunk is read from the
+store, or made and put there.
 """
 
 from __future__ import annotations
@@ -9,31 +9,29 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gradsam_exp.batching import TRIM_EVERY, AdaptiveBatch, filled, return_freed_memory
-from gradsam_exp.classifiers.classifier import ImageClassifier
-from gradsam_exp.data.base import ImageDataset, SizeBuckets, collate
-from gradsam_exp.digest import digest, library_versions
-from gradsam_exp.engine.store import Store, Tensors
-from gradsam_exp.errors import InputError, did_you_mean
-from gradsam_exp.explainers.base import Explainer, evaluation_mode, network_input, to_frame
-from gradsam_exp.explainers.layers import frame_of
-from gradsam_exp.metrics.heatmaps import faithfulness, heatmap_quality
+from gradsam_exp.batching import TRIM_EVERY, AdaptiveBatch, return_freed_memory
+from gradsam_exp.data.base import ImageDataset, SizeBuckets
+from gradsam_exp.engine.stages.base import Chunk, Stage
+from gradsam_exp.engine.stages.embeddings import Encode
+from gradsam_exp.engine.stages.heatmaps import Explain, Explained
+from gradsam_exp.engine.stages.images import Images
+from gradsam_exp.engine.stages.quality import Quality
+from gradsam_exp.engine.stages.refined import Refine
+from gradsam_exp.engine.store import Store
+from gradsam_exp.metrics.heatmaps import QUALITIES
 from gradsam_exp.refiners.base import Refiner, Unrefined
 from gradsam_exp.segmenters.base import Embeddings, Segmenter
 from gradsam_exp.types import Heatmaps, ImageBatch
 
-Target = Literal["predicted", "label"]
 CHUNK = 64  # images, fewer if they are large: everything of a chunk is in memory at once
 CHUNK_PIXELS = 2**24
-VERSION = 2  # raise it when images, heatmaps or embeddings come out different from before
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ class Prepared:
 
 @dataclass
 class Stopwatch:
-    """Seconds and images by stage, of all that is done.
+    """Counts seconds and images by stage.
 
     Attributes:
         on_change: called when a number has changed.
@@ -95,82 +93,20 @@ class Stopwatch:
             count(max(self.images.get(stage, 0), before + images))
 
 
-@dataclass
-class Explained:
-    """A classifier and an explainer that are read when they are first needed, which may be never.
-
-    Attributes:
-        class_names: the classifier's, in order.
-        load: gives the classifier, in eval mode, and the explainer of it.
-        target: explain the ``predicted`` class, or the true one (``label``).
-        depends_on: plain values that say everything the heatmaps depend on besides the images.
-        device: where the classifier runs.
-    """
-
-    class_names: Sequence[str]
-    load: Callable[[], tuple[ImageClassifier, Explainer]]
-    target: Target = "predicted"
-    depends_on: Any = None
-    device: torch.device | str = "cpu"
-
-    @cached_property
-    def _models(self) -> tuple[ImageClassifier, Explainer]:
-        classifier, explainer = self.load()
-        return classifier.to(self.device), explainer
-
-    def heatmaps(self, images: Tensor, labels: Tensor, batches: AdaptiveBatch) -> Heatmaps:
-        """Heatmaps on the CPU, explained a portion at a time.
-
-        Args:
-            labels: the classifier's class ids; −1 where unknown.
-
-        Raises:
-            InputError: if true classes are to be explained and one is unknown.
-        """
-        if self.target == "label" and (labels < 0).any():
-            raise InputError(
-                "explainer.target=label needs a label for every image; use explainer.target=predicted"
-            )
-        _, explainer = self._models
-
-        def explain(rows: slice) -> Heatmaps:
-            some, own = images[rows], labels[rows]
-            targets = filled(own, batches.most).to(self.device) if self.target == "label" else None
-            return explainer(filled(some, batches.most).to(self.device), targets)[: len(some)].to("cpu")
-
-        return Heatmaps.joined(list(batches.slices(len(images), explain)))
-
-    def faithfulness(
-        self, images: Tensor, heatmaps: Heatmaps, batches: AdaptiveBatch
-    ) -> dict[str, Float[Tensor, " batch"]]:
-        """Of the heatmaps, at the network's resolution; NaN for an empty one."""
-        classifier, _ = self._models
-        pixels = network_input(classifier, images)
-
-        def predict(changed: Tensor) -> Tensor:
-            def classify(rows: slice) -> Tensor:
-                some = changed[rows]
-                return classifier(filled(some, batches.most).to(self.device))[: len(some)].cpu()
-
-            return torch.cat(list(batches.slices(len(changed), classify)))
-
-        with evaluation_mode(classifier):
-            maps = to_frame(heatmaps.values, frame_of(pixels))
-            found = faithfulness(predict, pixels, maps, heatmaps.targets)
-        return {name: torch.where(heatmaps.empty, torch.nan, values) for name, values in found.items()}
-
-
 class Preparation:
-    """Everything left of the prompts.
+    """Prepares images, heatmaps, their quality and embeddings, stage by stage.
 
     Args:
         explained: where heatmaps come from.
         refiner: applied to them; ``refined_by`` says in plain values what it depends on.
-        segmenter: loaded; ``segmented_by`` says what its embeddings depend on, None stands for its digest.
+        segmenter: loaded; ``segmented_by`` says what its embeddings depend on. None makes no embeddings.
         store: where chunks are kept.
         faithful: measure as well how the classifier reacts when what the heatmaps mark is taken away.
+        modules: import paths of the plug-ins behind the data set (``data``), the refiner (``refine``) and the
+            segmenter (``sam``); their source counts.
 
     Attributes:
+        stages: what is made, in order.
         stopwatch: counts the time.
     """
 
@@ -178,180 +114,125 @@ class Preparation:
         self,
         explained: Explained,
         refiner: Refiner,
-        segmenter: Segmenter,
+        segmenter: Segmenter | None,
         *,
         store: Store | None = None,
         refined_by: Any = None,
         segmented_by: Any = None,
         faithful: bool = False,
+        modules: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        self.explained, self.refiner, self.segmenter = explained, refiner, segmenter
+        self.explained, self.faithful = explained, faithful
         self.store = Store(None) if store is None else store
-        self.refined_by, self.faithful = refined_by, faithful
-        self.segmented_by = segmenter.digest if segmented_by is None else segmented_by
         self.stopwatch = Stopwatch()
-        self._image_ids: dict[str, tuple[str, ...]] = {}  # of chunks, by their key
+        code = modules or {}
+        self.stages: list[Stage] = [Images(explained.class_names, code.get("data", ())), Explain(explained)]
+        if not isinstance(refiner, Unrefined):
+            self.stages.append(Refine(refiner, refined_by, code.get("refine", ())))
+        if segmenter is not None:
+            self.stages.append(Encode(segmenter, segmented_by, code.get("sam", ())))
+        metrics = [*QUALITIES, *(["deletion_auc", "insertion_auc", "road"] if faithful else [])]
+        self.stages += [Quality(name, explained, after=self.heatmap_stage) for name in metrics]
+
+    @property
+    def recipe(self) -> list[str]:
+        """What each stage's things depend on besides the images, as digests."""
+        return [stage.recipe for stage in self.stages]
+
+    @property
+    def heatmap_stage(self) -> str:
+        """The label of the stage that the heatmaps come from."""
+        return "refined" if any(stage.label == "refined" for stage in self.stages) else "heatmaps"
 
     def __call__(
         self, dataset: ImageDataset, *, batch_size: int = 32, chunks: Iterable[list[int]] | None = None
     ) -> Iterator[Prepared]:
-        """Chunk by chunk; at most ``batch_size`` images are in a network at a time.
+        """Prepare chunk by chunk; at most ``batch_size`` images are in a network at a time.
 
         Args:
             chunks: some of those that `missing` names; None: all. Where several processes prepare the same images,
                 those that another has in hand come last.
         """
-        encode, predict = AdaptiveBatch("encode", batch_size), AdaptiveBatch("faithfulness", batch_size)
-        for images, batch, heatmaps in self._explain(dataset, batch_size, chunks):
-            with self.stopwatch.time("encode", len(batch)) as encode.on_done:
-                embeddings = self._embeddings(images, batch, encode)
-            stage = ("faithfulness", len(batch)) if self.faithful else ("score", 0)
-            with self.stopwatch.time(*stage):
-                quality = self._quality(images, batch, heatmaps, predict)
+        for chunk in self._made(dataset, self.stages, batch_size, chunks):
+            heatmaps = chunk.heatmaps
             predicted = heatmaps.targets if heatmaps.logits is None else heatmaps.logits.argmax(1)
-            yield Prepared(batch, heatmaps, embeddings, predicted, quality)
+            yield Prepared(chunk.batch, heatmaps, chunk.embeddings, predicted, chunk.quality)
 
     def explain(self, dataset: ImageDataset, *, batch_size: int = 32) -> Iterator[tuple[ImageBatch, Heatmaps]]:
-        """Images and heatmaps alone; the segmenter need not be loaded."""
-        for _, batch, heatmaps in self._explain(dataset, batch_size):
-            yield batch, heatmaps
+        """Prepare images and heatmaps alone; the segmenter need not be loaded."""
+        stages = [stage for stage in self.stages if isinstance(stage, Images | Explain | Refine)]
+        for chunk in self._made(dataset, stages, batch_size):
+            yield chunk.batch, chunk.heatmaps
 
     def images(self, dataset: ImageDataset) -> Iterator[ImageBatch]:
-        """The images alone, in the same chunks."""
-        origin = dataset.origin
-        for indices in _chunks(dataset):
-            yield self._images(dataset, origin, indices)
+        """Prepare the images alone, in the same chunks."""
+        for chunk in self._made(dataset, self.stages[:1], 1):
+            yield chunk.batch
 
     def missing(self, dataset: ImageDataset, among: Iterable[list[int]] | None = None) -> list[list[int]]:
-        """Chunks, as indices of their images, of which the store lacks something; of all, or among some."""
-        origin = dataset.origin
-        chunks = _chunks(dataset) if among is None else among
-        return [list(indices) for indices in chunks if not self._has(dataset, origin, indices)]
+        """List the chunks of which the store lacks something, as indices of their images.
 
-    def _has(self, dataset: ImageDataset, origin: str, indices: Sequence[int]) -> bool:
-        key = _images_key(origin, indices)
-        if not self.store.has("images", key):
-            return False
-        if key not in self._image_ids:
-            self._image_ids[key] = self._images(dataset, origin, indices).image_ids
-        images = _named(origin, self._image_ids[key])
-        keys = {
-            "heatmaps": digest(self._explained_by(images), size=16),
-            "quality": self._quality_key(images),
-            "embeddings": self._embeddings_key(images),
-        }
-        return all(self.store.has(stage, key) for stage, key in keys.items())
+        Args:
+            among: some of the chunks; None: all.
+        """
+        chunks, origin = _chunks(dataset) if among is None else among, dataset.origin
+        return [list(indices) for indices in chunks if not self._has(self._keys(origin, indices))]
+
+    def _has(self, keys: Mapping[str, str]) -> bool:
+        return all(self.store.has(stage.name, keys[stage.label]) for stage in self.stages)
+
+    def _keys(self, origin: str, indices: Sequence[int]) -> dict[str, str]:
+        """The store's key of what each stage makes of a chunk, by the stage's label."""
+        keys: dict[str, str] = {}
+        for stage in self.stages:
+            before: list[Any] = [keys[label] for label in stage.after]
+            keys[stage.label] = stage.key(before or [origin, list(indices)])
+        return keys
+
+    def _made(
+        self,
+        dataset: ImageDataset,
+        stages: Sequence[Stage],
+        batch_size: int,
+        chunks: Iterable[list[int]] | None = None,
+    ) -> Iterator[Chunk]:
+        """Chunk by chunk, with what these stages give."""
+        clocks = dict.fromkeys(stage.clock for stage in stages)
+        batches = {clock: AdaptiveBatch(clock, batch_size, hint=_HINTS.get(clock, "")) for clock in clocks}
+        origin = dataset.origin  # reads all backgrounds
+        for number, indices in enumerate(self._in_turn(dataset, origin) if chunks is None else chunks):
+            if number % TRIM_EVERY == TRIM_EVERY - 1:
+                return_freed_memory()
+            chunk = Chunk(dataset, indices, self._keys(origin, indices))
+            for stage in stages:
+                self._prepare(stage, chunk, batches[stage.clock])
+            yield chunk
+
+    def _prepare(self, stage: Stage, chunk: Chunk, batches: AdaptiveBatch) -> None:
+        counted = len(chunk.indices) if stage.counted else 0
+        with self.stopwatch.time(stage.clock, counted) as count:
+            batches.on_done = count if stage.counted else _uncounted
+            make = partial(stage.make, chunk, batches)
+            stage.take(chunk, *self.store.get(stage.name, chunk.keys[stage.label], make))
 
     def _in_turn(self, dataset: ImageDataset, origin: str) -> Iterator[list[int]]:
         """All chunks; those that another process has in hand come last, and are then likely to be stored."""
         later = []
         for indices in _chunks(dataset):
-            with self.store.claim(_images_key(origin, indices)) as free:
+            with self.store.claim(self._keys(origin, indices)["images"]) as free:
                 if free:
                     yield indices
                 else:
                     later.append(indices)
         yield from later
 
-    def _explain(
-        self, dataset: ImageDataset, batch_size: int, chunks: Iterable[list[int]] | None = None
-    ) -> Iterator[tuple[Any, ImageBatch, Heatmaps]]:
-        """Chunk by chunk, and what names a chunk's images."""
-        batches = AdaptiveBatch("explain", batch_size, hint="a smaller explainer.chunk, if it has one, ")
-        class_ids = align_classes(dataset.class_names, self.explained.class_names)
-        origin = dataset.origin  # reads all backgrounds
-        for number, indices in enumerate(self._in_turn(dataset, origin) if chunks is None else chunks):
-            if number % TRIM_EVERY == TRIM_EVERY - 1:
-                return_freed_memory()
-            with self.stopwatch.time("data", len(indices)):
-                batch = self._images(dataset, origin, indices)
-                batch = replace(batch, labels=torch.where(batch.labels >= 0, class_ids[batch.labels], -1))
-            images = _named(origin, batch.image_ids)
-            with self.stopwatch.time("explain", len(batch)) as batches.on_done:
-                heatmaps = self._heatmaps(images, batch, batches)
-            yield images, batch, heatmaps
 
-    def _images(self, dataset: ImageDataset, origin: str, indices: Sequence[int]) -> ImageBatch:
-        def make() -> tuple[Tensors, Any]:
-            batch = collate([dataset[index] for index in indices])
-            masks = {} if batch.masks is None else {"masks": batch.masks}
-            return {"images": batch.images, "labels": batch.labels, **masks}, batch.image_ids
+_HINTS = {"explain": "a smaller explainer.chunk, if it has one, "}
 
-        tensors, image_ids = self.store.get("images", _images_key(origin, indices), make)
-        return ImageBatch(tensors["images"], tensors.get("masks"), tensors["labels"], tuple(image_ids))
 
-    def _heatmaps(self, images: Any, batch: ImageBatch, batches: AdaptiveBatch) -> Heatmaps:
-        own, depends_on = self.explained, self._explained_by(images)
-
-        def make() -> tuple[Tensors, Any]:
-            return own.heatmaps(batch.images, batch.labels, batches).as_tensors(), None
-
-        heatmaps = Heatmaps(**self.store.get("heatmaps", digest(depends_on, size=16), make)[0])
-        if isinstance(self.refiner, Unrefined):
-            return heatmaps
-
-        def refine() -> tuple[Tensors, Any]:
-            return self.refiner(batch.images, heatmaps).as_tensors(), None
-
-        return Heatmaps(**self.store.get("refined", digest([depends_on, self.refined_by], size=16), refine)[0])
-
-    def _explained_by(self, images: Any) -> Any:
-        own = self.explained
-        return [images, own.depends_on, own.target, torch.device(own.device).type]
-
-    def _quality(
-        self, images: Any, batch: ImageBatch, heatmaps: Heatmaps, batches: AdaptiveBatch
-    ) -> Mapping[str, Float[Tensor, " batch"]]:
-        def make() -> tuple[Tensors, Any]:
-            found = heatmap_quality(heatmaps.values, batch.masks)
-            if self.faithful:
-                found |= self.explained.faithfulness(batch.images, heatmaps, batches)
-            return found, list(found)
-
-        tensors, names = self.store.get("quality", self._quality_key(images), make)
-        return {name: tensors[name] for name in names}
-
-    def _quality_key(self, images: Any) -> str:
-        return digest([self._explained_by(images), self.refined_by, self.faithful], size=16)
-
-    def _embeddings(self, images: Any, batch: ImageBatch, batches: AdaptiveBatch) -> Embeddings:
-        def make() -> tuple[Tensors, Any]:
-            encode = self.segmenter.encode
-            parts = list(batches.slices(len(batch), lambda rows: encode(batch.images[rows])))
-            sizes = {"input_size": parts[0].input_size, "original_size": parts[0].original_size}
-            levels = Embeddings.joined(parts).levels
-            return {f"level{k}": level for k, level in enumerate(levels)}, sizes
-
-        tensors, sizes = self.store.get("embeddings", self._embeddings_key(images), make)
-        levels = tuple(tensors[f"level{k}"] for k in range(len(tensors)))
-        return Embeddings(levels, **{name: tuple(size) for name, size in sizes.items()})
-
-    def _embeddings_key(self, images: Any) -> str:
-        return digest([images, self.segmented_by, self.segmenter.device.type], size=16)
+def _uncounted(rows: int) -> None:
+    """Images that another stage of the same clock counts."""
 
 
 def _chunks(dataset: ImageDataset) -> SizeBuckets:
     return SizeBuckets(dataset, CHUNK, pixels=CHUNK_PIXELS)
-
-
-def _images_key(origin: str, indices: Sequence[int]) -> str:
-    return digest([VERSION, library_versions(), origin, indices], size=16)
-
-
-def _named(origin: str, image_ids: Sequence[str]) -> Any:
-    """What heatmaps and embeddings depend on besides the networks."""
-    return [VERSION, library_versions(), origin, image_ids]
-
-
-def align_classes(given: Sequence[str], known: Sequence[str]) -> Tensor:
-    """The classifier's id of each of the data set's classes.
-
-    Raises:
-        InputError: a class of the data set that the classifier does not know.
-    """
-    for name in given:
-        if name not in known:
-            raise InputError(
-                f"the data set's class {name!r} is not one the classifier knows{did_you_mean(name, known)}"
-            )
-    return torch.tensor([list(known).index(name) for name in given])

@@ -9,22 +9,26 @@ from __future__ import annotations
 import json
 import logging
 import os
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from filelock import FileLock, Timeout
+from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
 from xxhash import xxh3_128
 
+from gradsam_exp.engine.session import Session
+from gradsam_exp.errors import InputError, first_line
+from gradsam_exp.types import Tensors
+
 log = logging.getLogger(__name__)
-Tensors = Mapping[str, Tensor]
 Make = Callable[[], tuple[Tensors, Any]]
 IN_USE_S = 600.0  # a chunk read or written by anyone in this time is in use
 WAIT_S = 60.0  # for another process, before that is said
@@ -206,3 +210,41 @@ def _checksum(tensors: Tensors, facts: str) -> str:
         state.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
         state.update(value.flatten().view(torch.uint8).numpy().data)
     return state.hexdigest()
+
+
+@dataclass(frozen=True)
+class StoreSettings:
+    """What ``store`` in ``conf/config.yaml`` says.
+
+    Attributes:
+        enabled: keep images, heatmaps and embeddings.
+        root: where; safe for several processes and machines that share the folder.
+        max_gb: above this (2³⁰ bytes) the least recently used go.
+        answers_gb: of the decoder's answers that the jobs of a sweep keep in memory for each other; 0 keeps none.
+    """
+
+    enabled: bool = True
+    root: str = "outputs/.store"
+    max_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10.0
+    answers_gb: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
+
+
+def find_store(settings: StoreSettings, session: Session) -> Store:
+    """Open the store that the settings name; runs of one process share it.
+
+    Raises:
+        InputError: if the folder cannot be written to.
+    """
+    if not settings.enabled:
+        return Store(None)
+    root = Path(settings.root).expanduser()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"store.root={root} cannot be written to ({first_line(error)}); give another, or store.enabled=false"
+        ) from error
+    root, max_bytes = root.resolve(), int(settings.max_gb * 2**30)
+    return session.keep("store", (root, max_bytes), lambda: Store(root, max_bytes))

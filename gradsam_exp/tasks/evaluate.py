@@ -18,10 +18,10 @@ from pydantic.dataclasses import dataclass
 
 from gradsam_exp.app.progress import RUNNING
 from gradsam_exp.config import Config
-from gradsam_exp.engine.experiment import Evaluation
+from gradsam_exp.engine.experiment import Evaluation, Experiment
 from gradsam_exp.engine.pipeline import PipelineResult
 from gradsam_exp.engine.plan import Plan, plan
-from gradsam_exp.engine.preparation import Prepared
+from gradsam_exp.engine.preparation import Prepared, Stopwatch
 from gradsam_exp.engine.session import Job
 from gradsam_exp.registry import build_checked
 from gradsam_exp.reports.figures import figure1, score_histograms
@@ -116,12 +116,9 @@ def _evaluate(planned: Plan, settings: EvaluateSettings, job: Job) -> dict[str, 
     """Make the run; returns the metrics."""
     config, folder, draws = planned.config, job.folder, settings.draws(job)
     gallery = Gallery(planned.classifier.class_names, first=settings.examples, worst=settings.worst)
-    experiment = planned.experiment(faithful=settings.faithfulness, among_others=job.sweep is not None)
+    experiment = planned.experiment(among_others=job.sweep is not None)
     if config.devices > 1:
-        from gradsam_exp.engine.devices import prepare_on_devices  # noqa: PLC0415  (Lightning takes its time)
-
-        with experiment.stopwatch.time("devices"):
-            prepare_on_devices(planned, experiment.prepare)
+        _prepare_on_devices(planned, experiment)
     title = f"{config.pipeline['name']} on {config.split}"
 
     def on_batch(item: Prepared, result: PipelineResult) -> None:
@@ -138,6 +135,20 @@ def _evaluate(planned: Plan, settings: EvaluateSettings, job: Job) -> dict[str, 
     if job.sweep is None:  # a sweep has one table for all
         _say(planned, folder, metrics, evaluation)
     return metrics
+
+
+def _prepare_on_devices(planned: Plan, experiment: Experiment) -> None:
+    """Fill the store on several devices, if it lacks enough for two."""
+    from gradsam_exp.engine.sharding import STAGE, share_out  # noqa: PLC0415  (only who has several devices)
+
+    config, preparation = planned.config, experiment.prepare
+    with experiment.stopwatch.time("devices"):
+        chunks = preparation.missing(planned.dataset)
+        if len(chunks) < 2:
+            return
+        title, watch = f"{config.devices} devices on {config.split}", Stopwatch()
+        with StageBars(title, sum(map(len, chunks)), watch, last=STAGE):
+            share_out(planned, preparation, chunks, watch)
 
 
 def _draw(gallery: Gallery, evaluation: Evaluation, folder: Path) -> None:

@@ -18,7 +18,7 @@ from gradsam_exp.data.backgrounds import BACKGROUNDS
 from gradsam_exp.data.base import ImageDataset, loader
 from gradsam_exp.data.novel_shapes import NovelShapes
 from gradsam_exp.data.shapes import Shapes
-from gradsam_exp.engine.plan import find_device
+from gradsam_exp.engine.devices import find_device
 from gradsam_exp.engine.session import Job
 from gradsam_exp.overlap import iou
 from gradsam_exp.prompts.foreground import point_prompts

@@ -1,0 +1,89 @@
+"""A stage makes one kind of thing for a chunk of images, and says in a key all that the thing depends on."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar
+
+from jaxtyping import Float
+from torch import Tensor
+
+from gradsam_exp.batching import AdaptiveBatch
+from gradsam_exp.data.base import ImageDataset
+from gradsam_exp.digest import digest, library_versions, source_digest
+from gradsam_exp.segmenters.base import Embeddings
+from gradsam_exp.types import Heatmaps, ImageBatch, Tensors
+
+
+@dataclass
+class Chunk:
+    """Images of one size that are prepared together, and what has been prepared of them so far; on the CPU.
+
+    Attributes:
+        dataset, indices: which images they are.
+        keys: the store's key of each stage's thing, by the stage's label.
+        batch: the images; labels are the classifier's class ids.
+        heatmaps: where the classifier looked, refined if that was asked for.
+        embeddings: the segmenter's encoding of the images.
+        quality: of the heatmaps; one value per image, by the name of a metric.
+    """
+
+    dataset: ImageDataset
+    indices: Sequence[int]
+    keys: Mapping[str, str]
+    batch: ImageBatch = field(init=False)
+    heatmaps: Heatmaps = field(init=False)
+    embeddings: Embeddings = field(init=False)
+    quality: dict[str, Float[Tensor, " batch"]] = field(default_factory=dict)
+
+
+class Stage(ABC):
+    """One kind of thing that is prepared.
+
+    Attributes:
+        name: a folder of the store.
+        clock: what its time is counted as.
+        after: labels of the stages that it is made from; their keys enter its own.
+        counted: whether its images count as images of its clock; False where another stage counts them.
+    """
+
+    name: ClassVar[str]
+    clock: str
+    after: tuple[str, ...] = ()
+    counted: bool = True
+
+    @property
+    def label(self) -> str:
+        """Its name among a run's stages; `name` unless there are several of the kind."""
+        return self.name
+
+    @property
+    @abstractmethod
+    def depends_on(self) -> Any:
+        """Plain values that say what its things depend on besides earlier stages, source code and libraries."""
+
+    @property
+    def modules(self) -> Sequence[str]:
+        """Import paths of the plug-ins that it runs; its own module counts anyway."""
+        return ()
+
+    def key(self, inputs: Sequence[Any]) -> str:
+        """The store's key of what is made from ``inputs``, which are plain values."""
+        return digest([self.recipe, inputs], size=16)
+
+    @cached_property
+    def recipe(self) -> str:
+        """Digest of all that its things depend on besides the stages before it."""
+        code = source_digest(type(self).__module__, *self.modules)
+        return digest([code, library_versions(), self.depends_on], size=16)
+
+    @abstractmethod
+    def make(self, chunk: Chunk, batches: AdaptiveBatch) -> tuple[Tensors, Any]:
+        """Make the thing: its tensors, and plain values that JSON can say."""
+
+    @abstractmethod
+    def take(self, chunk: Chunk, tensors: Tensors, facts: Any) -> None:
+        """Put what ``make`` gave, or the store had, into the chunk."""

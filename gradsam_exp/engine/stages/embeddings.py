@@ -1,0 +1,54 @@
+"""The stage that encodes images for the segmenter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from gradsam_exp.batching import AdaptiveBatch
+from gradsam_exp.engine.stages.base import Chunk, Stage
+from gradsam_exp.segmenters.base import Embeddings, Segmenter
+from gradsam_exp.types import Tensors
+
+
+class Encode(Stage):
+    """Encodes the images.
+
+    Args:
+        segmenter: does it; loaded before the first image.
+        depends_on: plain values that say what its answers depend on, the kind of device included; None stands for
+            its digest and the device it is on now.
+        modules: import paths of its plug-in.
+    """
+
+    name = "embeddings"
+    clock = "encode"
+    after = ("images",)
+
+    def __init__(self, segmenter: Segmenter, depends_on: Any = None, modules: Sequence[str] = ()) -> None:
+        self.segmenter, self._depends_on = segmenter, depends_on
+        self._modules = [*modules, type(segmenter).__module__]
+
+    @property
+    def depends_on(self) -> Any:
+        """See `Stage.depends_on`."""
+        known = [self.segmenter.digest, self.segmenter.device.type]
+        return known if self._depends_on is None else self._depends_on
+
+    @property
+    def modules(self) -> Sequence[str]:
+        """See `Stage.modules`."""
+        return self._modules
+
+    def make(self, chunk: Chunk, batches: AdaptiveBatch) -> tuple[Tensors, Any]:
+        """See `Stage.make`."""
+        images = chunk.batch.images
+        parts = list(batches.slices(len(images), lambda rows: self.segmenter.encode(images[rows])))
+        encoded = Embeddings.joined(parts)
+        sizes = {"input_size": encoded.input_size, "original_size": encoded.original_size}
+        return {f"level{k}": level for k, level in enumerate(encoded.levels)}, sizes
+
+    def take(self, chunk: Chunk, tensors: Tensors, facts: Any) -> None:
+        """See `Stage.take`."""
+        levels = tuple(tensors[f"level{k}"] for k in range(len(tensors)))
+        chunk.embeddings = Embeddings(levels, **{name: tuple(size) for name, size in facts.items()})
