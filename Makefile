@@ -18,7 +18,7 @@ run: $(INSTALLED)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 test: $(INSTALLED)
-	@$(PYTEST) --jaxtyping-packages=gradsam_exp,beartype.beartype $(ARGS)
+	@$(PYTEST) --jaxtyping-packages=gradsam_exp,studies,beartype.beartype $(ARGS)
 
 # Sweeps on Ray, whose launcher wants an older cloudpickle than joblib does: an environment on top of the other.
 RAY := .venv-ray
@@ -44,11 +44,11 @@ bench: $(INSTALLED)
 # Every run of docs/background-points.md but those of other weights: make answer ARGS="sam=vit_b cifar10_root=PATH"
 BOTH := background=mixed,cifar10
 answer: $(INSTALLED)
-	@$(BIN)/python run.py task=background_points background=mixed $(ARGS)
-	@$(BIN)/python run.py task=background_points background=cifar10 $(ARGS)
+	@$(BIN)/python -m studies.background_points background=mixed $(ARGS)
+	@$(BIN)/python -m studies.background_points background=cifar10 $(ARGS)
 	@$(BIN)/python run.py experiment=fixes $(BOTH) $(ARGS)
 	@$(BIN)/python run.py experiment=fixes split=test pipeline=fg,fgbg,box,box_points $(BOTH) $(ARGS)
-	@$(BIN)/python run.py experiment=views $(BOTH) $(ARGS)
+	@$(BIN)/python run.py experiment=tta $(BOTH) $(ARGS)
 	@$(BIN)/python run.py experiment=oracles explainer.target=predicted,label $(BOTH) $(ARGS)
 	@$(BIN)/python run.py experiment=layers $(BOTH) $(ARGS)
 

@@ -1,4 +1,4 @@
-"""The study of background points, on data whose answer is known."""
+"""The study's tables are right on data whose answer is known."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from pycocotools import mask as coco
 
-from gradsam_exp.reports import background_points as report
-from gradsam_exp.types import ImageBatch
+from studies.background_points import findings
 
 
 def prediction(
@@ -27,7 +25,7 @@ def test_corners_and_sides_are_told_apart():
     table = pd.DataFrame(
         [prediction("a", [(0, 1), (19, 5), (10, 5), (7, 7)], [0, 0, 0, 1]), prediction("b", [(9, 9)], [1])]
     )
-    places = report.background_places(table)
+    places = findings.background_places(table)
     assert places["image_id"].tolist() == ["a"] * 3, "a foreground point is none"
     assert places["corner"].tolist() == [True, False, False]
     assert places["edge"].tolist() == [True, True, False]
@@ -36,17 +34,16 @@ def test_corners_and_sides_are_told_apart():
 def test_points_that_stay_where_they_are():
     one = pd.DataFrame([prediction("a", [(0, 1), (3, 4)], [0, 0]), prediction("b", [(5, 5)], [0])])
     other = pd.DataFrame([prediction("b", [(5, 6)], [0]), prediction("a", [(3, 4), (0, 1)], [0, 0])])
-    places = report.background_places(one), report.background_places(other)
-    assert report.unmoved(places[0], places[0]) == 1
-    assert report.unmoved(*places) == 0.5, "the order of the points does not matter"
+    places = findings.background_places(one), findings.background_places(other)
+    assert findings.unmoved(places[0], places[0]) == 1
+    assert findings.unmoved(*places) == 0.5, "the order of the points does not matter"
 
 
 def test_facts_of_an_object():
-    images = torch.zeros(1, 3, 10, 20, dtype=torch.uint8)
-    masks = torch.zeros(1, 10, 20, dtype=torch.bool)
-    masks[0, 2:5, 4:9] = True
-    images[:, :, masks[0]] = 255
-    facts = report.image_facts(ImageBatch(images, masks, torch.zeros(1, dtype=torch.long), ("a",))).loc["a"]
+    image, mask = np.zeros((3, 10, 20), dtype=np.uint8), np.zeros((10, 20), dtype=bool)
+    mask[2:5, 4:9] = True
+    image[:, mask] = 255
+    facts = findings.object_facts(image, mask)
     assert facts["area"] == 15
     assert facts["to_side"] == 3, "its centre is (6, 3)"
     assert facts["contrast"] == pytest.approx(1)
@@ -55,7 +52,7 @@ def test_facts_of_an_object():
 def test_errors_are_counted_on_both_sides():
     truth, mask = np.zeros((10, 20), dtype=bool), np.zeros((10, 20), dtype=bool)
     truth[2:5, 2:5], mask[3:6, 2:4] = True, True
-    wrong = report.errors(pd.DataFrame([prediction("a", [], [], mask)]), {"a": truth}).loc["a"]
+    wrong = findings.errors(pd.DataFrame([prediction("a", [], [], mask)]), {"a": truth}).loc["a"]
     assert (wrong["extra"], wrong["missed"]) == (2, 5)
 
 
@@ -63,17 +60,20 @@ def test_quarters_of_the_images_show_where_the_change_is():
     names = [f"image {k}" for k in range(40)]
     facts = pd.DataFrame({"area": np.arange(40.0), "constant": 1.0}, index=names)
     delta = pd.Series(np.where(np.arange(40) < 10, -0.1, 0.0), index=names)
-    table = report.by_quartile(delta, facts).query("fact == 'area'")
+    table = findings.by_quartile(delta, facts).query("fact == 'area'")
     assert table["delta"].tolist() == pytest.approx([-0.1, 0, 0, 0])
     assert table["n"].tolist() == [10] * 4
 
 
-def test_every_run_is_compared_with_fg():
-    names = list("abcd")
-    ious = {"fg": pd.Series([0.5] * 4, names), "box": pd.Series([0.7, 0.6, 0.5, 0.6], names)}
-    table = report.compare(ious)
-    headings, rows = report.comparison_cells(table)
+def test_every_run_is_compared_with_fg_to_four_digits():
+    own = {"miou": 0.5, "miou_low": 0.4, "miou_high": 0.6}
+    against = {"baseline": "fg", "delta_miou": 0.10004, "delta_low": 0.05, "delta_high": 0.15, "p": 0.25}
+    counts = {"wins": 3.0, "ties": 1.0, "losses": 0.0}
+    table = pd.DataFrame(
+        [{"job": "fg", **own}, {"job": "fg-oracle", "upper_bound": True, **own, **against, **counts}]
+    )
+    headings, rows = findings.comparison_cells(table)
     assert headings[0] == "run"
-    assert rows[0][:3] == ["fg", "0.5000 [0.5000, 0.5000]", "baseline"]
-    assert rows[1][2].startswith("+0.1000 [")
-    assert rows[1][-1] == "3/1/0"
+    assert rows[0][:3] == ["fg", "0.5000 [0.4000, 0.6000]", "baseline"]
+    assert rows[1][0] == "fg-oracle*", "an upper bound is marked"
+    assert rows[1][2:] == ["+0.1000 [+0.0500, +0.1500]", "0.25", "3/1/0"]

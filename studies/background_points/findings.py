@@ -1,4 +1,4 @@
-"""Why do background points hurt? What a set of runs on the same images says about it, in numbers and figures.
+"""These functions turn runs on the same images into the study's tables and figures.
 
 The runs differ in their prompts and selectors only; ``fg`` is the one without background points.
 """
@@ -6,13 +6,13 @@ The runs differ in their prompts and selectors only; ``fg`` is the one without b
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool
+from jaxtyping import Bool, UInt8
 from matplotlib.figure import Figure
 from pycocotools import mask as coco
 from scipy import ndimage
@@ -21,21 +21,22 @@ from gradsam_exp.reports.colours import BACKGROUND_POINT as BG_COLOUR
 from gradsam_exp.reports.colours import FOREGROUND_POINT as FG_COLOUR
 from gradsam_exp.reports.figures import save_figure, styled
 from gradsam_exp.reports.tables import BOUND, difference_cells
-from gradsam_exp.runs.comparison import against
-from gradsam_exp.runs.paired import holm
 from gradsam_exp.runs.summary import summarize
-from gradsam_exp.types import BACKGROUND, ImageBatch
+from gradsam_exp.types import BACKGROUND
 
 FACTS = {"area": "area (px)", "to_side": "centre to nearest side (px)"}
 NEAR = 1  # px from a side of the image that still count as on it
 
 
 def background_places(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Every background point of a run.
+    """List every background point of a run.
+
+    Args:
+        predictions: the run's ``predictions.parquet``.
 
     Returns:
-        ``image_id``; ``x``, ``y`` px; ``across``, ``down``: the same as shares of the image's sides; ``edge``,
-        ``corner``: whether it is at one.
+        A row per point: ``image_id``; ``x``, ``y`` px; ``across``, ``down``: the same as shares of the image's
+        sides; ``edge``, ``corner``: whether it is at one.
     """
     rows = []
     for image in predictions.to_dict("records"):
@@ -50,7 +51,7 @@ def background_places(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def unmoved(one: pd.DataFrame, other: pd.DataFrame) -> float:
-    """Share of the images whose background points are the same in both runs."""
+    """Returns the share of the images whose background points are the same in both runs."""
     first, second = (
         {str(name): set(zip(own["x"], own["y"], strict=True)) for name, own in places.groupby("image_id")}
         for places in (one, other)
@@ -58,28 +59,27 @@ def unmoved(one: pd.DataFrame, other: pd.DataFrame) -> float:
     return float(np.mean([points == second.get(name) for name, points in first.items()]))
 
 
-def image_facts(batch: ImageBatch) -> pd.DataFrame:
-    """Of each image's object: area (px), distance of its centre to the nearest side (px), contrast in [0, 1].
+def object_facts(
+    image: UInt8[np.ndarray, "3 height width"], mask: Bool[np.ndarray, "height width"]
+) -> dict[str, float | int]:
+    """Measure an object's area (px), its centre's distance to the nearest side (px), and its contrast in [0, 1].
 
     The contrast is the distance in RGB between the object's mean colour and that of a ring of 3 px around it,
     as a share of the distance from black to white.
     """
-    assert batch.masks is not None
-    rows = []
-    for image, mask in zip(batch.images.numpy(), batch.masks.numpy(), strict=True):
-        y, x = ndimage.center_of_mass(mask)
-        height, width = mask.shape
-        around = ndimage.binary_dilation(mask, iterations=3) & ~mask
-        colours = image[:, mask].mean(1) - image[:, around].mean(1)
-        rows.append(
-            (mask.sum(), min(x, y, width - 1 - x, height - 1 - y), np.linalg.norm(colours) / (255 * 3**0.5))
-        )
-    table = pd.DataFrame(rows, columns=["area", "to_side", "contrast"])
-    return table.assign(image_id=batch.image_ids).set_index("image_id")
+    y, x = ndimage.center_of_mass(mask)
+    height, width = mask.shape
+    around = ndimage.binary_dilation(mask, iterations=3) & ~mask
+    colours = image[:, mask].mean(1) - image[:, around].mean(1)
+    return {
+        "area": int(mask.sum()),
+        "to_side": min(x, y, width - 1 - x, height - 1 - y),
+        "contrast": float(np.linalg.norm(colours)) / (255 * 3**0.5),
+    }
 
 
 def errors(predictions: pd.DataFrame, truth: Mapping[str, Bool[np.ndarray, "height width"]]) -> pd.DataFrame:
-    """Pixels of each mask outside the object (``extra``) and of the object outside the mask (``missed``)."""
+    """Count each mask's pixels outside the object (``extra``) and the object's outside the mask (``missed``)."""
     rows = []
     for image in predictions.to_dict("records"):
         own = {"size": [image["height"], image["width"]], "counts": image["mask_rle"].encode("ascii")}
@@ -88,33 +88,12 @@ def errors(predictions: pd.DataFrame, truth: Mapping[str, Bool[np.ndarray, "heig
     return pd.DataFrame(rows, columns=["image_id", "extra", "missed"]).set_index("image_id")
 
 
-def compare(
-    ious: Mapping[str, pd.Series], *, baseline: str = "fg", bounds: Set[str] = frozenset()
-) -> pd.DataFrame:
-    """mIoU of every run, and its paired difference to the baseline; p is corrected by Holm.
-
-    Args:
-        ious: by run, and in each by ``image_id``.
-        bounds: the runs that look at the truth.
-    """
-    rows = []
-    for name, iou in ious.items():
-        found = summarize(iou.to_numpy())
-        row: dict[str, Any] = {
-            "run": name,
-            "miou": found.mean,
-            "miou_low": found.ci95[0],
-            "miou_high": found.ci95[1],
-        }
-        row["upper_bound"] = name in bounds
-        rows.append(row | (against(iou, baseline, ious[baseline]) if name != baseline else {}))
-    table = pd.DataFrame(rows)
-    table["p"] = holm(table["p"].tolist())
-    return table
-
-
 def by_quartile(delta: pd.Series, facts: pd.DataFrame) -> pd.DataFrame:
-    """Mean change in each quarter of the images by each fact: ``fact``, ``low``, ``high``, ``delta``, …."""
+    """Compute the mean change in each quarter of the images by each fact.
+
+    Returns:
+        A row per quarter: ``fact``, the quarter's bounds ``low`` and ``high``, ``delta`` with its interval, ``n``.
+    """
     rows = []
     for fact in facts:
         quarters = pd.qcut(facts[fact], 4, duplicates="drop")
@@ -125,7 +104,11 @@ def by_quartile(delta: pd.Series, facts: pd.DataFrame) -> pd.DataFrame:
 
 
 def comparison_cells(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """`compare`'s rows as text."""
+    """Format the runs' comparison with ``fg``, to four digits: headings and texts.
+
+    Args:
+        table: `gradsam_exp.reports.sweep.with_comparison`'s.
+    """
     rows = []
     for run in table.to_dict("records"):
         miou = f"{run['miou']:.4f} [{run['miou_low']:.4f}, {run['miou_high']:.4f}]"
@@ -133,13 +116,13 @@ def comparison_cells(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
         counts = (
             [] if difference[0] == "baseline" else [str(int(run[name])) for name in ("wins", "ties", "losses")]
         )
-        name = f"{run['run']}{BOUND}" if run["upper_bound"] else str(run["run"])
+        name = f"{run['job']}{BOUND}" if run.get("upper_bound") is True else str(run["job"])
         rows.append([name, miou, *difference, "/".join(counts)])
     return ["run", "mIoU", "Δ mIoU", "p (Holm)", "wins / ties / losses"], rows
 
 
 def quartile_cells(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """`by_quartile`'s rows as text."""
+    """Format `by_quartile`'s rows: headings and texts."""
     rows = [
         [
             FACTS.get(row["fact"], str(row["fact"])),
@@ -153,7 +136,7 @@ def quartile_cells(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
 
 
 def draw_places(places: Mapping[str, pd.DataFrame], path: Path) -> Path:
-    """How often each place of the image is a background point, one panel per run."""
+    """Draw how often each place of the image is a background point, one panel per run."""
     with styled():
         figure = Figure(figsize=(2.3 * len(places), 2.0), layout="constrained")
         panels = figure.subplots(1, len(places), squeeze=False)[0]
@@ -165,7 +148,7 @@ def draw_places(places: Mapping[str, pd.DataFrame], path: Path) -> Path:
 
 
 def draw_change(delta: pd.Series, path: Path) -> Path:
-    """The change in IoU of every image, sorted, and its distribution."""
+    """Draw the change in IoU of every image, sorted, and its distribution."""
     with styled():
         figure = Figure(figsize=(5.4, 2.1), layout="constrained")
         left, right = figure.subplots(1, 2)
@@ -181,7 +164,11 @@ def draw_change(delta: pd.Series, path: Path) -> Path:
 
 
 def draw_counts(curves: Mapping[str, Sequence[tuple[int, Mapping[Any, Any]]]], path: Path) -> Path:
-    """Change in mIoU against the number of background points; one curve per placement, rows of `compare`."""
+    """Draw the change in mIoU against the number of background points; one curve per placement.
+
+    Args:
+        curves: the number of points and the run's row, by placement.
+    """
     with styled():
         figure = Figure(figsize=(3.4, 2.4), layout="constrained")
         axes = figure.subplots()
@@ -200,7 +187,7 @@ def draw_counts(curves: Mapping[str, Sequence[tuple[int, Mapping[Any, Any]]]], p
 
 
 def draw_quartiles(table: pd.DataFrame, path: Path) -> Path:
-    """Mean change in each quarter of the images by each fact; rows of `by_quartile`."""
+    """Draw the mean change in each quarter of the images by each fact; ``table`` is `by_quartile`'s."""
     facts = list(dict.fromkeys(table["fact"]))
     with styled():
         figure = Figure(figsize=(1.9 * len(facts), 2.2), layout="constrained")

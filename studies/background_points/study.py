@@ -1,0 +1,215 @@
+"""This module makes the study's runs and writes down what they say.
+
+Every run is one of ``task=evaluate``. The heatmaps, the segmenter and the images are those that the overrides
+choose; the prompts and the selector are the study's own.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from hydra import compose as compose_config
+from hydra import initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import gradsam_exp
+from gradsam_exp.app.cli import one_line
+from gradsam_exp.app.progress import RUNNING
+from gradsam_exp.config import Config, check, register_schema
+from gradsam_exp.data.base import FirstImages, ImageDataset
+from gradsam_exp.data.shapes import Shapes
+from gradsam_exp.engine.plan import plan
+from gradsam_exp.engine.session import Job, Session
+from gradsam_exp.errors import InputError
+from gradsam_exp.reports.sweep import collect_runs, with_comparison
+from gradsam_exp.reports.tables import BOUND_NOTE, markdown_table
+from gradsam_exp.reports.terminal import console
+from gradsam_exp.runs.comparison import images_of
+from gradsam_exp.tasks import evaluate
+from studies.background_points import findings
+
+COUNTS = (1, 2, 4, 8)
+SELECTORS = ("single", "heatmap_agreement", "oracle")
+CONF = Path(gradsam_exp.__file__).parents[1] / "conf"
+
+
+def variants(config: Config) -> dict[str, tuple[str, ...]]:
+    """Name every run and give its overrides; all are compared with ``fg``."""
+    fg, fgbg, one = "pipeline=fg", "pipeline=fgbg", "grid_size=1"
+    doubled = min(2 * config.bg_threshold, config.fg_threshold - 0.01)
+    ring = "pipeline.placement=ring"
+    return {
+        "fg": (fg,),
+        "fgbg": (fgbg,),
+        "fgbg-threshold-doubled": (fgbg, f"bg_threshold={doubled}"),
+        "fgbg-median": (fgbg, "pipeline.tie=median"),
+        "fgbg-farthest": (fgbg, "pipeline.tie=farthest"),
+        **{f"extreme-{n}": (fgbg, f"pipeline.n={n}") for n in COUNTS if n != 4},
+        **{f"ring-{n}": (fgbg, f"pipeline.n={n}", ring) for n in COUNTS},
+        "fg-25-points": (fg, "grid_size=5"),
+        "fg-one-point": (fg, one),
+        "fgbg-one-point": (fgbg, one),
+        "ring-4-one-point": (fgbg, one, ring),
+        **{f"fg-{name}": (fg, f"selector={name}") for name in SELECTORS},
+        **{f"fgbg-{name}": (fgbg, f"selector={name}") for name in SELECTORS},
+        "adaptive": ("pipeline=adaptive",),
+        "box": ("pipeline=box",),
+    }
+
+
+def run_study(overrides: Sequence[str]) -> Path:
+    """Make every run, compare them with ``fg``, and write ``study.md``, tables and figures; returns their folder.
+
+    Args:
+        overrides: as for ``run.py``; they hold for all runs.
+
+    Raises:
+        InputError: before any model is read, if something given is wrong, or the images have no true masks.
+    """
+    given = [override.lstrip("+~").partition("=")[0] for override in overrides]
+    for key in given:
+        if key.split(".")[0] in {"pipeline", "selector", "task", "experiment"}:
+            raise InputError(f"{key}: the study chooses it itself; leave it out")
+    tracking = [] if "logger" in given else ["logger=none"]
+    common = ("name=background_points", *tracking, *overrides)
+    chosen = {name: (*common, *own) for name, own in variants(compose(common)).items()}
+    configs = {name: compose(own) for name, own in chosen.items()}
+    started = datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
+    folder = Path(configs["fg"].output_root) / configs["fg"].name / started
+    runs, session = folder / "runs", Session()
+    jobs = {name: Job(runs / name, own, sweep=runs, session=session) for name, own in chosen.items()}
+    dataset = plan(configs["fg-oracle"], jobs["fg-oracle"]).dataset  # refuses images without true masks
+    for name, job in jobs.items():
+        miou = run_variant(configs[name], job)
+        console.print(f"{name}: mIoU {miou:.4f}")
+    shutil.rmtree(runs / RUNNING, ignore_errors=True)
+    text = write_findings(folder, list(jobs), dataset)
+    console.print(f"\n{text}\n{folder}", soft_wrap=True)
+    return folder
+
+
+def compose(overrides: Sequence[str]) -> Config:
+    """Compose and check the configuration that these overrides of ``conf/config.yaml`` give.
+
+    Raises:
+        InputError: if a key or a value is wrong.
+    """
+    register_schema()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return check(compose_config("config", list(overrides)))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(one_line(error)) from error
+
+
+def run_variant(config: Config, job: Job) -> float:
+    """Evaluate one variant, and keep its configuration where ``run.py`` would; returns the mIoU."""
+    described = job.folder / ".hydra"
+    described.mkdir(parents=True)
+    OmegaConf.save(OmegaConf.create(asdict(config)), described / "config.yaml")
+    OmegaConf.save(OmegaConf.create(list(job.overrides)), described / "overrides.yaml")
+    return evaluate.run(config, job)
+
+
+def write_findings(folder: Path, names: Sequence[str], dataset: ImageDataset) -> str:
+    """Write tables, figures and ``study.md`` from the files of finished runs; returns the text.
+
+    Args:
+        folder: the study's; the runs are in ``runs/<name>/``.
+        names: the runs'.
+        dataset: the images that they were made on, with true masks.
+    """
+    runs = {name: folder / "runs" / name for name in names}
+    per_image = {name: images_of(run) for name, run in runs.items()}
+    predictions = {name: pd.read_parquet(run / "predictions.parquet") for name, run in runs.items()}
+    table = with_comparison(folder / "runs", collect_runs(folder / "runs", list(runs.values())), "fg")
+    facts, truth = facts_and_truth(dataset)
+    delta = (per_image["fgbg"]["iou"] - per_image["fg"]["iou"]).dropna()
+    quartiles = findings.by_quartile(delta, facts.reindex(delta.index))
+    table.to_csv(folder / "runs.csv", index=False)
+    quartiles.to_csv(folder / "quartiles.csv", index=False)
+    placed = ("fgbg", "fgbg-threshold-doubled", "fgbg-farthest", "ring-4")
+    places = {name: findings.background_places(predictions[name]) for name in placed}
+    compared = ("fg", "fgbg", "ring-4", "ring-8", "fg-one-point", "fg-25-points", "box")
+    wrong = {name: findings.errors(predictions[name], truth) for name in compared}
+    _draw(folder / "figures", table, delta, quartiles, places)
+    tail, twentieth = delta.sort_values() / len(delta), len(delta) // 20
+    unmoved = findings.unmoved(places["fgbg"], places["fgbg-threshold-doubled"])
+    sections = [
+        "# Background points",
+        "## Every run against fg",
+        markdown_table(*findings.comparison_cells(table)),
+        f"- {BOUND_NOTE}",
+        "## Where the points fall",
+        *(
+            f"- {name}: {own['corner'].mean():.1%} in a corner, {own['edge'].mean():.1%} at a side, "
+            f"{per_image[name]['bg_hit_rate'].mean():.1%} off the object"
+            for name, own in places.items()
+        ),
+        f"- the same points with the threshold doubled: {unmoved:.1%} of the images",
+        "## Who loses (fgbg − fg)",
+        f"- mean {delta.mean():+.4f}, median {delta.median():+.4f}; worse {(delta < -0.01).mean():.1%}, "
+        f"better {(delta > 0.01).mean():.1%}, within ±0.01 {(delta.abs() <= 0.01).mean():.1%}",
+        f"- the worst 5 % of the images make up {tail.head(twentieth).sum():+.4f} of the mean, "
+        f"the best 5 % {tail.tail(twentieth).sum():+.4f}",
+        "## Pixels",
+        *(
+            f"- {name}: {own['extra'].mean():.2f} px too many, {own['missed'].mean():.2f} px missed"
+            for name, own in wrong.items()
+        ),
+        "## When it happens",
+        markdown_table(*findings.quartile_cells(quartiles)),
+    ]
+    text = sections[0] + "".join(
+        ("\n" if part.startswith("- ") and before.startswith("- ") else "\n\n") + part
+        for before, part in pairwise(sections)
+    )
+    (folder / "study.md").write_text(text + "\n", encoding="utf-8")
+    return text
+
+
+def facts_and_truth(dataset: ImageDataset) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """Collect every image's true mask and the facts of its object (`findings.object_facts`), by ``image_id``.
+
+    The facts of drawn shapes include their opacity, in [0.6, 1].
+    """
+    source = dataset.dataset if isinstance(dataset, FirstImages) else dataset
+    facts: dict[str, dict[str, float | int]] = {}
+    truth: dict[str, np.ndarray] = {}
+    for index in range(len(dataset)):
+        sample = dataset[index]
+        assert sample.mask is not None
+        truth[sample.image_id] = sample.mask.numpy()
+        facts[sample.image_id] = findings.object_facts(sample.image.numpy(), truth[sample.image_id])
+        if isinstance(source, Shapes):
+            facts[sample.image_id]["opacity"] = source.draw(index).opacity
+    return pd.DataFrame.from_dict(facts, orient="index"), truth
+
+
+def _draw(
+    folder: Path,
+    table: pd.DataFrame,
+    delta: pd.Series,
+    quartiles: pd.DataFrame,
+    places: Mapping[str, pd.DataFrame],
+) -> None:
+    """Draw the four figures; the arguments are those of `findings`."""
+    rows = table.set_index("job").to_dict("index")
+    curves: dict[str, list[tuple[int, Mapping[Any, Any]]]] = {
+        placement: [(n, rows["fgbg" if (placement, n) == ("extreme", 4) else f"{placement}-{n}"]) for n in COUNTS]
+        for placement in ("extreme", "ring")
+    }
+    findings.draw_places(places, folder / "places.png")
+    findings.draw_change(delta, folder / "change.png")
+    findings.draw_counts(curves, folder / "counts.png")
+    findings.draw_quartiles(quartiles, folder / "quartiles.png")
