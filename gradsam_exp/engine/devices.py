@@ -27,9 +27,9 @@ from torch.utils.data import DataLoader
 from gradsam_exp.config import Config
 from gradsam_exp.engine.plan import Plan, plan
 from gradsam_exp.engine.preparation import Preparation, Stopwatch
+from gradsam_exp.engine.progress import StageBars
 from gradsam_exp.engine.session import Job, Session
 from gradsam_exp.errors import InputError
-from gradsam_exp.reports.stages import StageBars
 
 # Here, so that it holds in the processes as well: they read this module before Lightning speaks.
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)

@@ -17,6 +17,7 @@ import pandas as pd
 from pydantic.dataclasses import dataclass as checked
 
 from gradsam_exp.config import Config
+from gradsam_exp.console import console
 from gradsam_exp.engine.devices import prepare_on_devices
 from gradsam_exp.engine.experiment import Evaluation
 from gradsam_exp.engine.pipeline import PipelineResult
@@ -26,7 +27,7 @@ from gradsam_exp.engine.session import Job
 from gradsam_exp.registry import build_checked
 from gradsam_exp.reports import background_points as report
 from gradsam_exp.reports.tables import BOUND_NOTE, markdown_table
-from gradsam_exp.reports.terminal import console, progress_bar
+from gradsam_exp.reports.terminal import progress_bar
 from gradsam_exp.runs.folder import write_finished
 from gradsam_exp.tasks.evaluate import write
 
