@@ -108,9 +108,7 @@ def test_strategies_of_other_distributions_are_found(monkeypatch):
     registry: Registry[object] = Registry("pipeline", STRATEGIES.package)
     assert {"theirs", "broken"} <= set(registry.names())
     assert registry.build({"name": "theirs", "size": 1}) == (1, "a", None)
-    with pytest.raises(
-        InputError, match=r"pipeline=broken comes from nowhere\.at_all:Strategy, which cannot be imp"
-    ):
+    with pytest.raises(InputError, match=r"pipeline=broken comes from nowhere\.at_all:Strategy, which can"):
         registry.get("broken")
 
 

@@ -27,7 +27,7 @@ from gradsam_exp import __version__
 from gradsam_exp.app.callbacks import conclude, end_watch, sweep_under_way
 from gradsam_exp.app.composing import HYDRA, prepare_hydra
 from gradsam_exp.app.launchers import is_parallel
-from gradsam_exp.app.messages import one_line
+from gradsam_exp.app.messages import no_choice, one_line
 from gradsam_exp.app.startup import leave, load_task, share_store
 from gradsam_exp.config import check
 from gradsam_exp.engine.session import Job, Session
@@ -78,7 +78,7 @@ def run_program(job: Callable[[], Any]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        missing = _missing_plugin(error) or _no_folder(error) or _no_choice(error)
+        missing = _missing_plugin(error) or _no_folder(error) or no_choice(error)
         if missing is None and sweep_under_way() is None:
             raise
         _input_errors.append(missing or InputError(_end_early(error)))
@@ -152,13 +152,6 @@ def _no_folder(error: Exception) -> InputError | None:
         return InputError(
             f"{error.filename}: {error.strerror}; give output_root=… a folder that can be written to"
         )
-    return None
-
-
-def _no_choice(error: Exception) -> InputError | None:
-    """Say that a group cannot be null, if that is what Hydra refused."""
-    if isinstance(error, ValueError) and "Config group override must be" in str(error):
-        return InputError("a group cannot be null: leave it out for its default, or choose one (see --help)")
     return None
 
 

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import hydra
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf.errors import OmegaConfBaseException
 
 from gradsam_exp.app.launchers import register_presets
-from gradsam_exp.app.messages import one_line
+from gradsam_exp.app.messages import no_choice, one_line
 from gradsam_exp.config import Config, check, register_schema
 from gradsam_exp.errors import InputError
 
@@ -25,8 +26,8 @@ HYDRA = "1.3"  # the version of Hydra whose rules hold, also under a later one
 def compose(overrides: Sequence[str] = ()) -> Config:
     """Compose and check the configuration that these overrides give on the command line.
 
-    For notebooks and scripts: ``evaluate.run(compose(["limit=4"]), Job(folder))``. Hydra's global state is as it
-    was afterwards, so this works inside another program that uses Hydra as well.
+    For notebooks and scripts: ``evaluate.run(compose(["limit=4"]), Job(folder))``. Works inside another program that
+    has initialised Hydra for itself, too.
 
     Args:
         overrides: such as ``["pipeline=fgbg", "bg_threshold=0.2"]``.
@@ -35,12 +36,17 @@ def compose(overrides: Sequence[str] = ()) -> Config:
         InputError: for a name, key or value that is not known or does not fit; names it and the nearest.
     """
     conf = prepare_hydra()
+    theirs, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
     try:
         with hydra.initialize_config_dir(str(conf), version_base=HYDRA):
             composed = hydra.compose("config", list(overrides))
         return check(composed)
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(one_line(error)) from error
+    except ValueError as error:
+        raise no_choice(error) or error from error
+    finally:
+        GlobalHydra.instance().hydra = theirs
 
 
 def prepare_hydra() -> Path:

@@ -41,3 +41,10 @@ def _nearest_beside(key: str, error: BaseException | None) -> str:
     parent = getattr(error, "parent_node", None)
     known = map(str, parent) if group and isinstance(parent, DictConfig) else [*KNOBS, *GROUPS]
     return did_you_mean(last, known)
+
+
+def no_choice(error: Exception) -> InputError | None:
+    """Say that a group cannot be null, if that is what Hydra refused."""
+    if isinstance(error, ValueError) and "Config group override must be" in str(error):
+        return InputError("a group cannot be null: leave it out for its default, or choose one (see --help)")
+    return None

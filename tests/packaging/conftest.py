@@ -67,17 +67,6 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Enviro
 def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that holds ``examples/plugin``, installed."""
     folder = tmp_path_factory.mktemp("plugin")
-    succeeded(
-        [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            "--no-deps",
-            "--no-index",
-        ]
-        + ["--no-build-isolation", "--target", folder, ROOT / "examples" / "plugin"]
-    )
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--no-deps", "--no-index"]
+    succeeded([*pip, "--no-build-isolation", "--target", folder, ROOT / "examples" / "plugin"])
     return folder

@@ -27,26 +27,24 @@ def test_its_strategy_is_listed_and_runs(environment: Environment, plugin: Path,
     assert metrics["miou"]["mean"] > 0.5
 
 
-def test_its_knobs_are_checked_and_its_sweep_is_parallel(environment: Environment, plugin: Path, tmp_path: Path):
+def test_its_knobs_are_checked_and_it_is_swept_in_other_processes(
+    environment: Environment, plugin: Path, tmp_path: Path
+):
     done = environment.run(
         "gradsam-exp", *FOUR_IMAGES, "pipeline=spread", "pipeline.points=0", cwd=tmp_path, path=plugin, check=False
     )
     assert (done.returncode, done.stderr) == (
         1, "gradsam_exp: pipeline.points=0: input should be greater than or equal to 1\n",
     )  # fmt: skip
-    pytest.importorskip(
-        "hydra_plugins.hydra_joblib_launcher", reason="NOT TESTED: needs pip install -e '.[sweep]'"
-    )
-    parallel = ["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "pipeline=spread,fg"]
-    done = environment.run("gradsam-exp", *FOUR_IMAGES, *parallel, cwd=tmp_path, path=plugin)
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="NOT TESTED: needs the extra sweep")
+    parallel = ["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "pipeline=spread,fg", *FOUR_IMAGES]
+    done = environment.run("gradsam-exp", *parallel, cwd=tmp_path, path=plugin)
     assert "2 of 2 done" in done.stdout
 
 
 def test_its_own_test_passes(environment: Environment, plugin: Path, tmp_path: Path):
-    tests = str(ROOT / "examples" / "plugin" / "tests")
-    done = environment.run(
-        "python", "-m", "pytest", "-q", "-p", "no:cacheprovider", tests, cwd=tmp_path, path=plugin
-    )
+    pytest_of = ["python", "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    done = environment.run(*pytest_of, str(ROOT / "examples/plugin/tests"), cwd=tmp_path, path=plugin)
     assert "2 passed" in done.stdout
 
 

@@ -21,7 +21,7 @@ class SpreadPoints(PromptStrategy):
 
     Attributes:
         points: foreground points for each image; where there are fewer warm pixels, some are clicked twice.
-        fg_threshold: warm pixels have at least this share of the heatmap's maximum; all pixels of an empty heatmap.
+        fg_threshold: warm pixels have at least this share of the heatmap's maximum; in an empty heatmap all are.
     """
 
     points: Annotated[int, Field(ge=1)] = 4
