@@ -26,8 +26,8 @@ HYDRA = "1.3"  # the version of Hydra whose rules hold, also under a later one
 def compose(overrides: Sequence[str] = ()) -> Config:
     """Compose and check the configuration that these overrides give on the command line.
 
-    For notebooks and scripts: ``evaluate.run(compose(["limit=4"]), Job(folder))``. Works inside another program that
-    has initialised Hydra for itself, too.
+    For notebooks and scripts: ``evaluate.run(compose(["limit=4"]), Job(folder))``. Works inside another program
+    that has initialised Hydra for itself, too.
 
     Args:
         overrides: such as ``["pipeline=fgbg", "bg_threshold=0.2"]``.
@@ -44,7 +44,10 @@ def compose(overrides: Sequence[str] = ()) -> Config:
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(one_line(error)) from error
     except ValueError as error:
-        raise no_choice(error) or error from error
+        refused = no_choice(error)
+        if refused is None:
+            raise
+        raise refused from error
     finally:
         GlobalHydra.instance().hydra = theirs
 
