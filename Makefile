@@ -32,7 +32,7 @@ $(RAY)/.installed: $(INSTALLED)
 		> $$($(RAY)/bin/python -c 'import site; print(site.getsitepackages()[0])')/beneath.pth
 	@touch $@
 
-# The tests that take no training and start no commands.
+# The tests that take no training and start no processes.
 quick: $(INSTALLED)
 	@$(PYTEST) -m "not slow" $(ARGS)
 
@@ -52,11 +52,12 @@ answer: $(INSTALLED)
 	@$(BIN)/python run.py experiment=oracles explainer.target=predicted,label $(BOTH) $(ARGS)
 	@$(BIN)/python run.py experiment=layers $(BOTH) $(ARGS)
 
-# Format, lint and types, as pre-commit and CI see them.
+# Format, lint, types and who imports whom, as pre-commit and CI see them.
 check: $(INSTALLED)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo --no-cache
 
 # Pin the newest versions that pyproject.toml allows, for every platform.
 lock: $(INSTALLED)

@@ -26,8 +26,8 @@ from rich.table import Table
 
 from benchmarks.timing import result
 from gradsam_exp.config import check, register_schema
+from gradsam_exp.console import console
 from gradsam_exp.engine.plan import plan
-from gradsam_exp.reports.terminal import console
 
 SIZES = (125, 250, 500, 1000, 2000)
 WARM = 512

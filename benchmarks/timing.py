@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import torch
 from rich.table import Table
 
-from gradsam_exp.reports.terminal import console
+from gradsam_exp.console import console
 
 
 def interleaved(

@@ -1,9 +1,10 @@
 """gradsam_exp: how well can a classifier's own attention drive the Segment Anything Model?
 
 The classes of the chain can be used without Hydra. Each is imported when it is first asked for, so that
-``python run.py --help`` need not wait for torch; ``__init__.pyi`` names them.
+``gradsam-exp --help`` need not wait for torch; ``__init__.pyi`` names them.
 """
 
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__version__ = "0.2.0"

@@ -1,11 +1,15 @@
+from .app.composing import compose as compose
 from .classifiers.checkpoints import find_classifier as find_classifier
 from .classifiers.classifier import ImageClassifier as ImageClassifier
+from .config import Config as Config
 from .data.backgrounds import BACKGROUNDS as BACKGROUNDS
 from .data.base import DATASETS as DATASETS
 from .data.base import collate as collate
 from .data.shapes import Shapes as Shapes
 from .engine.experiment import Experiment as Experiment
 from .engine.pipeline import Pipeline as Pipeline
+from .engine.session import Job as Job
+from .engine.session import Session as Session
 from .errors import InputError as InputError
 from .explainers.base import EXPLAINERS as EXPLAINERS
 from .explainers.gradient import GradCAM as GradCAM
@@ -28,3 +32,5 @@ from .types import ImageBatch as ImageBatch
 from .types import PromptContext as PromptContext
 from .types import Prompts as Prompts
 from .types import Segmentation as Segmentation
+
+__version__: str

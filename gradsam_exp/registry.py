@@ -12,14 +12,14 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import is_dataclass
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pkgutil import iter_modules
 from typing import Any, Generic, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from gradsam_exp.digest import source_digest
-from gradsam_exp.errors import InputError, did_you_mean
+from gradsam_exp.errors import InputError, did_you_mean, first_line
 
 T = TypeVar("T")
 _Factory = TypeVar("_Factory", bound=Callable[..., Any])
@@ -37,6 +37,7 @@ class Registry(Generic[T]):
     def __init__(self, key: str, package: str) -> None:
         self.key, self.package = key, package
         self._factories: dict[str, Callable[..., T]] = {}
+        self._offered: dict[str, EntryPoint] = {}  # by other distributions; loaded when one is asked for
         self._complete = False
 
     def register(self, name: str) -> Callable[[_Factory], _Factory]:
@@ -54,18 +55,21 @@ class Registry(Generic[T]):
     def names(self) -> list[str]:
         """All known names, sorted."""
         self._import_all()
-        return sorted(self._factories)
+        return sorted(self._factories.keys() | self._offered.keys())
 
     def get(self, name: str) -> Callable[..., T]:
         """The class or function registered as ``name``.
 
         Raises:
-            InputError: if there is none; lists the known names and the nearest.
+            InputError: if there is none (lists the known names and the nearest), or if another distribution offers
+                it and cannot be imported.
         """
         if name not in self._factories:
             self._import_all()
+        if name not in self._factories and name in self._offered:
+            self._load(self._offered[name])
         if name not in self._factories:
-            raise InputError(f"{self.key}={name!r} is not known{did_you_mean(str(name), self._factories)}")
+            raise InputError(f"{self.key}={name!r} is not known{did_you_mean(str(name), self.names())}")
         return self._factories[name]
 
     def build(self, node: Mapping[str, Any], **runtime: Any) -> T:
@@ -100,10 +104,19 @@ class Registry(Generic[T]):
         package = import_module(self.package)
         for module in iter_modules(package.__path__):
             import_module(f"{self.package}.{module.name}")
-        for entry in entry_points(group=self.package):
-            if entry.name not in self._factories:
-                self._factories[entry.name] = entry.load()
+        self._offered = {entry.name: entry for entry in entry_points(group=self.package)}
         self._complete = True
+
+    def _load(self, entry: EntryPoint) -> None:
+        """Import what another distribution offers; only now, so that one that is broken is in nobody's way."""
+        try:
+            factory = entry.load()
+        except Exception as error:
+            raise InputError(
+                f"{self.key}={entry.name} comes from {entry.value}, which cannot be imported "
+                f"({type(error).__name__}: {first_line(error)}): update or uninstall its package"
+            ) from error
+        self._factories.setdefault(entry.name, factory)
 
 
 def _names_in(node: Any) -> Iterator[str]:

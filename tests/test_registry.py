@@ -1,3 +1,4 @@
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -53,16 +54,16 @@ def test_a_plug_in_registers_itself_and_is_found_by_name():
 def test_strategies_of_other_distributions_are_found(monkeypatch):
     """Entry points of the group ``gradsam_exp.prompts`` join the built-in names."""
 
-    class Entry:
-        name = "theirs"
-
-        def load(self):
-            return make
-
-    monkeypatch.setattr("gradsam_exp.registry.entry_points", lambda group: [Entry()] if "prompts" in group else [])
+    offered = [
+        EntryPoint("theirs", f"{__name__}:make", STRATEGIES.package),
+        EntryPoint("broken", "nowhere.at_all:Strategy", STRATEGIES.package),
+    ]
+    monkeypatch.setattr("gradsam_exp.registry.entry_points", lambda group: offered if "prompts" in group else [])
     registry: Registry[object] = Registry("pipeline", STRATEGIES.package)
-    assert "theirs" in registry.names()
+    assert {"theirs", "broken"} <= set(registry.names())
     assert registry.build({"name": "theirs", "size": 1}) == (1, "a", None)
+    with pytest.raises(InputError, match=r"pipeline=broken comes from nowhere\.at_all:Strategy, which can"):
+        registry.get("broken")
 
 
 def test_all_configs_name_registered_things():

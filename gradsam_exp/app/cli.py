@@ -1,45 +1,62 @@
-"""Around a task: start it, and turn whatever goes wrong into one clear line and an exit code.
+"""Runs the program ``gradsam-exp``: starts a task, turns whatever goes wrong into one clear line and an exit code.
 
 Imports nothing heavy, so that ``--help`` and a mistyped override answer at once.
 """
 
 from __future__ import annotations
 
-import atexit
 import gc
 import logging
 import os
-import re
 import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NoReturn
 
+import hydra
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from gradsam_exp.app.launchers import is_parallel, missing_extra
-from gradsam_exp.app.progress import end_watch, sweep_under_way
-from gradsam_exp.config import GROUPS, KNOBS, check
+from gradsam_exp import __version__
+from gradsam_exp.app.callbacks import conclude, end_watch, sweep_under_way
+from gradsam_exp.app.composing import HYDRA, prepare_hydra
+from gradsam_exp.app.launchers import is_parallel
+from gradsam_exp.app.messages import no_choice, one_line
+from gradsam_exp.app.startup import leave, load_task, share_store
+from gradsam_exp.config import check
 from gradsam_exp.engine.session import Job, Session
-from gradsam_exp.errors import InputError, did_you_mean, first_line, keep_traceback
-from gradsam_exp.reports.sweep import summarize_sweep
+from gradsam_exp.errors import InputError, first_line, keep_traceback
 
 log = logging.getLogger("gradsam_exp")
 
 
 SESSION = Session()
-"""Of this process: what its jobs share."""
+"""What the jobs of this process share."""
 _job_began = threading.Event()
 _input_errors: list[Exception] = []  # of a single run: what passes through Hydra comes out with a banner
+
+
+def main() -> NoReturn:
+    """Do what the command line asks for and end the program; ``gradsam-exp`` and ``run.py`` start here."""
+    if "--version" in sys.argv[1:]:
+        print(f"gradsam_exp {__version__}")
+        sys.exit(0)
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors reach us: we say them in one line
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large tensors on huge pages: memory fragments less
+    share_store()
+    leave(run_program(_run_hydra))
+
+
+def _run_hydra() -> None:
+    """Let Hydra compose what was given on the command line and run the job, or each of a sweep's."""
+    conf = prepare_hydra()
+    hydra.main(version_base=HYDRA, config_path=str(conf), config_name="config")(run_job)()
 
 
 def run_program(job: Callable[[], Any]) -> int:
@@ -61,7 +78,7 @@ def run_program(job: Callable[[], Any]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        missing = _missing_plugin(error) or _no_folder(error) or _no_choice(error)
+        missing = _missing_plugin(error) or _no_folder(error) or no_choice(error)
         if missing is None and sweep_under_way() is None:
             raise
         _input_errors.append(missing or InputError(_end_early(error)))
@@ -118,83 +135,19 @@ def _sweep_of(hydra_config: HydraConf) -> Path | None:
     return Path(hydra_config.sweep.dir) if hydra_config.mode == RunMode.MULTIRUN else None
 
 
-def leave(code: int) -> NoReturn:
-    """End the program with this exit code.
-
-    Does what the interpreter does at its end, but for tidying up: with the objects of PyTorch and its company that
-    takes two seconds. If something runs ``run.py`` from inside (a profiler, a test), that goes on as usual.
-    """
-    steps: list[Any] = [getattr(threading, "_shutdown", None), getattr(atexit, "_run_exitfuncs", None)]
-    if sys._getframe(1).f_back is not None or None in steps:
-        sys.exit(code)
-    for step in steps:
-        with suppress(KeyboardInterrupt):
-            step()
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # closed, as by ``| head``
-            stream.flush()
-    os._exit(code)
-
-
-def load_task(name: str) -> ModuleType:
-    """A task's module; the garbage collector does not look at all that comes with it, again and again.
-
-    PyTorch and its company are nearly a million objects: this saves a single run more than a second.
-    """
-    module = f"gradsam_exp.tasks.{name}"
-    if module in sys.modules:
-        return sys.modules[module]
-    gc.disable()
-    try:
-        return import_module(module)
-    finally:
-        gc.freeze()
-        gc.enable()
-
-
-def one_line(error: BaseException) -> str:
-    """What went wrong and the mend, in one line; knows the errors that Hydra and OmegaConf raise."""
-    cause = error.__cause__
-    if isinstance(error, MissingConfigException) and error.options is not None:
-        group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        mend = missing_extra(str(error.missing_cfg_file))
-        if mend is not None:
-            return f"{group}={choice} needs a package that is not installed: {mend}"
-        return f"{group}={choice!r} is not known{did_you_mean(choice, error.options)}"
-    text = str(error)
-    unknown = re.search(r"Could not override '([^']+)'", text)
-    if unknown:
-        key = unknown.group(1)
-        return f"{key!r} is not a configuration key{_nearest_beside(key, cause)}"
-    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
-        return f"{cause.full_key}: {first_line(cause)}"
-    if isinstance(error, OmegaConfBaseException) and error.full_key:
-        return f"{error.full_key}: {first_line(error)}"
-    mend = "; to run with each of them add -m: python run.py -m …" if text.startswith("Ambiguous value") else ""
-    return " ".join(text.split()) if isinstance(error, InputError) else first_line(error) + mend
-
-
-def _nearest_beside(key: str, error: BaseException | None) -> str:
-    """What else is known where ``key`` was looked for, the nearest name first."""
-    group, _, last = str(getattr(error, "full_key", key)).rpartition(".")
-    parent = getattr(error, "parent_node", None)
-    known = map(str, parent) if group and isinstance(parent, DictConfig) else [*KNOBS, *GROUPS]
-    return did_you_mean(last, known)
-
-
 def _say(line: str) -> None:
     print(f"gradsam_exp: {line}", file=sys.stderr)
 
 
 def _missing_plugin(error: Exception) -> InputError | None:
-    """What Hydra says of a plugin that is installed without what it needs."""
+    """Say which extra to install if Hydra finds a plugin without the package that it needs."""
     if isinstance(error, ImportError) and "IS THE PLUGIN INSTALLED?" in str(error):
         return InputError(f"{first_line(error)}; its extra brings it: pip install -e '.[sweep]' or '.[ray]'")
     return None
 
 
 def _no_folder(error: Exception) -> InputError | None:
-    """What the system says if Hydra cannot make the folder of a run."""
+    """Say that the folder of a run could not be made, if that is what the system refused."""
     if isinstance(error, OSError) and not _job_began.is_set():
         return InputError(
             f"{error.filename}: {error.strerror}; give output_root=… a folder that can be written to"
@@ -202,21 +155,14 @@ def _no_folder(error: Exception) -> InputError | None:
     return None
 
 
-def _no_choice(error: Exception) -> InputError | None:
-    """What Hydra says if a group is set to nothing."""
-    if isinstance(error, ValueError) and "Config group override must be" in str(error):
-        return InputError("a group cannot be null: leave it out for its default, or choose one (see --help)")
-    return None
-
-
 def _end_early(error: Exception | None = None) -> str:
-    """Summarise the sweep that Hydra left without its callbacks, if there is one; the text says what ended it."""
+    """Summarise the sweep that Hydra left without calling its callbacks, if any; returns what ended it."""
     folder = sweep_under_way()
     if folder is None:
         return ""
     end_watch()
     if any(folder.glob("*/.hydra")):
-        summarize_sweep(folder)
+        conclude(folder)
     if error is None:
         return ""
     with suppress(OSError):
@@ -225,8 +171,8 @@ def _end_early(error: Exception | None = None) -> str:
 
 
 def _be_quiet() -> None:
-    """Several jobs would print over one another; the sweep says what each has found."""
-    from gradsam_exp.reports.terminal import console  # noqa: PLC0415  (rich takes its time)
+    """Print nothing from here on: jobs that run at once would print over one another."""
+    from gradsam_exp.console import console  # noqa: PLC0415  (rich takes its time)
 
     console.quiet = True
 

@@ -1,28 +1,21 @@
-"""Hydra's launchers and sweepers as this package wants them: presets, thread counts, what is missing.
+"""Sets Hydra's launchers and sweepers up: their defaults, their jobs' thread counts, the extra that brings each.
 
-The engines are Hydra's plugins: joblib, submitit (this machine or Slurm), Ray, Optuna. This module changes
-their defaults, tells their jobs how many threads each may use, and says which extra to install.
+The engines are Hydra's plugins: joblib, submitit (this machine or Slurm), Ray, Optuna.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from copy import deepcopy
+from contextlib import suppress
 from pathlib import Path
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import ConfigRepository, IConfigRepository
 from hydra.core.config_store import ConfigStore
-from hydra.core.default_element import ResultDefault
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
-from hydra.plugins.config_source import ConfigLoadError, ConfigResult
-from hydra.plugins.sweeper import Sweeper
+from hydra.plugins.config_source import ConfigLoadError
 from omegaconf import DictConfig, OmegaConf
 
 PLUGINS = {  # choice: (the plugin's package, the extra it comes with)
@@ -32,7 +25,6 @@ PLUGINS = {  # choice: (the plugin's package, the extra it comes with)
     "hydra/launcher/ray": ("hydra_ray_launcher", "ray"),
     "hydra/sweeper/optuna": ("hydra_optuna_sweeper", "sweep"),
 }
-KEPT = 500  # composed configurations, half a megabyte each
 THREADS = "OMP_NUM_THREADS"  # read by PyTorch, and by everything else that computes, when a process starts
 
 
@@ -51,83 +43,8 @@ def register_presets(folder: Path) -> None:
             store.store(group=group, name=path.stem, node=node, provider=plugin.provider)
 
 
-def share_store() -> None:
-    """Keep Hydra from copying all that plugins and schemas have registered.
-
-    It does so for each group that ``--help`` lists, and for each job, although nobody changes the copies.
-    """
-    ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
-
-
-def compose_once() -> None:
-    """Let Hydra compose the configuration of each of a sweep's jobs once, not twice.
-
-    It checks all of them before the first starts and forgets them; composing takes a tenth of a second. What was
-    checked is what runs, even if somebody edits ``conf`` meanwhile. Jobs in processes of their own compose there.
-    """
-    if Sweeper.validate_batch_is_legal.__module__ == __name__:
-        return
-    check, compose = Sweeper.validate_batch_is_legal, ConfigLoaderImpl.load_sweep_config
-    composed: dict[tuple[str, ...], DictConfig] = {}
-
-    def validate_batch_is_legal(self: Sweeper, batch: Sequence[Sequence[str]]) -> None:
-        composed.clear()
-        if self.config is None or is_parallel(self.config.hydra.launcher):
-            check(self, batch)
-            return
-        assert self.hydra_context is not None
-        with known_parts():
-            for overrides in batch:
-                config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
-                if len(composed) < KEPT:
-                    composed[tuple(overrides)] = config
-
-    def load_sweep_config(
-        self: ConfigLoaderImpl, master_config: DictConfig, sweep_overrides: list[str]
-    ) -> DictConfig:
-        known = composed.pop(tuple(sweep_overrides), None)
-        return compose(self, master_config, sweep_overrides) if known is None else known
-
-    Sweeper.validate_batch_is_legal = validate_batch_is_legal  # type: ignore[method-assign]
-    ConfigLoaderImpl.load_sweep_config = load_sweep_config  # type: ignore[method-assign]
-
-
-@contextmanager
-def known_parts() -> Iterator[None]:
-    """Meanwhile Hydra copies what it has read of ``conf`` and put together for an earlier job of the same choices.
-
-    It would parse some 25 files and merge them for each job, also if jobs differ in nothing but numbers.
-    """
-    read, put_together = ConfigRepository.load_config, ConfigLoaderImpl._compose_config_from_defaults_list
-    files: dict[tuple[str, ...], ConfigResult | None] = {}
-    configs: dict[tuple[str, ...], DictConfig] = {}
-
-    def places(repo: IConfigRepository) -> tuple[str, ...]:
-        return tuple(f"{source.scheme()}{source.path}" for source in repo.get_sources())
-
-    def load_config(self: ConfigRepository, config_path: str) -> ConfigResult | None:
-        key = (config_path, *places(self))
-        if key not in files:
-            files[key] = read(self, config_path=config_path)
-        return deepcopy(files[key])
-
-    def compose(self: ConfigLoaderImpl, defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:
-        key = (repr(defaults), *places(repo))
-        if key not in configs:
-            configs[key] = put_together(self, defaults=defaults, repo=repo)
-        return deepcopy(configs[key])
-
-    ConfigRepository.load_config = load_config  # type: ignore[method-assign]
-    ConfigLoaderImpl._compose_config_from_defaults_list = compose  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        ConfigRepository.load_config = read  # type: ignore[method-assign]
-        ConfigLoaderImpl._compose_config_from_defaults_list = put_together  # type: ignore[method-assign]
-
-
 def missing_extra(choice: str) -> str | None:
-    """``"pip install -e '.[sweep]'"`` for a plugin's choice such as ``hydra/launcher/joblib``; else None."""
+    """Return what installs a plugin, such as ``hydra/launcher/joblib``; None for other choices."""
     plugin = PLUGINS.get(choice)
     return None if plugin is None else f"pip install -e '.[{plugin[1]}]'"
 
@@ -138,7 +55,7 @@ def is_parallel(launcher: DictConfig) -> bool:
 
 
 def varied(config: DictConfig) -> list[Override]:
-    """What a sweep varies, from ``hydra.sweeper.params`` and from its command line, which has the last word."""
+    """List what a sweep varies, from ``hydra.sweeper.params`` and its command line, which has the last word."""
     params = config.hydra.sweeper.get("params") or {}
     given = [f"{key}={value}" for key, value in params.items()] + list(config.hydra.overrides.task)
     overrides = {
@@ -148,7 +65,7 @@ def varied(config: DictConfig) -> list[Override]:
 
 
 def varied_keys(config: DictConfig) -> tuple[str, ...]:
-    """The keys of what a sweep varies, as far as they can be known before it starts."""
+    """List the keys of what a sweep varies, as far as they can be known before it starts."""
     try:
         return tuple(override.get_key_element().lstrip("+~") for override in varied(config))
     except HydraException:
@@ -156,7 +73,7 @@ def varied_keys(config: DictConfig) -> tuple[str, ...]:
 
 
 def number_of_jobs(config: DictConfig) -> int | None:
-    """How many jobs a sweep has; None if that cannot be known (``pipeline=glob(*)``)."""
+    """Count the jobs of a sweep; None if that cannot be known (``pipeline=glob(*)``)."""
     trials = config.hydra.sweeper.get("n_trials")
     if trials is not None:
         return int(trials)
@@ -167,7 +84,7 @@ def number_of_jobs(config: DictConfig) -> int | None:
 
 
 def threads_of_a_job(launcher: DictConfig, jobs: int | None, cores: int) -> int | None:
-    """How many threads each of the jobs that run at once may use, so that they share the cores; None: no limit."""
+    """Compute how many threads each of the jobs that run at once may use to share the cores; None: no limit."""
     if not is_parallel(launcher):
         return None
     if launcher.get("cpus_per_task"):
@@ -182,7 +99,7 @@ def threads_of_a_job(launcher: DictConfig, jobs: int | None, cores: int) -> int 
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
+    """Count the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

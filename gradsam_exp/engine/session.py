@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+RUNNING = ".running"  # in a sweep's folder: locks of the runs that are being made
 
 
 class Session:

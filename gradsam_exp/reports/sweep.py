@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
-
-from gradsam_exp.errors import InputError, keep_traceback
+from gradsam_exp.errors import InputError
 from gradsam_exp.runs.finding import (
     ELSEWHERE,
     OVERRIDES,
@@ -32,29 +27,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class SweepSummary(Callback):
-    """Hydra callback: writes tables and a page when all jobs are done, even if some failed."""
-
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Summarise the sweep; exits with 1 if a job failed, or if there can be no table."""
-        del kwargs
-        folder = Path(config.hydra.sweep.dir)
-        if not any(folder.glob(f"*/{OVERRIDES}")):  # it ended before its first job
-            return
-        try:
-            table = summarize_sweep(folder)
-        except Exception as error:  # Hydra would go on with a warning, and end with 0
-            print(
-                f"gradsam_exp: the sweep has no table, {type(error).__name__}: {error} "
-                f"({keep_traceback(folder, error)}); "
-                f"its runs are kept: python run.py task=report runs={folder}",
-                file=sys.stderr,
-            )
-            sys.exit(1)
-        if (table["status"] != "finished").any():
-            sys.exit(1)
-
-
 def summarize_sweep(folder: Path) -> pd.DataFrame:
     """Collect the runs below ``folder``, write their tables and report there, and print the tables.
 
@@ -69,9 +41,6 @@ def summarize_sweep(folder: Path) -> pd.DataFrame:
     print_tables(table, pooled, common)
     print(folder / "sweep.csv")
     _report(folder, table)
-    waiting = upload_command(folder)
-    if waiting is not None:
-        print(f"W&B: {waiting}")
     return table
 
 
@@ -94,7 +63,7 @@ def _report(folder: Path, table: pd.DataFrame) -> None:
 
 def write_curves(folder: Path, table: pd.DataFrame, path: Path) -> None:
     """Draw ``path`` (PNG) and the same as PDF, if something was varied; what cannot be drawn is a warning."""
-    from gradsam_exp.reports.terminal import warn  # noqa: PLC0415
+    from gradsam_exp.console import warn  # noqa: PLC0415
 
     try:
         from gradsam_exp.reports.curves import draw_curves  # noqa: PLC0415
@@ -103,22 +72,6 @@ def write_curves(folder: Path, table: pd.DataFrame, path: Path) -> None:
     except Exception as error:  # a figure costs no tables and no page
         warn(f"{path.name} was not drawn ({type(error).__name__}: {error}); all else is whole")
         log.debug("", exc_info=True)
-
-
-def upload_command(folder: Path) -> str | None:
-    """What uploads all of a sweep's offline W&B runs; None if there are none, or if they are being uploaded."""
-    from gradsam_exp.tracking.settings import wandb_settings  # noqa: PLC0415
-
-    offline = sorted(folder.glob("*/wandb/offline-run-*"))
-    if not offline:
-        return None
-    try:
-        settings = wandb_settings(config_of(offline[0].parents[1]).get("logger") or {})
-    except InputError:
-        return None
-    if settings is None or settings.uploads:
-        return None
-    return f"wandb sync {shlex.quote(str(folder))}/*/wandb/offline-run-*"
 
 
 def write_tables(folder: Path, table: pd.DataFrame, to: Path, common: str) -> pd.DataFrame:

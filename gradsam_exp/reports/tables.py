@@ -11,7 +11,8 @@ import pandas as pd
 from rich import box
 from rich.table import Table
 
-from gradsam_exp.reports.terminal import HEATMAP_TITLES, TITLES, console
+from gradsam_exp.console import console
+from gradsam_exp.reports.terminal import HEATMAP_TITLES, TITLES
 from gradsam_exp.runs.comparison import CLASS_MIOU
 
 _COUNTS = "wins / ties / losses"

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-import sys
 from collections.abc import Mapping
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,9 +17,9 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from gradsam_exp.console import console
 from gradsam_exp.runs.summary import Summary
 
-log = logging.getLogger(__name__)
 TITLES = {
     "fg_hit_rate": "fg hit rate",
     "bg_hit_rate": "bg hit rate",
@@ -39,14 +36,6 @@ HEATMAP_TITLES = {
     "insertion_auc": "insertion AUC",
     "road": "ROAD",
 }
-console = Console(highlight=False, markup=False, emoji=False)  # brackets and colons of names are text
-
-
-def warn(message: str) -> None:
-    """Tell the user, and the run's log, of what the work goes on without."""
-    log.warning("%s", message)
-    if logging.getLogger().handlers:  # without a log, a warning is printed as it is
-        print(f"gradsam_exp: {message}", file=sys.stderr)
 
 
 class _Speed(ProgressColumn):

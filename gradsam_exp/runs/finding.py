@@ -45,7 +45,7 @@ def find_runs(given: str | Sequence[str], *, key: str = "runs") -> list[Path]:
     Raises:
         InputError: if there is none.
     """
-    from gradsam_exp.reports.terminal import warn  # noqa: PLC0415  (rich takes its time)
+    from gradsam_exp.console import warn  # noqa: PLC0415  (rich takes its time)
 
     patterns = [given] if isinstance(given, str) else list(given)
     places = [Path(p) for pattern in patterns for p in glob.glob(os.path.expanduser(str(pattern)))]

@@ -16,18 +16,18 @@ from omegaconf import OmegaConf
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from gradsam_exp.app.progress import RUNNING
 from gradsam_exp.config import Config
+from gradsam_exp.console import console, warn
 from gradsam_exp.engine.experiment import Evaluation, Experiment
 from gradsam_exp.engine.pipeline import PipelineResult
 from gradsam_exp.engine.plan import Plan, plan
 from gradsam_exp.engine.preparation import Prepared, Stopwatch
-from gradsam_exp.engine.session import Job
+from gradsam_exp.engine.progress import StageBars
+from gradsam_exp.engine.session import RUNNING, Job
 from gradsam_exp.registry import build_checked
 from gradsam_exp.reports.figures import figure1, score_histograms
 from gradsam_exp.reports.gallery import Gallery
-from gradsam_exp.reports.stages import StageBars
-from gradsam_exp.reports.terminal import console, results_table, stages_line, warn
+from gradsam_exp.reports.terminal import results_table, stages_line
 from gradsam_exp.runs import folder as results
 from gradsam_exp.runs.summary import Summary, summarize_run
 from gradsam_exp.segmenters.cached import CachedSegmenter

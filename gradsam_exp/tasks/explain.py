@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from gradsam_exp.config import Config
+from gradsam_exp.console import console
 from gradsam_exp.data.given import GivenPictures, find_pictures
 from gradsam_exp.engine.pipeline import PipelineResult
 from gradsam_exp.engine.plan import plan
@@ -21,7 +22,6 @@ from gradsam_exp.errors import InputError
 from gradsam_exp.registry import build_checked
 from gradsam_exp.reports.figures import figure1
 from gradsam_exp.reports.gallery import Example, Gallery
-from gradsam_exp.reports.terminal import console
 
 CELL = 2.2  # inches
 _AT_ONCE = 8  # photographs are large

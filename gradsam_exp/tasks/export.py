@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Literal
 
 from gradsam_exp.config import Config
+from gradsam_exp.console import console
 from gradsam_exp.data.shapes import Shapes
 from gradsam_exp.data.synthetic_shapes import export
 from gradsam_exp.engine.plan import find_dataset
 from gradsam_exp.engine.session import Job
 from gradsam_exp.errors import InputError
 from gradsam_exp.registry import build_checked
-from gradsam_exp.reports.terminal import console
 
 
 def run(config: Config, job: Job) -> None:

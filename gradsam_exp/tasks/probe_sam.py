@@ -14,6 +14,7 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from gradsam_exp.config import Config
+from gradsam_exp.console import console
 from gradsam_exp.data.backgrounds import BACKGROUNDS
 from gradsam_exp.data.base import ImageDataset, loader
 from gradsam_exp.data.novel_shapes import NovelShapes
@@ -24,7 +25,7 @@ from gradsam_exp.overlap import iou
 from gradsam_exp.prompts.foreground import point_prompts
 from gradsam_exp.prompts.reference import Oracle
 from gradsam_exp.registry import build_checked
-from gradsam_exp.reports.terminal import console, results_table
+from gradsam_exp.reports.terminal import results_table
 from gradsam_exp.runs.folder import write_json
 from gradsam_exp.runs.summary import Summary, summarize
 from gradsam_exp.segmenters.base import SEGMENTERS, Segmenter

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from gradsam_exp.config import Config
+from gradsam_exp.console import console
 from gradsam_exp.engine.session import Job
 from gradsam_exp.errors import InputError, did_you_mean
 from gradsam_exp.registry import build_checked
 from gradsam_exp.reports.page import write_page
 from gradsam_exp.reports.sweep import about, collect_runs, with_comparison, write_curves, write_tables
 from gradsam_exp.reports.tables import print_tables
-from gradsam_exp.reports.terminal import console
 from gradsam_exp.runs.comparison import evaluated_runs
 from gradsam_exp.runs.finding import common_folder, find_runs
 

@@ -19,13 +19,13 @@ from gradsam_exp.classifiers.checkpoints import ClassifierFile, find_classifier,
 from gradsam_exp.classifiers.classifier import ImageClassifier, check_trainable
 from gradsam_exp.classifiers.transform import Transform
 from gradsam_exp.config import Config, chosen_model
+from gradsam_exp.console import console
 from gradsam_exp.data.base import ImageDataset, SizeBuckets, collate, loader
 from gradsam_exp.data.shapes import Shapes
 from gradsam_exp.engine.plan import find_dataset
 from gradsam_exp.engine.session import Job
 from gradsam_exp.errors import InputError
 from gradsam_exp.registry import build_checked, check_value
-from gradsam_exp.reports.terminal import console
 from gradsam_exp.runs import folder as results
 from gradsam_exp.tracking.settings import wandb_settings
 from gradsam_exp.tracking.training import track_training

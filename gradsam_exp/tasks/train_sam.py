@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from gradsam_exp.config import Config
+from gradsam_exp.console import console
 from gradsam_exp.data.backgrounds import BACKGROUNDS
 from gradsam_exp.data.photos import photographs
 from gradsam_exp.engine.session import Job
 from gradsam_exp.registry import build_checked
-from gradsam_exp.reports.terminal import console
 from gradsam_exp.runs.folder import provenance, write_json
 from gradsam_exp.segmenters.checkpoints import compact_weights
 from gradsam_exp.segmenters.compact import INPUT_SIZE, build_compact

@@ -6,9 +6,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from gradsam_exp.config import Config
+from gradsam_exp.console import console
 from gradsam_exp.engine.session import Job
 from gradsam_exp.errors import InputError
-from gradsam_exp.reports.terminal import console
 from gradsam_exp.runs import folder as results
 from gradsam_exp.tracking.report import (
     NOT_KNOWN,

@@ -10,6 +10,7 @@ import atexit
 import logging
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,7 +20,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from gradsam_exp.tracking.settings import WandbSettings, api_key, server
+from gradsam_exp.errors import InputError
+from gradsam_exp.runs.finding import config_of
+from gradsam_exp.tracking.settings import WandbSettings, api_key, server, wandb_settings
 
 log = logging.getLogger(__name__)
 PROBE_S = 5.0
@@ -182,3 +185,17 @@ def _start(run: Path, seconds: float, later: str) -> _Upload:
 
 
 UPLOADS = Uploads()
+
+
+def sync_command(folder: Path) -> str | None:
+    """Give the command that uploads a sweep's offline runs; None if there are none or they are on their way."""
+    offline = sorted(folder.glob("*/wandb/offline-run-*"))
+    if not offline:
+        return None
+    try:
+        settings = wandb_settings(config_of(offline[0].parents[1]).get("logger") or {})
+    except InputError:
+        return None
+    if settings is None or settings.uploads:
+        return None
+    return f"wandb sync {shlex.quote(str(folder))}/*/wandb/offline-run-*"

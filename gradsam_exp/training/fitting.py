@@ -8,8 +8,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from gradsam_exp.console import console
 from gradsam_exp.errors import InputError
-from gradsam_exp.reports.terminal import console
 
 
 def check_resume(resume: str | None) -> None:

@@ -16,31 +16,24 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from hydra import compose as compose_config
-from hydra import initialize_config_dir
-from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-import gradsam_exp
-from gradsam_exp.app.cli import one_line
-from gradsam_exp.app.progress import RUNNING
-from gradsam_exp.config import Config, check, register_schema
+from gradsam_exp.app.composing import compose
+from gradsam_exp.config import Config
+from gradsam_exp.console import console
 from gradsam_exp.data.base import FirstImages, ImageDataset
 from gradsam_exp.data.shapes import Shapes
 from gradsam_exp.engine.plan import plan
-from gradsam_exp.engine.session import Job, Session
+from gradsam_exp.engine.session import RUNNING, Job, Session
 from gradsam_exp.errors import InputError
 from gradsam_exp.reports.sweep import collect_runs, with_comparison
 from gradsam_exp.reports.tables import BOUND_NOTE, markdown_table
-from gradsam_exp.reports.terminal import console
 from gradsam_exp.runs.comparison import images_of
 from gradsam_exp.tasks import evaluate
 from studies.background_points import findings
 
 COUNTS = (1, 2, 4, 8)
 SELECTORS = ("single", "heatmap_agreement", "oracle")
-CONF = Path(gradsam_exp.__file__).parents[1] / "conf"
 
 
 def variants(config: Config) -> dict[str, tuple[str, ...]]:
@@ -96,20 +89,6 @@ def run_study(overrides: Sequence[str]) -> Path:
     text = write_findings(folder, list(jobs), dataset)
     console.print(f"\n{text}\n{folder}", soft_wrap=True)
     return folder
-
-
-def compose(overrides: Sequence[str]) -> Config:
-    """Compose and check the configuration that these overrides of ``conf/config.yaml`` give.
-
-    Raises:
-        InputError: if a key or a value is wrong.
-    """
-    register_schema()
-    try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            return check(compose_config("config", list(overrides)))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise InputError(one_line(error)) from error
 
 
 def run_variant(config: Config, job: Job) -> float:

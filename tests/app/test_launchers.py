@@ -3,34 +3,20 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from gradsam_exp.app.launchers import (
-    THREADS,
-    known_parts,
-    number_of_jobs,
-    register_presets,
-    share_cores,
-    threads_of_a_job,
-)
-from gradsam_exp.config import register_schema
-
-CONF = Path(__file__).parents[2] / "conf"
+from gradsam_exp.app.composing import HYDRA, prepare_hydra
+from gradsam_exp.app.launchers import THREADS, number_of_jobs, share_cores, threads_of_a_job
 
 
 def composed(*overrides: str, with_hydra: bool = True) -> DictConfig:
+    """The configuration as Hydra has it, its own part included."""
     GlobalHydra.instance().clear()
-    register_schema()
-    register_presets(CONF / "hydra" / "presets")
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(prepare_hydra()), version_base=HYDRA):
         return compose("config", list(overrides), return_hydra_config=with_hydra)
 
 
@@ -95,22 +81,3 @@ def test_a_searchs_jobs_share_the_cores_among_those_that_run_at_once(monkeypatch
     launcher = {"_target_": "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher", "n_jobs": -1}
     share_cores(OmegaConf.create({"hydra": {"launcher": launcher, "sweeper": {"n_trials": 20, "n_jobs": 4}}}))
     assert os.environ[THREADS] == "4"
-
-
-def test_jobs_composed_from_known_parts_are_as_hydra_composes_them():
-    jobs = [
-        ["pipeline=fg", "bg_threshold=0.1"],
-        ["pipeline=fgbg", "bg_threshold=0.1"],
-        ["pipeline=fg", "bg_threshold=0.2", "data.seed=3"],
-        ["pipeline=fg", "selector=oracle", "experiment=table1"],
-        ["pipeline=fgbg", "bg_threshold=0.1", "pipeline.n=2"],
-    ]
-    register_schema()
-    loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
-    sweep = loader.load_configuration("config", overrides=["seed=1"], run_mode=RunMode.MULTIRUN)
-    as_hydra = [loader.load_sweep_config(sweep, job) for job in jobs]
-    with known_parts():
-        together = [loader.load_sweep_config(sweep, job) for job in jobs]
-    assert list(map(OmegaConf.to_yaml, together)) == list(map(OmegaConf.to_yaml, as_hydra))
-    together[0].pipeline.name = "changed"  # nothing is shared
-    assert together[2].pipeline.name == "fg"

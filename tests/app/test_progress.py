@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from gradsam_exp.app.progress import LINES, SweepWatch
+from gradsam_exp.app.callbacks import LINES, SweepWatch
+from gradsam_exp.engine import progress
 from gradsam_exp.engine.preparation import Stopwatch
-from gradsam_exp.reports import stages
-from gradsam_exp.reports.stages import StageBars, clock, left, speed
+from gradsam_exp.engine.progress import StageBars, clock, left, speed
 
 
 def finish(folder: Path, job: int, miou: float | None, *, upper_bound: bool = False) -> None:
@@ -64,7 +64,7 @@ def stopwatch() -> Stopwatch:
 
 def show(monkeypatch: pytest.MonkeyPatch, *, terminal: bool) -> io.StringIO:
     written = io.StringIO()
-    monkeypatch.setattr(stages, "console", Console(file=written, force_terminal=terminal, width=100))
+    monkeypatch.setattr(progress, "console", Console(file=written, force_terminal=terminal, width=100))
     return written
 
 
@@ -90,7 +90,7 @@ def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, stopwat
     with StageBars("fg on test", 16, stopwatch):
         work(stopwatch)
     assert written.getvalue() == ""
-    monkeypatch.setattr(stages, "LINE_S", -1.0)
+    monkeypatch.setattr(progress, "LINE_S", -1.0)
     with StageBars("fg on test", 16, stopwatch), stopwatch.time("score", 8):
         pass
     (line,) = written.getvalue().splitlines()

@@ -1,4 +1,4 @@
-"""Nothing stale: an edit of the code makes exactly what depends on it again. Each test edits a copy of the package."""
+"""An edit of the code makes exactly what depends on it again. Each test edits a copy of the package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a sweep is: jobs done of all, and the best so far, after every job and with every launcher."""
+"""Hydra's callbacks: what is said while a sweep runs, and its table and report at the end."""
 
 from __future__ import annotations
 
@@ -10,22 +10,28 @@ import sys
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from gradsam_exp.app.launchers import is_parallel, number_of_jobs, share_cores, varied_keys
+from gradsam_exp.engine.session import RUNNING
+from gradsam_exp.errors import keep_traceback
+from gradsam_exp.reports.sweep import summarize_sweep
+from gradsam_exp.runs.finding import OVERRIDES
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 POLL_S = 1.0
-RUNNING = ".running"  # in a sweep's folder: locks of the runs that are being made
 LINES = 50  # a long sweep says only so often where it is, besides each new best
 
 
 @dataclass
 class SweepWatch:
-    """Reads what the jobs of a sweep have left in its folder and says so; works from outside of the jobs.
+    """Reads what the jobs of a sweep have left in its folder and prints it, whichever process they run in.
 
     Attributes:
         folder: the sweep's.
@@ -58,7 +64,7 @@ class SweepWatch:
             print(line, flush=True)
 
     def update(self) -> list[str]:
-        """Lines about the jobs that were finished since the last time."""
+        """Return lines about the jobs that were finished since the last call."""
         lines = []
         found = [path for path in self.folder.glob("*/metrics.json") if path.parent.name not in self.done]
         for path in sorted(found, key=lambda path: path.stat().st_mtime):
@@ -70,7 +76,7 @@ class SweepWatch:
         return lines
 
     def _count(self, path: Path) -> bool:
-        """Take one job into account; whether it is a failure or the new best."""
+        """Take one job into account; returns whether it is a failure or the new best."""
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["status"] != "finished":
             self.failed += 1
@@ -83,7 +89,7 @@ class SweepWatch:
         return False
 
     def _name(self, job: Path) -> str:
-        """``job 3, pipeline=fgbg bg_threshold=0.1``."""
+        """Name a job by what was varied: ``job 3, pipeline=fgbg bg_threshold=0.1``."""
         try:
             given = [str(item) for item in OmegaConf.load(job / ".hydra" / "overrides.yaml")]
         except OSError:
@@ -107,17 +113,16 @@ class SweepWatch:
 
 
 def _brief(override: str) -> str:
-    """``bg_threshold=0.07224`` from ``bg_threshold=0.07224313894740646``: an optimiser's numbers are long."""
+    """Shorten an optimiser's number: ``bg_threshold=0.07224`` from ``bg_threshold=0.07224313894740646``."""
     return re.sub(r"(?<==)-?\d+\.\d{5,}(e-?\d+)?$", lambda found: f"{float(found[0]):.4g}", override)
 
 
-_watches: list[
-    SweepWatch
-] = []  # of this process; no attribute of the callback, which travels to the jobs' processes
+# Of this process: no attribute of the callback, which travels to the jobs' processes.
+_watches: list[SweepWatch] = []
 
 
 def sweep_under_way() -> Path | None:
-    """The folder of the sweep that this process has started and that has not ended."""
+    """Return the folder of the sweep that this process has started and that has not ended, if there is one."""
     return _watches[-1].folder if _watches else None
 
 
@@ -159,12 +164,46 @@ class SweepProgress(Callback):
             watch.start()
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Of a job that ran in this process."""
+        """Say what a job that ran in this process has found."""
         del config, job_return, kwargs
         if _watches:
             _watches[-1].say()
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """The last jobs."""
+        """Say what the last jobs have found, and stop watching."""
         del config, kwargs
         end_watch()
+
+
+def conclude(folder: Path) -> pd.DataFrame:
+    """Write and print a sweep's table and report, and say how its offline W&B runs are uploaded."""
+    from gradsam_exp.tracking.upload import sync_command  # noqa: PLC0415  (``--help`` does without)
+
+    table = summarize_sweep(folder)
+    command = sync_command(folder)
+    if command is not None:
+        print(f"W&B: {command}")
+    return table
+
+
+class SweepSummary(Callback):
+    """Hydra callback: writes tables and a page when all jobs are done, even if some failed."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Summarise the sweep; exits with 1 if a job failed, or if there can be no table."""
+        del kwargs
+        folder = Path(config.hydra.sweep.dir)
+        if not any(folder.glob(f"*/{OVERRIDES}")):  # it ended before its first job
+            return
+        try:
+            table = conclude(folder)
+        except Exception as error:  # Hydra would go on with a warning, and end with 0
+            print(
+                f"gradsam_exp: the sweep has no table, {type(error).__name__}: {error} "
+                f"({keep_traceback(folder, error)}); "
+                f"its runs are kept: python run.py task=report runs={folder}",
+                file=sys.stderr,
+            )
+            sys.exit(1)
+        if (table["status"] != "finished").any():
+            sys.exit(1)

@@ -1,4 +1,4 @@
-"""How far a run is: a bar for every stage; in a log, a line a minute."""
+"""Shows how far a run is: a bar for every stage; where there is no terminal, a line a minute."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from types import TracebackType
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.text import Text
 
+from gradsam_exp.console import console
 from gradsam_exp.engine.preparation import Stopwatch
-from gradsam_exp.reports.terminal import console
 
 LINE_S = 60.0
 

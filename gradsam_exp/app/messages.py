@@ -1,0 +1,50 @@
+"""Turns the errors of Hydra and OmegaConf into one line that names the key and what to do."""
+
+from __future__ import annotations
+
+import re
+
+from hydra.errors import MissingConfigException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from gradsam_exp.app.launchers import missing_extra
+from gradsam_exp.config import GROUPS, KNOBS
+from gradsam_exp.errors import InputError, did_you_mean, first_line
+
+
+def one_line(error: BaseException) -> str:
+    """Say in one line what went wrong and what to do; knows the errors that Hydra and OmegaConf raise."""
+    cause = error.__cause__
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        hint = missing_extra(str(error.missing_cfg_file))
+        if hint is not None:
+            return f"{group}={choice} needs a package that is not installed: {hint}"
+        return f"{group}={choice!r} is not known{did_you_mean(choice, error.options)}"
+    text = str(error)
+    unknown = re.search(r"Could not override '([^']+)'", text)
+    if unknown:
+        key = unknown.group(1)
+        return f"{key!r} is not a configuration key{_nearest_beside(key, cause)}"
+    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+        return f"{cause.full_key}: {first_line(cause)}"
+    if isinstance(error, OmegaConfBaseException) and error.full_key:
+        return f"{error.full_key}: {first_line(error)}"
+    hint = "; to run with each of them add -m: python run.py -m …" if text.startswith("Ambiguous value") else ""
+    return " ".join(text.split()) if isinstance(error, InputError) else first_line(error) + hint
+
+
+def _nearest_beside(key: str, error: BaseException | None) -> str:
+    """List what else is known where ``key`` was looked for, the nearest name first."""
+    group, _, last = str(getattr(error, "full_key", key)).rpartition(".")
+    parent = getattr(error, "parent_node", None)
+    known = map(str, parent) if group and isinstance(parent, DictConfig) else [*KNOBS, *GROUPS]
+    return did_you_mean(last, known)
+
+
+def no_choice(error: Exception) -> InputError | None:
+    """Say that a group cannot be null, if that is what Hydra refused."""
+    if isinstance(error, ValueError) and "Config group override must be" in str(error):
+        return InputError("a group cannot be null: leave it out for its default, or choose one (see --help)")
+    return None
