@@ -65,7 +65,7 @@ def copy_weights(source: ClassifierFile, model: ImageClassifier) -> None:
 
 
 def check_length(checkpoint: Mapping[str, Any], steps: int, resume: str) -> None:
-    """Check that a checkpoint is of a training of this many steps, over which its learning rate follows a schedule.
+    """Check that a checkpoint is of a training of this many steps, for which its learning rate was planned.
 
     Raises:
         InputError: naming ``task.resume``.
@@ -80,7 +80,7 @@ def check_length(checkpoint: Mapping[str, Any], steps: int, resume: str) -> None
 
 @torch.no_grad()
 def accuracy_by_class(model: ImageClassifier, dataset: ImageDataset) -> dict[str, float]:
-    """Measure the share of correct predictions, for ``all`` images and for each class; moves the model to the CPU."""
+    """Measure the share of correct predictions, for ``all`` images and for each class, on the CPU."""
     names = model.class_names
     overall = MulticlassAccuracy(len(names), average="micro")
     by_class = MulticlassAccuracy(len(names), average="none")

@@ -101,7 +101,7 @@ class PromptableTraining(pl.LightningModule):
         self.averaged.update_parameters(self.sam)
 
     def loss(self, batch: SceneBatch) -> Tensor:
-        """Compute the mean loss of the first prompts and of up to three corrective rounds on half of the queries."""
+        """Compute the mean loss of first prompts, and of up to three corrective rounds on half of them."""
         embeddings = self._embed(self.sam, batch)
         asked = first_prompts(
             batch,
@@ -129,7 +129,7 @@ class PromptableTraining(pl.LightningModule):
         return total / count
 
     def validation_step(self, batch: SceneBatch, batch_index: int) -> None:
-        """Measure the IoU for one click at each target's innermost cell; the best predicted IoU chooses the mask."""
+        """Measure the IoU for one click at each target's innermost cell; predicted IoU chooses the mask."""
         del batch_index
         sam = self.averaged.module
         clicks = single_clicks(batch, innermost_cells)

@@ -94,8 +94,8 @@ def first_prompts(
         idle_background: chance that both parts have background points as well.
 
     Returns:
-        The targets asked for by a click, and the others: all by a box, or all by two to nine points. With one target
-        a scene there are no others.
+        The targets asked for by a click, and the others: all by a box, or all by two to nine points.
+        Scenes of one target have no others.
     """
     every = single_clicks(batch, random_cells)
     targets = batch.masks.shape[1]
