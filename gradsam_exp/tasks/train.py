@@ -1,27 +1,26 @@
-"""``task=train``: train the classifier, keep the best epoch, say how good it is per class."""
+"""``task=train`` trains a classifier, keeps the best epoch and shows its accuracy for each class."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import pytorch_lightning as pl
 import torch
-from pydantic import Field
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import Logger
 from rich.table import Table
-from torch.utils.data import DataLoader
-from torchmetrics.classification import MulticlassAccuracy
 
-from gradsam_exp.classifiers.checkpoints import ClassifierFile, find_classifier, save_classifier
+from gradsam_exp.classifiers.checkpoints import find_classifier, save_classifier
 from gradsam_exp.classifiers.classifier import ImageClassifier, check_trainable
 from gradsam_exp.classifiers.transform import Transform
 from gradsam_exp.config import Config, chosen_model
 from gradsam_exp.console import console
-from gradsam_exp.data.base import ImageDataset, SizeBuckets, collate, loader
-from gradsam_exp.data.shapes import Shapes
+from gradsam_exp.data.base import ImageDataset, loader
 from gradsam_exp.engine.plan import find_dataset
 from gradsam_exp.engine.session import Job
 from gradsam_exp.errors import InputError
@@ -29,10 +28,38 @@ from gradsam_exp.registry import build_checked, check_value
 from gradsam_exp.runs import folder as results
 from gradsam_exp.tracking.settings import wandb_settings
 from gradsam_exp.tracking.training import track_training
-from gradsam_exp.training.fitting import check_resume, fit
-from gradsam_exp.training.sampling import FreshSamples
+from gradsam_exp.training.classification import accuracy_by_class, check_length, copy_weights, training_loader
+from gradsam_exp.training.fitting import check_same_network, fit, read_checkpoint
 
 Positive = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class TrainSettings:
+    """What ``conf/task/train.yaml`` says.
+
+    Attributes:
+        epochs: how often the training images are seen, at most.
+        batch_size: images a step.
+        learning_rate, weight_decay: AdamW's; the rate is the peak of a one-cycle schedule over the whole training.
+        flip: mirror half of the training images.
+        fresh: built-in data: new images every epoch instead of the same ones.
+        patience: epochs without a better validation loss before stopping; None never stops early.
+        workers: processes that draw or read images.
+        start: a classifier file whose weights are trained further; None starts anew.
+        resume: a ``last.ckpt`` of an interrupted training.
+    """
+
+    epochs: Positive
+    batch_size: Positive
+    learning_rate: Annotated[float, Field(gt=0)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    flip: bool
+    fresh: bool
+    patience: Positive | None
+    workers: Annotated[int, Field(ge=0)]
+    start: str | None
+    resume: str | None
 
 
 def run(config: Config, job: Job) -> float:
@@ -40,77 +67,54 @@ def run(config: Config, job: Job) -> float:
 
     Returns:
         The best epoch's accuracy on ``val``.
+
+    Raises:
+        InputError: before the training starts, if something given is wrong.
     """
-    return build_checked("task", train, config.task, config=config, job=job)
-
-
-def train(
-    config: Config,
-    job: Job,
-    *,
-    epochs: Positive = 36,
-    batch_size: Positive = 64,
-    learning_rate: Annotated[float, Field(gt=0)] = 2e-3,
-    weight_decay: Annotated[float, Field(ge=0)] = 0.05,
-    flip: bool = True,
-    fresh: bool = True,
-    patience: Positive | None = 12,
-    workers: Annotated[int, Field(ge=0)] = 1,
-    start: str | None = None,
-    resume: str | None = None,
-) -> float:
-    """See ``conf/task/train.yaml``."""
-    folder = job.folder
-    check_resume(resume)
+    settings, folder = build_checked("task", TrainSettings, config.task), job.folder
+    checkpoint = read_checkpoint(settings.resume)
     tracker = wandb_settings(config.logger)
     chosen_model(config)
-    start_from = None if start is None else find_classifier(start, key="task.start")
+    start_from = None if settings.start is None else find_classifier(settings.start, key="task.start")
     pl.seed_everything(config.model.get("seed", 0), verbose=False)
     train_set, val_set = find_dataset(config, "train"), find_dataset(config, "val")
-    size = _size(config.model.get("size"))
-    width, height = train_set.image_size(0)
-    check_trainable(config.model["backbone"], len(train_set.class_names), size or (height, width))
-    model = ImageClassifier(
-        config.model["backbone"],
-        train_set.class_names,
-        Transform(size=size),
-        pretrained=config.model.get("pretrained", False),
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
-        flip=flip,
-    )
+    model = _classifier(config, settings, train_set)
     if start_from is not None:
-        _copy_weights(start_from, model)
+        copy_weights(start_from, model)
+    batches = training_loader(train_set, settings.batch_size, workers=settings.workers, fresh=settings.fresh)
+    if checkpoint is not None:
+        assert settings.resume is not None
+        check_same_network(checkpoint, model, settings.resume)
+        check_length(checkpoint, settings.epochs * len(batches), settings.resume)
     best = ModelCheckpoint(
         dirpath=folder / "checkpoints", filename="best", monitor="val/loss", save_last=True,
         enable_version_counter=False,
     )  # fmt: skip
     callbacks: list[pl.Callback] = [best, RichProgressBar(leave=True)]
-    if patience is not None:
-        callbacks.append(EarlyStopping("val/loss", patience=patience))
+    if settings.patience is not None:
+        callbacks.append(EarlyStopping("val/loss", patience=settings.patience))
     with track_training(tracker, config, folder, overrides=job.overrides, sweep=job.sweep) as tracked:
         loggers: list[Logger] = [pl.loggers.CSVLogger(str(folder), name="", version="log")]
         trainer = pl.Trainer(
             **config.trainer,
-            max_epochs=epochs,
+            max_epochs=settings.epochs,
             callbacks=callbacks,
             logger=loggers if tracked is None else [*loggers, tracked],
             log_every_n_steps=20,
             enable_model_summary=False,
         )
-        batches = _training_loader(train_set, batch_size, workers, fresh)
-        if resume is not None:
-            _check_length(resume, epochs * len(batches))
         fit(
             trainer,
             model,
-            folder / "checkpoints" / "last.ckpt",
+            resume=settings.resume,
+            last=folder / "checkpoints" / "last.ckpt",
+            say=partial(console.print, soft_wrap=True),
             train_dataloaders=batches,
-            val_dataloaders=loader(val_set, batch_size, workers=workers),
-            ckpt_path=resume,
+            val_dataloaders=loader(val_set, settings.batch_size, workers=settings.workers),
         )
-        state = torch.load(best.best_model_path, map_location="cpu", weights_only=False)["state_dict"]
-        model.load_state_dict(state)
+        model.load_state_dict(
+            torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
+        )
         accuracies = {split: accuracy_by_class(model, find_dataset(config, split)) for split in ("val", "test")}
         weights = save_classifier(model, folder / "classifier.safetensors", accuracy=accuracies)
         results.write_json(folder / "accuracy.json", accuracies)
@@ -131,6 +135,22 @@ def train(
     return accuracies["val"]["all"]
 
 
+def _classifier(config: Config, settings: TrainSettings, train_set: ImageDataset) -> ImageClassifier:
+    """The network to train, after a check that it can be trained on such images."""
+    backbone, size = config.model["backbone"], _size(config.model.get("size"))
+    width, height = train_set.image_size(0)
+    check_trainable(backbone, len(train_set.class_names), size or (height, width))
+    return ImageClassifier(
+        backbone,
+        train_set.class_names,
+        Transform(size=size),
+        pretrained=config.model.get("pretrained", False),
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        flip=settings.flip,
+    )
+
+
 def _size(given: Any) -> tuple[int, int] | None:
     """``model.size``, checked."""
     if given is None:
@@ -139,49 +159,6 @@ def _size(given: Any) -> tuple[int, int] | None:
         return check_value("model.size", tuple[Positive, Positive], given)
     except InputError as error:
         raise InputError(f"{error}; give [height,width] in pixels, or null for the images' own") from error
-
-
-def _copy_weights(source: ClassifierFile, model: ImageClassifier) -> None:
-    """Start from another training's weights, which must be of the same network and classes."""
-    trained = source.load()
-    for what in ("backbone_name", "class_names"):
-        ours, theirs = getattr(model, what), getattr(trained, what)
-        if ours != theirs:
-            raise InputError(f"task.start is a classifier with {what}={theirs}, but this training has {ours}")
-    model.backbone.load_state_dict(trained.backbone.state_dict())
-
-
-def _check_length(resume: str, steps: int) -> None:
-    """The learning rate follows a schedule over the whole training: it can't be resumed into another length."""
-    before = torch.load(resume, map_location="cpu", weights_only=False)["lr_schedulers"][0]["total_steps"]
-    if before != steps:
-        raise InputError(
-            f"task.resume={resume} is a training of {before} steps, but these settings make {steps}: "
-            "resume with the same task.epochs, task.batch_size and data"
-        )
-
-
-def _training_loader(dataset: ImageDataset, batch_size: int, workers: int, fresh: bool) -> DataLoader[Any]:
-    keep: dict[str, Any] = {"collate_fn": collate, "num_workers": workers, "persistent_workers": False}
-    if isinstance(dataset, Shapes):
-        sampler = FreshSamples(len(dataset)) if fresh else None
-        return DataLoader(dataset, batch_size, shuffle=sampler is None, sampler=sampler, drop_last=True, **keep)
-    return DataLoader(dataset, batch_sampler=SizeBuckets(dataset, batch_size, shuffle=True), **keep)
-
-
-@torch.no_grad()
-def accuracy_by_class(model: ImageClassifier, dataset: ImageDataset) -> dict[str, float]:
-    """Share of correct predictions, for ``all`` images and for each class."""
-    names = model.class_names
-    overall = MulticlassAccuracy(len(names), average="micro")
-    by_class = MulticlassAccuracy(len(names), average="none")
-    model.eval().cpu()
-    for batch in loader(dataset, 64):
-        logits = model(batch.images)
-        overall.update(logits, batch.labels)
-        by_class.update(logits, batch.labels)
-    values = zip(names, by_class.compute().tolist(), strict=True)
-    return {"all": float(overall.compute()), **{name: round(value, 4) for name, value in values}}
 
 
 def _say(accuracies: dict[str, dict[str, float]], folder: Path, chosen: list[str]) -> None:

@@ -1,42 +1,91 @@
-"""What the training tasks share: start a fit, and stop it as the other tasks are stopped."""
+"""What all trainings share: they resume from a checkpoint that cannot run code, and Ctrl-C stops them."""
 
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 
-from gradsam_exp.console import console
 from gradsam_exp.errors import InputError
 
 
-def check_resume(resume: str | None) -> None:
-    """Refuse to resume from a file that does not exist.
+def read_checkpoint(resume: str | None) -> Mapping[str, Any] | None:
+    """Read the checkpoint that ``task.resume`` names, as tensors and plain values only.
+
+    A checkpoint is a pickle, and a pickle can run any program while it is read. ``weights_only`` never does.
+
+    Returns:
+        Lightning's checkpoint, on the CPU; None if there is nothing to resume.
 
     Raises:
-        InputError: naming ``task.resume``.
+        InputError: naming ``task.resume``, if the file does not exist or is no checkpoint of a training.
     """
-    if resume is not None and not Path(resume).is_file():
+    if resume is None:
+        return None
+    if not Path(resume).is_file():
         raise InputError(f"task.resume={resume} does not exist; give a last.ckpt of an interrupted training")
+    try:
+        checkpoint = torch.load(resume, map_location="cpu", weights_only=True)
+    except Exception as error:  # of many kinds, and their texts advise to read it with weights_only=False
+        raise InputError(
+            f"task.resume={resume} is not a checkpoint of a training, or is damaged; "
+            "give a last.ckpt that this task has written"
+        ) from error
+    needed = {"state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step", "loops", "callbacks"}
+    if not isinstance(checkpoint, dict) or not needed <= checkpoint.keys():
+        raise InputError(
+            f"task.resume={resume} does not hold the state of a training; "
+            "give a last.ckpt that this task has written"
+        )
+    return checkpoint
 
 
-def fit(trainer: pl.Trainer, model: pl.LightningModule, last: Path, **arguments: Any) -> None:
-    """``trainer.fit``; Ctrl-C stays a `KeyboardInterrupt`, after a line that says how to go on.
+def check_same_network(checkpoint: Mapping[str, Any], model: pl.LightningModule, resume: str) -> None:
+    """Check that a checkpoint's weights have the names and shapes of the model's.
+
+    Raises:
+        InputError: naming ``task.resume`` and the first weight that differs.
+    """
+    theirs = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
+    ours = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    for name in sorted(theirs.keys() | ours.keys()):
+        if theirs.get(name) != ours.get(name):
+            raise InputError(
+                f"task.resume={resume} is a training of another network: its {name} is "
+                f"{theirs.get(name, 'missing')}, here it is {ours.get(name, 'missing')}; "
+                "resume with the same task, model and data"
+            )
+
+
+def fit(
+    trainer: pl.Trainer,
+    model: pl.LightningModule,
+    *,
+    resume: str | None,
+    last: Path,
+    say: Callable[[str], None],
+    **data: Any,
+) -> None:
+    """Train a model; Ctrl-C raises `KeyboardInterrupt` after a line that says how to go on.
 
     Args:
-        last: the checkpoint to resume from, if an epoch was finished.
+        resume: a checkpoint to go on from.
+        last: the checkpoint that the training writes after every epoch.
+        say: prints a line.
+        data: the data loaders or the data module, as `pl.Trainer.fit` takes them.
     """
     handler = signal.getsignal(signal.SIGINT)
     try:
-        # Checkpoints are our own and hold optimizer states, which weights_only would refuse.
-        trainer.fit(model, weights_only=False, **arguments)
+        trainer.fit(model, ckpt_path=resume, weights_only=True, **data)
     except SystemExit as end:
         # Lightning answers Ctrl-C with exit code 1 and leaves the signal ignored.
         if not isinstance(end.__context__, KeyboardInterrupt):
             raise
         signal.signal(signal.SIGINT, handler)
         if last.is_file():
-            console.print(f"go on with the same command and task.resume={last}", soft_wrap=True)
+            say(f"go on with the same command and task.resume={last}")
         raise KeyboardInterrupt from end

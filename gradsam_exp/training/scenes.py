@@ -9,18 +9,15 @@ built-in data set, nor which pixels will be clicked.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import count
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Int32, UInt8
 from numpy.random import Generator
 from PIL import Image, ImageDraw, ImageFilter
 from skimage.measure import label
 from skimage.segmentation import felzenszwalb
-from torch.utils.data import IterableDataset, get_worker_info
 
 from gradsam_exp.data.backgrounds import Background, random_crop
 from gradsam_exp.data.dead_leaves import dead_leaves, shading
@@ -307,60 +304,3 @@ def _nearest(labels: np.ndarray, columns: int, rows: int) -> Int32[np.ndarray, "
     ys = ((np.arange(rows) + 0.5) * labels.shape[0] / rows).astype(int)
     xs = ((np.arange(columns) + 0.5) * labels.shape[1] / columns).astype(int)
     return labels[ys[:, None], xs[None, :]]
-
-
-class SceneStream(IterableDataset[tuple[np.ndarray, torch.Tensor]]):
-    """Yields scenes for ever: ``(picture, masks)`` with ``targets`` masks each, drawn with replacement if need be.
-
-    Scene ``i`` is a pure function of ``(seed, i)``, so a training can be resumed at any scene.
-
-    Args:
-        generator: draws the scenes.
-        targets: masks per scene.
-        seed: which scenes.
-        object_share: chance that a target is a drawn object rather than a region behind them.
-        plain_until: up to this scene, plain scenes and object targets are mixed in, at first only these,
-            then fewer and fewer: a model that has yet to learn what a click means learns it from them.
-        start: first scene.
-    """
-
-    def __init__(
-        self,
-        generator: SceneGenerator,
-        *,
-        targets: int,
-        seed: int,
-        object_share: float = 0.65,
-        plain_until: int = 0,
-        start: int = 0,
-    ) -> None:
-        self.generator, self.targets, self.seed, self.object_share = generator, targets, seed, object_share
-        self.plain_until, self.start = plain_until, start
-
-    def __iter__(self) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
-        worker = get_worker_info()
-        first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
-        for number in count(self.start + first, stride):
-            rng = np.random.default_rng([self.seed, number])
-            plain = rng.random() < 1 - number / max(1, self.plain_until)
-            scene = self.generator.draw(rng, plain=plain)
-            if scene.objects or scene.region_ids:
-                share = 1.0 if plain else self.object_share
-                yield scene.image, torch.from_numpy(np.stack(self._choose(rng, scene, share)))
-
-    def _choose(self, rng: Generator, scene: Scene, object_share: float) -> list[np.ndarray]:
-        counts = {True: len(scene.objects), False: len(scene.region_ids)}
-        pools: dict[bool, list[int]] = {True: [], False: []}
-        # A click on a picture falls on its larger regions more often.
-        area = np.sqrt(np.bincount(scene.regions.ravel())[scene.region_ids])
-        chances = {True: None, False: area / area.sum() if len(area) else None}
-        chosen: list[np.ndarray] = []
-        while len(chosen) < self.targets:
-            drawn = bool(rng.random() < object_share)
-            drawn = drawn if counts[drawn] else not drawn
-            if not pools[drawn]:
-                order = rng.choice(counts[drawn], counts[drawn], replace=False, p=chances[drawn])
-                pools[drawn] = order.tolist()[::-1]
-            pick = pools[drawn].pop()
-            chosen.append(scene.objects[pick] if drawn else scene.regions == scene.region_ids[pick])
-        return chosen

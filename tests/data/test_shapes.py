@@ -8,7 +8,6 @@ from gradsam_exp.data.backgrounds import Mixed, Noise
 from gradsam_exp.data.base import FirstImages, loader
 from gradsam_exp.data.novel_shapes import NovelShapes
 from gradsam_exp.data.shapes import LENGTHS, SHAPES, Shapes, stencil
-from gradsam_exp.training.sampling import FreshSamples
 
 
 def test_lengths_and_sizes_are_the_reference_data_sets():
@@ -85,16 +84,6 @@ def test_classes_are_balanced():
     assert np.bincount(labels).tolist() == [100] * 5
 
 
-def test_fresh_samples_never_repeat_and_start_with_the_data_set():
-    sampler = FreshSamples(4)
-    first = list(sampler)
-    sampler.set_epoch(1)
-    assert first == [0, 1, 2, 3]
-    assert list(sampler) == [4, 5, 6, 7]
-    data = Shapes("train", Noise("train"), length=4)
-    assert not torch.equal(data[0].image, data[4].image)
-
-
 def test_loader_reads_in_order(shapes: Shapes):
     batches = list(loader(shapes, 3))
     assert [len(b) for b in batches] == [3, 3, 2]
@@ -129,4 +118,3 @@ def test_a_limit_that_cuts_nothing_changes_nothing():
     part = FirstImages(whole, 20)
     assert part.fingerprint != whole.fingerprint
     assert part.origin == whole.fingerprint
-    assert part.facts(3) == whole.facts(3) == {"opacity": whole.draw(3).opacity}

@@ -98,7 +98,30 @@ def test_training_that_was_interrupted_goes_on_where_it_stopped(run, monkeypatch
     second = run("task=train", "task.epochs=3", f"task.resume={last}", *SMALL, defaults=False)
     assert second.code == 0, second.err
     newest = max(second.folder.rglob("last.ckpt"), key=lambda path: path.stat().st_mtime)
-    assert torch.load(newest, weights_only=False)["epoch"] == 2
+    assert torch.load(newest, weights_only=True)["epoch"] == 2
+
+
+class Program:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, creates: Path) -> None:
+        self.creates = creates
+
+    def __reduce__(self) -> tuple:
+        return open, (str(self.creates), "w")
+
+
+@pytest.mark.parametrize("task", ["train", "train_sam"])
+def test_a_program_in_a_checkpoint_is_not_run(run, tmp_path: Path, task: str):
+    checkpoint = tmp_path / "last.ckpt"
+    torch.save({"state_dict": {}, "callbacks": Program(tmp_path / "created")}, checkpoint)
+    done = run(f"task={task}", f"task.resume={checkpoint}", "trainer.precision=32-true", defaults=False)
+    assert done.code == 1
+    said = f"gradsam_exp: task.resume={checkpoint} is not a checkpoint of a training, or is damaged"
+    assert done.err.startswith(said)
+    assert done.err.count("\n") == 1
+    assert not (tmp_path / "created").exists()
+    assert not list(done.folder.rglob("*.ckpt")), "refused before anything is trained"
 
 
 def test_a_compact_sam_is_trained_resumed_and_used(run):

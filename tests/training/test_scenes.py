@@ -9,8 +9,8 @@ import torch
 from gradsam_exp.data.backgrounds import Noise
 from gradsam_exp.data.novel_shapes import LETTERS, NovelShapes
 from gradsam_exp.data.photos import photographs
-from gradsam_exp.tasks.train_sam import collate_scenes
-from gradsam_exp.training.scenes import SceneGenerator, SceneStream, random_outline
+from gradsam_exp.training.scene_loader import SceneStream, collate_scenes
+from gradsam_exp.training.scenes import SceneGenerator, random_outline
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,190 @@
+"""Random prompts for training a promptable segmenter: clicks, boxes, background points and corrections.
+
+Every tensor is made on the device of the masks it is drawn from. What decides which operations run (how many
+points, box or points) comes from Python's `random`, so that no step waits for a value from the device.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+PIXELS_PER_CELL = 4  # SAM's low-resolution masks have a quarter of its input's side
+Masks = Bool[Tensor, "queries low low"]
+Cells = Int[Tensor, "queries points 2"]
+
+
+@dataclass(frozen=True)
+class SceneBatch:
+    """Scenes in SAM's input frame.
+
+    Attributes:
+        images: RGB 0..255, resized to the longer side and padded at the bottom and right.
+        inside: True where there is image, False on padding.
+        masks: ``targets`` true masks of every image on the low-resolution grid; none is empty.
+    """
+
+    images: UInt8[Tensor, "batch 3 size size"]
+    inside: Bool[Tensor, "batch size size"]
+    masks: Bool[Tensor, "batch targets low low"]
+
+    def to(self, device: torch.device | str) -> SceneBatch:
+        """Copy the batch to ``device``."""
+        return SceneBatch(self.images.to(device), self.inside.to(device), self.masks.to(device))
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Prompts of one kind in SAM's input frame, one row a query, and the masks they ask for.
+
+    Attributes:
+        image_index: which image of the batch a query is about.
+        truth: the mask that it should give.
+        points: x before y, in pixels of the input frame.
+        labels: 1 for a foreground point, 0 for a background point.
+        boxes: x0, y0, x1, y1 in pixels of the input frame.
+        masks: logits of the previous answer.
+    """
+
+    image_index: Int[Tensor, " queries"]
+    truth: Masks
+    points: Float[Tensor, "queries points 2"] | None
+    labels: Float[Tensor, "queries points"] | None
+    boxes: Float[Tensor, "queries 4"] | None = None
+    masks: Float[Tensor, "queries 1 low low"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.truth)
+
+    def __getitem__(self, rows: Tensor) -> Queries:
+        points, labels, boxes, masks = (
+            None if v is None else v[rows] for v in (self.points, self.labels, self.boxes, self.masks)
+        )
+        return Queries(self.image_index[rows], self.truth[rows], points, labels, boxes, masks)
+
+    def with_points(self, points: Tensor, labels: Tensor) -> Queries:
+        """Add points to those that are there already."""
+        if self.points is not None and self.labels is not None:
+            points, labels = torch.cat([self.points, points], 1), torch.cat([self.labels, labels], 1)
+        return replace(self, points=points, labels=labels)
+
+
+def single_clicks(batch: SceneBatch, pick: Callable[[Masks, int], Cells]) -> Queries:
+    """Ask for every target by one foreground click, at the cell that ``pick`` chooses."""
+    images, targets = batch.masks.shape[:2]
+    truth = batch.masks.flatten(0, 1)
+    points = cells_to_pixels(pick(truth, 1))
+    image_index = torch.arange(images, device=truth.device).repeat_interleave(targets)
+    return Queries(image_index, truth, points, points.new_ones(points.shape[:2]))
+
+
+def first_prompts(
+    batch: SceneBatch, *, click_share: float, tight_clusters: float, idle_background: float
+) -> tuple[Queries, Queries]:
+    """Ask for every target once.
+
+    Args:
+        click_share: share of the targets that is asked for by a single click.
+        tight_clusters: chance that `clustered` points take the place of single clicks.
+        idle_background: chance that both parts have background points as well.
+
+    Returns:
+        The targets asked for by a click, and the others: all by a box, or all by two to nine points.
+        Scenes of one target have no others.
+    """
+    every = single_clicks(batch, random_cells)
+    targets = batch.masks.shape[1]
+    rows = torch.arange(len(every), device=every.truth.device).view(-1, targets)
+    by_click = max(1, round(targets * click_share))
+    clicks, others = every[rows[:, :by_click].flatten()], every[rows[:, by_click:].flatten()]
+    if random.random() < tight_clusters:
+        clicks = clustered(clicks)
+    if random.random() < 0.5:
+        others = replace(others, points=None, labels=None, boxes=jittered_boxes(others.truth))
+    else:
+        points = cells_to_pixels(random_cells(others.truth, random.randint(2, 9)))
+        others = replace(others, points=points, labels=points.new_ones(points.shape[:2]))
+    if random.random() < idle_background:
+        inside = batch.inside[:, 1::PIXELS_PER_CELL, 1::PIXELS_PER_CELL]
+        clicks, others = with_idle_background(clicks, inside), with_idle_background(others, inside)
+    return clicks, others
+
+
+def corrected(queries: Queries, logits: Float[Tensor, "queries low low"]) -> Queries:
+    """Feed the last answer back, mostly with one more click where it was wrong."""
+    refined = replace(queries, masks=logits[:, None])
+    if random.random() < 0.15:
+        return refined
+    wrong = (logits > 0) != queries.truth
+    wrong |= queries.truth & ~wrong.flatten(1).any(1)[:, None, None]  # nothing wrong: confirm the object
+    cells = random_cells(wrong, 1)
+    rows = torch.arange(len(cells), device=cells.device)[:, None]
+    labels = queries.truth[rows, cells[..., 1], cells[..., 0]].float()
+    return refined.with_points(cells_to_pixels(cells), labels)
+
+
+def clustered(clicks: Queries) -> Queries:
+    """Replace each click by a grid of 3×3 foreground points around it, 1 to 8 px apart."""
+    assert clicks.points is not None
+    steps = torch.tensor([-1.0, 0.0, 1.0], device=clicks.points.device) * random.uniform(1, 8)
+    points = clicks.points + torch.cartesian_prod(steps, steps)
+    return replace(clicks, points=points, labels=points.new_ones(points.shape[:2]))
+
+
+def with_idle_background(queries: Queries, inside: Bool[Tensor, "batch low low"]) -> Queries:
+    """Add one to eight background points anywhere ``inside`` the image off the target.
+
+    A target that fills the image gets foreground points instead.
+    """
+    off = inside[queries.image_index] & ~queries.truth
+    filled = ~off.flatten(1).any(1)
+    off = torch.where(filled[:, None, None], queries.truth, off)
+    points = cells_to_pixels(random_cells(off, random.randint(1, 8)))
+    return queries.with_points(points, filled.float()[:, None].expand(points.shape[:2]))
+
+
+def random_cells(masks: Masks, count: int) -> Cells:
+    """Draw ``count`` set cells of every mask, with replacement, as x, y."""
+    return _as_cells(torch.multinomial(masks.flatten(1).float(), count, replacement=True), masks)
+
+
+def innermost_cells(masks: Masks, count: int) -> Cells:
+    """Find the set cell farthest from each mask's edge, where a person would click; repeated ``count`` times."""
+    depth = masks.float()[:, None]
+    inside = depth
+    for _ in range(masks.shape[-1] // 2):
+        inside = -torch.nn.functional.max_pool2d(-inside, 3, stride=1, padding=1)
+        depth = depth + inside
+    return _as_cells(depth.flatten(1).argmax(1, keepdim=True).expand(-1, count), masks)
+
+
+def _as_cells(flat: Tensor, masks: Masks) -> Cells:
+    return torch.stack([flat % masks.shape[-1], flat // masks.shape[-1]], -1)
+
+
+def cells_to_pixels(cells: Cells) -> Float[Tensor, "queries points 2"]:
+    """Convert cells of the low-resolution grid to the coordinates of their centres in the input frame."""
+    return (cells + 0.5) * PIXELS_PER_CELL - 0.5
+
+
+def jittered_boxes(masks: Masks) -> Float[Tensor, "queries 4"]:
+    """Draw boxes around masks, in the input frame: tight, then each side moved by noise.
+
+    The noise's standard deviation is 10 % of the box's width or height; it is at most 20 px (SAM, appendix A).
+    """
+    across, down = masks.any(1), masks.any(2)
+
+    def ends(line: Tensor) -> tuple[Tensor, Tensor]:
+        line = line.float()
+        return line.argmax(1), line.shape[1] - line.flip(1).argmax(1)
+
+    (x0, x1), (y0, y1) = ends(across), ends(down)
+    boxes = torch.stack([x0, y0, x1, y1], 1).float() * PIXELS_PER_CELL - 0.5
+    size = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
+    noise = (torch.randn_like(boxes) * 0.1 * size).clamp(-20, 20)
+    return (boxes + noise).clamp(0, masks.shape[-1] * PIXELS_PER_CELL - 1)

@@ -1,0 +1,145 @@
+"""The prompts that a segmenter is trained with, each where its answer is known."""
+
+import pytest
+import torch
+from pytorch_lightning import seed_everything
+
+from gradsam_exp.training.queries import (
+    Queries,
+    SceneBatch,
+    cells_to_pixels,
+    clustered,
+    corrected,
+    first_prompts,
+    innermost_cells,
+    jittered_boxes,
+    random_cells,
+    with_idle_background,
+)
+
+
+def square(x0: int, y0: int, side: int) -> torch.Tensor:
+    mask = torch.zeros(1, 64, 64, dtype=torch.bool)
+    mask[0, y0 : y0 + side, x0 : x0 + side] = True
+    return mask
+
+
+def test_random_clicks_lie_on_their_masks():
+    masks = torch.cat([square(3, 5, 4), square(40, 50, 9)])
+    cells = random_cells(masks, 20)
+    assert masks[torch.arange(2)[:, None], cells[..., 1], cells[..., 0]].all()
+
+
+def test_the_innermost_cell_is_the_middle():
+    assert innermost_cells(square(10, 20, 5), 1).tolist() == [[[12, 22]]]
+
+
+def test_cells_become_the_centres_of_their_pixels():
+    assert cells_to_pixels(torch.tensor([[0, 15]])).tolist() == [[1.5, 61.5]]
+
+
+def test_boxes_are_tight_but_for_the_noise():
+    seed_everything(0, verbose=False)
+    boxes = jittered_boxes(square(10, 20, 20).expand(400, -1, -1))
+    tight = torch.tensor([10 * 4 - 0.5, 20 * 4 - 0.5, 30 * 4 - 0.5, 40 * 4 - 0.5])
+    assert torch.allclose(boxes.mean(0), tight, atol=1.5)
+    assert (boxes - tight).abs().max() <= 20
+    assert 6 <= (boxes - tight).std() <= 10
+
+
+def test_corrections_come_from_the_error_region_with_the_right_label():
+    seed_everything(0, verbose=False)
+    truth = square(10, 10, 20)
+    logits = torch.where(square(10, 10, 40), 5.0, -5.0)  # too large: what is wrong is background
+    queries = Queries(torch.tensor([0]), truth, torch.zeros(1, 1, 2), torch.ones(1, 1))
+    asked = [corrected(queries, logits) for _ in range(40)]
+    clicked = [q for q in asked if q.points.shape[1] == 2]
+    assert 20 < len(clicked) < 40, "now and then the mask is refined without a click"
+    for q in clicked:
+        x, y = ((q.points[0, 1] + 0.5) / 4).floor().long().tolist()
+        assert (logits[0, y, x] > 0) != truth[0, y, x]
+        assert q.labels[0].tolist() == [1, 0]
+        assert torch.equal(q.masks, logits[:, None])
+
+
+def test_idle_background_points_lie_off_the_target_inside_the_image():
+    seed_everything(0, verbose=False)
+    truth = torch.cat([square(10, 10, 20), square(0, 0, 30)])
+    inside = torch.zeros(2, 64, 64, dtype=torch.bool)
+    inside[0, :48] = True
+    inside[1, :, :40] = True
+    queries = Queries(torch.tensor([0, 1]), truth, torch.full((2, 1, 2), 70.0), torch.ones(2, 1))
+    counts = set()
+    for _ in range(40):
+        asked = with_idle_background(queries, inside)
+        assert torch.equal(asked.points[:, :1], queries.points)
+        counts.add(asked.points.shape[1] - 1)
+        assert asked.labels.tolist() == [[1.0] + [0.0] * (asked.points.shape[1] - 1)] * 2
+        x, y = ((asked.points[:, 1:] + 0.5) / 4).floor().long().unbind(-1)
+        rows = torch.arange(2)[:, None]
+        assert inside[rows, y, x].all()
+        assert not truth[rows, y, x].any()
+    assert counts == set(range(1, 9))
+
+
+def test_a_target_that_fills_the_image_has_no_background():
+    truth = torch.cat([square(0, 0, 64), square(10, 10, 20)])
+    queries = Queries(torch.tensor([0, 1]), truth, torch.full((2, 1, 2), 70.0), torch.ones(2, 1))
+    asked = with_idle_background(queries, torch.ones(2, 64, 64, dtype=torch.bool))
+    assert asked.labels[0].all()
+    assert not asked.labels[1, 1:].any()
+
+
+def test_background_points_can_stand_beside_a_box():
+    boxes = torch.tensor([[40.0, 40.0, 120.0, 120.0]])
+    queries = Queries(torch.tensor([0]), square(10, 10, 20), None, None, boxes)
+    asked = with_idle_background(queries, torch.ones(1, 64, 64, dtype=torch.bool))
+    assert not asked.labels.any()
+    assert torch.equal(asked.boxes, boxes)
+
+
+def test_clusters_are_grids_around_the_click():
+    seed_everything(0, verbose=False)
+    queries = Queries(torch.tensor([0]), square(10, 10, 20), torch.tensor([[[80.0, 60.0]]]), torch.ones(1, 1))
+    grid = clustered(queries)
+    assert grid.labels.tolist() == [[1.0] * 9]
+    assert torch.allclose(grid.points.mean(1), queries.points[:, 0])
+    spacing = grid.points.diff(dim=1)[..., 1].max()
+    assert 1 <= spacing <= 8
+    assert torch.allclose(grid.points.amax(1), queries.points[:, 0] + spacing)
+
+
+def test_a_perfect_answer_is_confirmed():
+    truth = square(10, 10, 20)
+    queries = Queries(torch.tensor([0]), truth, torch.zeros(1, 1, 2), torch.ones(1, 1))
+    for _ in range(20):
+        asked = corrected(queries, torch.where(truth, 5.0, -5.0))
+        assert (asked.labels == 1).all()
+
+
+@pytest.mark.parametrize(("targets", "by_click"), [(1, 1), (2, 2), (4, 3), (8, 6)])
+def test_three_quarters_of_the_targets_are_asked_for_by_a_click(targets: int, by_click: int):
+    truth = torch.stack([square(4 + k, 5, 6) for k in range(2 * targets)]).view(2, targets, 64, 64)
+    images, inside = torch.zeros(2, 3, 256, 256, dtype=torch.uint8), torch.ones(2, 256, 256, dtype=torch.bool)
+    clicks, others = first_prompts(
+        SceneBatch(images, inside, truth), click_share=0.75, tight_clusters=0, idle_background=0
+    )
+    assert torch.equal(clicks.truth, truth[:, :by_click].flatten(0, 1))
+    assert torch.equal(others.truth, truth[:, by_click:].flatten(0, 1))
+    assert clicks.image_index.tolist() == [0] * by_click + [1] * by_click
+    assert clicks.points.shape == (2 * by_click, 1, 2)
+
+
+def test_the_same_seed_gives_the_same_prompts():
+    batch = SceneBatch(
+        torch.zeros(2, 3, 256, 256, dtype=torch.uint8),
+        torch.ones(2, 256, 256, dtype=torch.bool),
+        square(10, 10, 20).expand(2, 4, 64, 64),
+    )
+    drawn = []
+    for seed in (3, 3, 4):
+        seed_everything(seed, verbose=False)
+        clicks, _ = first_prompts(batch, click_share=0.75, tight_clusters=0.5, idle_background=0.5)
+        drawn.append(clicks.points)
+    assert torch.equal(drawn[0], drawn[1])
+    assert not (drawn[0].shape == drawn[2].shape and torch.equal(drawn[0], drawn[2]))
