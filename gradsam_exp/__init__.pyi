@@ -6,6 +6,8 @@ from .data.base import collate as collate
 from .data.shapes import Shapes as Shapes
 from .engine.experiment import Experiment as Experiment
 from .engine.pipeline import Pipeline as Pipeline
+from .engine.pipeline import SamBackgroundPipeline as SamBackgroundPipeline
+from .engine.pipeline import SamForegroundPipeline as SamForegroundPipeline
 from .errors import InputError as InputError
 from .explainers.base import EXPLAINERS as EXPLAINERS
 from .explainers.gradient import GradCAM as GradCAM
