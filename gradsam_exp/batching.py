@@ -1,4 +1,4 @@
-"""This module decides how many rows are computed at once: fewer where they are large, half when memory runs out."""
+"""This module decides how many rows are computed at once: fewer if they are large, half when memory runs out."""
 
 from __future__ import annotations
 

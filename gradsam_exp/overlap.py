@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def iou(one: Tensor, other: Tensor) -> Tensor:
-    """Returns intersection over union of bool masks ``(*, height, width)``, in float64; two empty masks have IoU 1."""
+    """Returns the IoU of bool masks ``(*, height, width)``, in float64; two empty masks have IoU 1."""
     intersection, union = (one & other).sum((-2, -1)).double(), (one | other).sum((-2, -1)).double()
     return torch.where(union > 0, intersection / union.clamp(min=1), 1.0)
 

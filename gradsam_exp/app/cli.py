@@ -28,6 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gradsam_exp.app.launchers import is_parallel, missing_extra
 from gradsam_exp.app.progress import end_watch, sweep_under_way
+from gradsam_exp.app.renamed import refuse_renamed
 from gradsam_exp.config import GROUPS, KNOBS, check
 from gradsam_exp.engine.session import Job, Session
 from gradsam_exp.errors import InputError, did_you_mean, first_line, keep_traceback
@@ -50,6 +51,7 @@ def run_program(job: Callable[[], Any]) -> int:
     _input_errors.clear()
     _job_began.clear()
     try:
+        refuse_renamed(sys.argv[1:])
         job()
     except KeyboardInterrupt:
         _end_early()

@@ -7,32 +7,39 @@ Everything that a strategy looks at (`PromptContext`, masks, ``chosen`` logits) 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Annotated, ClassVar
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
 from jaxtyping import Bool, Float
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
-from gradsam_exp.registry import Registry
+from gradsam_exp.registry import Registry, check_value
 from gradsam_exp.types import PromptContext, Prompts, Segmentation
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Offset = Annotated[float, Field(gt=0)]
 
-# Defaults of the knobs that several strategies share; those of ``conf/config.yaml`` are the same.
-FG_THRESHOLD: Fraction = 0.8
-BG_THRESHOLD: Fraction = 0.1
-GRID_SIZE = 3
-GRID_OFFSET: Offset = 1.0
-
-
-def _odd(value: int) -> int:
-    if value % 2 == 0:
-        raise ValueError("must be odd, so that the grid has a centre")
+def _fraction(value: float) -> float:
+    if not 0 <= value <= 1:
+        raise ValueError("must lie between 0 and 1")
     return value
 
 
-OddInt = Annotated[int, Field(ge=1), AfterValidator(_odd)]
+def _odd(value: int) -> int:
+    if value < 1 or value % 2 == 0:
+        raise ValueError("must be odd and positive, so that the grid has a centre")
+    return value
+
+
+Fraction = Annotated[float, AfterValidator(_fraction)]
+OddInt = Annotated[int, AfterValidator(_odd)]
+Offset = Annotated[float, Field(gt=0)]
+
+# Defaults and ranges of the knobs that several strategies share; ``conf/config.yaml`` has the same defaults.
+FG_THRESHOLD = 0.8
+BG_THRESHOLD = 0.1
+GRID_SIZE = 3
+GRID_OFFSET = 1.0
+KNOBS = {"fg_threshold": Fraction, "bg_threshold": Fraction, "grid_size": OddInt, "grid_offset": Offset}
 
 
 class PromptStrategy(ABC):
@@ -41,12 +48,15 @@ class PromptStrategy(ABC):
     kinds: ClassVar[frozenset[str]] = frozenset({"points"})
     """Its prompts hold these of ``points``, ``boxes``, ``masks``; checked against the segmenter up front."""
 
+    brings_selector: ClassVar[str | None] = None
+    """Its configuration chooses this selector, unless another is given."""
+
     needs_truth: ClassVar[bool] = False
     """It looks at the true masks: results are an upper bound and are marked as such everywhere."""
 
     @property
     def ignored(self) -> frozenset[str]:
-        """Names parameters that make no difference as the others are; runs that differ in these only are the same."""
+        """Names parameters that make no difference beside the others; runs that differ in these only are equal."""
         return frozenset()
 
     @abstractmethod
@@ -87,6 +97,16 @@ class PromptStrategy(ABC):
         """Says which revised masks replace those kept so far: those that are not empty, or whose heatmap is."""
         del old
         return new.flatten(1).any(1) | ctx.heatmaps.empty
+
+
+def check_knobs(values: Mapping[str, Any]) -> None:
+    """Checks the knobs that several strategies share, whether or not the chosen one uses them.
+
+    Raises:
+        InputError: a value out of its range; names the knob as the command line does, such as ``bg_threshold``.
+    """
+    for name, kind in KNOBS.items():
+        check_value(name, kind, values[name])
 
 
 STRATEGIES: Registry[PromptStrategy] = Registry("pipeline", "gradsam_exp.prompts")

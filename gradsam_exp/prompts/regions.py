@@ -130,13 +130,15 @@ class Cascade(Foreground):
 class GridMatch(PromptStrategy):
     """Asks with a dense grid of single clicks, each a query of its own; the selector picks among all their masks.
 
-    After Pro2SAM (Yang et al., ECCV 2024), which keeps the candidate that matches the activation map best:
-    use it with ``selector=heatmap_agreement``.
+    After Pro2SAM (Yang et al., ECCV 2024), which keeps the candidate that matches the activation map best: its
+    configuration chooses ``selector=heatmap_agreement``.
 
     Attributes:
         spacing: distance of neighbouring grid points, in pixels.
         min_heat: grid points on colder pixels are left out; the image's centre if none is left.
     """
+
+    brings_selector: ClassVar[str | None] = "heatmap_agreement"
 
     spacing: Annotated[int, Field(ge=1)] = 4
     min_heat: Fraction = 0.3

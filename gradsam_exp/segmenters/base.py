@@ -19,7 +19,7 @@ from gradsam_exp.types import Prompts, Segmentation
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Holds encoded images of one size: on the CPU as they come from the store, else where ``encode`` has made them.
+    """Holds encoded images of one size: on the CPU as the store gives them, else where ``encode`` has made them.
 
     Attributes:
         levels: one tensor for each resolution that the segmenter's decoder looks at, a row per image.

@@ -24,8 +24,8 @@ class CachedSegmenter:
 
     Args:
         segmenter: what answers new questions.
-        max_bytes: at most so many bytes of answers are kept, on the segmenter's device. Above this any may go: runs
-            ask in the same order, so the least recently used one would be the next that is needed.
+        max_bytes: at most so many bytes of answers are kept, on the segmenter's device. Above this any may go:
+            runs ask in the same order, so the least recently used one would be the next that is needed.
 
     Attributes:
         asked, decoded: queries so far, and how many of them the segmenter itself has answered.

@@ -91,7 +91,7 @@ def _bias(
     vertical: Float[Tensor, "rows width rows"],
     horizontal: Float[Tensor, "columns width columns"],
 ) -> Float[Tensor, "heads tokens tokens"]:
-    """Computes decomposed relative positions (Li et al.: *MViTv2*, CVPR 2022, equation 4), one matrix product an axis."""
+    """Decomposes relative positions (Li et al.: *MViTv2*, CVPR 2022, equation 4), one matrix product an axis."""
     count, tokens, width = q.shape
     rows, columns = len(vertical), len(horizontal)
     grid = q.view(count, rows, columns, width)

@@ -64,7 +64,7 @@ class SamSegmenter:
         self._batch = AdaptiveBatch("decode", max_queries, row="query")
 
     def load(self, device: torch.device) -> None:
-        """Reads the weights, see `Segmenter.load`; the image encoder's when they are first needed, which may be never."""
+        """Reads the weights, see `Segmenter.load`; the image encoder's only when they are first needed."""
         if self._model is None:
             self._model = self._load_model().eval().requires_grad_(False)
         if self._load_encoder is None:
@@ -204,7 +204,7 @@ class SamSegmenter:
 
 @lru_cache(maxsize=64)
 def _resizing(size: int, input_side: int, original_side: int) -> Float[Tensor, "original low"]:
-    """Returns what `Sam.postprocess_masks` does to an axis: to SAM's input, the padding cut off, to the original."""
+    """Returns what `Sam.postprocess_masks` does to an axis: to SAM's input, padding cut off, to the original."""
     low = size // CELL
     wide = F.interpolate(torch.eye(low)[None], size, mode="linear", align_corners=False)[..., :input_side]
     return F.interpolate(wide, original_side, mode="linear", align_corners=False)[0].T.contiguous()

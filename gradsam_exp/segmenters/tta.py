@@ -1,4 +1,4 @@
-"""Test-time augmentation shows a segmenter every image mirrored and transposed as well, and averages its answers."""
+"""Test-time augmentation shows a segmenter every image mirrored and transposed too, and averages its answers."""
 
 from __future__ import annotations
 
