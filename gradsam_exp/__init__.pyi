@@ -8,6 +8,8 @@ from .data.base import collate as collate
 from .data.shapes import Shapes as Shapes
 from .engine.experiment import Experiment as Experiment
 from .engine.pipeline import Pipeline as Pipeline
+from .engine.pipeline import SamBackgroundPipeline as SamBackgroundPipeline
+from .engine.pipeline import SamForegroundPipeline as SamForegroundPipeline
 from .engine.session import Job as Job
 from .engine.session import Session as Session
 from .errors import InputError as InputError

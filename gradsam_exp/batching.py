@@ -1,4 +1,4 @@
-"""How many images at once? As many as asked for, fewer where they are large, half when memory runs out."""
+"""This module decides how many rows are computed at once: fewer if they are large, half when memory runs out."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from torch import Tensor
 from gradsam_exp.errors import InputError
 
 log = logging.getLogger(__name__)
-TRIM_EVERY = 4  # chunks: it takes some 40 ms
-MULTIPLE = 8  # rows of a batch that rounds alike
+TRIM_EVERY = 4  # chunks between two calls of `return_freed_memory`, which takes some 40 ms
+MULTIPLE = 8  # a batch has a multiple of so many rows, so that matrix kernels round all of them in one way
 T = TypeVar("T")
 
 
 def filled(rows: Tensor, most: int) -> Tensor:
-    """Repeat the last row up to a multiple of eight, if as many may be computed at once.
+    """Repeats the last row up to a multiple of eight, if as many may be computed at once.
 
     Matrix kernels round differently for a few rows than for many; with this an answer depends less on which
     others are computed with it. Rounding that remains (of how threads share the rows) is about 1e-7. A row that
     comes alone stays alone: it would take eight times as long.
 
     Args:
-        most: rows that fit into memory.
+        most: so many rows fit into memory.
     """
     missing = -len(rows) % MULTIPLE if len(rows) > 1 else 0
     missing = missing if len(rows) + missing <= most else 0
@@ -36,14 +36,14 @@ def filled(rows: Tensor, most: int) -> Tensor:
 
 
 class AdaptiveBatch:
-    """A number of rows that is handled at once; what was too much once is not tried again.
+    """Bounds how many rows are handled at once; what did not fit into memory is not tried again.
 
     Args:
         stage: for messages, such as ``encode``.
-        most: rows to try.
-        first: rows to begin with, if fewer.
-        row: what a row is.
-        hint: what else helps if one row is too much; ends in a comma.
+        most: try at most so many rows.
+        first: begin with so many rows, if fewer.
+        row: what a row is called in messages.
+        hint: what else helps if one row is too much, for the message; ends in a comma.
 
     Attributes:
         on_done: called with the number of rows after each batch.
@@ -57,11 +57,11 @@ class AdaptiveBatch:
         self.on_done: Callable[[int], None] = lambda rows: None
 
     def fit(self, size: int) -> None:
-        """Handle ``size`` rows from now on, but at least one and no more than ever fitted."""
+        """Handles ``size`` rows from now on, but at least one and no more than ever fitted."""
         self.size = max(1, min(size, self.most))
 
     def slices(self, count: int, call: Callable[[slice], T]) -> Iterator[T]:
-        """``call`` on consecutive slices that cover ``count`` rows; an out-of-memory error halves them.
+        """Applies ``call`` to consecutive slices that cover ``count`` rows; an out-of-memory error halves them.
 
         Raises:
             InputError: if even one row is too much.
@@ -92,7 +92,7 @@ class AdaptiveBatch:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Whether that is what PyTorch, CUDA's libraries or Python say when memory is used up."""
+    """Says whether that is what PyTorch, CUDA's libraries or Python say when memory is used up."""
     if isinstance(error, MemoryError) or is_oom_error(error):
         return True
     text = str(error)
@@ -100,7 +100,7 @@ def _out_of_memory(error: Exception) -> bool:
 
 
 def return_freed_memory() -> None:
-    """Give freed memory back to the system, where the C library (glibc) would keep it.
+    """Gives freed memory back to the system, where the C library (glibc) would keep it.
 
     Its heap fragments under large tensors that come and go: without this a run's resident memory creeps up by
     some 300 MB per 1000 images although no tensor stays alive.

@@ -1,7 +1,8 @@
-"""The typed top of the configuration, and the checks that need no files and no models.
+"""This module types the top of the configuration and makes the checks that need no files and no models.
 
 Group nodes (``data``, ``pipeline``, …) are open here: their parameters are checked against the
-constructor that they configure, by `gradsam_exp.registry.Registry.build`.
+constructor that they configure, by `gradsam_exp.registry.Registry.build`. The knobs that strategies share are
+checked by `gradsam_exp.prompts.base.check_knobs`, which knows their ranges.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from gradsam_exp.errors import InputError, did_you_mean
 
@@ -20,12 +21,15 @@ SPLITS = ("train", "val", "test")
 
 @dataclass
 class Config:
-    """What every run has; ``conf/config.yaml`` says what the knobs mean."""
+    """Holds the configuration of a run; ``conf/config.yaml`` says what each key means.
 
-    fg_threshold: float = 0.8
-    bg_threshold: float = 0.1
-    grid_size: int = 3
-    grid_offset: float = 1.0
+    The first four are knobs of prompt strategies, whose fields say default and range.
+    """
+
+    fg_threshold: float = MISSING
+    bg_threshold: float = MISSING
+    grid_size: int = MISSING
+    grid_offset: float = MISSING
     split: str = "test"
     limit: int | None = None
     seed: int = 0
@@ -58,12 +62,12 @@ KNOBS = tuple(f.name for f in fields(Config) if f.name not in GROUPS)
 
 
 def register_schema() -> None:
-    """Make the schema known to Hydra as ``schema``; called before Hydra composes."""
+    """Makes the schema known to Hydra as ``schema``; called before Hydra composes."""
     ConfigStore.instance().store(name="schema", node=Config)
 
 
 def check(cfg: DictConfig) -> Config:
-    """The resolved configuration as plain values, with every knob in its range.
+    """Returns the resolved configuration as plain values, checked as far as that needs no plug-in.
 
     Raises:
         InputError: naming the key and the range.
@@ -78,15 +82,8 @@ def check(cfg: DictConfig) -> Config:
         if key not in KNOBS and key not in GROUPS:
             raise InputError(f"{key} is not a configuration key{did_you_mean(key, [*KNOBS, *GROUPS])}")
     config = Config(**{str(key): value for key, value in plain.items()})
-    for share in ("fg_threshold", "bg_threshold"):
-        value = getattr(config, share)
-        if not 0 <= value <= 1:
-            raise InputError(f"{share}={value}: must lie between 0 and 1")
-    if config.grid_size < 1 or config.grid_size % 2 == 0:
-        raise InputError(f"grid_size={config.grid_size}: must be odd and positive, so that the grid has a centre")
-    for positive in ("grid_offset", "batch_size"):
-        if getattr(config, positive) <= 0:
-            raise InputError(f"{positive}={getattr(config, positive)}: must be positive")
+    if config.batch_size <= 0:
+        raise InputError(f"batch_size={config.batch_size}: must be positive")
     if config.devices < 1:
         raise InputError(f"devices={config.devices}: must be at least 1")
     if config.limit is not None and config.limit < 1:
@@ -97,7 +94,7 @@ def check(cfg: DictConfig) -> Config:
 
 
 def chosen_model(config: Config) -> Node:
-    """The ``model`` group of a task that needs a classifier.
+    """Returns the ``model`` group for a task that needs a classifier.
 
     Raises:
         InputError: if it was left out (``~model``).

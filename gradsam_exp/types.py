@@ -1,7 +1,11 @@
-"""The values that flow between the five interfaces. Data only: no model, no file, no config.
+"""These values flow between the five interfaces. They hold data only: no model, no file, no config.
 
 Coordinates are ``(x, y)`` in pixels of the original image; integer coordinates name pixel *centres*.
 A point hits a mask if the pixel it rounds to is set.
+
+Devices: images, true masks, heatmaps, prompts, choices and final masks are on the CPU. Only what a network has
+just made is on its device: an explainer's `Heatmaps`, an encoder's embeddings, and a `Segmentation`'s logits and
+predicted IoU. `PromptContext` brings images, heatmaps and true masks to the CPU.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ Tensors = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """Images of one size with what is known about them.
+    """Holds images of one size and what is known about them; on the CPU unless moved by `to`.
 
     Attributes:
         images: RGB, 0..255, in the original frame.
@@ -39,24 +43,24 @@ class ImageBatch:
         return len(self.image_ids)
 
     def __getitem__(self, rows: slice) -> ImageBatch:
-        """Some of the images."""
+        """Returns some of the images."""
         masks = None if self.masks is None else self.masks[rows]
         return ImageBatch(self.images[rows], masks, self.labels[rows], self.image_ids[rows])
 
     @property
     def size(self) -> tuple[int, int]:
-        """``(height, width)`` of every image, in pixels."""
+        """Returns ``(height, width)`` of every image, in pixels."""
         return self.images.shape[-2], self.images.shape[-1]
 
     def to(self, device: torch.device | str) -> ImageBatch:
-        """The same batch with its tensors on ``device``."""
+        """Returns the same batch with its tensors on ``device``."""
         masks = None if self.masks is None else self.masks.to(device)
         return replace(self, images=self.images.to(device), masks=masks, labels=self.labels.to(device))
 
 
 @dataclass(frozen=True)
 class Heatmaps:
-    """Where the classifier looked.
+    """Says where the classifier looked: one map per image, on the CPU, or as an explainer makes it on its device.
 
     Attributes:
         values: saliency in the original frame, min–max scaled to [0, 1] per image.
@@ -74,27 +78,27 @@ class Heatmaps:
         return len(self.empty)
 
     def as_tensors(self) -> dict[str, Tensor]:
-        """What is there, by name."""
+        """Returns the tensors that are there, by name."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
     def __getitem__(self, rows: slice) -> Heatmaps:
-        """Some of the images."""
+        """Returns some of the images."""
         return Heatmaps(**{name: value[rows] for name, value in self.as_tensors().items()})
 
     def to(self, device: torch.device | str) -> Heatmaps:
-        """The same heatmaps on ``device``."""
+        """Returns the same heatmaps on ``device``."""
         return Heatmaps(**{name: value.to(device) for name, value in self.as_tensors().items()})
 
     @staticmethod
     def joined(parts: Sequence[Heatmaps]) -> Heatmaps:
-        """Those of several batches of images of one size, one after the other."""
+        """Joins the heatmaps of several batches of images of one size, one after the other."""
         tensors = [part.as_tensors() for part in parts]
         return Heatmaps(**{name: torch.cat([part[name] for part in tensors]) for name in tensors[0]})
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """What SAM is asked, one row per query; an image can have several queries, or none.
+    """Holds what a segmenter is asked, one row per query, on the CPU; an image can have several queries, or none.
 
     Attributes:
         image_index: which image of the batch each query belongs to.
@@ -115,7 +119,7 @@ class Prompts:
 
     @property
     def kinds(self) -> frozenset[str]:
-        """Which of ``points``, ``boxes``, ``masks`` are used."""
+        """Says which of ``points``, ``boxes``, ``masks`` are used."""
         used = {"points"} if (self.labels != NO_POINT).any() else set()
         used |= {"boxes"} if self.boxes is not None else set()
         used |= {"masks"} if self.mask_logits is not None else set()
@@ -123,7 +127,7 @@ class Prompts:
 
     @staticmethod
     def joined(first: Prompts, second: Prompts) -> Prompts:
-        """The queries of both, one after the other.
+        """Joins the queries of both, one after the other.
 
         A part that only one of them uses (points beyond the other's, boxes, masks) is filled up with "no
         point here" and zeros, so joined prompts are for the record, not for decoding again.
@@ -155,7 +159,7 @@ class Prompts:
         )
 
     def __getitem__(self, rows: Tensor) -> Prompts:
-        """The given queries (bool mask or indices)."""
+        """Returns the given queries (bool mask or indices)."""
         return Prompts(
             self.image_index[rows],
             self.points[rows],
@@ -167,14 +171,15 @@ class Prompts:
 
 @dataclass(frozen=True)
 class Segmentation:
-    """The masks that a segmenter offers for each query, on the segmenter's device.
+    """Holds the masks that a segmenter offers for each query, on the segmenter's device but for ``image_index``.
 
     Attributes:
         logits: low-resolution mask logits of every candidate, in the segmenter's padded input frame; candidate 0
             is SAM's single-mask output, the others are its alternatives.
         predicted_iou: the segmenter's own estimate of each candidate's IoU with the object.
         image_index: which image of the batch each query belongs to; on the CPU.
-        single: the candidate that the segmenter's own single-mask rule gives for each query; None: candidate 0.
+        single: the candidate that the segmenter's own single-mask rule gives for each query; None stands for
+            candidate 0.
     """
 
     logits: Float[Tensor, "queries candidates low low"]
@@ -186,13 +191,13 @@ class Segmentation:
         return len(self.image_index)
 
     def __getitem__(self, rows: Tensor) -> Segmentation:
-        """The given queries (bool mask or indices)."""
+        """Returns the given queries (bool mask or indices)."""
         single = None if self.single is None else self.single[rows]
         return Segmentation(self.logits[rows], self.predicted_iou[rows], self.image_index[rows], single)
 
     @staticmethod
     def joined(first: Segmentation, second: Segmentation) -> Segmentation:
-        """The queries of both, one after the other; both are of one segmenter."""
+        """Joins the queries of both, one after the other; both are answers of one segmenter."""
         single = None
         if first.single is not None and second.single is not None:
             single = torch.cat([first.single, second.single])
@@ -206,7 +211,7 @@ class Segmentation:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which candidate masks are kept. Several rows of one image are united; an image may have no row. On the CPU.
+    """Says which candidate masks are kept; on the CPU. Rows of one image are united; an image may have none.
 
     Attributes:
         image_index: which image of the batch each row is about.
@@ -225,36 +230,39 @@ class Choice:
 
     @property
     def parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The four tensors, in order."""
+        """Returns the four tensors, in order."""
         return self.image_index, self.query, self.candidate, self.predicted_iou
 
     def __getitem__(self, rows: Tensor) -> Choice:
-        """The given rows (bool mask or indices)."""
+        """Returns the given rows (bool mask or indices)."""
         return Choice(*(part[rows] for part in self.parts))
 
 
 @runtime_checkable
 class Frames(Protocol):
-    """The way between the original frame and a segmenter's low-resolution grid, for one batch."""
+    """Leads from the original frame to a segmenter's low-resolution grid and back, for one batch of images."""
 
     def to_low_res(self, values: Float[Tensor, "maps height width"]) -> Float[Tensor, "maps low low"]:
-        """Maps of the original frame on the low-resolution grid; 0 on padding."""
+        """Brings maps of the original frame to the low-resolution grid, on their own device; 0 on padding."""
 
     def to_original(self, logits: Float[Tensor, "masks low low"]) -> Bool[Tensor, "masks height width"]:
-        """Masks in the original frame from low-resolution logits."""
+        """Makes masks in the original frame from low-resolution logits, on their own device."""
 
 
 @dataclass(frozen=True)
 class PromptContext:
-    """What is known about a batch when prompts and masks are chosen.
+    """Holds what is known about a batch when prompts and masks are chosen. Brings its tensors to the CPU.
 
     Attributes:
         images: RGB 0..255 in the original frame.
         heatmaps: where the classifier looked.
         image_ids: one name per image; numbers if left out.
-        seed: of random strategies; see `generator`.
+        seed: what random strategies draw depends on it; see `generator`.
         masks: the true masks, for strategies and selectors that declare ``needs_truth`` only; else None.
         frames: the segmenter's frames; None where no segmenter is involved.
+
+    Raises:
+        ValueError: images, heatmaps and names of unequal number.
     """
 
     images: UInt8[Tensor, "batch 3 height width"]
@@ -272,13 +280,20 @@ class PromptContext:
                 f"{len(self.images)} images, {len(self.heatmaps)} heatmaps and {len(self.image_ids)} names "
                 "do not belong together"
             )
+        masks = None if self.masks is None else self.masks.cpu()
+        for name, value in (
+            ("images", self.images.cpu()),
+            ("heatmaps", self.heatmaps.to("cpu")),
+            ("masks", masks),
+        ):
+            object.__setattr__(self, name, value)
 
     def __len__(self) -> int:
         return len(self.images)
 
     @property
     def low_res(self) -> Frames:
-        """The segmenter's frames.
+        """Returns the segmenter's frames.
 
         Raises:
             ValueError: outside of a pipeline, where there is no segmenter.
@@ -291,22 +306,22 @@ class PromptContext:
 
     @property
     def size(self) -> tuple[int, int]:
-        """``(height, width)`` of the images in pixels."""
+        """Returns ``(height, width)`` of the images in pixels."""
         return self.images.shape[-2], self.images.shape[-1]
 
     @property
     def centre(self) -> Float[Tensor, " 2"]:
-        """``(x, y)`` px of the images' centre: where strategies click that know nothing better."""
+        """Returns ``(x, y)`` px of the images' centre: where strategies click that know nothing better."""
         height, width = self.size
         return torch.tensor([(width - 1) / 2, (height - 1) / 2])
 
     def generator(self, row: int) -> np.random.Generator:
-        """Randomness of one image: the same however images are batched."""
+        """Returns the random numbers of one image, which are the same however images are batched."""
         return np.random.default_rng([self.seed, *self.image_ids[row].encode()])
 
 
 def stack_points(rows: Sequence[Sequence[tuple[float, float, int]]]) -> tuple[Tensor, Tensor]:
-    """Stack lists of ``(x, y, label)`` of unequal length into ``points (Q, N, 2)`` and ``labels (Q, N)``.
+    """Stacks lists of ``(x, y, label)`` of unequal length into ``points (Q, N, 2)`` and ``labels (Q, N)``.
 
     Short rows are filled up with label −1.
     """

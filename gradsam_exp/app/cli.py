@@ -28,6 +28,7 @@ from gradsam_exp.app.callbacks import conclude, end_watch, sweep_under_way
 from gradsam_exp.app.composing import HYDRA, prepare_hydra
 from gradsam_exp.app.launchers import is_parallel
 from gradsam_exp.app.messages import no_choice, one_line
+from gradsam_exp.app.renamed import refuse_renamed
 from gradsam_exp.app.startup import leave, load_task, share_store
 from gradsam_exp.config import check
 from gradsam_exp.engine.session import Job, Session
@@ -67,6 +68,7 @@ def run_program(job: Callable[[], Any]) -> int:
     _input_errors.clear()
     _job_began.clear()
     try:
+        refuse_renamed(sys.argv[1:])
         job()
     except KeyboardInterrupt:
         _end_early()

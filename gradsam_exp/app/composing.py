@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gradsam_exp.app.launchers import register_presets
 from gradsam_exp.app.messages import no_choice, one_line
+from gradsam_exp.app.renamed import refuse_renamed
 from gradsam_exp.config import Config, check, register_schema
 from gradsam_exp.errors import InputError
 
@@ -35,6 +36,7 @@ def compose(overrides: Sequence[str] = ()) -> Config:
     Raises:
         InputError: for a name, key or value that is not known or does not fit; names it and the nearest.
     """
+    refuse_renamed(overrides)
     conf = prepare_hydra()
     theirs, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
     try:

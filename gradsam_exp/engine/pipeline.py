@@ -1,4 +1,6 @@
-"""From heatmaps to masks: propose prompts, decode them, select a mask, and ask again where the strategy wants to.
+"""A pipeline turns heatmaps into masks: a strategy asks, a segmenter answers, a selector keeps some of its masks.
+
+A strategy may look at the masks and ask again.
 
 Knows nothing of data sets, classifiers, Hydra or W&B; usable as a library.
 """
@@ -6,27 +8,31 @@ Knows nothing of data sets, classifiers, Hydra or W&B; usable as a library.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from gradsam_exp.prompts.background import ForegroundBackground
 from gradsam_exp.prompts.base import PromptStrategy
+from gradsam_exp.prompts.foreground import Foreground
 from gradsam_exp.segmenters.base import Embeddings, Segmenter
 from gradsam_exp.selectors.base import MaskSelector
+from gradsam_exp.selectors.score import PredictedIoU
 from gradsam_exp.types import Choice, PromptContext, Prompts, Segmentation
 
 
 @dataclass(frozen=True)
 class PipelineResult:
-    """What one batch came to.
+    """Holds the masks of one batch and how they came about; on the CPU but for ``segmentation``'s logits.
 
     Attributes:
         masks: the mask kept for each image, in the original frame; empty for an image without a query.
         choice: which candidates of which queries it is made of.
         prompts, segmentation: what was asked for the masks that are kept, and all that was answered; one
             row per query of every image's last accepted round.
-        rounds: how many times each image was asked.
+        rounds: each image was asked so many times.
     """
 
     masks: Bool[Tensor, "batch height width"]
@@ -37,24 +43,24 @@ class PipelineResult:
 
     @property
     def predicted_iou(self) -> Float[Tensor, " batch"]:
-        """The segmenter's estimate of the kept mask's IoU; the largest if several were united, 0 without any."""
+        """Returns the segmenter's estimate of each kept mask's IoU; the largest of those united, 0 without any."""
         return _largest(self.choice, self.choice.predicted_iou, len(self.masks))
 
     @property
     def candidates(self) -> Int[Tensor, " batch"]:
-        """The kept candidate of each image; the first of several, 0 without any."""
+        """Returns the kept candidate of each image; the first of several, 0 without any."""
         found = torch.zeros(len(self.masks), dtype=torch.long)
         found[self.choice.image_index.flip(0)] = self.choice.candidate.flip(0)
         return found
 
 
 class Pipeline:
-    """A prompt strategy, a segmenter and a mask selector that together turn heatmaps into masks.
+    """Turns heatmaps into masks by a prompt strategy, a segmenter and a mask selector.
 
     Args:
-        strategy: heatmaps to prompts.
-        segmenter: prompts to masks; loaded before the first call.
-        selector: which mask to keep.
+        strategy: turns heatmaps into prompts.
+        segmenter: answers prompts with masks; loaded before the first call.
+        selector: says which masks are kept.
     """
 
     def __init__(self, strategy: PromptStrategy, segmenter: Segmenter, selector: MaskSelector) -> None:
@@ -62,11 +68,11 @@ class Pipeline:
 
     @property
     def needs_truth(self) -> bool:
-        """Whether the strategy or the selector looks at the true masks."""
+        """Says whether the strategy or the selector looks at the true masks."""
         return self.strategy.needs_truth or self.selector.needs_truth
 
     def __call__(self, ctx: PromptContext, embeddings: Embeddings) -> PipelineResult:
-        """Run a batch of images of one size.
+        """Segments a batch of images of one size.
 
         Args:
             ctx: images, heatmaps and names, in the embeddings' order.
@@ -101,7 +107,7 @@ class Pipeline:
     def _masks(
         self, choice: Choice, segmentation: Segmentation, embeddings: Embeddings, count: int
     ) -> Bool[Tensor, "batch height width"]:
-        """Bring the masks that are kept, and no others, to the original frame, and unite those of one image."""
+        """Brings the masks that are kept, and no others, to the original frame, and unites those of one image."""
         masks = torch.zeros(count, *embeddings.original_size, dtype=torch.bool)
         if len(choice):
             kept = segmentation.logits[choice.query, choice.candidate]
@@ -109,6 +115,34 @@ class Pipeline:
             for image, mask in zip(choice.image_index, originals, strict=True):
                 masks[image] |= mask
         return masks
+
+
+class SamForegroundPipeline(Pipeline):
+    """Segments by foreground points alone, as the reference report's class does: ``pipeline=fg``.
+
+    `Foreground` asks, `PredictedIoU` chooses.
+
+    Args:
+        segmenter: loaded before the first call.
+        knobs: fields of `Foreground`, such as ``fg_threshold``.
+    """
+
+    def __init__(self, segmenter: Segmenter, **knobs: Any) -> None:
+        super().__init__(Foreground(**knobs), segmenter, PredictedIoU())
+
+
+class SamBackgroundPipeline(Pipeline):
+    """Segments by foreground and background points, as the reference report's class does: ``pipeline=fgbg``.
+
+    `ForegroundBackground` asks, `PredictedIoU` chooses.
+
+    Args:
+        segmenter: loaded before the first call.
+        knobs: fields of `ForegroundBackground`, such as ``bg_threshold``.
+    """
+
+    def __init__(self, segmenter: Segmenter, **knobs: Any) -> None:
+        super().__init__(ForegroundBackground(**knobs), segmenter, PredictedIoU())
 
 
 @dataclass(frozen=True)
@@ -126,13 +160,13 @@ class _Frames:
 
 
 def _chosen(result: PipelineResult) -> Float[Tensor, "batch low low"]:
-    """Low-resolution logits of the masks kept; the largest of those united, zero for an image without any."""
-    kept = result.segmentation.logits[result.choice.query, result.choice.candidate]
+    """Returns low-resolution logits of the masks kept, on the CPU; the largest of those united, 0 without any."""
+    kept = result.segmentation.logits[result.choice.query, result.choice.candidate].cpu()
     return _largest(result.choice, kept, len(result.masks))
 
 
 def _largest(choice: Choice, values: Float[Tensor, rows * shape], count: int) -> Float[Tensor, batch * shape]:
-    """The elementwise maximum of the rows of each of ``count`` images; 0 for an image without any."""
+    """Returns the elementwise maximum of the rows of each of ``count`` images; 0 for an image without any."""
     found = values.new_full((count, *values.shape[1:]), -torch.inf)
     for image, own in zip(choice.image_index, values, strict=True):
         found[image] = torch.maximum(found[image], own)
@@ -140,7 +174,7 @@ def _largest(choice: Choice, values: Float[Tensor, rows * shape], count: int) ->
 
 
 def _merged(old: PipelineResult, new: PipelineResult, accepted: Tensor, active: Tensor) -> PipelineResult:
-    """The new round's rows for the images that accept it, the old rows for all others."""
+    """Takes the new round's rows for the images that accept it, the old rows for all others."""
     keep = torch.nonzero(~accepted[old.prompts.image_index]).flatten()
     take = torch.nonzero(accepted[new.prompts.image_index]).flatten()
     kept_choice = _renumbered(old.choice[~accepted[old.choice.image_index]], keep, len(old.prompts), start=0)
@@ -155,13 +189,13 @@ def _merged(old: PipelineResult, new: PipelineResult, accepted: Tensor, active: 
 
 
 def _in_order(first: Choice, second: Choice) -> Choice:
-    """The rows of both, by image."""
+    """Joins the rows of both, by image."""
     both = Choice(*(torch.cat(pair) for pair in zip(first.parts, second.parts, strict=True)))
     return both[both.image_index.argsort(stable=True)]
 
 
 def _renumbered(choice: Choice, rows: Tensor, count: int, *, start: int) -> Choice:
-    """The choice among ``rows`` of ``count`` queries, which become rows ``start``, ``start + 1``, …."""
+    """Renumbers the choice among ``rows`` of ``count`` queries, which become rows ``start``, ``start + 1``, …."""
     place = torch.full((count,), -1)
     place[rows] = start + torch.arange(len(rows))
     return replace(choice, query=place[choice.query])

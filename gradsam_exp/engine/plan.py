@@ -29,7 +29,7 @@ from gradsam_exp.engine.store import Store, StoreSettings, find_store
 from gradsam_exp.engine.suitability import check_explainer, settled
 from gradsam_exp.errors import InputError
 from gradsam_exp.explainers.base import EXPLAINERS
-from gradsam_exp.prompts.base import STRATEGIES
+from gradsam_exp.prompts.base import STRATEGIES, check_knobs
 from gradsam_exp.refiners.base import REFINERS, Refiner
 from gradsam_exp.registry import build_checked, check_value
 from gradsam_exp.segmenters.base import SEGMENTERS, Segmenter
@@ -66,6 +66,15 @@ class Plan:
     def upper_bound(self) -> bool:
         """Whether the strategy or the selector looks at the true masks."""
         return self.pipeline.needs_truth
+
+    @property
+    def notes(self) -> list[str]:
+        """Says what a strategy's configuration chose besides, where nobody asked for it; one line each."""
+        brought = self.pipeline.strategy.brings_selector
+        if brought is None or brought != self.config.selector["name"] or self.job.given("selector"):
+            return []
+        name = self.config.pipeline["name"]
+        return [f"pipeline={name} brings selector={brought}; choose another with selector=…"]
 
     @cached_property
     def identity(self) -> str:
@@ -161,6 +170,7 @@ def plan(config: Config, job: Job, given: Callable[[Sequence[str]], ImageDataset
     Raises:
         InputError: naming the config key or file, and what to do.
     """
+    check_knobs(vars(config))
     strategy, selector = STRATEGIES.build(config.pipeline), SELECTORS.build(config.selector)
     refiner = REFINERS.build(config.refine)
     EXPLAINERS.get(str(config.explainer.get("name")))

@@ -1,4 +1,4 @@
-"""Background points only where the mask leaks: what the reference report proposes as the next step."""
+"""``pipeline=adaptive`` places background points only where the mask leaks, as the reference report proposes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gradsam_exp.overlap import soft_iou
 from gradsam_exp.prompts.background import check_thresholds
-from gradsam_exp.prompts.base import STRATEGIES, Fraction
+from gradsam_exp.prompts.base import BG_THRESHOLD, STRATEGIES, Fraction
 from gradsam_exp.prompts.foreground import Foreground
 from gradsam_exp.types import BACKGROUND, NO_POINT, PromptContext, Prompts, Segmentation
 
@@ -22,7 +22,7 @@ from gradsam_exp.types import BACKGROUND, NO_POINT, PromptContext, Prompts, Segm
 @STRATEGIES.register("adaptive")
 @dataclass(frozen=True)
 class Adaptive(Foreground):
-    """`Foreground`, then, only where the mask leaks, background points inside the leak and another round.
+    """Asks with `Foreground`, and again with background points inside the leak where the mask leaks.
 
     A mask leaks if too much of it lies on cold pixels, or if it is too large for the warm region. The leak
     is its part on cold pixels; each round puts one background point into the innermost place of each of
@@ -33,11 +33,11 @@ class Adaptive(Foreground):
         max_cold_share: largest share of a mask on cold pixels that is no leak.
         max_area_ratio: largest ratio of the mask's area to the warm region's that is no leak.
         warm_threshold: the warm region that areas are compared with has heatmap ≥ this.
-        n: background points of one round at most.
-        max_rounds: how often an image is asked, the first time included.
+        n: at most so many background points are added in one round.
+        max_rounds: each image is asked at most so often, the first time included.
     """
 
-    bg_threshold: Fraction = 0.1
+    bg_threshold: Fraction = BG_THRESHOLD
     max_cold_share: Fraction = 0.2
     max_area_ratio: Annotated[float, Field(gt=0)] = 3.0
     warm_threshold: Fraction = 0.5
@@ -57,7 +57,7 @@ class Adaptive(Foreground):
         masks: Bool[Tensor, "batch height width"],
         chosen: Float[Tensor, "batch low low"],
     ) -> tuple[Prompts, Bool[Tensor, " batch"]]:
-        """The same points and some in the leak, for the images whose mask leaks."""
+        """Adds background points in the leak to the prompts of the images whose mask leaks."""
         del segmentation, chosen
         leak, leaks = self.leaks(ctx, masks)
         points, labels = torch.zeros(len(ctx), self.n, 2), torch.full((len(ctx), self.n), NO_POINT)
@@ -75,35 +75,35 @@ class Adaptive(Foreground):
     def leaks(
         self, ctx: PromptContext, masks: Bool[Tensor, "batch height width"]
     ) -> tuple[Bool[Tensor, "batch height width"], Bool[Tensor, " batch"]]:
-        """The part of each mask on cold pixels, and whether that is a leak."""
-        values = ctx.heatmaps.values.cpu()
+        """Returns the part of each mask that lies on cold pixels, and whether that is a leak."""
+        values = ctx.heatmaps.values
         leak = masks & (values < self.bg_threshold)
         area = masks.sum((1, 2)).double()
         cold_share = leak.sum((1, 2)) / area.clamp(min=1)
         warm_area = (values >= self.warm_threshold).sum((1, 2)).double()
         too_large = area > self.max_area_ratio * warm_area
-        return leak, ((cold_share > self.max_cold_share) | too_large) & ~ctx.heatmaps.empty.cpu() & (area > 0)
+        return leak, ((cold_share > self.max_cold_share) | too_large) & ~ctx.heatmaps.empty & (area > 0)
 
     def better(
         self, ctx: PromptContext, new: Bool[Tensor, "batch height width"], old: Bool[Tensor, "batch height width"]
     ) -> Bool[Tensor, " batch"]:
-        """Whether the new mask agrees better with the heatmap."""
+        """Says which of the new masks agree better with the heatmap, by `heatmap_agreement`."""
         return heatmap_agreement(ctx, new) > heatmap_agreement(ctx, old)
 
 
 def heatmap_agreement(ctx: PromptContext, masks: Bool[Tensor, "batch height width"]) -> Float[Tensor, " batch"]:
-    """Soft IoU of each mask with its heatmap: ``Σ m·h / Σ max(m, h)``, in [0, 1]."""
-    return soft_iou(masks.double(), ctx.heatmaps.values.cpu().double())
+    """Returns the soft IoU of each mask with its heatmap, ``Σ m·h / Σ max(m, h)`` in [0, 1]."""
+    return soft_iou(masks.double(), ctx.heatmaps.values.double())
 
 
 def innermost_places(region: Bool[Tensor, "height width"], count: int) -> list[tuple[float, float]]:
-    """``(x, y)`` px of the pixel deepest inside each of the ``count`` largest 4-connected components."""
+    """Returns ``(x, y)`` px of the pixel deepest inside each of the ``count`` largest 4-connected components."""
     components, found = ndimage.label(region.numpy())
     sizes = ndimage.sum_labels(region.numpy(), components, range(1, found + 1))
     places = []
     for label in sorted(range(1, found + 1), key=lambda k: -sizes[k - 1])[:count]:
         bordered = np.pad(components == label, 1)  # so that depth counts from the image's edge as well
         depth = ndimage.distance_transform_cdt(bordered, metric="taxicab")[1:-1, 1:-1]
-        y, x = divmod(int(depth.argmax()), depth.shape[1])
+        y, x = np.unravel_index(depth.argmax(), depth.shape)
         places.append((float(x), float(y)))
     return places

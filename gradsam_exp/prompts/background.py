@@ -1,4 +1,7 @@
-"""Foreground points with background points: what the reference report found to make masks worse."""
+"""``pipeline=fgbg`` adds background points to the foreground points.
+
+The reference report found that they make masks worse; `docs/background-points.md` says why.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,14 @@ from pydantic.dataclasses import dataclass
 from scipy import ndimage
 from torch import Tensor
 
-from gradsam_exp.prompts.base import STRATEGIES, Fraction
-from gradsam_exp.prompts.foreground import Foreground, point_prompts, squared_distances, warm_centres
+from gradsam_exp.prompts.base import BG_THRESHOLD, STRATEGIES, Fraction
+from gradsam_exp.prompts.foreground import (
+    Foreground,
+    pixel_positions,
+    point_prompts,
+    squared_distances,
+    warm_centres,
+)
 from gradsam_exp.types import BACKGROUND, FOREGROUND, NO_POINT, PromptContext, Prompts
 
 Tie = Literal["first", "median", "farthest"]
@@ -23,24 +32,24 @@ Placement = Literal["extreme", "ring"]
 @STRATEGIES.register("fgbg")
 @dataclass(frozen=True)
 class ForegroundBackground(Foreground):
-    """`Foreground` plus background points on the coldest parts of the heatmap.
+    """Asks with `Foreground` and background points on the coldest parts of the heatmap.
 
     Cold pixels are those with heatmap < ``bg_threshold``. An image without any gets no background
     points; neither does one with an empty heatmap, of which nothing is known.
 
     Attributes:
-        bg_threshold: see above; must lie below ``fg_threshold``.
-        n: how many background points; 0 makes it `Foreground`.
+        bg_threshold: cold pixels have heatmap < this; must lie below ``fg_threshold``.
+        n: so many background points are placed; 0 makes it `Foreground`.
         placement: ``extreme`` takes the top-most, bottom-most, left-most and right-most cold pixel, in
             that order and again from the start for more than four, each from the pixels not yet taken.
             ``ring`` goes from the foreground centre in ``n`` evenly spaced directions until the warm region
             (≥ 0.5 of the maximum) is ``ring_distance`` px away, and takes the cold pixels nearest to these places.
-        tie: which of several equally extreme pixels: the ``first`` in scan order (mostly an image
+        tie: which of several equally extreme pixels is taken: the ``first`` in scan order (mostly an image
             corner), the ``median`` of them, or the one ``farthest`` from the foreground centre.
         ring_distance: gap in pixels between the warm region and the ring.
     """
 
-    bg_threshold: Fraction = 0.1
+    bg_threshold: Fraction = BG_THRESHOLD
     n: Annotated[int, Field(ge=0)] = 4
     placement: Placement = "extreme"
     tie: Tie = "first"
@@ -53,20 +62,20 @@ class ForegroundBackground(Foreground):
 
     @property
     def ignored(self) -> frozenset[str]:
-        """Each placement has a parameter of its own; without background points none matters."""
+        """Names the parameter of the other placement; without background points, all that place them."""
         own = {"bg_threshold", "placement", "tie", "ring_distance"}
         return super().ignored | (
             own if not self.n else {"ring_distance" if self.placement == "extreme" else "tie"}
         )
 
     def propose(self, ctx: PromptContext) -> Prompts:
-        """One query per image: the foreground grid, then up to ``n`` background points."""
+        """Asks one query per image: the foreground grid, then up to ``n`` background points."""
         foreground = self.foreground_points(ctx)
         if self.n == 0:
             return point_prompts(foreground)
         background, found = self.background_points(ctx)
         labels = torch.full((*foreground.shape[:2],), FOREGROUND)
-        background_labels = torch.where(found.cpu(), BACKGROUND, NO_POINT)
+        background_labels = torch.where(found, BACKGROUND, NO_POINT)
         return Prompts(
             image_index=torch.arange(len(ctx)),
             points=torch.cat([foreground, background], 1),
@@ -76,7 +85,7 @@ class ForegroundBackground(Foreground):
     def background_points(
         self, ctx: PromptContext
     ) -> tuple[Float[Tensor, "batch points 2"], Bool[Tensor, "batch points"]]:
-        """``(x, y)`` px of the background points, and which of them exist."""
+        """Returns ``(x, y)`` px of the background points, and which of them exist."""
         cold = (ctx.heatmaps.values < self.bg_threshold) & ~ctx.heatmaps.empty[:, None, None]
         centres = warm_centres(ctx.heatmaps, self.fg_threshold, self.region, self.weighting)
         places = self._ring(ctx, centres) if self.placement == "ring" else None
@@ -88,18 +97,17 @@ class ForegroundBackground(Foreground):
                 cost = squared_distances(places[:, number], ctx.size)
             cost = torch.where(cold, cost, torch.inf)
             best = cost.flatten(1).argmin(1)
-            width = cold.shape[-1]
-            points.append(torch.stack([best % width, best // width], 1).float())
+            points.append(pixel_positions(best, ctx.size))
             found.append(cold.flatten(1).any(1))
             cold = cold.clone()
             cold.flatten(1)[torch.arange(len(ctx)), best] = False
         return torch.stack(points, 1), torch.stack(found, 1)
 
     def _extremeness(self, number: int, cold: Tensor, centres: Tensor) -> Tensor:
-        """Lower is more extreme in direction ``number``; ties are broken by the decimals."""
+        """Returns a cost for each pixel: lower is more extreme in direction ``number``; decimals break ties."""
         height, width = cold.shape[-2:]
-        y = torch.arange(height, device=cold.device, dtype=torch.float64)[:, None].expand(height, width)
-        x = torch.arange(width, device=cold.device, dtype=torch.float64).expand(height, width)
+        y = torch.arange(height, dtype=torch.float64)[:, None].expand(height, width)
+        x = torch.arange(width, dtype=torch.float64).expand(height, width)
         position = (y, height - 1 - y, x, width - 1 - x)[number % 4]
         along = (x, x, y, y)[number % 4]
         if self.tie == "first":  # scan order: along the row, or down the column
@@ -113,15 +121,15 @@ class ForegroundBackground(Foreground):
         return torch.where(tied, -squared_distances(centres.double(), (height, width)), torch.inf)
 
     def _ring(self, ctx: PromptContext, centres: Tensor) -> Float[Tensor, "batch points 2"]:
-        """``(x, y)`` px of the places on the ring, clockwise from the top; outside of the image too."""
-        values = ctx.heatmaps.values.cpu().numpy()
+        """Returns ``(x, y)`` px of the places on the ring, clockwise from the top; outside of the image too."""
+        values = ctx.heatmaps.values.numpy()
         height, width = ctx.size
         reach = height + width
         steps = np.arange(0, reach, 0.5)
         angles = 2 * np.pi * np.arange(self.n) / self.n
         directions = np.stack([np.sin(angles), -np.cos(angles)], 1)
         places = np.zeros((len(values), self.n, 2), dtype=np.float32)
-        for image, centre in enumerate(centres.cpu().numpy()):
+        for image, centre in enumerate(centres.numpy()):
             warm = np.pad(values[image] >= 0.5 * values[image].max(), reach)
             gap = ndimage.distance_transform_edt(~warm)
             ways = centre + steps[:, None, None] * directions  # (steps, n, 2)
@@ -130,7 +138,7 @@ class ForegroundBackground(Foreground):
             outermost = len(steps) - 1 - np.argmin(far[::-1], axis=0)  # the last step that is too near
             first = np.where(far.all(0), 0, np.minimum(outermost + 1, len(steps) - 1))
             places[image] = ways[first, np.arange(self.n)]
-        return torch.from_numpy(places).to(ctx.heatmaps.values.device)
+        return torch.from_numpy(places)
 
 
 def check_thresholds(bg_threshold: float, fg_threshold: float) -> None:

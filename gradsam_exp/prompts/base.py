@@ -1,49 +1,70 @@
-"""What a prompt strategy is; what it may look at is a `PromptContext`."""
+"""A prompt strategy decides what a segmenter is asked about each image, from its heatmap.
+
+Everything that a strategy looks at (`PromptContext`, masks, ``chosen`` logits) and everything that it returns
+(`Prompts`) is on the CPU; the segmenter brings prompts to its own device.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Annotated, ClassVar
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
 from jaxtyping import Bool, Float
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
-from gradsam_exp.registry import Registry
+from gradsam_exp.registry import Registry, check_value
 from gradsam_exp.types import PromptContext, Prompts, Segmentation
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
 
-
-def _odd(value: int) -> int:
-    if value % 2 == 0:
-        raise ValueError("must be odd, so that the grid has a centre")
+def _fraction(value: float) -> float:
+    if not 0 <= value <= 1:
+        raise ValueError("must lie between 0 and 1")
     return value
 
 
-OddInt = Annotated[int, Field(ge=1), AfterValidator(_odd)]
+def _odd(value: int) -> int:
+    if value < 1 or value % 2 == 0:
+        raise ValueError("must be odd and positive, so that the grid has a centre")
+    return value
+
+
+Fraction = Annotated[float, AfterValidator(_fraction)]
+OddInt = Annotated[int, AfterValidator(_odd)]
+Offset = Annotated[float, Field(gt=0)]
+
+# Defaults and ranges of the knobs that several strategies share; ``conf/config.yaml`` has the same defaults.
+FG_THRESHOLD = 0.8
+BG_THRESHOLD = 0.1
+GRID_SIZE = 3
+GRID_OFFSET = 1.0
+KNOBS = {"fg_threshold": Fraction, "bg_threshold": Fraction, "grid_size": OddInt, "grid_offset": Offset}
 
 
 class PromptStrategy(ABC):
     """Turns heatmaps into prompts. Subclasses are small dataclasses whose fields are the knobs."""
 
     kinds: ClassVar[frozenset[str]] = frozenset({"points"})
-    """Which of ``points``, ``boxes``, ``masks`` its prompts hold; checked against the segmenter up front."""
+    """Its prompts hold these of ``points``, ``boxes``, ``masks``; checked against the segmenter up front."""
+
+    brings_selector: ClassVar[str | None] = None
+    """Its configuration chooses this selector, unless another is given."""
 
     needs_truth: ClassVar[bool] = False
-    """Looks at the true masks: results are an upper bound and are marked as such everywhere."""
+    """It looks at the true masks: results are an upper bound and are marked as such everywhere."""
 
     @property
     def ignored(self) -> frozenset[str]:
-        """Parameters that make no difference as the others are: runs that differ only in them are the same."""
+        """Names parameters that make no difference beside the others; runs that differ in these only are equal."""
         return frozenset()
 
     @abstractmethod
     def propose(self, ctx: PromptContext) -> Prompts:
-        """The first prompts for a batch; an image may get several queries, or none."""
+        """Makes the first prompts for a batch; an image may get several queries, or none."""
 
     max_rounds: int = 1
-    """How often an image is asked at most; more than one needs `revise`."""
+    """Each image is asked at most so often; more than once needs `revise`."""
 
     def revise(
         self,
@@ -53,26 +74,39 @@ class PromptStrategy(ABC):
         masks: Bool[Tensor, "batch height width"],
         chosen: Float[Tensor, "batch low low"],
     ) -> tuple[Prompts, Bool[Tensor, " batch"]]:
-        """Look at the answer and ask again.
+        """Looks at the answer and makes the prompts of the next round.
 
         Args:
             ctx: as in `propose`.
             prompts: the last round's.
             segmentation: its answers.
             masks: the mask kept so far for each image, in the original frame.
-            chosen: its low-resolution logits.
+            chosen: its low-resolution logits; all zero for an image without a mask.
 
         Returns:
             New prompts, for the images that are to be asked again only, and which these are.
+
+        Raises:
+            NotImplementedError: a strategy with ``max_rounds`` above 1 that does not define it.
         """
         raise NotImplementedError(f"{type(self).__name__} asks once")
 
     def better(
         self, ctx: PromptContext, new: Bool[Tensor, "batch height width"], old: Bool[Tensor, "batch height width"]
     ) -> Bool[Tensor, " batch"]:
-        """Whether a revised mask replaces the one kept so far: unless it is empty where the heatmap is not."""
+        """Says which revised masks replace those kept so far: those that are not empty, or whose heatmap is."""
         del old
-        return new.flatten(1).any(1) | ctx.heatmaps.empty.cpu()
+        return new.flatten(1).any(1) | ctx.heatmaps.empty
+
+
+def check_knobs(values: Mapping[str, Any]) -> None:
+    """Checks the knobs that several strategies share, whether or not the chosen one uses them.
+
+    Raises:
+        InputError: a value out of its range; names the knob as the command line does, such as ``bg_threshold``.
+    """
+    for name, kind in KNOBS.items():
+        check_value(name, kind, values[name])
 
 
 STRATEGIES: Registry[PromptStrategy] = Registry("pipeline", "gradsam_exp.prompts")

@@ -1,4 +1,4 @@
-"""Points at the heatmap's maxima: what others tried for this task, and several objects at once."""
+"""Strategies that click the heatmap's maxima: what others tried for this task, and several objects at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from skimage.feature import peak_local_max
 from torch import Tensor
 
 from gradsam_exp.prompts.base import STRATEGIES, Fraction, PromptStrategy
-from gradsam_exp.prompts.foreground import point_prompts
+from gradsam_exp.prompts.foreground import pixel_positions, point_prompts
 from gradsam_exp.types import BACKGROUND, FOREGROUND, PromptContext, Prompts, stack_points
 
 Count = Annotated[int, Field(ge=1)]
@@ -24,20 +24,20 @@ Distance = Annotated[float, Field(gt=0)]
 @STRATEGIES.register("argmax")
 @dataclass(frozen=True)
 class ArgMax(PromptStrategy):
-    """One foreground point at the heatmap's maximum (as github.com/mar2000/Deep-Neural-Networks does)."""
+    """Clicks the heatmap's maximum (as github.com/mar2000/Deep-Neural-Networks does)."""
 
     def propose(self, ctx: PromptContext) -> Prompts:
-        """One query of one point per image."""
+        """Asks one query of one point per image."""
         return point_prompts(peaks(ctx)[:, None])
 
 
 @STRATEGIES.register("argmax_corner")
 @dataclass(frozen=True)
 class ArgMaxCorner(PromptStrategy):
-    """`ArgMax`, and the image corner farthest from it as background point."""
+    """Clicks the heatmap's maximum, and the image corner farthest from it as background."""
 
     def propose(self, ctx: PromptContext) -> Prompts:
-        """One query of two points per image."""
+        """Asks one query of two points per image."""
         peak = peaks(ctx)
         height, width = ctx.size
         corners = torch.tensor([[x, y] for y in (0.0, height - 1.0) for x in (0.0, width - 1.0)])
@@ -49,7 +49,7 @@ class ArgMaxCorner(PromptStrategy):
 @STRATEGIES.register("topk_smoothed")
 @dataclass(frozen=True)
 class TopKSmoothed(PromptStrategy):
-    """The ``k`` hottest pixels of the smoothed heatmap as foreground points.
+    """Clicks the ``k`` hottest pixels of the smoothed heatmap.
 
     After github.com/1miqi1/Image-segmentation-without-user-input, which takes one point: to each pixel, the heat
     of the pixels around it is added, divided by their distance.
@@ -63,25 +63,24 @@ class TopKSmoothed(PromptStrategy):
     radius: Count = 20
 
     def propose(self, ctx: PromptContext) -> Prompts:
-        """One query of ``k`` points per image."""
+        """Asks one query of ``k`` points per image."""
         return point_prompts(self.hottest(ctx))
 
     def hottest(self, ctx: PromptContext) -> Float[Tensor, "batch points 2"]:
-        """``(x, y)`` px of the hottest pixels; those of an empty heatmap are its centre."""
+        """Returns ``(x, y)`` px of the hottest pixels; those of an empty heatmap are its centre."""
         y, x = np.mgrid[-self.radius : self.radius + 1, -self.radius : self.radius + 1]
         kernel = 1 / np.maximum(np.hypot(x, y), 1)
-        values = ctx.heatmaps.values.cpu().double().numpy()
+        values = ctx.heatmaps.values.double().numpy()
         smooth = np.stack([ndimage.convolve(v, kernel, mode="constant") for v in values])
         flat = np.argsort(-smooth.reshape(len(values), -1), axis=1, kind="stable")[:, : self.k]
-        width = values.shape[2]
-        points = torch.from_numpy(np.stack([flat % width, flat // width], -1)).float()
-        return torch.where(ctx.heatmaps.empty.cpu()[:, None, None], ctx.centre, points)
+        points = pixel_positions(torch.from_numpy(flat), ctx.size)
+        return torch.where(ctx.heatmaps.empty[:, None, None], ctx.centre, points)
 
 
 @STRATEGIES.register("topk_far")
 @dataclass(frozen=True)
 class TopKFar(TopKSmoothed):
-    """`TopKSmoothed`, and random background points far from these.
+    """Clicks as `TopKSmoothed` does, and random background points far from there.
 
     Attributes:
         n: number of background points; fewer where fewer pixels are far enough.
@@ -92,7 +91,7 @@ class TopKFar(TopKSmoothed):
     distance: Distance = 20.0
 
     def propose(self, ctx: PromptContext) -> Prompts:
-        """One query per image; the choice is the same however images are batched."""
+        """Asks one query per image; its random points are the same however images are batched."""
         height, width = ctx.size
         y, x = np.mgrid[:height, :width]
         grid = np.stack([x.ravel(), y.ravel()], 1)
@@ -110,7 +109,7 @@ class TopKFar(TopKSmoothed):
 @STRATEGIES.register("multi_peak")
 @dataclass(frozen=True)
 class MultiPeak(PromptStrategy):
-    """Several maxima of the heatmap as foreground points of one query, found by non-maximum suppression.
+    """Clicks several maxima of the heatmap in one query, found by non-maximum suppression.
 
     Attributes:
         peaks: at most so many.
@@ -123,10 +122,10 @@ class MultiPeak(PromptStrategy):
     min_heat: Fraction = 0.5
 
     def propose(self, ctx: PromptContext) -> Prompts:
-        """One query of one to ``peaks`` points per image."""
+        """Asks one query of one to ``peaks`` points per image."""
         middle = ctx.centre.tolist()
         rows = []
-        for values, empty in zip(ctx.heatmaps.values.cpu().numpy(), ctx.heatmaps.empty.tolist(), strict=True):
+        for values, empty in zip(ctx.heatmaps.values.numpy(), ctx.heatmaps.empty.tolist(), strict=True):
             found = peak_local_max(
                 values,
                 min_distance=self.min_distance,
@@ -141,9 +140,6 @@ class MultiPeak(PromptStrategy):
 
 
 def peaks(ctx: PromptContext) -> Float[Tensor, "batch 2"]:
-    """``(x, y)`` px of each heatmap's first maximum; the image's centre for an empty one."""
-    values = ctx.heatmaps.values.cpu()
-    flat = values.flatten(1).argmax(1)
-    width = values.shape[2]
-    found = torch.stack([flat % width, flat // width], 1).float()
-    return torch.where(ctx.heatmaps.empty.cpu()[:, None], ctx.centre, found)
+    """Returns ``(x, y)`` px of each heatmap's first maximum; the image's centre for an empty one."""
+    found = pixel_positions(ctx.heatmaps.values.flatten(1).argmax(1), ctx.size)
+    return torch.where(ctx.heatmaps.empty[:, None], ctx.centre, found)

@@ -1,18 +1,23 @@
-"""Yardsticks that ignore the heatmap: a lower bound and upper ones."""
+"""Strategies that ignore the heatmap, as yardsticks for the others: a lower bound and three upper ones."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool
-from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from gradsam_exp.prompts.base import STRATEGIES, OddInt, PromptStrategy
-from gradsam_exp.prompts.foreground import Foreground, centre_of_mass, point_prompts, squared_distances
+from gradsam_exp.prompts.base import GRID_OFFSET, GRID_SIZE, STRATEGIES, OddInt, Offset, PromptStrategy
+from gradsam_exp.prompts.foreground import (
+    Foreground,
+    centre_of_mass,
+    pixel_positions,
+    point_prompts,
+    squared_distances,
+)
 from gradsam_exp.prompts.regions import bounding_boxes, box_prompts
 from gradsam_exp.types import PromptContext, Prompts
 
@@ -20,17 +25,17 @@ from gradsam_exp.types import PromptContext, Prompts
 @STRATEGIES.register("center")
 @dataclass(frozen=True)
 class Center(PromptStrategy):
-    """One foreground point at the image's centre: what a prompt is worth that knows nothing."""
+    """Clicks the image's centre: what a prompt is worth that knows nothing."""
 
     def propose(self, ctx: PromptContext) -> Prompts:
-        """One query of one point per image."""
+        """Asks one query of one point per image."""
         return point_prompts(ctx.centre.expand(len(ctx), 1, 2))
 
 
 @STRATEGIES.register("oracle")
 @dataclass(frozen=True)
 class Oracle(PromptStrategy):
-    """One foreground point at the true mask's centre of mass: an upper bound, not a method.
+    """Clicks the true mask's centre of mass: an upper bound, not a method.
 
     If the centre of mass lies outside the mask (a ring, say), the mask's pixel nearest to it is taken;
     an empty mask gets the image's centre.
@@ -39,26 +44,25 @@ class Oracle(PromptStrategy):
     needs_truth = True
 
     def propose(self, ctx: PromptContext) -> Prompts:
-        """One query of one point per image."""
+        """Asks one query of one point per image."""
         truth = _truth(ctx)
         masks = truth.double()
-        width = ctx.size[1]
         centres = centre_of_mass(masks)
         nearest = torch.where(truth, squared_distances(centres, ctx.size), torch.inf).flatten(1).argmin(1)
-        on_mask = torch.stack([nearest % width, nearest // width], 1).double()
+        on_mask = pixel_positions(nearest, ctx.size).double()
         rounded = centres.round().nan_to_num().long()
-        rows = torch.arange(len(ctx), device=masks.device)
+        rows = torch.arange(len(ctx))
         inside = truth[rows, rounded[:, 1], rounded[:, 0]]
         points = torch.where(inside[:, None], centres, on_mask)
         empty = ~truth.flatten(1).any(1)
-        points = torch.where(empty[:, None], ctx.centre.to(points), points)
+        points = torch.where(empty[:, None], ctx.centre.double(), points)
         return point_prompts(points.float()[:, None])
 
 
 @STRATEGIES.register("oracle_heatmap")
 @dataclass(frozen=True)
 class OracleHeatmap(PromptStrategy):
-    """The points of `Foreground` on the true mask in place of the heatmap: an upper bound, not a method.
+    """Places the points of `Foreground` on the true mask, as if it were the heatmap: an upper bound, not a method.
 
     Against `Foreground` it says what the heatmap costs, against `Oracle` what these points cost. An empty mask
     gets the image's centre.
@@ -69,12 +73,12 @@ class OracleHeatmap(PromptStrategy):
 
     needs_truth = True
 
-    grid_size: OddInt = 3
-    grid_offset: Annotated[float, Field(gt=0)] = 1.0
+    grid_size: OddInt = GRID_SIZE
+    grid_offset: Offset = GRID_OFFSET
 
     def propose(self, ctx: PromptContext) -> Prompts:
-        """One query of a grid of points per image."""
-        truth = _truth(ctx).to(ctx.heatmaps.values.device)
+        """Asks one query of a grid of points per image."""
+        truth = _truth(ctx)
         perfect = replace(ctx.heatmaps, values=truth.float(), empty=~truth.flatten(1).any(1))
         points = Foreground(grid_size=self.grid_size, grid_offset=self.grid_offset)
         return points.propose(replace(ctx, heatmaps=perfect))
@@ -83,7 +87,7 @@ class OracleHeatmap(PromptStrategy):
 @STRATEGIES.register("oracle_box")
 @dataclass(frozen=True)
 class OracleBox(PromptStrategy):
-    """The bounding box of the true mask, which is the most that any box can say: an upper bound, not a method.
+    """Gives the bounding box of the true mask, the most that any box can say: an upper bound, not a method.
 
     An empty mask gets the whole image.
     """
@@ -92,8 +96,8 @@ class OracleBox(PromptStrategy):
     needs_truth = True
 
     def propose(self, ctx: PromptContext) -> Prompts:
-        """One query of one box per image."""
-        return box_prompts(bounding_boxes(_truth(ctx).cpu()))
+        """Asks one query of one box per image."""
+        return box_prompts(bounding_boxes(_truth(ctx)))
 
 
 def _truth(ctx: PromptContext) -> Bool[Tensor, "batch height width"]:

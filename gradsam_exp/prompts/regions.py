@@ -1,4 +1,4 @@
-"""Boxes and masks from the heatmap's warm region."""
+"""Strategies that ask with boxes, mask prompts or a grid of clicks, made from the heatmap's warm region."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Gain = Annotated[float, Field(gt=0)]
 @STRATEGIES.register("box")
 @dataclass(frozen=True)
 class Box(PromptStrategy):
-    """The bounding box of the warm component that holds the heatmap's peak.
+    """Asks with the bounding box of the warm component that holds the heatmap's peak.
 
     Attributes:
         box_threshold: warm pixels have at least this share of the heatmap's maximum.
@@ -34,14 +34,14 @@ class Box(PromptStrategy):
     margin: Annotated[float, Field(ge=0)] = 0.0
 
     def propose(self, ctx: PromptContext) -> Prompts:
-        """One query of one box per image; the whole image for an empty heatmap."""
+        """Asks one query of one box per image; the whole image for an empty heatmap."""
         return box_prompts(warm_boxes(ctx, self.box_threshold, self.margin))
 
 
 @STRATEGIES.register("box_points")
 @dataclass(frozen=True)
 class BoxPoints(Foreground):
-    """`Foreground` together with `Box`; see there for the attributes."""
+    """Asks with `Foreground`'s points and `Box`'s box in one query; see there for the attributes."""
 
     kinds: ClassVar[frozenset[str]] = frozenset({"points", "boxes"})
 
@@ -49,17 +49,17 @@ class BoxPoints(Foreground):
     margin: Annotated[float, Field(ge=0)] = 0.0
 
     def propose(self, ctx: PromptContext) -> Prompts:
-        """One query of a grid of points and a box per image."""
+        """Asks one query of a grid of points and a box per image."""
         return replace(super().propose(ctx), boxes=warm_boxes(ctx, self.box_threshold, self.margin))
 
 
 @STRATEGIES.register("mask")
 @dataclass(frozen=True)
 class HeatmapMask(Foreground):
-    """The heatmap itself as SAM's low-resolution mask prompt, with the foreground points or alone.
+    """Asks with the heatmap itself as SAM's low-resolution mask prompt, with the foreground points or alone.
 
     Attributes:
-        points: together with `Foreground`'s points.
+        points: ask with `Foreground`'s points as well.
         mask_threshold: heat at which the logit is 0.
         gain: logit per unit of heat; SAM's own masks have logits of some ±10.
     """
@@ -71,7 +71,7 @@ class HeatmapMask(Foreground):
     gain: Gain = 20.0
 
     def propose(self, ctx: PromptContext) -> Prompts:
-        """One query per image; an empty heatmap's mask is all negative."""
+        """Asks one query per image; an empty heatmap's mask is all negative."""
         heat = ctx.low_res.to_low_res(ctx.heatmaps.values)
         prompts = replace(super().propose(ctx), mask_logits=self.gain * (heat - self.mask_threshold)[:, None])
         return prompts if self.points else replace(prompts, labels=torch.full_like(prompts.labels, NO_POINT))
@@ -80,17 +80,17 @@ class HeatmapMask(Foreground):
 @STRATEGIES.register("cascade")
 @dataclass(frozen=True)
 class Cascade(Foreground):
-    """A first prompt from the heatmap, then the answer fed back: its logits as mask prompt, and its box.
+    """Asks with a prompt from the heatmap, then feeds the answer back: its logits as mask prompt, and its box.
 
     PerSAM's post-refinement (Zhang et al., ICLR 2024, section 3.2) is ``start=points, feed_box=true,
     max_rounds=3``.
 
     Attributes:
         start: the first prompt: `Foreground`'s points, or `Box`.
-        box_threshold: of that box.
-        feed_points: the first prompt's points again in later rounds (``start=points``).
-        feed_box: the bounding box of the mask in later rounds, unless the mask is empty.
-        max_rounds: how often each image is asked, the first time included.
+        box_threshold: that of `Box`, for ``start=box``.
+        feed_points: ask with the first prompt's points in later rounds as well (``start=points``).
+        feed_box: ask with the mask's bounding box in later rounds.
+        max_rounds: each image is asked so often, the first time included.
     """
 
     kinds: ClassVar[frozenset[str]] = frozenset({"points", "boxes", "masks"})
@@ -102,7 +102,7 @@ class Cascade(Foreground):
     max_rounds: Annotated[int, Field(ge=1)] = 2
 
     def propose(self, ctx: PromptContext) -> Prompts:
-        """One query per image."""
+        """Asks one query per image."""
         return super().propose(ctx) if self.start == "points" else Box(self.box_threshold).propose(ctx)
 
     def revise(
@@ -113,11 +113,11 @@ class Cascade(Foreground):
         masks: Bool[Tensor, "batch height width"],
         chosen: Float[Tensor, "batch low low"],
     ) -> tuple[Prompts, Bool[Tensor, " batch"]]:
-        """All images with a mask again, each with its own logits."""
+        """Asks all images with a mask again, each with its own logits."""
         del segmentation
         active = masks.flatten(1).any(1)
         rows = prompts.image_index  # after a round they are no longer in the images' order
-        again = replace(prompts, mask_logits=chosen[rows.to(chosen.device)][:, None])
+        again = replace(prompts, mask_logits=chosen[rows][:, None])
         if self.feed_box:
             again = replace(again, boxes=bounding_boxes(masks)[rows])
         if not self.feed_points:
@@ -128,25 +128,27 @@ class Cascade(Foreground):
 @STRATEGIES.register("grid_match")
 @dataclass(frozen=True)
 class GridMatch(PromptStrategy):
-    """A dense grid of single clicks, each a query of its own; the selector picks among all their masks.
+    """Asks with a dense grid of single clicks, each a query of its own; the selector picks among all their masks.
 
-    After Pro2SAM (Yang et al., ECCV 2024), which keeps the candidate that matches the activation map best:
-    use it with ``selector=heatmap_agreement``.
+    After Pro2SAM (Yang et al., ECCV 2024), which keeps the candidate that matches the activation map best: its
+    configuration chooses ``selector=heatmap_agreement``.
 
     Attributes:
         spacing: distance of neighbouring grid points, in pixels.
         min_heat: grid points on colder pixels are left out; the image's centre if none is left.
     """
 
+    brings_selector: ClassVar[str | None] = "heatmap_agreement"
+
     spacing: Annotated[int, Field(ge=1)] = 4
     min_heat: Fraction = 0.3
 
     def propose(self, ctx: PromptContext) -> Prompts:
-        """One query of one point for every warm grid point."""
+        """Asks one query of one point for every warm grid point."""
         height, width = ctx.size
         ys = torch.arange(self.spacing // 2, height, self.spacing)
         xs = torch.arange(self.spacing // 2, width, self.spacing)
-        heat = ctx.heatmaps.values.cpu()[:, ys][:, :, xs]
+        heat = ctx.heatmaps.values[:, ys][:, :, xs]
         image, row, column = torch.nonzero(heat >= self.min_heat, as_tuple=True)
         points = torch.stack([xs[column], ys[row]], 1).float()
         without = torch.nonzero(torch.bincount(image, minlength=len(ctx)) == 0).flatten()
@@ -161,7 +163,7 @@ class GridMatch(PromptStrategy):
 
 
 def box_prompts(boxes: Float[Tensor, "batch 4"]) -> Prompts:
-    """One query of a box and no points for each image."""
+    """Makes one query of a box and no points for each image."""
     count = len(boxes)
     return Prompts(
         torch.arange(count), torch.zeros(count, 0, 2), torch.zeros(count, 0, dtype=torch.long), boxes=boxes
@@ -169,19 +171,19 @@ def box_prompts(boxes: Float[Tensor, "batch 4"]) -> Prompts:
 
 
 def warm_boxes(ctx: PromptContext, threshold: float, margin: float = 0.0) -> Float[Tensor, "batch 4"]:
-    """``x0, y0, x1, y1`` px around the warm component of each heatmap's peak, clipped to the image."""
-    values = ctx.heatmaps.values.cpu()
+    """Returns ``x0, y0, x1, y1`` px around the warm component of each heatmap's peak, clipped to the image."""
+    values = ctx.heatmaps.values
     height, width = ctx.size
     warm = values >= threshold * values.amax((1, 2), keepdim=True)
     warm = component_of_peak(warm, values)
-    warm |= ctx.heatmaps.empty.cpu()[:, None, None]
+    warm |= ctx.heatmaps.empty[:, None, None]
     edges = torch.tensor([width, height, width, height]) - 0.5
     outward = margin * torch.tensor([-1, -1, 1, 1])
     return (bounding_boxes(warm) + outward).clamp(min=torch.tensor(-0.5), max=edges)
 
 
 def bounding_boxes(masks: Bool[Tensor, "batch height width"]) -> Float[Tensor, "batch 4"]:
-    """``x0, y0, x1, y1`` px: the outer edges of each mask's outermost pixels; an empty mask's is the frame."""
+    """Returns ``x0, y0, x1, y1`` px around each mask, by its pixels' outer edges; the frame for an empty mask."""
     masks = masks | ~masks.flatten(1).any(1)[:, None, None]
     height, width = masks.shape[1:]
     columns, rows = masks.any(1).int(), masks.any(2).int()

@@ -19,16 +19,16 @@ class Refiner(ABC):
     """Brings heatmaps, which know a layer's resolution, to the edges of the image."""
 
     def __call__(self, images: UInt8[Tensor, "batch 3 height width"], heatmaps: Heatmaps) -> Heatmaps:
-        """Refined heatmaps in [0, 1], scaled to a maximum of 1; an empty one stays empty."""
+        """Refine heatmaps on the CPU to [0, 1], scaled to a maximum of 1; an empty one stays empty."""
         refined = []
-        for image, values, empty in zip(images.cpu(), heatmaps.values.cpu(), heatmaps.empty.tolist(), strict=True):
+        for image, values, empty in zip(images, heatmaps.values, heatmaps.empty.tolist(), strict=True):
             if empty:
                 refined.append(values)
                 continue
             found = self.refine(image.permute(1, 2, 0).numpy(), values.numpy().astype(np.float64))
             found = np.clip(found, 0, 1)
             refined.append(torch.from_numpy(found / max(found.max(), 1e-12)).float())
-        return replace(heatmaps, values=torch.stack(refined).to(heatmaps.values.device))
+        return replace(heatmaps, values=torch.stack(refined))
 
     @abstractmethod
     def refine(

@@ -1,4 +1,7 @@
-"""What a segmenter is: encode images once, then answer any number of prompts about them."""
+"""A segmenter encodes images once, then answers any number of prompts about them.
+
+Prompts come on the CPU, embeddings from anywhere; answers are on the segmenter's device.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from gradsam_exp.types import Prompts, Segmentation
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Encoded images of one size. They are on the CPU, but for those that ``encode`` has just made.
+    """Holds encoded images of one size: on the CPU as the store gives them, else where ``encode`` has made them.
 
     Attributes:
         levels: one tensor for each resolution that the segmenter's decoder looks at, a row per image.
@@ -32,55 +35,58 @@ class Embeddings:
         return len(self.levels[0])
 
     def __getitem__(self, rows: slice) -> Embeddings:
-        """Some of the images."""
+        """Returns some of the images."""
         return replace(self, levels=tuple(level[rows] for level in self.levels))
 
     @staticmethod
     def joined(parts: Sequence[Embeddings]) -> Embeddings:
-        """Those of several batches of images of one size, one after the other, on the CPU."""
+        """Joins those of several batches of images of one size, one after the other, on the CPU."""
         levels = zip(*(part.levels for part in parts), strict=True)
         return replace(parts[0], levels=tuple(torch.cat([value.cpu() for value in level]) for level in levels))
 
 
 @runtime_checkable
 class Segmenter(Protocol):
-    """A promptable segmentation model."""
+    """Answers prompts about images with masks."""
 
     digest: str
-    """Identifies the weights."""
+    """It identifies the weights."""
 
     @property
     def accepts(self) -> frozenset[str]:
-        """Which of ``points``, ``boxes``, ``masks`` it can be asked with."""
+        """Says which of ``points``, ``boxes``, ``masks`` it can be asked with."""
 
     @property
     def device(self) -> torch.device:
-        """Where it runs; the CPU before it is loaded."""
+        """Says where it runs; the CPU before it is loaded."""
 
     def load(self, device: torch.device) -> None:
-        """Read the weights; nothing expensive happens before. Calling it again does nothing."""
+        """Reads the weights onto ``device``; nothing expensive happens before. Calling it again does nothing."""
 
     def encode(self, images: Tensor) -> Embeddings:
-        """Encode uint8 RGB images ``(B, 3, H, W)``."""
+        """Encodes uint8 RGB images ``(B, 3, H, W)``, which may be on any device."""
 
     def decode(self, embeddings: Embeddings, prompts: Prompts) -> Segmentation:
-        """Answer every query; ``prompts.image_index`` says which embedding it is about."""
+        """Answers every query; ``prompts.image_index`` says which embedding it is about."""
 
     def to_original(
         self, logits: Float[Tensor, "masks low low"], embeddings: Embeddings
     ) -> Bool[Tensor, "masks height width"]:
-        """Masks in the original frame from low-resolution logits."""
+        """Makes masks in the original frame from low-resolution logits, on their own device."""
 
     def to_low_res(
         self, values: Float[Tensor, "maps height width"], embeddings: Embeddings
     ) -> Float[Tensor, "maps low low"]:
-        """Maps of the original frame on the low-resolution grid; 0 on padding."""
+        """Brings maps of the original frame to the low-resolution grid, on their own device; 0 on padding."""
 
+
+CELL = 4
+"""A cell of the low-resolution mask spans 4×4 pixels of the input frame, in SAM and its descendants."""
 
 SEGMENTERS: Registry[Segmenter] = Registry("sam", "gradsam_exp.segmenters")
 
 
 def distinct_shapes(prompts: Prompts) -> list[Int[Tensor, " group"]]:
-    """Rows of ``prompts`` grouped by their number of real points: what can be decoded together unpadded."""
+    """Groups the rows of ``prompts`` by their number of real points: these can be decoded together unpadded."""
     counts = (prompts.labels >= 0).sum(1)
     return [torch.nonzero(counts == count).flatten() for count in counts.unique()]

@@ -1,4 +1,4 @@
-"""A segmenter that is not asked the same question twice."""
+"""A cache around a segmenter keeps its answers, so that no query is decoded twice."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from xxhash import xxh3_128, xxh3_128_digest
 from gradsam_exp.segmenters.base import Embeddings, Segmenter
 from gradsam_exp.types import Prompts, Segmentation
 
-Answer = tuple[Tensor, Tensor]  # logits and scores of one query
+Answer = tuple[Tensor, ...]  # of one query: logits, predicted IoU, and the single-mask candidate where it is said
 
 
 class CachedSegmenter:
-    """A loaded segmenter whose answers are kept in memory: most prompts of a sweep's jobs are those of another.
+    """Keeps a loaded segmenter's answers in memory: most prompts of one job of a sweep are also those of another.
 
     A threshold that is moved a little leaves the points of most images where they were; only the others are
     decoded. Answers are found by content: the embedding, and the query's points, labels, box and mask. They are
@@ -24,11 +24,12 @@ class CachedSegmenter:
 
     Args:
         segmenter: what answers new questions.
-        max_bytes: of answers that are kept, on the segmenter's device. Above this any may go: runs ask in the same
-            order, so the least recently used one would be the next that is needed.
+        max_bytes: at most so many bytes of answers are kept, on the segmenter's device. Above this any may go:
+            runs ask in the same order, so the least recently used one would be the next that is needed.
 
     Attributes:
         asked, decoded: queries so far, and how many of them the segmenter itself has answered.
+        kept_bytes: the size of the answers that are kept.
     """
 
     def __init__(self, segmenter: Segmenter, max_bytes: int) -> None:
@@ -38,70 +39,64 @@ class CachedSegmenter:
         self.asked = self.decoded = 0
         self._answers: dict[bytes, Answer] = {}
         self._kept: list[bytes] = []
-        self._bytes = 0
+        self.kept_bytes = 0
         self._random = Random(0)  # equal commands do equal things
 
     @property
     def device(self) -> torch.device:
-        """See `Segmenter.device`."""
+        """Says where it runs, see `Segmenter.device`."""
         return self.segmenter.device
 
     def decode(self, embeddings: Embeddings, prompts: Prompts) -> Segmentation:
-        """See `Segmenter.decode`."""
+        """Answers every query, see `Segmenter.decode`; asks the segmenter only what is new."""
         keys = _keys(embeddings, prompts)
         known = [self._answers.get(key) for key in keys]
         new = [row for row, answer in enumerate(known) if answer is None]
         self.asked, self.decoded = self.asked + len(keys), self.decoded + len(new)
         if len(new) == len(keys):
             answer = self.segmenter.decode(embeddings, prompts)
-        else:
-            answer = self._completed(embeddings, prompts, known, new)
-        self._keep(keys, answer, new)
-        return answer
-
-    def _completed(
-        self, embeddings: Embeddings, prompts: Prompts, known: list[Answer | None], new: list[int]
-    ) -> Segmentation:
-        """What is known, and answers to the new queries."""
-        rows: list[Answer | None] = list(known)
+            for row in new:
+                self._keep(keys[row], _answer(answer, row))
+            return answer
         if new:
             fresh = self.segmenter.decode(embeddings, prompts[torch.tensor(new)])
-            for row, logits, scores in zip(new, fresh.logits, fresh.predicted_iou, strict=True):
-                rows[row] = logits, scores
-        found = [row for row in rows if row is not None]
-        logits = torch.stack([logits for logits, _ in found])
-        return Segmentation(logits, torch.stack([scores for _, scores in found]), prompts.image_index)
+            for place, row in enumerate(new):
+                known[row] = _answer(fresh, place)
+                self._keep(keys[row], _answer(fresh, place))
+        logits, predicted_iou, *single = map(torch.stack, zip(*filter(None, known), strict=True))
+        return Segmentation(logits, predicted_iou, prompts.image_index, *single)
 
-    def _keep(self, keys: list[bytes], answer: Segmentation, new: list[int]) -> None:
-        for row in new:
-            if keys[row] not in self._answers:
-                kept = (
-                    answer.logits[row].clone(),
-                    answer.predicted_iou[row].clone(),
-                )  # not a view of the whole batch
-                self._answers[keys[row]] = kept
-                self._kept.append(keys[row])
-                self._bytes += sum(part.nbytes for part in kept)
-        while self._bytes > self.max_bytes:
+    def _keep(self, key: bytes, answer: Answer) -> None:
+        if key not in self._answers:
+            self._answers[key] = tuple(part.clone() for part in answer)  # not a view of the whole batch
+            self._kept.append(key)
+            self.kept_bytes += sum(part.nbytes for part in answer)
+        while self.kept_bytes > self.max_bytes:
             at = self._random.randrange(len(self._kept))
             self._kept[at], self._kept[-1] = self._kept[-1], self._kept[at]
-            self._bytes -= sum(part.nbytes for part in self._answers.pop(self._kept.pop()))
+            self.kept_bytes -= sum(part.nbytes for part in self._answers.pop(self._kept.pop()))
 
     def to_original(
         self, logits: Float[Tensor, "masks low low"], embeddings: Embeddings
     ) -> Bool[Tensor, "masks height width"]:
-        """See `Segmenter.to_original`."""
+        """Makes masks in the original frame, see `Segmenter.to_original`."""
         return self.segmenter.to_original(logits, embeddings)
 
     def to_low_res(
         self, values: Float[Tensor, "maps height width"], embeddings: Embeddings
     ) -> Float[Tensor, "maps low low"]:
-        """See `Segmenter.to_low_res`."""
+        """Brings maps to the low-resolution grid, see `Segmenter.to_low_res`."""
         return self.segmenter.to_low_res(values, embeddings)
 
 
+def _answer(segmentation: Segmentation, row: int) -> Answer:
+    """Returns what was answered to one query, as views."""
+    parts = (segmentation.logits, segmentation.predicted_iou, segmentation.single)
+    return tuple(part[row] for part in parts if part is not None)
+
+
 def _keys(embeddings: Embeddings, prompts: Prompts) -> list[bytes]:
-    """A name for each query, made of everything that its answer depends on."""
+    """Makes a key for each query from everything that its answer depends on."""
     sizes = str((embeddings.input_size, embeddings.original_size)).encode()
     levels = [level.cpu().contiguous().numpy() for level in embeddings.levels]
     images = [b"".join(xxh3_128_digest(value.data) for value in values) for values in zip(*levels, strict=True)]

@@ -1,4 +1,4 @@
-"""``sam=vit_b|vit_l|vit_h|compact``: which weights, from where, and are they whole?
+"""This module finds, checks and reads the weights of ``sam=compact|vit_b|vit_l|vit_h``.
 
 Official checkpoints are looked for at an explicit path, then in the user cache, else downloaded with a
 progress bar. Everything that can be wrong with a file is found before a model is built.
@@ -47,7 +47,7 @@ MaxQueries = Annotated[int, Field(ge=1)]
 
 
 def compact_weights(checkpoint: str | Path | None, *, key: str) -> WeightsFile:
-    """A weights file of ``task=train_sam``; None or ``shipped`` is the one that comes with the package.
+    """Opens a weights file of ``task=train_sam``; None or ``shipped`` is the one that comes with the package.
 
     Args:
         key: the configuration's, for errors.
@@ -75,7 +75,7 @@ def compact(
     compile: bool = False,
     tta: Tta = 1,
 ) -> Segmenter:
-    """The small SAM that ships with the package, or one trained by ``task=train_sam``.
+    """Builds the small SAM that ships with the package, or one trained by ``task=train_sam``.
 
     Args:
         checkpoint: a weights file of ``task=train_sam``; None is the shipped one.
@@ -126,7 +126,7 @@ def _official(name: str) -> None:
         )
         return augmented(segmenter, tta)
 
-    build.__doc__ = f"""The official {name} model.
+    build.__doc__ = f"""Builds the official {name} model.
 
     Args:
         checkpoint: path of ``{OFFICIAL[name][0]}`` or of weights of the same architecture.
@@ -142,7 +142,7 @@ for _name in OFFICIAL:
 
 
 def load_segmenter(name: str = "compact", *, device: torch.device | str = "cpu", **parameters: Any) -> Segmenter:
-    """A segmenter with its weights, by name: ``load_segmenter("vit_b", checkpoint="sam_vit_b_01ec64.pth")``.
+    """Loads a segmenter with its weights, by name: ``load_segmenter("vit_b", checkpoint="sam_vit_b_01ec64.pth")``.
 
     Raises:
         InputError: unknown name or parameter, or weights that are missing or damaged.
@@ -153,7 +153,7 @@ def load_segmenter(name: str = "compact", *, device: torch.device | str = "cpu",
 
 
 def cached_or_downloaded(url: str, file: str, sha256: str) -> Path:
-    """The checkpoint in the user cache; fetched there first if need be, under a temporary name.
+    """Returns the checkpoint's path in the user cache; fetches it there first if need be, under a temporary name.
 
     Raises:
         InputError: if it cannot be downloaded or what arrives fails its digest.
@@ -172,7 +172,7 @@ def cached_or_downloaded(url: str, file: str, sha256: str) -> Path:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """A PyTorch state dict, memory-mapped and without running any code in the file.
+    """Reads a PyTorch state dict, memory-mapped and without running any code in the file.
 
     Raises:
         InputError: if the file is truncated or holds anything else.
@@ -188,7 +188,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def check_fits(model: torch.nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """Compare names and shapes before anything is copied.
+    """Compares names and shapes before anything is copied.
 
     Raises:
         InputError: naming the first tensor that differs.
@@ -213,7 +213,7 @@ def _read_checked(make: MakeSam, read: ReadState, path: Path) -> Mapping[str, Te
 
 
 def load_decoder(make: MakeSam, read: ReadState) -> Sam:
-    """A model with the weights of its prompt encoder and mask decoder; its image encoder is empty."""
+    """Makes a model with the weights of its prompt encoder and mask decoder; its image encoder is empty."""
     state = read()
     with torch.device("meta"):
         model = make()
@@ -227,12 +227,12 @@ def load_decoder(make: MakeSam, read: ReadState) -> Sam:
 
 
 def load_encoder(read: ReadState, model: Sam) -> None:
-    """Give a model its image encoder's weights."""
+    """Gives a model its image encoder's weights."""
     model.image_encoder.load_state_dict(_part(read(), "image_encoder"), assign=True)
 
 
 def _part(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """In fp32, whatever the file has."""
+    """Returns the tensors below ``name``, in fp32 whatever the file has."""
     return {
         key.removeprefix(f"{name}."): value.float() if value.is_floating_point() else value
         for key, value in state.items()

@@ -1,4 +1,4 @@
-"""The architecture of ``sam=compact``: Segment Anything at 3 M parameters and 256-pixel input.
+"""This module builds the architecture of ``sam=compact``: Segment Anything at 3 M parameters and 256-pixel input.
 
 SAM's own image encoder, prompt encoder and two-way mask decoder (`segment_anything.modeling`), narrowed,
 with one change: the 16-pixel patch embedding is a small stack of strided convolutions, because early
@@ -23,7 +23,7 @@ PROMPT_DIM = 128
 
 
 class ConvStem(nn.Module):
-    """Three strided convolutions in place of ViT's patch embedding; same input and output shapes."""
+    """Replaces ViT's patch embedding by three strided convolutions of the same input and output shapes."""
 
     def __init__(self, out_channels: int) -> None:
         super().__init__()
@@ -44,12 +44,12 @@ class ConvStem(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, x: Float[Tensor, "batch 3 size size"]) -> Float[Tensor, "batch rows columns channels"]:
-        """Tokens, channels last, one for every 16×16 pixels."""
+        """Returns tokens, channels last, one for every 16×16 pixels."""
         return self.norm(self.layers(x).permute(0, 2, 3, 1))
 
 
 def build_compact() -> Sam:
-    """A `Sam` with fresh random weights; ``SamPredictor(build_compact())`` works as with any other."""
+    """Builds a `Sam` with fresh random weights; ``SamPredictor(build_compact())`` works as with any other."""
     grid = INPUT_SIZE // PATCH
     encoder = ImageEncoderViT(
         img_size=INPUT_SIZE,
@@ -82,8 +82,3 @@ def build_compact() -> Sam:
         ),
     )
     return sam.eval()
-
-
-def count_parameters(module: nn.Module) -> int:
-    """Number of trainable and fixed weights, buffers not counted."""
-    return sum(parameter.numel() for parameter in module.parameters())

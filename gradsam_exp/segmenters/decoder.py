@@ -1,4 +1,4 @@
-"""Segment Anything's mask decoder for queries of different images, on upstream's own modules and weights.
+"""This module runs Segment Anything's mask decoder for queries of different images, on upstream's own weights.
 
 `predict_masks` computes what `MaskDecoder.predict_masks` computes, but every query brings its own image.
 What makes it faster, without changing a weight: image tokens stay channels-last from end to end; keys,
@@ -29,7 +29,7 @@ def predict_masks(
     sparse: Float[Tensor, "queries tokens channels"],
     dense: Float[Tensor, "queries channels rows columns"],
 ) -> tuple[Float[Tensor, "queries 4 low low"], Float[Tensor, "queries 4"]]:
-    """Low-resolution logits and predicted IoU of all four mask tokens; one image embedding per query."""
+    """Returns low-resolution logits and predicted IoU of all four mask tokens; one image embedding per query."""
     decoder = sam.mask_decoder
     own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
     tokens = torch.cat([own.expand(len(sparse), -1, -1), sparse], 1)
@@ -44,7 +44,7 @@ def predict_masks(
 
 
 def dense_position(sam: Sam) -> Float[Tensor, "1 channels rows columns"]:
-    """The image's positional encoding, in fp32: half precision would blur where a pixel is."""
+    """Returns the image's positional encoding, in fp32: half precision would blur where a pixel is."""
     with torch.autocast(sam.device.type, enabled=False):
         return sam.prompt_encoder.get_dense_pe()
 
@@ -52,7 +52,7 @@ def dense_position(sam: Sam) -> Float[Tensor, "1 channels rows columns"]:
 def _two_way(
     transformer: TwoWayTransformer, prompts: Tokens, cells: Cells, position: Float[Tensor, "1 cells channels"]
 ) -> tuple[Tokens, Cells]:
-    """`TwoWayTransformer.forward`; ``prompts`` also serve as their own positional encoding, as upstream."""
+    """Computes `TwoWayTransformer.forward`; ``prompts`` are their own positional encoding, as upstream."""
     tokens = prompts
     for layer in transformer.layers:
         tokens, cells = _layer(layer, tokens, cells, prompts, position)
@@ -82,7 +82,7 @@ def _layer(
 
 
 def _from_cells(cells: Cells, position: Tensor, *projections: tuple[nn.Linear, bool]) -> tuple[Tensor, ...]:
-    """Several projections of the image tokens; True for those that see their position as well."""
+    """Computes several projections of the image tokens; True for those that see their position as well."""
     weight = torch.cat([linear.weight for linear, _ in projections])
     constant = torch.cat(
         [
@@ -106,7 +106,7 @@ def _tokens_to_cells(attention: Attention, located: Tokens, keys: Cells, values:
 
 
 def _cells_to_tokens(attention: Attention, queries: Cells, located: Tokens, tokens: Tokens) -> Cells:
-    """Attention with its matrix transposed: (tokens, cells), softmax over the tokens."""
+    """Computes attention with its matrix transposed: (tokens, cells), softmax over the tokens."""
     keys, values = _heads(attention.k_proj(located), attention), _heads(attention.v_proj(tokens), attention)
     scaled = keys / math.sqrt(keys.shape[-1])
     weights = (scaled @ _heads(queries, attention).mT).softmax(-2)
@@ -116,7 +116,7 @@ def _cells_to_tokens(attention: Attention, queries: Cells, located: Tokens, toke
 def _upscaled(
     decoder: MaskDecoder, cells: Cells, grid: tuple[int, ...]
 ) -> Float[Tensor, "queries low_rows low_columns features"]:
-    """`MaskDecoder.output_upscaling`, channels last."""
+    """Computes `MaskDecoder.output_upscaling`, channels last."""
     first, norm, activation, second, last_activation = decoder.output_upscaling
     x = _doubled(first, cells.unflatten(1, grid))
     x = activation(F.layer_norm(x, (x.shape[-1],), norm.weight, norm.bias, norm.eps))
@@ -126,7 +126,7 @@ def _upscaled(
 def _doubled(
     convolution: nn.ConvTranspose2d, x: Float[Tensor, "queries rows columns channels"]
 ) -> Float[Tensor, "queries rows2 columns2 out_channels"]:
-    """A transposed convolution of kernel 2 and stride 2: every cell becomes its own 2×2 cells."""
+    """Computes a transposed convolution of kernel 2 and stride 2: every cell becomes its own 2×2 cells."""
     count, rows, columns, _ = x.shape
     weight = convolution.weight.permute(2, 3, 1, 0).flatten(0, 2)  # (2·2·out, in)
     channels = convolution.out_channels

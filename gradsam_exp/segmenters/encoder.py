@@ -1,4 +1,4 @@
-"""Segment Anything's image encoder with fused attention, on upstream's own modules and weights.
+"""This module runs Segment Anything's image encoder with fused attention, on upstream's own modules and weights.
 
 `encode_frames` computes what `ImageEncoderViT.forward` computes. Three things make it faster: attention is
 one fused kernel that takes the decomposed relative positions as a bias, so that the attention matrix is
@@ -30,7 +30,7 @@ GPU_BIAS_ELEMENTS = 2**28  # bounds memory
 def encode_frames(
     encoder: ImageEncoderViT, frames: Float[Tensor, "batch 3 size size"]
 ) -> Float[Tensor, "batch channels rows columns"]:
-    """Image embeddings of preprocessed frames; equal to ``encoder(frames)`` up to rounding."""
+    """Returns image embeddings of preprocessed frames, equal to ``encoder(frames)`` up to rounding."""
     x = encoder.patch_embed(frames)
     if encoder.pos_embed is not None:
         x = x + encoder.pos_embed
@@ -59,7 +59,7 @@ def _block(
 def _attend(
     attention: Attention, x: Float[Tensor, "windows rows columns channels"]
 ) -> Float[Tensor, "windows rows columns channels"]:
-    """Multi-head attention; SAM's bias is ``q·R_h + q·R_w``, of the unscaled queries."""
+    """Computes multi-head attention; SAM's bias is ``q·R_h + q·R_w``, of the unscaled queries."""
     count, rows, columns, _ = x.shape
     heads, tokens = attention.num_heads, rows * columns
     qkv = attention.qkv(x).reshape(count, tokens, 3, heads, -1).permute(2, 0, 3, 1, 4)
@@ -91,7 +91,7 @@ def _bias(
     vertical: Float[Tensor, "rows width rows"],
     horizontal: Float[Tensor, "columns width columns"],
 ) -> Float[Tensor, "heads tokens tokens"]:
-    """Decomposed relative positions (Li et al.: *MViTv2*, CVPR 2022, equation 4), one matrix product an axis."""
+    """Decomposes relative positions (Li et al.: *MViTv2*, CVPR 2022, equation 4), one matrix product an axis."""
     count, tokens, width = q.shape
     rows, columns = len(vertical), len(horizontal)
     grid = q.view(count, rows, columns, width)

@@ -1,4 +1,4 @@
-"""Segment Anything through the official package, batched over images as well as prompts.
+"""Segment Anything runs through the official package, batched over images as well as prompts.
 
 For the same weights and the same coordinates in the input frame the results are `SamPredictor`'s.
 Coordinates reach the input frame by pixel *centres*, ``(x + 0.5)·s − 0.5`` (`SamPredictor` scales pixel
@@ -20,19 +20,18 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 
 from gradsam_exp.batching import AdaptiveBatch, filled
-from gradsam_exp.segmenters.base import Embeddings, distinct_shapes
+from gradsam_exp.segmenters.base import CELL, Embeddings, distinct_shapes
 from gradsam_exp.segmenters.decoder import predict_masks
 from gradsam_exp.segmenters.encoder import encode_frames
 from gradsam_exp.types import NO_POINT, Prompts, Segmentation
 
 Precision = Literal["fp32", "bf16"]
-ENCODED_TOKENS = 2**13  # that a CPU encodes together
-CACHED_VALUES = 2**21  # of the image tokens of queries that a CPU decodes together
-CELL = 4  # a cell of the low-resolution mask spans 4×4 pixels of the input frame
+ENCODED_TOKENS = 2**13  # a CPU encodes so many image tokens together
+CACHED_VALUES = 2**21  # a CPU decodes queries together whose image tokens have so many values
 
 
 class SamSegmenter:
-    """Any `segment_anything.modeling.Sam` behind the `Segmenter` interface.
+    """Puts any `segment_anything.modeling.Sam` behind the `Segmenter` interface.
 
     Args:
         load_model: returns the model with its weights, on the CPU; called once, by `load`.
@@ -65,7 +64,7 @@ class SamSegmenter:
         self._batch = AdaptiveBatch("decode", max_queries, row="query")
 
     def load(self, device: torch.device) -> None:
-        """See `Segmenter.load`. The image encoder is read when it is first needed, which may be never."""
+        """Reads the weights, see `Segmenter.load`; the image encoder's only when they are first needed."""
         if self._model is None:
             self._model = self._load_model().eval().requires_grad_(False)
         if self._load_encoder is None:
@@ -79,12 +78,12 @@ class SamSegmenter:
 
     @property
     def device(self) -> torch.device:
-        """See `Segmenter.device`."""
+        """Says where it runs, see `Segmenter.device`."""
         return torch.device("cpu") if self._model is None else self._model.device
 
     @property
     def model(self) -> Sam:
-        """The loaded model, image encoder included."""
+        """Returns the loaded model, image encoder included."""
         model = self._decoding
         if self._load_encoder is not None:
             self._load_encoder(model)
@@ -94,14 +93,14 @@ class SamSegmenter:
 
     @property
     def _decoding(self) -> Sam:
-        """The model, of which the image encoder may be missing."""
+        """Returns the model, of which the image encoder may be missing."""
         if self._model is None:
             raise RuntimeError("the segmenter's weights are not loaded yet: call load(device) first")
         return self._model
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Embeddings:
-        """See `Segmenter.encode`. Resizes exactly as upstream does: Pillow's bilinear filter on uint8."""
+        """Encodes images, resized exactly as upstream does, by Pillow's bilinear filter on uint8."""
         resize = ResizeLongestSide(self.model.image_encoder.img_size)
         frames = [
             torch.from_numpy(resize.apply_image(np.ascontiguousarray(image.permute(1, 2, 0).numpy())))
@@ -118,7 +117,7 @@ class SamSegmenter:
             return self._encode_frames(self.model.image_encoder, pixels).float()
 
     def _images_at_once(self, count: int) -> int:
-        """On a CPU large inputs gain nothing from company, and a system short of memory kills without a word."""
+        """Bounds memory on a CPU, where large inputs gain nothing from being encoded together."""
         if self.device.type != "cpu":
             return count
         rows, columns = self._decoding.prompt_encoder.image_embedding_size
@@ -126,7 +125,7 @@ class SamSegmenter:
 
     @torch.no_grad()
     def decode(self, embeddings: Embeddings, prompts: Prompts) -> Segmentation:
-        """See `Segmenter.decode`.
+        """Answers every query, see `Segmenter.decode`.
 
         SAM attends to padding points, so queries are grouped by their number of real points and padded
         with nothing that upstream does not pad.
@@ -143,7 +142,7 @@ class SamSegmenter:
         return Segmentation(logits, scores, prompts.image_index)
 
     def _rows_at_once(self) -> int:
-        """On a CPU what fits its cache: 64 queries of ``compact`` are twice as fast as 256."""
+        """Returns how many queries fit a CPU's cache: 64 of ``compact`` are twice as fast as 256."""
         if self.device.type != "cpu":
             return self.max_queries
         rows, columns = self._decoding.prompt_encoder.image_embedding_size
@@ -153,12 +152,12 @@ class SamSegmenter:
     def _decode_some(
         self, embeddings: Embeddings, prompts: Prompts, group: Tensor, some: slice
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Some rows of a group, and their answers; others may follow these."""
+        """Returns some rows of a group, and their answers, which repetitions of the last one may follow."""
         rows = group[some]
         return rows, *self._decode_alike(embeddings, prompts[filled(rows, self._batch.most)])
 
     def _decode_alike(self, embeddings: Embeddings, prompts: Prompts) -> tuple[Tensor, Tensor]:
-        """Decode queries that all have the same number of real points."""
+        """Decodes queries that all have the same number of real points."""
         device = self._decoding.device
         real = prompts.labels != NO_POINT
         count = int(real[0].sum())
@@ -178,7 +177,7 @@ class SamSegmenter:
 
     @staticmethod
     def to_input(xy: Float[Tensor, "*rows 2"], embeddings: Embeddings) -> Float[Tensor, "*rows 2"]:
-        """Original-frame coordinates in SAM's input frame; pixel centres stay pixel centres."""
+        """Converts coordinates of the original frame to SAM's input frame; pixel centres stay pixel centres."""
         (height, width), (input_height, input_width) = embeddings.original_size, embeddings.input_size
         scale = torch.tensor([input_width / width, input_height / height], device=xy.device)
         return (xy + 0.5) * scale - 0.5
@@ -187,7 +186,7 @@ class SamSegmenter:
     def to_original(
         self, logits: Float[Tensor, "masks low low"], embeddings: Embeddings
     ) -> Bool[Tensor, "masks height width"]:
-        """See `Segmenter.to_original`. Upstream's two bilinear resizings, as one matrix product an axis."""
+        """Makes masks as upstream does, its two bilinear resizings being one matrix product an axis."""
         sizes = zip(embeddings.input_size, embeddings.original_size, strict=True)
         size = self._decoding.image_encoder.img_size
         down, across = (_resizing(size, *side).to(logits.device) for side in sizes)
@@ -196,7 +195,7 @@ class SamSegmenter:
     def to_low_res(
         self, values: Float[Tensor, "maps height width"], embeddings: Embeddings
     ) -> Float[Tensor, "maps low low"]:
-        """See `Segmenter.to_low_res`. Bilinear; pixel centres stay in place."""
+        """Resizes bilinearly to the low-resolution grid; pixel centres stay in place."""
         low = self._decoding.image_encoder.img_size // CELL
         rows, columns = (-(-side // CELL) for side in embeddings.input_size)
         inside = F.interpolate(values[:, None].float(), (rows, columns), mode="bilinear", align_corners=False)
@@ -205,7 +204,7 @@ class SamSegmenter:
 
 @lru_cache(maxsize=64)
 def _resizing(size: int, input_side: int, original_side: int) -> Float[Tensor, "original low"]:
-    """What `Sam.postprocess_masks` does to one axis: to SAM's input, the padding cut off, to the original."""
+    """Returns what `Sam.postprocess_masks` does to an axis: to SAM's input, padding cut off, to the original."""
     low = size // CELL
     wide = F.interpolate(torch.eye(low)[None], size, mode="linear", align_corners=False)[..., :input_side]
     return F.interpolate(wide, original_side, mode="linear", align_corners=False)[0].T.contiguous()

@@ -1,4 +1,4 @@
-"""Test-time augmentation of a segmenter: it sees every image from several sides, and the answers' mean counts."""
+"""Test-time augmentation shows a segmenter every image mirrored and transposed too, and averages its answers."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradsam_exp.segmenters.base import Embeddings, Segmenter
+from gradsam_exp.segmenters.base import CELL, Embeddings, Segmenter
 from gradsam_exp.types import Prompts, Segmentation
 
 Tta = Literal[1, 2, 4, 8]
-CELL = 4  # a cell of the low-resolution mask spans 4×4 pixels of the input frame
 
 
 @dataclass(frozen=True)
 class View:
-    """A way to look at an image.
+    """Describes a way to look at an image: mirrored, transposed or as it is.
 
     Attributes:
         across, down: mirrored from left to right, from top to bottom.
@@ -31,19 +30,19 @@ class View:
     transposed: bool = False
 
     def of_images(self, images: Tensor) -> Tensor:
-        """Images ``(B, 3, H, W)`` seen this way."""
+        """Returns images ``(B, 3, H, W)`` seen this way."""
         seen = images.flip([dim for dim, flipped in ((-1, self.across), (-2, self.down)) if flipped])
         return seen.mT if self.transposed else seen
 
     def of_embeddings(self, embeddings: Embeddings, levels: tuple[Tensor, ...]) -> Embeddings:
-        """One view's ``levels`` of ``embeddings``, whose sizes are the plain image's."""
+        """Returns one view's ``levels`` of ``embeddings``, whose sizes are the plain image's."""
         (height, width), (input_height, input_width) = embeddings.original_size, embeddings.input_size
         if self.transposed:
             height, width, input_height, input_width = width, height, input_width, input_height
         return Embeddings(levels, (input_height, input_width), (height, width))
 
     def of_prompts(self, prompts: Prompts, embeddings: Embeddings) -> Prompts:
-        """The same prompts where this view shows what they mean; ``embeddings`` are the plain image's."""
+        """Moves prompts to where this view shows what they mean; ``embeddings`` are the plain image's."""
         points, boxes, masks = prompts.points, prompts.boxes, prompts.mask_logits
         height, width = embeddings.original_size
         for axis, side, flipped in ((0, width, self.across), (1, height, self.down)):
@@ -59,11 +58,11 @@ class View:
         return replace(prompts, points=points, boxes=boxes, mask_logits=masks)
 
     def back(self, logits: Tensor, embeddings: Embeddings) -> Tensor:
-        """This view's low-resolution logits, in the plain image's frame."""
+        """Brings this view's low-resolution logits back to the plain image's frame."""
         return self._mirrored(logits.mT if self.transposed else logits, embeddings)
 
     def _mirrored(self, maps: Tensor, embeddings: Embeddings) -> Tensor:
-        """Low-resolution maps, mirrored as the image is; what they say of SAM's padding stays."""
+        """Mirrors low-resolution maps as the image is mirrored; what they say of SAM's padding stays."""
         height, width = embeddings.input_size
         if self.across:
             maps = maps @ _mirror(maps.shape[-1], width).to(maps).T
@@ -78,11 +77,13 @@ EIGHT = [
     for down in (False, True)
     for across in (False, True)
 ]
-"""The image as it is, mirrored from left to right, from top to bottom, both; and all of that transposed."""
+"""They are: as it is, mirrored from left to right, from top to bottom, both; and all of that transposed."""
 
 
 class Augmented:
-    """A segmenter that is asked about several views of an image; mask logits and predicted IoU are their means.
+    """Asks a segmenter about several views of an image; mask logits and predicted IoU are the answers' means.
+
+    The single-mask candidate is that of the image as it is.
 
     The embeddings of an image's views are one embedding with as many times the channels: encoding, decoding and
     the store take as many times as much.
@@ -99,34 +100,35 @@ class Augmented:
 
     @property
     def device(self) -> torch.device:
-        """See `Segmenter.device`."""
+        """Says where it runs, see `Segmenter.device`."""
         return self.segmenter.device
 
     def encode(self, images: Tensor) -> Embeddings:
-        """See `Segmenter.encode`; the sizes are those of the image as it is."""
+        """Encodes every view; the sizes are those of the image as it is."""
         encoded = [self.segmenter.encode(view.of_images(images)) for view in self.views]
         levels = zip(*(one.levels for one in encoded), strict=True)
         return replace(encoded[0], levels=tuple(torch.cat(level, 1) for level in levels))
 
     def decode(self, embeddings: Embeddings, prompts: Prompts) -> Segmentation:
-        """See `Segmenter.decode`."""
-        answers = []
+        """Answers every query by the mean of what is answered for each view."""
+        answers, single = [], None
         seen = (level.chunk(len(self.views), 1) for level in embeddings.levels)
         for view, levels in zip(self.views, zip(*seen, strict=True), strict=True):
             own = view.of_embeddings(embeddings, levels)
             answer = self.segmenter.decode(own, view.of_prompts(prompts, embeddings))
             answers.append((view.back(answer.logits, embeddings), answer.predicted_iou))
+            single = answer.single if view == EIGHT[0] else single
         logits, predicted_iou = (sum(part[1:], start=part[0]) / len(part) for part in zip(*answers, strict=True))
-        return Segmentation(logits, predicted_iou, prompts.image_index)
+        return Segmentation(logits, predicted_iou, prompts.image_index, single)
 
 
 def augmented(segmenter: Segmenter, tta: Tta) -> Segmenter:
-    """The segmenter itself if there is only one view."""
+    """Returns `Augmented`, or the segmenter itself if there is only one view."""
     return segmenter if tta == 1 else Augmented(segmenter, tta)
 
 
 def _reflected(xy: Tensor, of: list[int], into: list[int], side: int) -> Tensor:
-    """Coordinates in pixels, where 0 is the first pixel's centre, counted from the other end of that axis."""
+    """Counts coordinates, in pixels where 0 is the first pixel's centre, from the other end of the axis."""
     reflected = xy.clone()
     reflected[..., into] = side - 1 - xy[..., of]
     return reflected
@@ -134,9 +136,9 @@ def _reflected(xy: Tensor, of: list[int], into: list[int], side: int) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _mirror(low: int, input_side: int) -> Float[Tensor, "low low"]:
-    """Matrix that mirrors one axis of a low-resolution map inside the padding.
+    """Returns the matrix that mirrors one axis of a low-resolution map inside the padding.
 
-    Where cells do not end with the image, between two cells, linearly.
+    Where cells do not end with the image, it interpolates linearly between two of them.
     """
     cells = -(-input_side // CELL)
     at = (input_side / CELL - 1 - torch.arange(cells)).clamp(min=0)

@@ -1,4 +1,4 @@
-"""Selection by how a candidate lies on the heatmap, by its size, or by the truth."""
+"""Selectors that choose by how a candidate lies on the heatmap, by its size, or by the truth."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gradsam_exp.types import Choice, PromptContext, Segmentation
 @SELECTORS.register("heatmap_agreement")
 @dataclass(frozen=True)
 class HeatmapAgreement:
-    """The candidate with the largest soft IoU with the heatmap, ``Σ p·h / Σ max(p, h)``.
+    """Keeps the candidate with the largest soft IoU with the heatmap, ``Σ p·h / Σ max(p, h)``.
 
     ``p`` is the candidate's probability and ``h`` the heatmap on the low-resolution grid.
     """
@@ -26,14 +26,14 @@ class HeatmapAgreement:
     needs_truth: ClassVar[bool] = False
 
     def __call__(self, ctx: PromptContext, segmentation: Segmentation) -> Choice:
-        """See `MaskSelector.__call__`."""
+        """Chooses for each image, see `MaskSelector.__call__`."""
         return best_by(candidates_only(_agreement(ctx, segmentation)), segmentation)
 
 
 @SELECTORS.register("hybrid")
 @dataclass(frozen=True)
 class Hybrid:
-    """The candidate with the largest ``w·(soft IoU with the heatmap) + (1 − w)·(predicted IoU)``.
+    """Keeps the candidate with the largest ``w·(soft IoU with the heatmap) + (1 − w)·(predicted IoU)``.
 
     Attributes:
         weight: ``w``; 0 is `PredictedIoU`, 1 is `HeatmapAgreement`.
@@ -44,7 +44,7 @@ class Hybrid:
     weight: Annotated[float, Field(ge=0, le=1)] = 0.5
 
     def __call__(self, ctx: PromptContext, segmentation: Segmentation) -> Choice:
-        """See `MaskSelector.__call__`."""
+        """Chooses for each image, see `MaskSelector.__call__`."""
         values = self.weight * _agreement(ctx, segmentation) + (1 - self.weight) * segmentation.predicted_iou
         return best_by(candidates_only(values), segmentation)
 
@@ -52,12 +52,12 @@ class Hybrid:
 @SELECTORS.register("largest")
 @dataclass(frozen=True)
 class Largest:
-    """The candidate with the largest area."""
+    """Keeps the candidate with the largest area."""
 
     needs_truth: ClassVar[bool] = False
 
     def __call__(self, ctx: PromptContext, segmentation: Segmentation) -> Choice:
-        """See `MaskSelector.__call__`."""
+        """Chooses for each image, see `MaskSelector.__call__`."""
         area = ((segmentation.logits > 0) * _inside(ctx, segmentation)[:, None]).sum((2, 3))
         return best_by(candidates_only(area), segmentation)
 
@@ -65,30 +65,26 @@ class Largest:
 @SELECTORS.register("oracle")
 @dataclass(frozen=True)
 class BestOfThree:
-    """The candidate with the largest IoU with the true mask: an upper bound, not a method."""
+    """Keeps the candidate with the largest IoU with the true mask: an upper bound, not a method."""
 
     needs_truth: ClassVar[bool] = True
 
     def __call__(self, ctx: PromptContext, segmentation: Segmentation) -> Choice:
-        """See `MaskSelector.__call__`.
+        """Chooses for each image, see `MaskSelector.__call__`.
 
         Raises:
             ValueError: if the true masks are not known.
         """
         if ctx.masks is None:
             raise ValueError("the oracle selector needs true masks")
-        truth = ctx.masks[segmentation.image_index.cpu()][:, None]
-        masks = (
-            ctx.low_res.to_original(segmentation.logits.flatten(0, 1))
-            .unflatten(0, segmentation.logits.shape[:2])
-            .cpu()
-        )
-        quality = iou(masks, truth).float().to(segmentation.predicted_iou.device)
+        truth = ctx.masks[segmentation.image_index][:, None]
+        masks = ctx.low_res.to_original(segmentation.logits.flatten(0, 1)).cpu()
+        quality = iou(masks.unflatten(0, segmentation.logits.shape[:2]), truth).float()
         return best_by(candidates_only(quality), segmentation)
 
 
 def _agreement(ctx: PromptContext, segmentation: Segmentation) -> Float[Tensor, "queries candidates"]:
-    """Agreement of every candidate with its image's heatmap."""
+    """Returns the agreement of every candidate with its image's heatmap."""
     logits = segmentation.logits
     heat = ctx.low_res.to_low_res(ctx.heatmaps.values).to(logits.device)[segmentation.image_index][:, None]
     probability = logits.sigmoid() * _inside(ctx, segmentation)[:, None]
@@ -96,6 +92,6 @@ def _agreement(ctx: PromptContext, segmentation: Segmentation) -> Float[Tensor, 
 
 
 def _inside(ctx: PromptContext, segmentation: Segmentation) -> Float[Tensor, "queries low low"]:
-    """1 where there is image, 0 on padding."""
+    """Returns 1 where there is image, 0 on padding."""
     ones = torch.ones_like(ctx.heatmaps.values[:1])
     return ctx.low_res.to_low_res(ones).to(segmentation.logits.device).expand(len(segmentation.logits), -1, -1)

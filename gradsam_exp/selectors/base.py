@@ -1,4 +1,7 @@
-"""A mask selector chooses, for every image, which of the segmenter's candidate masks are kept."""
+"""A mask selector chooses, for every image, which of the segmenter's candidate masks are kept.
+
+A `Segmentation` is on the segmenter's device, the rest of what a selector sees, and its `Choice`, on the CPU.
+"""
 
 from __future__ import annotations
 
@@ -14,25 +17,30 @@ from gradsam_exp.types import Choice, PromptContext, Segmentation
 
 @runtime_checkable
 class MaskSelector(Protocol):
-    """Chooses among all candidate masks of an image."""
+    """Chooses which of an image's candidate masks are kept."""
 
     needs_truth: ClassVar[bool]
 
     def __call__(self, ctx: PromptContext, segmentation: Segmentation) -> Choice:
-        """One choice per image of the batch that ``ctx`` describes."""
+        """Choose for each image of the batch that ``ctx`` describes.
+
+        Returns:
+            On the CPU: no row for an image without a query, else one, or several whose masks are united.
+        """
 
 
 SELECTORS: Registry[MaskSelector] = Registry("selector", "gradsam_exp.selectors")
 
 
 def best_by(values: Float[Tensor, "queries candidates"], segmentation: Segmentation) -> Choice:
-    """The candidate with the largest value for each image that has a query; the first of several equal ones.
+    """Chooses the candidate with the largest value for each image that has a query, the first of equal ones.
 
     Args:
-        values: −inf rules a candidate out.
-        segmentation: what the candidates are of.
+        values: of each candidate, on any device; −inf rules it out.
+        segmentation: the candidates.
     """
-    per_query, candidates = (tensor.cpu() for tensor in values.max(1)) if len(values) else (values, values)
+    values = values.cpu()
+    per_query, candidates = values.max(1) if len(values) else (values, values)
     images = segmentation.image_index.unique()
     query = torch.zeros_like(images)
     for k, image in enumerate(images):
@@ -43,5 +51,5 @@ def best_by(values: Float[Tensor, "queries candidates"], segmentation: Segmentat
 
 
 def candidates_only(values: Float[Tensor, "queries candidates"]) -> Float[Tensor, "queries candidates"]:
-    """The values with −inf for candidate 0, SAM's single-mask output, which is not one of the alternatives."""
+    """Rules out candidate 0, SAM's single-mask output, which is not one of the alternatives, by the value −inf."""
     return torch.cat([torch.full_like(values[:, :1], -torch.inf), values[:, 1:]], 1)

@@ -1,4 +1,4 @@
-"""Selection by SAM's own predicted IoU."""
+"""Selectors that follow the segmenter's own judgement: its predicted IoU, or its single-mask output."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from gradsam_exp.types import Choice, PromptContext, Segmentation
 @SELECTORS.register("predicted_iou")
 @dataclass(frozen=True)
 class PredictedIoU:
-    """The best-scored of the three candidates, as the reference pipeline does."""
+    """Keeps the candidate with the largest predicted IoU, as the reference report does."""
 
     needs_truth: ClassVar[bool] = False
 
     def __call__(self, ctx: PromptContext, segmentation: Segmentation) -> Choice:
-        """See `MaskSelector.__call__`."""
+        """Chooses for each image, see `MaskSelector.__call__`."""
         del ctx
         return best_by(candidates_only(segmentation.predicted_iou), segmentation)
 
@@ -27,14 +27,16 @@ class PredictedIoU:
 @SELECTORS.register("single")
 @dataclass(frozen=True)
 class SingleMask:
-    """SAM's single-mask output, which its authors recommend for several points."""
+    """Keeps the segmenter's single-mask output, which SAM's authors recommend for several points."""
 
     needs_truth: ClassVar[bool] = False
 
     def __call__(self, ctx: PromptContext, segmentation: Segmentation) -> Choice:
-        """See `MaskSelector.__call__`."""
+        """Chooses for each image, see `MaskSelector.__call__`."""
         del ctx
         values = segmentation.predicted_iou
-        single = torch.zeros(len(values), dtype=torch.long) if segmentation.single is None else segmentation.single
-        own = torch.arange(values.shape[1], device=values.device) == single.to(values.device)[:, None]
+        single = segmentation.single
+        if single is None:
+            single = torch.zeros(len(values), dtype=torch.long, device=values.device)
+        own = torch.arange(values.shape[1], device=values.device) == single[:, None]
         return best_by(torch.where(own, values, -torch.inf), segmentation)

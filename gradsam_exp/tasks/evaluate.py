@@ -67,6 +67,8 @@ def run(config: Config, job: Job) -> float:
     planned, folder = plan(config, job), job.folder
     settings = build_checked("task", EvaluateSettings, config.task)
     tracker = wandb_settings(config.logger)
+    for note in planned.notes:
+        console.print(note, soft_wrap=True)
     alone = results.one_at_a_time(folder.parent / RUNNING, planned.identity) if job.sweep else nullcontext()
     with alone:
         earlier = results.find_finished(planned.identity, _earlier_runs(planned, settings, job))

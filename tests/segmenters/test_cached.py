@@ -90,7 +90,7 @@ def test_memory_is_bounded_and_what_is_asked_in_turn_is_still_found(
     for _ in range(10):
         for xy in places:
             remembered.decode(embeddings, asked(xy))
-            assert remembered._bytes == ANSWER * len(remembered._answers) <= 10 * ANSWER
+            assert remembered.kept_bytes <= 10 * ANSWER
     assert remembered.asked == 120
     assert remembered.decoded < 60, "if the least recently used went, none would be found"
 
