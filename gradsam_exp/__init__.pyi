@@ -1,3 +1,4 @@
+from .classifiers.base import CLASSIFIERS as CLASSIFIERS
 from .classifiers.checkpoints import find_classifier as find_classifier
 from .classifiers.classifier import ImageClassifier as ImageClassifier
 from .data.backgrounds import BACKGROUNDS as BACKGROUNDS

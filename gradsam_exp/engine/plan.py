@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 
-from gradsam_exp.classifiers.checkpoints import ClassifierFile, find_classifier
+from gradsam_exp.classifiers.base import CLASSIFIERS, ClassifierSource
 from gradsam_exp.classifiers.classifier import ImageClassifier
 from gradsam_exp.config import Config, Node, chosen_model
 from gradsam_exp.data.base import DATASETS, FirstImages, ImageDataset
@@ -51,7 +51,7 @@ class Plan:
 
     config: Config
     dataset: ImageDataset
-    classifier: ClassifierFile
+    classifier: ClassifierSource
     refiner: Refiner
     pipeline: Pipeline
     store: Store
@@ -176,7 +176,7 @@ def _relevant(explainer: Node) -> Node:
     return {key: value for key, value in explainer.items() if key != "chunk"}
 
 
-def loaded_classifier(file: ClassifierFile, session: Session) -> ImageClassifier:
+def loaded_classifier(file: ClassifierSource, session: Session) -> ImageClassifier:
     """The classifier with its weights; that of the job before if it is the same."""
     return session.keep("classifier", file.digest, file.load)
 
@@ -324,10 +324,5 @@ def find_device(name: str) -> torch.device:
     return device
 
 
-def _classifier(config: Config) -> ClassifierFile:
-    checkpoint = chosen_model(config).get("checkpoint")
-    if checkpoint is None:
-        raise InputError(
-            "model.checkpoint is null: train a classifier with task=train and give its classifier.safetensors"
-        )
-    return find_classifier(checkpoint)
+def _classifier(config: Config) -> ClassifierSource:
+    return CLASSIFIERS.build({key: value for key, value in chosen_model(config).items() if key != "layers"})
