@@ -1,4 +1,5 @@
 from .app.composing import compose as compose
+from .classifiers.base import CLASSIFIERS as CLASSIFIERS
 from .classifiers.checkpoints import find_classifier as find_classifier
 from .classifiers.classifier import ImageClassifier as ImageClassifier
 from .config import Config as Config

@@ -71,6 +71,7 @@ def test_all_configs_name_registered_things():
 
     from omegaconf import OmegaConf
 
+    from gradsam_exp.classifiers.base import CLASSIFIERS
     from gradsam_exp.data.backgrounds import BACKGROUNDS
     from gradsam_exp.data.base import DATASETS
     from gradsam_exp.explainers.base import EXPLAINERS
@@ -79,7 +80,7 @@ def test_all_configs_name_registered_things():
 
     groups = {
         "pipeline": STRATEGIES, "selector": SELECTORS, "sam": SEGMENTERS,
-        "explainer": EXPLAINERS, "data": DATASETS, "background": BACKGROUNDS,
+        "explainer": EXPLAINERS, "data": DATASETS, "background": BACKGROUNDS, "model": CLASSIFIERS,
     }  # fmt: skip
     conf = Path(__file__).parents[1] / "conf"
     for group, registry in groups.items():

@@ -1,1 +1,5 @@
-"""The classifier under study."""
+"""This room holds the classifiers under study: networks that map images to logits and know their classes.
+
+`base` says what a source of classifiers is and holds their registry (``model.name``); `checkpoints` is the source
+for what ``task=train`` leaves; `classifier` has the network, and `transform` what an image goes through before it.
+"""

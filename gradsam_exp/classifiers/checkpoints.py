@@ -1,4 +1,4 @@
-"""Saving and loading classifiers: weights files, Lightning checkpoints, and the shipped one."""
+"""These functions save and find what ``task=train`` makes: weights files, Lightning checkpoints, shipped ones."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradsam_exp.classifiers.base import CLASSIFIERS
 from gradsam_exp.classifiers.classifier import ImageClassifier, without_weights
 from gradsam_exp.errors import InputError
 from gradsam_exp.weights import file_digest, open_weights, save_weights, shipped
@@ -18,7 +19,7 @@ from gradsam_exp.weights import file_digest, open_weights, save_weights, shipped
 
 @dataclass(frozen=True)
 class ClassifierFile:
-    """A classifier on disk, described but not yet built.
+    """A classifier file describes a classifier on disk and reads its weights when they are needed.
 
     Attributes:
         path: the file.
@@ -32,12 +33,12 @@ class ClassifierFile:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """What the outputs mean, in order."""
+        """The meaning of the outputs, in order."""
         return tuple(self.hyper_parameters["class_names"])
 
     @property
     def backbone(self) -> str:
-        """Name of the network, as torchvision knows it."""
+        """The network's name, as torchvision knows it."""
         return str(self.hyper_parameters["backbone"])
 
     @property
@@ -47,17 +48,17 @@ class ClassifierFile:
         return None if size is None else (int(size[0]), int(size[1]))
 
     def skeleton(self) -> ImageClassifier:
-        """The classifier with random weights."""
+        """Build the classifier with random weights."""
         return ImageClassifier(**self.hyper_parameters)
 
     def outline(self) -> ImageClassifier:
-        """The classifier without any weights, its network in eval mode: to look up layers."""
+        """Build the classifier without any weights, its network in eval mode: to look up layers."""
         model = without_weights(self.skeleton)
         model.backbone.eval()
         return model
 
     def load(self) -> ImageClassifier:
-        """The classifier with its weights, in eval mode.
+        """Build the classifier with its weights, in eval mode.
 
         Raises:
             InputError: if the weights do not belong to the architecture that the file names.
@@ -78,7 +79,7 @@ class ClassifierFile:
 
 
 def find_classifier(checkpoint: str | Path, *, key: str = "model.checkpoint") -> ClassifierFile:
-    """Describe a classifier.
+    """Describe the classifier in a file.
 
     Args:
         checkpoint: ``shipped:<name>``, a weights file (``.safetensors``) or a Lightning checkpoint (``.ckpt``).
@@ -101,8 +102,34 @@ def find_classifier(checkpoint: str | Path, *, key: str = "model.checkpoint") ->
     return ClassifierFile(file.path, file.header["hyper_parameters"], file.digest)
 
 
+@CLASSIFIERS.register("checkpoint")
+def from_checkpoint(
+    checkpoint: str | None,
+    *,
+    backbone: str | None = None,
+    size: tuple[int, int] | None = None,
+    pretrained: bool = False,
+    seed: int = 0,
+) -> ClassifierFile:
+    """Describe a classifier of ``task=train``, as ``model.name=checkpoint`` asks for it.
+
+    Args:
+        checkpoint: see `find_classifier`.
+        backbone, size, pretrained, seed: how ``task=train`` makes one; a file says itself what it holds.
+
+    Raises:
+        InputError: no file was given, or see `find_classifier`.
+    """
+    del backbone, size, pretrained, seed
+    if checkpoint is None:
+        raise InputError(
+            "model.checkpoint is null: train a classifier with task=train and give its classifier.safetensors"
+        )
+    return find_classifier(checkpoint)
+
+
 def save_classifier(model: ImageClassifier, path: Path, **facts: Any) -> Path:
-    """Write a classifier as a weights file in half precision; ``facts`` join its header."""
+    """Save a classifier as a weights file in half precision; ``facts`` join its header."""
     header = {"kind": "classifier", "hyper_parameters": dict(model.hparams), **facts}
     return save_weights(path, model.backbone.state_dict(), header)
 

@@ -1,6 +1,6 @@
-"""The classifier under study: a torchvision backbone in a LightningModule that knows its classes.
+"""`ImageClassifier` is the classifier under study: a torchvision network that knows its classes and its transform.
 
-Knows nothing of heatmaps, data sets or files' places.
+This module knows nothing of heatmaps, data sets or files' places.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 class ImageClassifier(pl.LightningModule):
-    """Classifies images; carries its class names and its transform into every checkpoint.
+    """An image classifier maps images to logits; class names and transform go into every checkpoint.
 
     Args:
         backbone: name of a torchvision classification model (``resnet18``).
@@ -76,11 +76,11 @@ class ImageClassifier(pl.LightningModule):
         )
 
     def forward(self, images: Tensor) -> Float[Tensor, "batch classes"]:
-        """Logits. uint8 images ``(B, 3, H, W)`` pass through `transform`; floating-point input is used as is."""
+        """Compute the logits of uint8 images ``(B, 3, H, W)``, or of network input, which is floating-point."""
         return self.backbone(images if images.is_floating_point() else self.transform(images))
 
     def training_step(self, batch: ImageBatch, batch_index: int) -> Tensor:
-        """Cross entropy of one batch, mirrored at random."""
+        """Compute the cross entropy of one batch, mirrored at random."""
         del batch_index
         pixels = self.transform(batch.images)
         if self.flip:
@@ -91,7 +91,7 @@ class ImageClassifier(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: ImageBatch, batch_index: int) -> None:
-        """Accuracy, overall and per class."""
+        """Measure the accuracy, overall and per class."""
         del batch_index
         logits = self(batch.images)
         self.val_accuracy.update(logits, batch.labels)
@@ -107,7 +107,7 @@ class ImageClassifier(pl.LightningModule):
         self.val_accuracy_by_class.reset()
 
     def configure_optimizers(self) -> Any:
-        """AdamW under a one-cycle schedule over the whole training."""
+        """Train with AdamW under a one-cycle schedule over the whole training."""
         optimizer = torch.optim.AdamW(self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, self.learning_rate, total_steps=int(self.trainer.estimated_stepping_batches)
@@ -116,7 +116,7 @@ class ImageClassifier(pl.LightningModule):
 
 
 def build_backbone(name: str, classes: int, *, pretrained: bool = False) -> nn.Module:
-    """A torchvision classifier with ``classes`` outputs, from scratch or from ImageNet weights.
+    """Build a torchvision classifier with ``classes`` outputs, from scratch or from ImageNet weights.
 
     Raises:
         InputError: unknown name (lists the nearest), or weights that cannot be downloaded.
@@ -143,7 +143,7 @@ def build_backbone(name: str, classes: int, *, pretrained: bool = False) -> nn.M
 
 
 def without_weights(build: Callable[[], Network]) -> Network:
-    """What ``build`` makes, on the meta device: all modules and shapes, no values and hardly any time."""
+    """Build on the meta device: all modules and shapes of what ``build`` makes, no values and hardly any time."""
     try:
         with torch.device("meta"):
             return build()
@@ -152,7 +152,7 @@ def without_weights(build: Callable[[], Network]) -> Network:
 
 
 def check_trainable(name: str, classes: int, frame: tuple[int, int]) -> None:
-    """Find out whether `ImageClassifier` can train a backbone on images of a size, before it is built.
+    """Refuse a backbone that `ImageClassifier` cannot train on images of a size, before it is built.
 
     Args:
         name: of a torchvision classification model.
@@ -160,7 +160,7 @@ def check_trainable(name: str, classes: int, frame: tuple[int, int]) -> None:
         frame: ``(height, width)`` px of the network's input.
 
     Raises:
-        InputError: unknown name, auxiliary outputs, or a network that does not take this size; names the mend.
+        InputError: unknown name, auxiliary outputs, or a network that does not take this size; with a hint.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # GoogLeNet's and Inception's about their weights

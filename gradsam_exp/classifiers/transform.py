@@ -1,4 +1,4 @@
-"""What happens to an image before the classifier sees it; kept with the weights, undone for heatmaps."""
+"""`Transform` says what happens to an image before the classifier sees it; it is kept with the weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Transform:
-    """Resize (if asked) and normalise.
+    """A transform resizes images (if asked) and normalises them.
 
     The resize fills the whole input, without cropping or padding: a heatmap of any resolution goes back
     to the original frame by interpolation alone.
@@ -28,7 +28,7 @@ class Transform:
     std: Sequence[float] = (0.229, 0.224, 0.225)
 
     def __call__(self, images: UInt8[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch 3 height width"]:
-        """Network input for a batch of images of one size."""
+        """Make the network's input from a batch of images of one size, on their device."""
         pixels = images.float() / 255
         if self.size is not None and tuple(pixels.shape[-2:]) != tuple(self.size):
             pixels = F.interpolate(pixels, tuple(self.size), mode="bilinear", antialias=True, align_corners=False)

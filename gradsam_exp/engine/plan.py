@@ -13,7 +13,7 @@ from typing import Literal
 
 import torch
 
-from gradsam_exp.classifiers.checkpoints import ClassifierFile, find_classifier
+from gradsam_exp.classifiers.base import CLASSIFIERS, ClassifierSource
 from gradsam_exp.config import Config, chosen_model
 from gradsam_exp.data.backgrounds import BACKGROUNDS
 from gradsam_exp.data.base import DATASETS, FirstImages, ImageDataset
@@ -55,7 +55,7 @@ class Plan:
 
     config: Config
     dataset: ImageDataset
-    classifier: ClassifierFile
+    classifier: ClassifierSource
     refiner: Refiner
     pipeline: Pipeline
     store: Store
@@ -212,10 +212,5 @@ def find_dataset(config: Config, split: str) -> ImageDataset:
     return dataset if config.limit is None else FirstImages(dataset, config.limit)
 
 
-def _classifier(config: Config) -> ClassifierFile:
-    checkpoint = chosen_model(config).get("checkpoint")
-    if checkpoint is None:
-        raise InputError(
-            "model.checkpoint is null: train a classifier with task=train and give its classifier.safetensors"
-        )
-    return find_classifier(checkpoint)
+def _classifier(config: Config) -> ClassifierSource:
+    return CLASSIFIERS.build({key: value for key, value in chosen_model(config).items() if key != "layers"})

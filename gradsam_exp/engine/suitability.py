@@ -1,28 +1,26 @@
-"""Whether a classifier's file, what the configuration says of it, and the explainer belong together.
+"""This module checks that the classifier, what the configuration says of it, and the explainer fit together.
 
-Found out without any weights, before an image is explained.
+It needs no weights, and runs before an image is explained.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
-from gradsam_exp.classifiers.checkpoints import ClassifierFile
-from gradsam_exp.classifiers.classifier import ImageClassifier
+from gradsam_exp.classifiers.base import ClassifierSource
 from gradsam_exp.config import Config, Node
 from gradsam_exp.digest import digest
 from gradsam_exp.engine.session import Job, Session
 from gradsam_exp.errors import InputError
-from gradsam_exp.explainers.base import EXPLAINERS, Explainer, LayerExplainer
+from gradsam_exp.explainers.base import EXPLAINERS, Explainer, ModelExplainer
 
 log = logging.getLogger(__name__)
 
 
-def settled(config: Config, file: ClassifierFile, job: Job) -> Config:
-    """The configuration with the network that the file holds, and lists where one target layer stands alone.
+def settled(config: Config, file: ClassifierSource, job: Job) -> Config:
+    """Complete the configuration by the classifier's network, and make a single target layer a list.
 
     Raises:
         InputError: if something else was given of the network, or no target layer at all.
@@ -33,21 +31,21 @@ def settled(config: Config, file: ClassifierFile, job: Job) -> Config:
     return replace(config, model=model, explainer=_listed(config.explainer))
 
 
-def _check_given(model: Node, file: ClassifierFile, job: Job) -> None:
-    """What was given on the command line must be true of the file; defaults are no claims."""
+def _check_given(model: Node, file: ClassifierSource, job: Job) -> None:
+    """Refuse what was given on the command line and is not true of the classifier; defaults are no claims."""
     place = f"model.checkpoint={model.get('checkpoint')}"
-    mend = "that is chosen when a classifier is trained (task=train); leave it out, or give another checkpoint"
+    hint = "that is chosen when a classifier is trained (task=train); leave it out, or give another checkpoint"
     if job.given("model", "model.backbone") and model.get("backbone") != file.backbone:
-        raise InputError(f"model.backbone={model.get('backbone')}, but {place} holds a {file.backbone}: {mend}")
+        raise InputError(f"model.backbone={model.get('backbone')}, but {place} holds a {file.backbone}: {hint}")
     if job.given("model.size") and list(model.get("size") or []) != list(file.size or []):
         takes = "images of any size" if file.size is None else f"images resized to {list(file.size)} px"
-        raise InputError(f"model.size={model.get('size')}, but {place} takes {takes}: {mend}")
+        raise InputError(f"model.size={model.get('size')}, but {place} takes {takes}: {hint}")
     if job.given("model.pretrained") and model.get("pretrained"):
-        raise InputError(f"model.pretrained=true, but {place} has weights of its own: {mend}")
+        raise InputError(f"model.pretrained=true, but {place} has weights of its own: {hint}")
 
 
 def _listed(node: Any) -> Any:
-    """An explainer's node and those inside it, each ``target_layers`` a list."""
+    """Make each ``target_layers`` of an explainer's node, and of those inside it, a list."""
     if isinstance(node, list):
         return [_listed(item) for item in node]
     if not isinstance(node, dict):
@@ -61,55 +59,43 @@ def _listed(node: Any) -> Any:
 
 
 def check_explainer(
-    config: Config, file: ClassifierFile, session: Session, frame: tuple[int, int] | None = None
+    config: Config, file: ClassifierSource, session: Session, frame: tuple[int, int] | None = None
 ) -> None:
-    """Build the explainer for the file's network without weights, and see whether its target layers give maps.
+    """Build the explainer for the classifier's network without weights, and see whether it can explain that.
 
     Args:
         config: `settled`.
         file: the classifier's.
-        session: keeps the network without weights, and what was found out, for the next job.
+        session: keeps the explainer, and what was found out, for the next job.
         frame: ``(height, width)`` px of an image; None checks names and parameters only.
 
     Raises:
         InputError: a parameter that is not one or out of its range, a layer that does not exist or gives no map,
-            or a network that the explainer cannot explain; names the key and the mend.
+            or a network that the explainer cannot explain; names the key and the hint what to do.
     """
     node = {key: value for key, value in config.explainer.items() if key not in {"target", "augment"}}
     key = digest([file.digest, node])
-    outline = session.keep("outline", file.digest, lambda: _Outline(file.outline()))
-    if key not in outline.explainers:
-        try:
-            outline.explainers[key] = EXPLAINERS.build(node, model=outline.network)
-        except InputError as error:
-            by_default = config.model.get("layers") or []
-            if not any(f"={layer!r}: there is no layer" in str(error) for layer in by_default):
-                raise
-            place = f"model.checkpoint={config.model.get('checkpoint')} holds a {file.backbone}"
-            mend = "choose layers of it by model=… (those in conf/model), or by explainer.target_layers"
-            raise InputError(f"{error}. {place}: {mend}") from error
-        except Exception as error:  # of another package's, which wants weights: it is built when they are read
-            log.debug("explainer=%s was not checked (%s)", node.get("name"), error)
-            return
-    if frame is None or (key, frame) in outline.checked:
-        return
-    for part in _parts(outline.explainers[key]):
-        if isinstance(part, LayerExplainer):
-            part.check(file.size or frame)
-    outline.checked.add((key, frame))
+    explainer = session.keep("outlined explainer", key, lambda: _outlined(config, node, file, session))
+    if frame is not None and isinstance(explainer, ModelExplainer):
+        size = file.size or frame
+        session.keep("checked explainer", (key, size), lambda: explainer.check(size))
 
 
-@dataclass
-class _Outline:
-    """A network without weights, explainers of it by configuration, and the image sizes they were checked with."""
-
-    network: ImageClassifier
-    explainers: dict[str, Explainer] = field(default_factory=dict)
-    checked: set[tuple[str, tuple[int, int]]] = field(default_factory=set)
-
-
-def _parts(explainer: Explainer) -> Iterator[Explainer]:
-    """An explainer, and those that vote in it."""
-    yield explainer
-    for member in getattr(explainer, "members", ()):
-        yield from _parts(member)
+def _outlined(config: Config, node: Node, file: ClassifierSource, session: Session) -> Explainer | None:
+    """The explainer of the network without weights; None if it cannot be built without them."""
+    network = session.keep("outline", file.digest, file.outline)
+    try:
+        explainer = EXPLAINERS.build(node, model=network)
+    except InputError as error:
+        by_default = config.model.get("layers") or []
+        if not any(f"={layer!r}: there is no layer" in str(error) for layer in by_default):
+            raise
+        place = f"model.checkpoint={config.model.get('checkpoint')} holds a {file.backbone}"
+        hint = "choose layers of it by model=… (those in conf/model), or by explainer.target_layers"
+        raise InputError(f"{error}. {place}: {hint}") from error
+    except Exception as error:  # of another package's, which wants weights: it is built when they are read
+        log.debug("explainer=%s was not checked (%s)", node.get("name"), error)
+        return None
+    if isinstance(explainer, ModelExplainer) and explainer.caveat is not None:
+        log.warning("%s", explainer.caveat)
+    return explainer

@@ -1,20 +1,23 @@
-"""Explanations of vision transformers from their attention matrices."""
+"""These explainers explain vision transformers by their attention matrices."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import KW_ONLY
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from gradsam_exp.errors import InputError
 from gradsam_exp.explainers.base import (
     EXPLAINERS,
+    ModelExplainer,
     Upsample,
     checked_targets,
     combine_layers,
@@ -30,31 +33,33 @@ Relation = Float[Tensor, "batch tokens tokens"]
 Fusion = Literal["mean", "max", "min"]
 
 
-class AttentionExplainer(ABC):
-    """Base of the explainers that multiply attention matrices from layer to layer.
+@dataclass(frozen=True)
+class AttentionExplainer(ModelExplainer):
+    """An attention explainer multiplies attention matrices from layer to layer.
 
     For networks built of `nn.MultiheadAttention`, such as torchvision's ViT. The map is the class token's
     row of the result; without a class token, the mean over all rows.
 
-    Args:
-        model: see `GradientCAM`.
+    Attributes:
         upsample: interpolation from the grid of patches to the image.
 
     Raises:
         InputError: if the network has no `nn.MultiheadAttention`.
     """
 
-    def __init__(self, model: nn.Module, *, upsample: Upsample = "bilinear") -> None:
-        self.model, self.upsample = model, upsample
-        if not any(isinstance(module, nn.MultiheadAttention) for module in model.modules()):
-            network = getattr(model, "backbone_name", type(model).__name__)
+    _: KW_ONLY
+    upsample: Upsample = "bilinear"
+
+    def __post_init__(self) -> None:
+        if not any(isinstance(module, nn.MultiheadAttention) for module in self.model.modules()):
+            network = getattr(self.model, "backbone_name", type(self.model).__name__)
             raise InputError(
                 f"this explainer needs attention (nn.MultiheadAttention), which {network} has not: use it with a "
                 "classifier that was trained with model=vit_b_16, or choose explainer=gradcam"
             )
 
     def __call__(self, images: Tensor, targets: Int[Tensor, " batch"] | None = None) -> Heatmaps:
-        """See `Explainer.__call__`."""
+        """Explain a batch of images of one size; see `Explainer`."""
         pixels = network_input(self.model, images)
         with evaluation_mode(self.model), attention_matrices(self.model) as matrices:
             relation, targets, logits = self.relate(pixels, targets, matrices)
@@ -65,28 +70,27 @@ class AttentionExplainer(ABC):
     def relate(
         self, pixels: Tensor, targets: Tensor | None, matrices: list[Attention]
     ) -> tuple[Relation, Tensor, Tensor]:
-        """How much each token owes to each patch; runs the network, which fills ``matrices``."""
+        """Find how much each token owes to each patch; runs the network, which fills ``matrices``."""
 
 
 @EXPLAINERS.register("attention_rollout")
+@dataclass(frozen=True, kw_only=True)
 class AttentionRollout(AttentionExplainer):
-    """Attention rollout (Abnar and Zuidema, ACL 2020, section 3): no gradient, no class.
+    """AttentionRollout follows attention back through the layers, without a gradient and without a class.
 
-    ``R = Π (½A + ½I)`` over the layers, ``A`` fused over the heads, rows normalised.
+    ``R = Π (½A + ½I)`` over the layers, ``A`` fused over the heads, rows normalised (Abnar and Zuidema, ACL 2020,
+    section 3).
 
-    Args:
-        model, upsample: see `AttentionExplainer`.
-        fusion: of the heads: ``mean`` (the paper's), ``max`` or ``min``.
+    Attributes:
+        fusion: how the heads are fused: ``mean`` (the paper's), ``max`` or ``min``.
     """
 
-    def __init__(self, model: nn.Module, *, fusion: Fusion = "mean", upsample: Upsample = "bilinear") -> None:
-        super().__init__(model, upsample=upsample)
-        self.fusion = fusion
+    fusion: Fusion = "mean"
 
     def relate(
         self, pixels: Tensor, targets: Tensor | None, matrices: list[Attention]
     ) -> tuple[Relation, Tensor, Tensor]:
-        """See `AttentionExplainer.relate`."""
+        """Multiply the layers' matrices."""
         with torch.no_grad():
             logits = self.model(pixels)
         relation: Tensor | None = None
@@ -100,24 +104,23 @@ class AttentionRollout(AttentionExplainer):
 
 
 @EXPLAINERS.register("attention_relevance")
+@dataclass(frozen=True, kw_only=True)
 class AttentionRelevance(AttentionExplainer):
-    """Gradient-weighted attention relevance (Chefer et al., ICCV 2021, eq. 5 and 6, self-attention only).
+    """AttentionRelevance weights attention matrices by the class score's gradient.
 
-    ``R ← R + mean_h(ReLU(∇A ⊙ A))·R`` from layer to layer, starting from the identity.
+    ``R ← R + mean_h(ReLU(∇A ⊙ A))·R`` from layer to layer, starting from the identity (Chefer et al., ICCV 2021,
+    eq. 5 and 6, self-attention only).
 
-    Args:
-        model, upsample: see `AttentionExplainer`.
+    Attributes:
         score: what is explained; see `class_score`.
     """
 
-    def __init__(self, model: nn.Module, *, score: Score = "logit", upsample: Upsample = "bilinear") -> None:
-        super().__init__(model, upsample=upsample)
-        self.score = score
+    score: Score = "logit"
 
     def relate(
         self, pixels: Tensor, targets: Tensor | None, matrices: list[Attention]
     ) -> tuple[Relation, Tensor, Tensor]:
-        """See `AttentionExplainer.relate`."""
+        """Add up the layers' matrices, weighted by their gradients."""
         with torch.enable_grad():
             logits = self.model(pixels)
             targets = checked_targets(targets, logits)
@@ -130,7 +133,7 @@ class AttentionRelevance(AttentionExplainer):
 
 
 def token_map(relation: Relation, frame: tuple[int, int]) -> Float[Tensor, "batch h w"]:
-    """What the output owes to each patch: the class token's row without itself, or the mean of all rows.
+    """Tell what the output owes to each patch: the class token's row without itself, or the mean of all rows.
 
     Args:
         frame: ``(height, width)`` of the network's input, whose aspect tells whether there is a class token.

@@ -1,22 +1,24 @@
-"""Attribution of the score to the network's input pixels, smoothed into heatmaps."""
+"""These explainers attribute the class score to the pixels of the network's input, smoothed into heatmaps."""
 
 from __future__ import annotations
 
-import logging
-from abc import ABC, abstractmethod
-from functools import cache
-from typing import Annotated, Literal
+from abc import abstractmethod
+from dataclasses import KW_ONLY
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from pydantic import Field
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from gradsam_exp.explainers.base import (
     EXPLAINERS,
+    Count,
+    ModelExplainer,
     Upsample,
+    Width,
     checked_targets,
     combine_layers,
     evaluation_mode,
@@ -28,40 +30,37 @@ from gradsam_exp.explainers.layers import frame_of
 from gradsam_exp.explainers.scores import Score, class_score
 from gradsam_exp.types import Heatmaps
 
-log = logging.getLogger(__name__)
-
 Pixels = Float[Tensor, "batch 3 height width"]
 Map = Float[Tensor, "batch height width"]
 Sign = Literal["absolute", "positive"]
 Scaling = Literal["layer", "channel", "none"]
-Width = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
 
 
-class InputExplainer(ABC):
-    """Base of the explainers without a target layer.
+@dataclass(frozen=True)
+class InputExplainer(ModelExplainer):
+    """An input explainer makes maps of the network's input, without a target layer.
 
-    Args:
-        model: see `GradientCAM`.
+    Attributes:
         smoothing: standard deviation of a Gaussian blur of the map, in pixels of the network's input; 0 is none.
         upsample: interpolation from the network's input to the image, if they differ.
     """
 
-    def __init__(self, model: nn.Module, *, smoothing: Width = 0.0, upsample: Upsample = "bilinear") -> None:
-        self.model, self.smoothing, self.upsample = model, smoothing, upsample
+    _: KW_ONLY
+    smoothing: Width = 0.0
+    upsample: Upsample = "bilinear"
 
     def __call__(self, images: Tensor, targets: Int[Tensor, " batch"] | None = None) -> Heatmaps:
-        """See `Explainer.__call__`."""
+        """Explain a batch of images of one size; see `Explainer`."""
         with evaluation_mode(self.model):
             maps, targets, logits = self.input_maps(network_input(self.model, images), targets)
         return combine_layers([self.smoothed(maps)], frame_of(images), targets, logits, self.upsample)
 
     @abstractmethod
     def input_maps(self, pixels: Pixels, targets: Tensor | None) -> tuple[Map, Tensor, Tensor]:
-        """Raw maps at the network's input resolution, the targets and the logits."""
+        """Make the raw maps at the network's input resolution; returns the targets and the logits as well."""
 
     def smoothed(self, maps: Map) -> Map:
-        """The maps after the Gaussian blur, cut off at four standard deviations."""
+        """Blur the maps with a Gaussian that is cut off at four standard deviations."""
         if not self.smoothing:
             return maps
         side = 2 * round(4 * self.smoothing) + 1
@@ -69,34 +68,26 @@ class InputExplainer(ABC):
         return gaussian_blur(maps[:, None], fitting, [self.smoothing, self.smoothing])[:, 0]
 
 
+@dataclass(frozen=True, kw_only=True)
 class GradientAttribution(InputExplainer):
-    """Base of the explainers that take gradients with respect to the input.
+    """A gradient attribution takes the class score's gradient with respect to the input.
 
-    Args:
-        model, smoothing, upsample: see `InputExplainer`.
+    Attributes:
         score: what is explained; see `class_score`.
         sign: a pixel's attribution is the sum over its channels of the ``absolute`` values, or of the
             ``positive`` ones.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        score: Score = "logit",
-        sign: Sign = "absolute",
-        smoothing: Width = 2.0,
-        upsample: Upsample = "bilinear",
-    ) -> None:
-        super().__init__(model, smoothing=smoothing, upsample=upsample)
-        self.score, self.sign = score, sign
+    score: Score = "logit"
+    sign: Sign = "absolute"
+    smoothing: Width = 2.0
 
     @abstractmethod
     def attribute(self, pixels: Pixels, targets: Tensor) -> Pixels:
-        """The attribution of every input value."""
+        """Attribute the score to every input value."""
 
     def input_maps(self, pixels: Pixels, targets: Tensor | None) -> tuple[Map, Tensor, Tensor]:
-        """See `InputExplainer.input_maps`."""
+        """Add up the attributions of each pixel's channels."""
         with torch.no_grad():
             logits = self.model(pixels)
         targets = checked_targets(targets, logits)
@@ -105,7 +96,7 @@ class GradientAttribution(InputExplainer):
         return values.sum(1), targets, logits
 
     def gradient(self, pixels: Pixels, targets: Tensor) -> Pixels:
-        """Of each image's score with respect to its own pixels."""
+        """Take the gradient of each image's score with respect to its own pixels."""
         with torch.enable_grad():
             leaf = pixels.detach().requires_grad_()
             score = class_score(self.score, self.model(leaf), targets).sum()
@@ -114,71 +105,49 @@ class GradientAttribution(InputExplainer):
 
 @EXPLAINERS.register("gradient_x_input")
 class GradientXInput(GradientAttribution):
-    """Gradient times input (Shrikumar et al. 2016), the input after normalisation."""
+    """GradientXInput multiplies the gradient by the normalised input (Shrikumar et al. 2016)."""
 
     def attribute(self, pixels: Pixels, targets: Tensor) -> Pixels:
-        """``x · ∂y_c/∂x``."""
+        """Multiply: ``x · ∂y_c/∂x``."""
         return pixels * self.gradient(pixels, targets)
 
 
 @EXPLAINERS.register("smoothgrad")
+@dataclass(frozen=True, kw_only=True)
 class SmoothGrad(GradientAttribution):
-    """SmoothGrad (Smilkov et al. 2017): the gradient, averaged over noisy copies of the image.
+    """SmoothGrad averages the gradient over noisy copies of the image (Smilkov et al. 2017).
 
-    Args:
-        model, score, sign, smoothing, upsample: see `GradientAttribution`.
+    Attributes:
         samples: number of noisy copies.
         noise: standard deviation of the noise as a share of each image's range of values.
         seed: of the noise; the same for every image and batch.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        samples: Count = 25,
-        noise: Width = 0.15,
-        seed: int = 0,
-        score: Score = "logit",
-        sign: Sign = "absolute",
-        smoothing: Width = 2.0,
-        upsample: Upsample = "bilinear",
-    ) -> None:
-        super().__init__(model, score=score, sign=sign, smoothing=smoothing, upsample=upsample)
-        self.samples, self.noise, self.seed = samples, noise, seed
+    samples: Count = 25
+    noise: Width = 0.15
+    seed: int = 0
 
     def attribute(self, pixels: Pixels, targets: Tensor) -> Pixels:
-        """Mean gradient over the copies."""
+        """Average the gradient over the copies."""
         copies = noisy_copies(pixels, self.samples, self.noise, self.seed)
         return torch.stack([self.gradient(noisy, targets) for noisy in copies]).mean(0)
 
 
 @EXPLAINERS.register("integrated_gradients")
+@dataclass(frozen=True, kw_only=True)
 class IntegratedGradients(GradientAttribution):
-    """Integrated Gradients (Sundararajan et al., ICML 2017, eq. 1) from the data set's mean colour to the image.
+    """IntegratedGradients integrates the gradient on the way from the data set's mean colour to the image.
 
-    The integral is taken by Gauss–Legendre quadrature.
+    Sundararajan et al. (ICML 2017), eq. 1; the integral is taken by Gauss–Legendre quadrature.
 
-    Args:
-        model, score, sign, smoothing, upsample: see `GradientAttribution`.
+    Attributes:
         steps: points of the quadrature.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        steps: Count = 32,
-        score: Score = "logit",
-        sign: Sign = "absolute",
-        smoothing: Width = 2.0,
-        upsample: Upsample = "bilinear",
-    ) -> None:
-        super().__init__(model, score=score, sign=sign, smoothing=smoothing, upsample=upsample)
-        self.steps = steps
+    steps: Count = 32
 
     def attribute(self, pixels: Pixels, targets: Tensor) -> Pixels:
-        """``x · ∫ ∂y_c(αx)/∂x dα``; the baseline is 0 after normalisation."""
+        """Integrate: ``x · ∫ ∂y_c(αx)/∂x dα``; the baseline is 0 after normalisation."""
         places, weights = np.polynomial.legendre.leggauss(self.steps)
         total = torch.zeros_like(pixels)
         for place, weight in zip(places.tolist(), weights.tolist(), strict=True):
@@ -187,19 +156,20 @@ class IntegratedGradients(GradientAttribution):
 
 
 @EXPLAINERS.register("fullgrad")
+@dataclass(frozen=True, kw_only=True)
 class FullGrad(InputExplainer):
-    """FullGrad (Srinivas and Fleuret, NeurIPS 2019, eq. 8): input-gradient and the gradients of all biases.
+    """FullGrad adds up gradient × input and bias × gradient of all layers.
 
+    Srinivas and Fleuret (NeurIPS 2019), eq. 8:
     ``Σ_channels ψ(x·∂y_c/∂x) + Σ_layers Σ_channels ψ(b·∂y_c/∂z)``. ψ takes absolute values, scales them and
     brings them to the input's resolution. Biases of convolutions and batch norms (in eval mode, running mean
-    included) count; those of layer norms and linear layers do not, so of a transformer's a warning says that most
-    are missing.
+    included) count; those of layer norms and linear layers do not, so most of a transformer's are missing, which
+    `caveat` says.
 
     Implementations disagree on how ψ scales, and this decides the map: a channel that hardly matters counts as
     much as any other or as little as it is. All scale image by image.
 
-    Args:
-        model, smoothing, upsample: see `InputExplainer`.
+    Attributes:
         score: what is explained; see `class_score`.
         scaling: of ``|x·∂y_c/∂x|`` and of each layer's ``|b·∂y_c/∂z|``. ``layer`` scales all channels of a
             layer together to [0, 1], as the authors' code does (idiap/fullgrad-saliency, ``_postProcess``),
@@ -208,22 +178,19 @@ class FullGrad(InputExplainer):
             values the terms would then add up to ``y_c`` less what is due to the biases of linear layers.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        score: Score = "logit",
-        scaling: Scaling = "layer",
-        smoothing: Width = 0.0,
-        upsample: Upsample = "bilinear",
-    ) -> None:
-        super().__init__(model, smoothing=smoothing, upsample=upsample)
-        self.score, self.scaling = score, scaling
-        if any(isinstance(module, nn.LayerNorm) for module in model.modules()):
-            _warn_of_missing_biases(getattr(model, "backbone_name", type(model).__name__))
+    score: Score = "logit"
+    scaling: Scaling = "layer"
+
+    @property
+    def caveat(self) -> str | None:
+        """A sentence on the biases that are left out of a network with layer norms."""
+        if not any(isinstance(module, nn.LayerNorm) for module in self.model.modules()):
+            return None
+        network = getattr(self.model, "backbone_name", type(self.model).__name__)
+        return f"explainer=fullgrad leaves out the biases of the layer norms and linear layers of {network}"
 
     def input_maps(self, pixels: Pixels, targets: Tensor | None) -> tuple[Map, Tensor, Tensor]:
-        """See `InputExplainer.input_maps`."""
+        """Add up the terms of the input and of every layer with a bias."""
         outputs: list[tuple[Tensor, Tensor]] = []
 
         def keep(module: nn.Module, _: object, output: Tensor) -> Tensor:
@@ -250,12 +217,6 @@ class FullGrad(InputExplainer):
         return total.detach(), targets, logits.detach()
 
 
-@cache
-def _warn_of_missing_biases(network: str) -> None:
-    """Once for a network."""
-    log.warning("explainer=fullgrad leaves out the biases of the layer norms and linear layers of %s", network)
-
-
 def _has_bias(module: nn.Module) -> bool:
     return isinstance(module, (nn.Conv2d, nn.BatchNorm2d)) and module.bias is not None
 
@@ -270,7 +231,7 @@ def _bias(module: nn.Module) -> Tensor:
 
 
 def _scaled(values: Float[Tensor, "batch channels h w"], scaling: Scaling) -> Float[Tensor, "batch channels h w"]:
-    """Each image's channels scaled to [0, 1], together or each alone; what is constant becomes 0."""
+    """Scale each image's channels to [0, 1], together or each alone; what is constant becomes 0."""
     if scaling == "none":
         return values
     over = (1, 2, 3) if scaling == "layer" else (2, 3)

@@ -1,36 +1,60 @@
-"""What an explainer is, and the steps from raw maps to `Heatmaps` that all of them share."""
+"""This module says what an explainer is and takes raw maps to `Heatmaps`, as all explainers do."""
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from dataclasses import KW_ONLY
+from functools import cached_property
+from typing import Annotated, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from gradsam_exp.explainers.layers import check_layers, find_layer, frame_of, note_channels_last
+from gradsam_exp.explainers.layers import as_maps, check_layers, find_layer, frame_of, layers_with_channels_last
 from gradsam_exp.registry import Registry
 from gradsam_exp.types import Heatmaps
 
 Upsample = Literal["bilinear", "bicubic"]
 Combine = Literal["mean", "max"]
+Count = Annotated[int, Field(ge=1)]
+Width = Annotated[float, Field(ge=0)]
+
+
+def _listed(layers: object) -> object:
+    """One layer needs no list."""
+    return [layers] if isinstance(layers, str | nn.Module) else layers
+
+
+def _not_empty(layers: Sequence[str | nn.Module]) -> Sequence[str | nn.Module]:
+    if not layers:
+        raise ValueError("target_layers is empty: name at least one layer, such as layer2.-1")
+    return layers
+
+
+TargetLayers = Annotated[Sequence[str | nn.Module], BeforeValidator(_listed), AfterValidator(_not_empty)]
+"""Modules of a network, or their dotted names, such as ``layer2.-1``."""
 
 
 @runtime_checkable
 class Explainer(Protocol):
-    """Turns images into heatmaps of the class that is explained."""
+    """An explainer turns images into heatmaps of the class that is explained."""
 
     def __call__(self, images: Tensor, targets: Int[Tensor, " batch"] | None = None) -> Heatmaps:
         """Explain a batch of images of one size.
 
         Args:
-            images: ``(B, 3, H, W)``; whatever the model's ``forward`` takes.
-            targets: the class ids to explain; None explains each image's arg-max.
+            images: ``(B, 3, H, W)``, on the model's device; whatever the model's ``forward`` takes.
+            targets: the class ids to explain, on any device; None explains each image's arg-max.
+
+        Returns:
+            Heatmaps whose tensors are all on the images' device.
         """
 
 
@@ -40,7 +64,7 @@ EXPLAINERS: Registry[Explainer] = Registry("explainer", "gradsam_exp.explainers"
 def scale_to_unit(
     maps: Float[Tensor, "batch h w"],
 ) -> tuple[Float[Tensor, "batch h w"], Bool[Tensor, " batch"]]:
-    """Min–max scale each map to [0, 1].
+    """Scale each map so that its values span [0, 1].
 
     Returns:
         The scaled maps, and which of them are *empty*: without any positive value. An empty map is all
@@ -99,9 +123,9 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = flag
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Recorded:
-    """What an explainer found before anything was scaled.
+    """The raw maps of a batch, before anything is scaled.
 
     Attributes:
         maps: one raw map ``(B, h, w)`` per target layer, at the layer's resolution.
@@ -114,10 +138,47 @@ class Recorded:
     logits: Float[Tensor, "batch classes"]
 
 
-class LayerExplainer(ABC):
-    """Base of the explainers that give one map per target layer; see `GradientCAM` for the arguments.
+@dataclass(frozen=True)
+class ModelExplainer(ABC):
+    """A model explainer explains one network; its fields are the parameters that a configuration may give.
 
     Attributes:
+        model: any network that maps a batch of images to logits ``(B, classes)``.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(arbitrary_types_allowed=True)
+
+    model: nn.Module = dataclasses.field(repr=False)
+
+    @abstractmethod
+    def __call__(self, images: Tensor, targets: Int[Tensor, " batch"] | None = None) -> Heatmaps:
+        """Explain a batch of images of one size; see `Explainer`."""
+
+    @property
+    def caveat(self) -> str | None:
+        """A sentence that readers of the heatmaps of this network should know; None if there is none."""
+        return None
+
+    def check(self, frame: tuple[int, int]) -> None:
+        """Refuse a network that cannot be explained, before any image is; most explainers take all that they get.
+
+        Args:
+            frame: ``(height, width)`` px of the network's input.
+
+        Raises:
+            InputError: naming what does not fit, and the hint what to do.
+        """
+        del frame
+
+
+@dataclass(frozen=True)
+class LayerExplainer(ModelExplainer):
+    """A layer explainer makes one map for each target layer and combines them.
+
+    Attributes:
+        target_layers: modules of the network, or their dotted names such as ``layer2.-1``.
+        upsample: interpolation from the layer's resolution to the image's.
+        combine: each layer's map is scaled to [0, 1]; then their ``mean`` or ``max`` is taken.
         by_influence: what counts is how the output changes with the layer (gradients, ablation).
         once: runs the network again behind a layer, which must have one place in it.
 
@@ -128,27 +189,24 @@ class LayerExplainer(ABC):
     by_influence: ClassVar[bool] = False
     once: ClassVar[bool] = False
 
-    def __init__(
-        self,
-        model: nn.Module,
-        target_layers: Sequence[str | nn.Module],
-        *,
-        upsample: Upsample = "bilinear",
-        combine: Combine = "mean",
-    ) -> None:
-        self.model = model
-        named = [target_layers] if isinstance(target_layers, str) else target_layers
-        self.target_layers = [
-            layer if isinstance(layer, nn.Module) else find_layer(model, layer) for layer in named
+    target_layers: TargetLayers
+    _: KW_ONLY
+    upsample: Upsample = "bilinear"
+    combine: Combine = "mean"
+
+    def __post_init__(self) -> None:
+        _ = self.layers  # so that a name that does not exist is an error at once
+
+    @cached_property
+    def layers(self) -> list[nn.Module]:
+        """The target layers as modules."""
+        return [
+            layer if isinstance(layer, nn.Module) else find_layer(self.model, layer)
+            for layer in self.target_layers
         ]
-        if not self.target_layers:
-            raise ValueError("target_layers is empty: name at least one layer, such as layer2.-1")
-        self._names = [type(layer).__name__ if isinstance(layer, nn.Module) else layer for layer in named]
-        note_channels_last(model)
-        self.upsample, self.combine = upsample, combine
 
     def __call__(self, images: Tensor, targets: Int[Tensor, " batch"] | None = None) -> Heatmaps:
-        """See `Explainer.__call__`. Works inside ``torch.no_grad`` as well, not in ``inference_mode``."""
+        """Explain a batch of images; works inside ``torch.no_grad`` as well, not in ``inference_mode``."""
         with evaluation_mode(self.model):
             found = self.layer_maps(network_input(self.model, images), targets)
         return combine_layers(
@@ -156,38 +214,38 @@ class LayerExplainer(ABC):
         )
 
     def check(self, frame: tuple[int, int]) -> None:
-        """Find out whether the layers give maps, before any image is explained.
-
-        Only for a model on the meta device, in eval mode; see `check_layers`.
-
-        Args:
-            frame: ``(height, width)`` px of the network's input.
-
-        Raises:
-            InputError: naming the layer and the mend.
-        """
+        """Refuse layers that give no maps; only for a model on the meta device, in eval mode."""
         network = getattr(self.model, "backbone", self.model)
-        layers = dict(zip(self._names, self.target_layers, strict=True))
-        check_layers(network, layers, frame, by_influence=self.by_influence, once=self.once)
+        names = [type(layer).__name__ if isinstance(layer, nn.Module) else layer for layer in self.target_layers]
+        layers = dict(zip(names, self.layers, strict=True))
+        check_layers(network, layers, frame, self._channels_last, by_influence=self.by_influence, once=self.once)
 
     @abstractmethod
     def layer_maps(self, pixels: Tensor, targets: Tensor | None = None) -> Recorded:
-        """The raw maps for the network's input; the model is in eval mode."""
+        """Make the raw maps from the network's input; the model is in eval mode."""
+
+    def as_maps(self, values: Tensor, layer: nn.Module, pixels: Tensor) -> Float[Tensor, "batch channels h w"]:
+        """Bring a layer's output for ``pixels``, or its gradient, to one layout; see `layers.as_maps`."""
+        return as_maps(values, layer, frame_of(pixels), self._channels_last)
+
+    @cached_property
+    def _channels_last(self) -> frozenset[nn.Module]:
+        return layers_with_channels_last(self.model)
 
     def recorded_output(self, recorded: Mapping[nn.Module, Tensor], layer: nn.Module) -> Tensor:
-        """What ``layer`` gave in the forward pass.
+        """Look up what ``layer`` gave in the forward pass.
 
         Raises:
             ValueError: if it did not run.
         """
         if layer not in recorded:
-            number = self.target_layers.index(layer)
+            number = self.layers.index(layer)
             raise ValueError(f"target layer {number} ({type(layer).__name__}) was not used in the forward pass")
         return recorded[layer]
 
 
 def network_input(model: nn.Module, images: Tensor) -> Float[Tensor, "batch channels height width"]:
-    """uint8 images as the network's first layer sees them; floating-point images are taken as that."""
+    """Transform uint8 images into what the network's first layer sees; floating-point images are that already."""
     if images.is_floating_point():
         return images
     transform = getattr(model, "transform", None)
@@ -197,7 +255,7 @@ def network_input(model: nn.Module, images: Tensor) -> Float[Tensor, "batch chan
 
 
 def checked_targets(targets: Tensor | None, logits: Float[Tensor, "batch classes"]) -> Int[Tensor, " batch"]:
-    """The given class ids on the logits' device, or each image's arg-max.
+    """Check the given class ids and bring them to the logits' device, or take each image's arg-max.
 
     Raises:
         ValueError: if an id is not one of the logits.

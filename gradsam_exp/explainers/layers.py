@@ -1,12 +1,11 @@
-"""Target layers: found by name, brought to one layout, their outputs recorded."""
+"""These functions find target layers by name, check them, record their outputs and bring them to one layout."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
-from weakref import WeakSet
 
 import torch
 from jaxtyping import Float
@@ -17,11 +16,10 @@ from torchvision.models.swin_transformer import SwinTransformer
 from gradsam_exp.errors import InputError, did_you_mean
 
 KEY = "explainer.target_layers"
-_channels_last: WeakSet[nn.Module] = WeakSet()  # a fact about a layer, found out once for its whole network
 
 
 def find_layer(model: nn.Module, path: str, *, key: str = KEY) -> nn.Module:
-    """The submodule at a dotted path; numbers index into sequences, negative ones from the end.
+    """Find the submodule at a dotted path; numbers index into sequences, negative ones from the end.
 
     A model that keeps its network in ``backbone`` (as `ImageClassifier` does) is searched below that.
 
@@ -43,24 +41,28 @@ def find_layer(model: nn.Module, path: str, *, key: str = KEY) -> nn.Module:
     return module
 
 
-def note_channels_last(model: nn.Module) -> None:
-    """Find the layers whose maps have their channels last, so that `as_maps` turns them.
+def layers_with_channels_last(model: nn.Module) -> frozenset[nn.Module]:
+    """Find the layers whose maps have their channels last, which `as_maps` turns.
 
     Types do not tell: a LayerNorm has its channels last in one network and not in another. In torchvision's
     SwinTransformer (V1 and V2) all layers do, but for the first convolution and what comes after ``norm``;
     in its ConvNeXt those between the two permutations of a block.
     """
+    found: set[nn.Module] = set()
     for module in model.modules():
         if isinstance(module, SwinTransformer):
             first_convolution = module.features[0][0]
             others = {module, first_convolution, module.permute, module.avgpool}
-            _channels_last.update(layer for layer in module.modules() if layer not in others)
+            found.update(layer for layer in module.modules() if layer not in others)
         elif isinstance(module, CNBlock):
-            _channels_last.update(module.block[1:-1])
+            found.update(module.block[1:-1])
+    return frozenset(found)
 
 
-def as_maps(values: Tensor, layer: nn.Module, frame: tuple[int, int]) -> Float[Tensor, "batch channels h w"]:
-    """A layer's output (or its gradient) as maps: one channel dimension, then rows and columns.
+def as_maps(
+    values: Tensor, layer: nn.Module, frame: tuple[int, int], channels_last: Collection[nn.Module] = ()
+) -> Float[Tensor, "batch channels h w"]:
+    """Lay out a layer's output (or its gradient) as maps: channels first, then rows and columns.
 
     Convolutional maps are taken as they are; maps with their channels last are turned; a sequence of
     tokens ``(B, T, C)`` is laid out on the grid whose aspect is nearest to the frame's, without its class
@@ -68,14 +70,15 @@ def as_maps(values: Tensor, layer: nn.Module, frame: tuple[int, int]) -> Float[T
 
     Args:
         values: the output of ``layer``.
-        layer: has its channels last if `note_channels_last` has said so of its network.
+        layer: whose output it is.
         frame: ``(height, width)`` of the network's input.
+        channels_last: the layers whose maps are turned; see `layers_with_channels_last`.
 
     Raises:
         ValueError: if the output has no spatial layout.
     """
     if values.ndim == 4:
-        return values.movedim(-1, 1) if layer in _channels_last else values
+        return values.movedim(-1, 1) if layer in channels_last else values
     if values.ndim != 3:
         raise ValueError(
             f"target layer {type(layer).__name__} gives {tuple(values.shape)}, which has no rows and columns"
@@ -98,7 +101,7 @@ def _grid(tokens: int, frame: tuple[int, int]) -> tuple[int, int] | None:
 
 
 def frame_of(images: Tensor) -> tuple[int, int]:
-    """``(height, width)`` px of a batch of images or of network input."""
+    """Tell the ``(height, width)`` in pixels of a batch of images or of network input."""
     return images.shape[-2], images.shape[-1]
 
 
@@ -106,12 +109,13 @@ def check_layers(
     network: nn.Module,
     layers: Mapping[str, nn.Module],
     frame: tuple[int, int],
+    channels_last: Collection[nn.Module] = (),
     *,
     by_influence: bool = False,
     once: bool = False,
     key: str = KEY,
 ) -> None:
-    """Find out whether layers give maps, from one forward pass that computes nothing.
+    """Refuse layers that give no maps, found out by one forward pass that computes nothing.
 
     A network that cannot run without values is not checked.
 
@@ -119,13 +123,14 @@ def check_layers(
         network: in eval mode on the meta device, where a pass takes milliseconds.
         layers: some of its modules, by the names that were given for them.
         frame: ``(height, width)`` px of the network's input.
+        channels_last: see `as_maps`.
         by_influence: the layers are explained by what their patches change in the output.
         once: the network is run again behind each layer, which must have one place in it.
         key: of the configuration, named in errors.
 
     Raises:
         InputError: a layer that is not used, has no rows and columns, or is used more often than it may be; one
-            that only a class token leaves, if influence counts. Names the layer and the mend.
+            that only a class token leaves, if influence counts. Names the layer and the hint what to do.
     """
     outputs: dict[nn.Module, list[Any]] = {layer: [] for layer in layers.values()}
     last_in_sight: dict[nn.Module, bool] = dict.fromkeys(outputs, False)  # no attention has begun since
@@ -157,7 +162,7 @@ def check_layers(
                 f"{given} is used {len(outputs[layer])} times when the network runs, and this explainer runs what "
                 "comes after a layer: take the block that it is in"
             )
-        tokens = _check_map(given, layer, outputs[layer][-1], frame)
+        tokens = _check_map(given, layer, outputs[layer][-1], frame, channels_last)
         if by_influence and attentions and tokens and last_in_sight[layer]:
             raise InputError(
                 f"{given} comes after the last attention: only the class token goes on, no patch has any "
@@ -165,24 +170,26 @@ def check_layers(
             )
 
 
-def _check_map(given: str, layer: nn.Module, output: Any, frame: tuple[int, int]) -> bool:
-    """Whether a layer gives a class token beside the map of each of two images; an error if it gives no map."""
-    mend = "take one that does, such as layer2.-1 of a ResNet or encoder.layers.-1.ln_1 of a ViT"
+def _check_map(
+    given: str, layer: nn.Module, output: Any, frame: tuple[int, int], channels_last: Collection[nn.Module]
+) -> bool:
+    """Tell whether a layer gives a class token beside the map of each of two images; refuse it without a map."""
+    hint = "take one that does, such as layer2.-1 of a ResNet or encoder.layers.-1.ln_1 of a ViT"
     if not isinstance(output, Tensor):
-        raise InputError(f"{given} gives a {type(output).__name__}, which has no rows and columns; {mend}")
+        raise InputError(f"{given} gives a {type(output).__name__}, which has no rows and columns; {hint}")
     if len(output) != 2:
-        raise InputError(f"{given} does not give one map for each image; {mend}")
+        raise InputError(f"{given} does not give one map for each image; {hint}")
     try:
-        maps = as_maps(output, layer, frame)
+        maps = as_maps(output, layer, frame, channels_last)
     except ValueError as error:
         shape = "×".join(map(str, output.shape[1:]))
         numbers = f"{given} ({type(layer).__name__}) gives {shape} numbers for an image"
-        raise InputError(f"{numbers}, which have no rows and columns; {mend}") from error
+        raise InputError(f"{numbers}, which have no rows and columns; {hint}") from error
     return output.ndim == 3 and maps[0, 0].numel() < output.shape[1]
 
 
 def tensor_of(layer: nn.Module, output: object) -> Tensor:
-    """A target layer's output.
+    """Check that a target layer's output is a tensor.
 
     Raises:
         TypeError: if it is something else.
@@ -194,7 +201,7 @@ def tensor_of(layer: nn.Module, output: object) -> Tensor:
 
 @contextmanager
 def recording(layers: Sequence[nn.Module], *, gradients: bool) -> Iterator[dict[nn.Module, Tensor]]:
-    """Keep the layers' outputs of one forward pass.
+    """Record the layers' outputs of one forward pass.
 
     Args:
         layers: whose outputs are kept.

@@ -1,60 +1,50 @@
-"""Maps from what happens to the score when something is taken away. No gradients; many forward passes."""
+"""These explainers see what happens to the class score when something is taken away: many passes, no gradients."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from pydantic import Field
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from gradsam_exp.explainers.attribution import InputExplainer
-from gradsam_exp.explainers.base import EXPLAINERS, Combine, LayerExplainer, Recorded, Upsample, checked_targets
-from gradsam_exp.explainers.layers import as_maps, frame_of, recording
+from gradsam_exp.explainers.base import EXPLAINERS, Count, LayerExplainer, Recorded, checked_targets
+from gradsam_exp.explainers.layers import frame_of, recording
 from gradsam_exp.explainers.scores import Score, class_score
 from gradsam_exp.explainers.suffix import Suffix
 
-Positive = Annotated[int, Field(ge=1)]
 MaskScore = Literal["probability", Score]
 
 
+@dataclass(frozen=True, kw_only=True)
 class PerturbationCAM(LayerExplainer):
-    """Base of the methods that weigh channels by forward passes.
+    """A perturbation CAM weighs a layer's channels by forward passes.
 
-    Args:
-        model, target_layers, score, upsample, combine: see `GradientCAM`.
+    Attributes:
+        score: what is explained; see `class_score`.
         chunk: rows of one forward pass; memory and speed only.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        target_layers: Sequence[str | nn.Module],
-        *,
-        score: Score = "logit",
-        chunk: Positive = 128,
-        upsample: Upsample = "bilinear",
-        combine: Combine = "mean",
-    ) -> None:
-        super().__init__(model, target_layers, upsample=upsample, combine=combine)
-        self.score, self.chunk = score, chunk
+    score: Score = "logit"
+    chunk: Count = 128
 
     @abstractmethod
     def layer_map(
         self, layer: nn.Module, pixels: Tensor, targets: Tensor | None
     ) -> tuple[Float[Tensor, "batch h w"], Tensor, Tensor]:
-        """The raw map of one layer, the targets and the logits."""
+        """Make the raw map of one layer; returns the targets and the logits as well."""
 
     @torch.no_grad()
     def layer_maps(self, pixels: Tensor, targets: Tensor | None = None) -> Recorded:
-        """See `LayerExplainer.layer_maps`."""
+        """Make the raw map of one target layer after the other."""
         maps = []
         logits = pixels.new_zeros(0)
-        for layer in self.target_layers:
+        for layer in self.layers:
             raw, targets, logits = self.layer_map(layer, pixels, targets)
             maps.append(raw)
         assert targets is not None
@@ -63,7 +53,7 @@ class PerturbationCAM(LayerExplainer):
 
 @EXPLAINERS.register("ablationcam")
 class AblationCAM(PerturbationCAM):
-    """Ablation-CAM (Desai and Ramaswamy, WACV 2020, eq. 2 and 3): channels weighted by what their loss costs.
+    """AblationCAM weights a layer's channels by what their loss costs (Desai and Ramaswamy, WACV 2020, eq. 2, 3).
 
     ``w_k = (y_c − y_c^k) / y_c`` with ``y_c^k`` the score after channel ``k`` is set to zero; the map is
     ``ReLU(Σ_k w_k A_k)``. Only the part of the network behind the layer is run again. Channels that are
@@ -78,17 +68,17 @@ class AblationCAM(PerturbationCAM):
     def layer_map(
         self, layer: nn.Module, pixels: Tensor, targets: Tensor | None
     ) -> tuple[Float[Tensor, "batch h w"], Tensor, Tensor]:
-        """See `PerturbationCAM.layer_map`."""
+        """Run the rest of the network without each of the channels."""
         suffix = Suffix(self.model, layer, pixels)
         targets = checked_targets(targets, suffix.logits)
-        frame = frame_of(pixels)
-        activations = as_maps(suffix.activations, layer, frame)
+        activations = self.as_maps(suffix.activations, layer, pixels)
         whole = class_score(self.score, suffix.logits, targets)
         scores = whole[:, None].expand(activations.shape[:2]).clone()
         for image, active in enumerate(activations.flatten(2).any(2)):
             for channels in torch.nonzero(active).flatten().split(self.chunk):
                 ablated = suffix.activations[image].repeat(len(channels), *[1] * (suffix.activations.ndim - 1))
-                as_maps(ablated, layer, frame)[torch.arange(len(channels)), channels] = 0  # changes `ablated`
+                rows = torch.arange(len(channels), device=channels.device)
+                self.as_maps(ablated, layer, pixels)[rows, channels] = 0  # changes `ablated`
                 if ablated.ndim == 4:  # convolutions on a CPU are faster so
                     ablated = ablated.contiguous(memory_format=torch.channels_last)
                 logits = suffix(ablated, image)
@@ -99,7 +89,7 @@ class AblationCAM(PerturbationCAM):
 
 @EXPLAINERS.register("scorecam")
 class ScoreCAM(PerturbationCAM):
-    """Score-CAM (Wang et al., CVPRW 2020, algorithm 1): channels weighted by the score of what they show.
+    """ScoreCAM weights a layer's channels by the score of what they show (Wang et al., CVPRW 2020, algorithm 1).
 
     Each channel is upsampled, scaled to [0, 1] and multiplied into the network's input; the scores of
     these inputs, softmax over the channels, are the weights; the map is ``ReLU(Σ_k w_k A_k)``.
@@ -108,12 +98,12 @@ class ScoreCAM(PerturbationCAM):
     def layer_map(
         self, layer: nn.Module, pixels: Tensor, targets: Tensor | None
     ) -> tuple[Float[Tensor, "batch h w"], Tensor, Tensor]:
-        """See `PerturbationCAM.layer_map`."""
+        """Run the network on the image seen through each of the channels."""
         with recording([layer], gradients=False) as recorded:
             logits = self.model(pixels)
         targets = checked_targets(targets, logits)
         frame = frame_of(pixels)
-        activations = as_maps(self.recorded_output(recorded, layer), layer, frame)
+        activations = self.as_maps(self.recorded_output(recorded, layer), layer, pixels)
         maps, channels = activations.flatten(0, 1), activations.shape[1]
         scores = []
         for rows in torch.arange(len(maps), device=maps.device).split(self.chunk):
@@ -127,13 +117,13 @@ class ScoreCAM(PerturbationCAM):
 
 
 @EXPLAINERS.register("rise")
+@dataclass(frozen=True, kw_only=True)
 class RISE(InputExplainer):
-    """RISE (Petsiuk et al., BMVC 2018, eq. 6): mean of random masks, weighted by the probability they leave.
+    """RISE averages random masks, weighted by the probability they leave (Petsiuk et al., BMVC 2018, eq. 6).
 
     ``Σ_i s_i M_i / (keep · masks)`` with ``s_i`` the class's score where the image is multiplied by mask ``M_i``.
 
-    Args:
-        model: see `GradientCAM`.
+    Attributes:
         score: what is explained. ``probability`` is the paper's, after the softmax; for the others see
             `class_score`. Those may be negative, and only their differences say anything: their mean over the
             masks is subtracted first.
@@ -142,28 +132,17 @@ class RISE(InputExplainer):
         keep: probability of a cell to stay.
         seed: of the masks.
         chunk: rows of one forward pass.
-        smoothing, upsample: see `InputExplainer`.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        score: MaskScore = "probability",
-        masks: Positive = 1000,
-        cells: Positive = 7,
-        keep: Annotated[float, Field(gt=0, lt=1)] = 0.5,
-        seed: int = 0,
-        chunk: Positive = 128,
-        smoothing: Annotated[float, Field(ge=0)] = 0.0,
-        upsample: Upsample = "bilinear",
-    ) -> None:
-        super().__init__(model, smoothing=smoothing, upsample=upsample)
-        self.score: MaskScore = score
-        self.masks, self.cells, self.keep, self.seed, self.chunk = masks, cells, keep, seed, chunk
+    score: MaskScore = "probability"
+    masks: Count = 1000
+    cells: Count = 7
+    keep: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    seed: int = 0
+    chunk: Count = 128
 
     def random_masks(self, frame: tuple[int, int]) -> Float[Tensor, "masks height width"]:
-        """The masks for inputs of ``frame`` = (height, width) px, in [0, 1].
+        """Draw the masks for inputs of ``frame`` = (height, width) px, in [0, 1], on the CPU.
 
         Section 3.2 of the paper: ``cells``² random cells, upsampled bilinearly to one cell more than the frame,
         and a window of the frame's size cut out at a place that is random within one cell.
@@ -180,7 +159,7 @@ class RISE(InputExplainer):
 
     @torch.no_grad()
     def input_maps(self, pixels: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """See `InputExplainer.input_maps`."""
+        """Average the masks, weighted by the scores of what they leave."""
         logits = self.model(pixels)
         targets = checked_targets(targets, logits)
         masks = self.random_masks(frame_of(pixels)).to(pixels.device)
@@ -194,7 +173,7 @@ class RISE(InputExplainer):
         return maps / (self.keep * self.masks), targets, logits
 
     def kept(self, logits: Float[Tensor, "rows classes"], target: Int[Tensor, ""]) -> Float[Tensor, " rows"]:
-        """The score of one class in each row."""
+        """Compute the score of one class in each row."""
         if self.score == "probability":
             return logits.softmax(1)[:, target]
         return class_score(self.score, logits, target.expand(len(logits)))

@@ -1,4 +1,4 @@
-"""Principal components of activations: one number per pixel for what varies most over the map."""
+"""These functions project activations on their principal component: one number per pixel for what varies most."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Kernel = Literal["sigmoid", "rbf", "linear"]
 
 
 def first_component(values: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch h w"]:
-    """Projection of each pixel on the first principal component of the map's pixels, mean removed.
+    """Project each pixel on the first principal component of the map's pixels, mean removed.
 
     A component's sign means nothing; it is chosen so that the projection rises with the sum of the channels.
     Work grows with the cube of the pixels or of the channels, whichever are fewer.
@@ -28,9 +28,10 @@ def first_component(values: Float[Tensor, "batch channels h w"]) -> Float[Tensor
 def first_kernel_component(
     values: Float[Tensor, "batch channels h w"], kernel: Kernel = "sigmoid"
 ) -> Float[Tensor, "batch h w"]:
-    """The same in the feature space of a kernel (Schölkopf et al. 1998), with γ = 1 / channels.
+    """Project each pixel on the first component in the feature space of a kernel with γ = 1 / channels.
 
-    Work grows with the cube of the pixels: that space has more dimensions than there are channels.
+    Schölkopf et al. (1998). Work grows with the cube of the pixels: that space has more
+    dimensions than there are channels.
     """
     pixels = values.flatten(2).transpose(1, 2).double()
     pixels = pixels - pixels.mean(1, keepdim=True)
@@ -49,7 +50,7 @@ def first_kernel_component(
 def _leading(
     gram: Float[Tensor, "batch pixels pixels"], values: Float[Tensor, "batch channels h w"]
 ) -> Float[Tensor, "batch h w"]:
-    """Scores of the pixels on the Gram matrix's leading eigenvector."""
+    """Project the pixels on the Gram matrix's leading eigenvector."""
     eigenvalues, eigenvectors = torch.linalg.eigh(gram)
     return _signed(eigenvectors[..., -1] * eigenvalues[..., -1:].clamp(min=0).sqrt(), values)
 
@@ -57,7 +58,7 @@ def _leading(
 def _signed(
     scores: Float[Tensor, "batch pixels"], values: Float[Tensor, "batch channels h w"]
 ) -> Float[Tensor, "batch h w"]:
-    """The scores as maps, turned round where they fall with the sum of the channels."""
+    """Lay the scores out as maps, turned round where they fall with the sum of the channels."""
     brightness = values.double().sum(1).flatten(1)
     brightness = brightness - brightness.mean(1, keepdim=True)
     sign = (scores * brightness).sum(1, keepdim=True)

@@ -1,4 +1,4 @@
-"""The number an explanation explains: one differentiable score per image."""
+"""These functions compute the score that an explanation explains: one differentiable number per image."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Score = Literal["logit", "margin", "rest"]
 def class_score(
     kind: Score, logits: Float[Tensor, "batch classes"], targets: Int[Tensor, " batch"]
 ) -> Float[Tensor, " batch"]:
-    """The score of each image's target class.
+    """Compute the score of each image's target class.
 
     Args:
         kind: ``logit`` is the class's logit; ``margin`` the logit minus the largest of the other classes
@@ -34,17 +34,17 @@ def class_score(
 def others(
     logits: Float[Tensor, "batch classes"], targets: Int[Tensor, " batch"]
 ) -> Float[Tensor, "batch classes"]:
-    """The logits with the target's replaced by −∞."""
+    """Replace the target's logit by −∞."""
     return logits.scatter(1, targets[:, None], -torch.inf)
 
 
 def finer_score(
     logits: Float[Tensor, "batch classes"], targets: Int[Tensor, " batch"], *, similar: int, alpha: float
 ) -> Float[Tensor, " batch"]:
-    """``Σ_d p_d (y_c − α·y_d) / Σ_d p_d`` over the ``similar`` classes whose logits are nearest to the target's.
+    """Compare the target's logit with the ``similar`` classes of the nearest logits.
 
-    Zhang et al.: *Finer-CAM* (CVPR 2025), section 3.2, averaged with the classes' probabilities as in the
-    authors' code.
+    ``Σ_d p_d (y_c − α·y_d) / Σ_d p_d`` over these classes ``d``. Zhang et al.: *Finer-CAM* (CVPR 2025), section
+    3.2, averaged with the classes' probabilities as in the authors' code.
     """
     own = logits.gather(1, targets[:, None])
     gap = (logits - own).abs().scatter(1, targets[:, None], torch.inf)

@@ -1,55 +1,78 @@
-"""Explainers made of explainers: several that vote, and one on several versions of an image."""
+"""These explainers are made of others: several that vote, or one that sees an image and its mirror image."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY
+from functools import cached_property
 from typing import Any
 
 import torch
 from jaxtyping import Int
-from torch import Tensor, nn
+from pydantic.dataclasses import dataclass
+from torch import Tensor
 
-from gradsam_exp.explainers.base import EXPLAINERS, Combine, Explainer, scale_to_unit
+from gradsam_exp.explainers.base import EXPLAINERS, Combine, Explainer, ModelExplainer, scale_to_unit
 from gradsam_exp.types import Heatmaps
 
 
 @EXPLAINERS.register("ensemble")
-class Ensemble:
-    """Several explainers vote: the mean (or maximum) of their heatmaps, each in [0, 1].
+@dataclass(frozen=True)
+class Ensemble(ModelExplainer):
+    """Ensemble lets several explainers vote: the mean (or maximum) of their heatmaps, each in [0, 1].
 
     Members whose map is empty do not vote; the result is empty only if all are.
 
-    Args:
-        model: what they explain.
-        of: their config nodes, such as ``[{"name": "gradcam", "target_layers": ["layer2.-1"]}, …]``.
+    Attributes:
+        of: the members' config nodes, such as ``[{"name": "gradcam", "target_layers": ["layer2.-1"]}, …]``.
         combine: ``mean`` or ``max``.
     """
 
-    def __init__(self, model: nn.Module, of: Sequence[Mapping[str, Any]], *, combine: Combine = "mean") -> None:
-        if not of:
+    of: Sequence[Mapping[str, Any]]
+    _: KW_ONLY
+    combine: Combine = "mean"
+
+    def __post_init__(self) -> None:
+        if not self.of:
             raise ValueError("explainer.of is empty: name at least one explainer")
-        self.members = [EXPLAINERS.build(node, model=model) for node in of]
-        self.combine = combine
+        _ = self.members  # so that what is wrong with one of them is an error at once
+
+    @cached_property
+    def members(self) -> list[Explainer]:
+        """The explainers that vote."""
+        return [EXPLAINERS.build(node, model=self.model) for node in self.of]
+
+    @property
+    def caveat(self) -> str | None:
+        """The members' caveats."""
+        caveats = [member.caveat for member in self.members if isinstance(member, ModelExplainer)]
+        return "; ".join(filter(None, caveats)) or None
+
+    def check(self, frame: tuple[int, int]) -> None:
+        """Refuse what one of the members refuses."""
+        for member in self.members:
+            if isinstance(member, ModelExplainer):
+                member.check(frame)
 
     def __call__(self, images: Tensor, targets: Int[Tensor, " batch"] | None = None) -> Heatmaps:
-        """See `Explainer.__call__`; without targets, the first member's arg-max is explained by all."""
+        """Explain a batch, see `Explainer`; without targets, all explain the first member's arg-max."""
         first = self.members[0](images, targets)
         found = [first, *(member(images, first.targets) for member in self.members[1:])]
         return together(found, self.combine)
 
 
 class Mirrored:
-    """Test-time augmentation: the mean of an image's heatmap and of its mirror image's, mirrored back.
+    """Mirrored averages an image's heatmap and its mirror image's, mirrored back: test-time augmentation.
 
     Args:
-        explainer: any other.
+        explainer: makes both heatmaps.
     """
 
     def __init__(self, explainer: Explainer) -> None:
         self.explainer = explainer
 
     def __call__(self, images: Tensor, targets: Int[Tensor, " batch"] | None = None) -> Heatmaps:
-        """See `Explainer.__call__`; the class and the logits are those of the image as it is."""
+        """Explain a batch, see `Explainer`; the class and the logits are those of the image as it is."""
         plain = self.explainer(images, targets)
         mirror = self.explainer(images.flip(-1), plain.targets)
         back = Heatmaps(mirror.values.flip(-1), mirror.empty, mirror.targets)
@@ -57,7 +80,7 @@ class Mirrored:
 
 
 def together(found: Sequence[Heatmaps], combine: Combine) -> Heatmaps:
-    """One heatmap from several of the same images and classes; the first one's targets and logits are kept."""
+    """Merge several heatmaps of the same images and classes into one, with the first one's targets and logits."""
     values = torch.stack([heatmaps.values for heatmaps in found])
     filled = ~torch.stack([heatmaps.empty for heatmaps in found])
     if combine == "mean":

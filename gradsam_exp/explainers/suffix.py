@@ -1,4 +1,4 @@
-"""Run only the part of a network that comes after a layer.
+"""`Suffix` runs only the part of a network that comes after a layer.
 
 The first forward pass notes every module call that has ended when the target layer ends. In later passes
 these calls return what they returned then, without computing; the target layer returns what it is given;
@@ -31,7 +31,7 @@ class _Call:
 
 
 class Suffix:
-    """The network behind one layer, for a batch of images.
+    """A suffix is the part of a network that comes after one layer, for a batch of images.
 
     Args:
         model: in eval mode.
@@ -55,7 +55,7 @@ class Suffix:
         self.activations = tensor_of(layer, self._before[-1].output)
 
     def _noted_calls(self) -> tuple[Tensor, list[_Call]]:
-        """The logits of a whole pass, and the calls that had ended with the layer's, which is the last of them."""
+        """Run the whole network; returns the logits and the calls that had ended when the layer's did."""
         running: list[_Call] = []
         ended: list[_Call] = []
         uses = 0
@@ -82,7 +82,7 @@ class Suffix:
 
     @torch.no_grad()
     def __call__(self, activations: Tensor, image: int) -> Float[Tensor, "rows classes"]:
-        """Logits of one image of the batch had the layer given ``activations`` ``(rows, ...)``, one case a row."""
+        """Compute the logits of one image had the layer given ``activations`` ``(rows, ...)``, one case a row."""
         rows = len(activations)
         outputs: dict[nn.Module, list[Any]] = {}
         for call in self._before:
@@ -117,7 +117,7 @@ def _replaying(module: nn.Module, outputs: list[Any]) -> Iterator[None]:
 
 
 def _repeated(output: Any, image: int, rows: int) -> Any:
-    """One image's part of an output for every row, without copying it."""
+    """Give one image's part of an output for every row, without copying it."""
     if isinstance(output, Tensor):
         return output[image].expand(rows, *output.shape[1:])
     if isinstance(output, (tuple, list)):

@@ -1,4 +1,4 @@
-"""What a refiner is."""
+"""This module says what a refiner is, and holds the registry of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gradsam_exp.types import Heatmaps
 
 
 class Refiner(ABC):
-    """Brings heatmaps, which know a layer's resolution, to the edges of the image."""
+    """A refiner brings heatmaps, which have a layer's resolution, to the edges of the image."""
 
     def __call__(self, images: UInt8[Tensor, "batch 3 height width"], heatmaps: Heatmaps) -> Heatmaps:
         """Refine heatmaps on the CPU to [0, 1], scaled to a maximum of 1; an empty one stays empty."""
@@ -34,7 +34,7 @@ class Refiner(ABC):
     def refine(
         self, image: UInt8[np.ndarray, "height width 3"], heat: Float[np.ndarray, "height width"]
     ) -> Float[np.ndarray, "height width"]:
-        """One heatmap that is not empty."""
+        """Refine one heatmap that is not empty; values outside [0, 1] are cut off."""
 
 
 REFINERS: Registry[Refiner] = Registry("refine", "gradsam_exp.refiners")
@@ -43,16 +43,16 @@ REFINERS: Registry[Refiner] = Registry("refine", "gradsam_exp.refiners")
 @REFINERS.register("none")
 @dataclass(frozen=True)
 class Unrefined(Refiner):
-    """Heatmaps as the explainer gives them."""
+    """Unrefined leaves heatmaps as the explainer gives them."""
 
     def __call__(self, images: Tensor, heatmaps: Heatmaps) -> Heatmaps:
-        """The same heatmaps."""
+        """Give back the same heatmaps."""
         del images
         return heatmaps
 
     def refine(
         self, image: UInt8[np.ndarray, "height width 3"], heat: Float[np.ndarray, "height width"]
     ) -> Float[np.ndarray, "height width"]:
-        """The same heatmap."""
+        """Give back the same heatmap."""
         del image
         return heat

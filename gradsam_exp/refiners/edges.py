@@ -1,4 +1,4 @@
-"""Refinement by the image's own edges."""
+"""These refiners follow the image's own edges."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ Positive = Annotated[float, Field(gt=0)]
 @REFINERS.register("guided")
 @dataclass(frozen=True)
 class Guided(Refiner):
-    """Guided filter (He et al., ECCV 2010, eq. 14 to 16): the heatmap as a locally linear function of the colours.
+    """Guided makes the heatmap a locally linear function of the colours: a guided filter.
+
+    He et al. (ECCV 2010), eq. 14 to 16.
 
     Attributes:
         radius: of the square windows, in pixels.
@@ -33,7 +35,7 @@ class Guided(Refiner):
     def refine(
         self, image: UInt8[np.ndarray, "height width 3"], heat: Float[np.ndarray, "height width"]
     ) -> Float[np.ndarray, "height width"]:
-        """See `Refiner.refine`."""
+        """Filter the heatmap by the image's colours."""
         guide = image.astype(np.float64) / 255
         size = 2 * self.radius + 1
 
@@ -52,11 +54,11 @@ class Guided(Refiner):
 @REFINERS.register("random_walker")
 @dataclass(frozen=True)
 class RandomWalker(Refiner):
-    """Random walker (Grady, PAMI 2006), from scikit-image: the probability to reach a warm seed before a cold one.
+    """RandomWalker gives each pixel the probability that a random walk reaches a warm seed before a cold one.
 
-    The linear system is solved directly, by sparse LU. Conjugate gradients are no faster on images of up to a
-    megapixel (13 s and 1.6 GB there, 3 ms at 64×48 px), and where ``beta`` lets edges cut regions off the seeds
-    they stop far from the solution, even outside [0, 1].
+    Grady (PAMI 2006), by scikit-image. The linear system is solved directly, by sparse LU. Conjugate gradients are
+    no faster on images of up to a megapixel (13 s and 1.6 GB there, 3 ms at 64×48 px), and where ``beta`` lets
+    edges cut regions off the seeds they stop far from the solution, even outside [0, 1].
 
     Attributes:
         warm: pixels at least this hot are seeds of the object.
@@ -77,7 +79,7 @@ class RandomWalker(Refiner):
     def refine(
         self, image: UInt8[np.ndarray, "height width 3"], heat: Float[np.ndarray, "height width"]
     ) -> Float[np.ndarray, "height width"]:
-        """See `Refiner.refine`; the heatmap as it is where it has no cold pixel or the image one colour."""
+        """Solve for the probabilities; a heatmap without cold pixels, or on one colour, is given back as it is."""
         seeds = np.zeros(heat.shape, dtype=np.int64)
         seeds[heat < self.cold] = 2
         seeds[heat >= self.warm * heat.max()] = 1

@@ -61,7 +61,8 @@ def track_evaluation(
         log_metrics(run, {name: Summary.from_json(value) for name, value in content["metrics"].items()})
         _log_tables(run, settings, planned, folder, per_image)
         run.log_artifact(results_artifact(folder, planned.identity))
-        use_weights(run, planned.classifier.path, planned.classifier.digest)
+        if planned.classifier.path is not None:
+            use_weights(run, planned.classifier.path, planned.classifier.digest)
 
     return record(settings, folder, heading, fill)
 

@@ -51,7 +51,7 @@ def test_a_wrong_picture_is_refused_before_anything_is_loaded(
     def never(*_: object) -> None:
         raise AssertionError("a model was read")
 
-    monkeypatch.setattr("gradsam_exp.engine.plan.find_classifier", never)
+    monkeypatch.setattr("gradsam_exp.classifiers.checkpoints.find_classifier", never)
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.jpg").write_text("no picture")
     Image.new("RGB", (50, 50)).save(tmp_path / "whole.png")

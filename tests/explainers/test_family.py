@@ -94,7 +94,7 @@ def test_cam_says_where_it_can_be_used(classifier, batch: ImageBatch):
 def test_the_suffix_gives_the_networks_logits(classifier, batch: ImageBatch):
     pixels = classifier.transform(batch.images)
     for path in ("conv1", "relu", "layer2.0.conv1", "layer2.0.bn2", "layer2.0", "layer4.-1"):
-        layer = GradCAM(classifier, [path]).target_layers[0]
+        layer = GradCAM(classifier, [path]).layers[0]
         suffix = Suffix(classifier, layer, pixels)
         rows = suffix.activations[[3, 3]].clone()
         torch.testing.assert_close(suffix(rows, 3), suffix.logits[[3, 3]], atol=1e-4, rtol=1e-4)

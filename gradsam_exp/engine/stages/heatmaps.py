@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from gradsam_exp.batching import AdaptiveBatch, filled
+from gradsam_exp.classifiers.base import ClassifierSource
 from gradsam_exp.config import Node
 from gradsam_exp.engine.session import Session
 from gradsam_exp.engine.stages.base import Chunk, Stage
@@ -82,21 +83,6 @@ class Explained:
             return self.classifier(filled(some, batches.most).to(self.device))[: len(some)].cpu()
 
         return torch.cat(list(batches.slices(len(pixels), classify)))
-
-
-class ClassifierSource(Protocol):
-    """A classifier that is described but not yet read."""
-
-    @property
-    def digest(self) -> str:
-        """Identifies the weights and the architecture."""
-
-    @property
-    def class_names(self) -> Sequence[str]:
-        """What its outputs mean, in order."""
-
-    def load(self) -> nn.Module:
-        """Read it; in eval mode."""
 
 
 def explained_by(source: ClassifierSource, node: Node, *, device: torch.device, session: Session) -> Explained:

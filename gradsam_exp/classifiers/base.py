@@ -1,0 +1,48 @@
+"""This module says what a source of classifiers is, and holds the registry of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from gradsam_exp.classifiers.classifier import ImageClassifier
+from gradsam_exp.registry import Registry
+
+
+@runtime_checkable
+class ClassifierSource(Protocol):
+    """A classifier source describes a classifier, whose weights are read only when they are needed."""
+
+    @property
+    def path(self) -> Path | None:
+        """The file with the weights; None if they have no file of their own."""
+
+    @property
+    def digest(self) -> str:
+        """A digest of all that the logits depend on: equal digests mean equal logits."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The meaning of the outputs, in order."""
+
+    @property
+    def backbone(self) -> str:
+        """The network's name, for messages and tables."""
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """``(height, width)`` px to which images are resized; None keeps their own."""
+
+    def outline(self) -> ImageClassifier:
+        """Build the classifier without weights, on the meta device, its network in eval mode."""
+
+    def load(self) -> ImageClassifier:
+        """Build the classifier with its weights, in eval mode.
+
+        Raises:
+            InputError: if the weights cannot be read.
+        """
+
+
+CLASSIFIERS: Registry[ClassifierSource] = Registry("model", "gradsam_exp.classifiers")
+"""By ``model.name``: functions that take the other keys of ``model`` and describe a classifier."""
