@@ -46,13 +46,12 @@ class ChunkFiller(pl.LightningModule):
     Args:
         config, job: of the run; made into a plan anew in each process, as networks do not travel well.
         chunks: indices of images; all that are to be prepared.
-        faithful: see `Preparation`.
     """
 
-    def __init__(self, config: Config, job: Job, chunks: list[list[int]], *, faithful: bool) -> None:
+    def __init__(self, config: Config, job: Job, chunks: list[list[int]]) -> None:
         super().__init__()
         self.job = job
-        self.config, self.chunks, self.faithful = config, chunks, faithful
+        self.config, self.chunks = config, chunks
         self.planned: Plan | None = None
         self.preparation: Preparation | None = None
 
@@ -60,7 +59,7 @@ class ChunkFiller(pl.LightningModule):
         """Read the models onto this process's device."""
         del stage
         self.planned = plan(replace(self.config, device=str(self.device), devices=1), self.job)
-        self.preparation = self.planned.experiment(faithful=self.faithful).prepare
+        self.preparation = self.planned.experiment().prepare
 
     @property
     def share(self) -> list[list[int]]:
@@ -116,9 +115,7 @@ def prepare_on_devices(planned: Plan, preparation: Preparation) -> None:
     with _as_interrupt(trainer), _own_environment(), _progress(preparation, planned, chunks):
         try:
             trainer.predict(
-                ChunkFiller(
-                    config, replace(planned.job, session=Session()), chunks, faithful=preparation.faithful
-                ),
+                ChunkFiller(config, replace(planned.job, session=Session()), chunks),
                 return_predictions=False,
             )
         except ProcessExitedException as error:

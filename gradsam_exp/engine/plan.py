@@ -29,6 +29,8 @@ from gradsam_exp.engine.suitability import check_explainer, settled
 from gradsam_exp.errors import InputError, first_line
 from gradsam_exp.explainers.base import EXPLAINERS, Explainer
 from gradsam_exp.explainers.several import Mirrored
+from gradsam_exp.metrics.base import ExampleMetric, build_metrics
+from gradsam_exp.metrics.faithfulness import FAITHFULNESS
 from gradsam_exp.prompts.base import STRATEGIES
 from gradsam_exp.refiners.base import REFINERS, Refiner
 from gradsam_exp.registry import build_checked, check_value
@@ -47,6 +49,7 @@ class Plan:
         store: where images, heatmaps and embeddings are kept.
         device: where the networks run.
         job: whose run it is.
+        metrics: what is measured.
     """
 
     config: Config
@@ -57,6 +60,7 @@ class Plan:
     store: Store
     device: torch.device
     job: Job
+    metrics: tuple[ExampleMetric, ...]
 
     @property
     def upper_bound(self) -> bool:
@@ -86,7 +90,7 @@ class Plan:
                     SELECTORS.code(config.selector),
                 ],
                 "seed": config.seed,
-                **({"faithfulness": True} if config.task.get("faithfulness") else {}),
+                "metrics": sorted(metric.depends_on for metric in self.metrics),
             }
         )
 
@@ -125,8 +129,8 @@ class Plan:
             "sam": self.pipeline.segmenter.digest,
         }
 
-    def experiment(self, *, faithful: bool = False, among_others: bool = False) -> Experiment:
-        """Put everything together; see `Preparation` for ``faithful``.
+    def experiment(self, *, among_others: bool = False) -> Experiment:
+        """Put everything together.
 
         The classifier is read when a heatmap is needed that the store does not have.
 
@@ -136,14 +140,13 @@ class Plan:
         segmenter = loaded_segmenter(self.pipeline.segmenter, self.config.sam, self.device, self.job.session)
         decoder = _remembering(segmenter, self.config.store, self.job.session) if among_others else segmenter
         pipeline = Pipeline(self.pipeline.strategy, decoder, self.pipeline.selector)
-        return Experiment(self.preparation(segmenter, faithful=faithful), pipeline, seed=self.config.seed)
+        return Experiment(self.preparation(segmenter), pipeline, seed=self.config.seed)
 
-    def preparation(self, segmenter: Segmenter | None = None, *, faithful: bool = False) -> Preparation:
+    def preparation(self, segmenter: Segmenter | None = None) -> Preparation:
         """Images, heatmaps and embeddings.
 
         Args:
             segmenter: loaded; without one there are no embeddings, only `Preparation.explain`.
-            faithful: see `Preparation`.
         """
         node = dict(self.config.explainer)
         target, augment = node.pop("target"), node.pop("augment")
@@ -167,7 +170,7 @@ class Plan:
             store=self.store,
             segmented_by=self.segmented_by,
             refined_by=[self.config.refine, REFINERS.code(self.config.refine)],
-            faithful=faithful,
+            metrics=self.metrics,
         )
 
 
@@ -210,7 +213,7 @@ def plan(config: Config, job: Job, given: Callable[[Sequence[str]], ImageDataset
         InputError: naming the config key or file, and the mend.
     """
     strategy, selector = STRATEGIES.build(config.pipeline), SELECTORS.build(config.selector)
-    refiner = REFINERS.build(config.refine)
+    refiner, metrics = REFINERS.build(config.refine), _metrics(config)
     EXPLAINERS.get(str(config.explainer.get("name")))
     check_value("explainer.target", Literal["predicted", "label"], config.explainer.get("target"))
     check_value("explainer.augment", Literal["none", "mirror"], config.explainer.get("augment"))
@@ -227,7 +230,13 @@ def plan(config: Config, job: Job, given: Callable[[Sequence[str]], ImageDataset
     _check_truth(config, pipeline, dataset)
     store = find_store(config, job.session)
     _check_devices(config, device, store)
-    return Plan(config, dataset, classifier, refiner, pipeline, store, device, job)
+    return Plan(config, dataset, classifier, refiner, pipeline, store, device, job, metrics)
+
+
+def _metrics(config: Config) -> tuple[ExampleMetric, ...]:
+    """Those that ``metrics`` chooses, and those of the heatmaps' faithfulness if the task asks for them."""
+    added = dict.fromkeys(FAITHFULNESS, True) if config.task.get("faithfulness") else {}
+    return build_metrics({**added, **config.metrics})
 
 
 def _check_devices(config: Config, device: torch.device, store: Store) -> None:

@@ -25,7 +25,7 @@ from gradsam_exp.engine.store import Store, Tensors
 from gradsam_exp.errors import InputError, did_you_mean
 from gradsam_exp.explainers.base import Explainer, evaluation_mode, network_input, to_frame
 from gradsam_exp.explainers.layers import frame_of
-from gradsam_exp.metrics.heatmaps import faithfulness, heatmap_quality
+from gradsam_exp.metrics.base import ExampleMetric
 from gradsam_exp.refiners.base import Refiner, Unrefined
 from gradsam_exp.segmenters.base import Embeddings, Segmenter
 from gradsam_exp.types import Heatmaps, ImageBatch
@@ -43,7 +43,7 @@ class Prepared:
     Attributes:
         batch: labels are the classifier's class ids.
         predicted: the classifier's arg-max.
-        quality: of the heatmaps, by name; one value per image.
+        quality: the metrics that need no prompts, by name; one value per image, in float64.
     """
 
     batch: ImageBatch
@@ -140,24 +140,34 @@ class Explained:
 
         return Heatmaps.joined(list(batches.slices(len(images), explain)))
 
-    def faithfulness(
-        self, images: Tensor, heatmaps: Heatmaps, batches: AdaptiveBatch
-    ) -> dict[str, Float[Tensor, " batch"]]:
-        """Of the heatmaps, at the network's resolution; NaN for an empty one."""
-        classifier, _ = self._models
-        pixels = network_input(classifier, images)
+    @property
+    def classifier(self) -> ImageClassifier:
+        """The classifier, on its device."""
+        return self._models[0]
 
-        def predict(changed: Tensor) -> Tensor:
-            def classify(rows: slice) -> Tensor:
-                some = changed[rows]
-                return classifier(filled(some, batches.most).to(self.device))[: len(some)].cpu()
 
-            return torch.cat(list(batches.slices(len(changed), classify)))
+@dataclass(frozen=True)
+class _Network:
+    """The classifier as metrics can ask it (`gradsam_exp.metrics.base.Network`); read when it is first asked."""
+
+    explained: Explained
+    batches: AdaptiveBatch
+
+    def pixels(self, images: Tensor) -> Tensor:
+        return network_input(self.explained.classifier, images)
+
+    def resized(self, maps: Tensor, pixels: Tensor) -> Tensor:
+        return to_frame(maps, frame_of(pixels))
+
+    def logits(self, pixels: Tensor) -> Tensor:
+        classifier, batches = self.explained.classifier, self.batches
+
+        def classify(rows: slice) -> Tensor:
+            some = pixels[rows]
+            return classifier(filled(some, batches.most).to(self.explained.device))[: len(some)].cpu()
 
         with evaluation_mode(classifier):
-            maps = to_frame(heatmaps.values, frame_of(pixels))
-            found = faithfulness(predict, pixels, maps, heatmaps.targets)
-        return {name: torch.where(heatmaps.empty, torch.nan, values) for name, values in found.items()}
+            return torch.cat(list(batches.slices(len(pixels), classify)))
 
 
 class Preparation:
@@ -168,7 +178,7 @@ class Preparation:
         refiner: applied to them; ``refined_by`` says in plain values what it depends on.
         segmenter: loaded; ``segmented_by`` says what its embeddings depend on, None stands for its digest.
         store: where chunks are kept.
-        faithful: measure as well how the classifier reacts when what the heatmaps mark is taken away.
+        metrics: what is measured; those that need no prompts and no masks are measured here, and stored.
 
     Attributes:
         stopwatch: counts the time.
@@ -183,11 +193,11 @@ class Preparation:
         store: Store | None = None,
         refined_by: Any = None,
         segmented_by: Any = None,
-        faithful: bool = False,
+        metrics: Sequence[ExampleMetric] = (),
     ) -> None:
         self.explained, self.refiner, self.segmenter = explained, refiner, segmenter
         self.store = Store(None) if store is None else store
-        self.refined_by, self.faithful = refined_by, faithful
+        self.refined_by, self.metrics = refined_by, tuple(metrics)
         self.segmented_by = segmenter.digest if segmented_by is None else segmented_by
         self.stopwatch = Stopwatch()
         self._image_ids: dict[str, tuple[str, ...]] = {}  # of chunks, by their key
@@ -205,10 +215,10 @@ class Preparation:
         for images, batch, heatmaps in self._explain(dataset, batch_size, chunks):
             with self.stopwatch.time("encode", len(batch)) as encode.on_done:
                 embeddings = self._embeddings(images, batch, encode)
-            stage = ("faithfulness", len(batch)) if self.faithful else ("score", 0)
-            with self.stopwatch.time(*stage):
-                quality = self._quality(images, batch, heatmaps, predict)
             predicted = heatmaps.targets if heatmaps.logits is None else heatmaps.logits.argmax(1)
+            slow = any("network" in metric.needs for metric in self._own_metrics)
+            with self.stopwatch.time(*(("faithfulness", len(batch)) if slow else ("score", 0))):
+                quality = self._quality(images, batch, heatmaps, predicted, predict)
             yield Prepared(batch, heatmaps, embeddings, predicted, quality)
 
     def explain(self, dataset: ImageDataset, *, batch_size: int = 32) -> Iterator[tuple[ImageBatch, Heatmaps]]:
@@ -235,12 +245,12 @@ class Preparation:
         if key not in self._image_ids:
             self._image_ids[key] = self._images(dataset, origin, indices).image_ids
         images = _named(origin, self._image_ids[key])
-        keys = {
-            "heatmaps": digest(self._explained_by(images), size=16),
-            "quality": self._quality_key(images),
-            "embeddings": self._embeddings_key(images),
-        }
-        return all(self.store.has(stage, key) for stage, key in keys.items())
+        keys = [
+            ("heatmaps", digest(self._explained_by(images), size=16)),
+            *(("quality", self._quality_key(images, metric)) for metric in self._own_metrics),
+            ("embeddings", self._embeddings_key(images)),
+        ]
+        return all(self.store.has(stage, key) for stage, key in keys)
 
     def _in_turn(self, dataset: ImageDataset, origin: str) -> Iterator[list[int]]:
         """All chunks; those that another process has in hand come last, and are then likely to be stored."""
@@ -299,20 +309,33 @@ class Preparation:
         own = self.explained
         return [images, own.depends_on, own.target, torch.device(own.device).type]
 
+    @property
+    def _own_metrics(self) -> list[ExampleMetric]:
+        return [metric for metric in self.metrics if metric.before_prompts]
+
     def _quality(
-        self, images: Any, batch: ImageBatch, heatmaps: Heatmaps, batches: AdaptiveBatch
-    ) -> Mapping[str, Float[Tensor, " batch"]]:
-        def make() -> tuple[Tensors, Any]:
-            found = heatmap_quality(heatmaps.values, batch.masks)
-            if self.faithful:
-                found |= self.explained.faithfulness(batch.images, heatmaps, batches)
-            return found, list(found)
+        self, images: Any, batch: ImageBatch, heatmaps: Heatmaps, predicted: Tensor, batches: AdaptiveBatch
+    ) -> dict[str, Float[Tensor, " batch"]]:
+        """The values of every metric that needs no prompts: an entry of the store for each metric."""
+        known = {
+            "heatmaps": heatmaps,
+            "truth": batch.masks,
+            "images": batch.images,
+            "labels": batch.labels,
+            "predicted": predicted,
+            "network": _Network(self.explained, batches),
+        }
 
-        tensors, names = self.store.get("quality", self._quality_key(images), make)
-        return {name: tensors[name] for name in names}
+        def values(metric: ExampleMetric) -> Tensor:
+            def make() -> tuple[Tensors, Any]:
+                return {"values": metric.measure_known(known, len(batch))}, None
 
-    def _quality_key(self, images: Any) -> str:
-        return digest([self._explained_by(images), self.refined_by, self.faithful], size=16)
+            return self.store.get("quality", self._quality_key(images, metric), make)[0]["values"]
+
+        return {metric.name: values(metric) for metric in self._own_metrics}
+
+    def _quality_key(self, images: Any, metric: ExampleMetric) -> str:
+        return digest([self._explained_by(images), self.refined_by, metric.depends_on], size=16)
 
     def _embeddings(self, images: Any, batch: ImageBatch, batches: AdaptiveBatch) -> Embeddings:
         def make() -> tuple[Tensors, Any]:

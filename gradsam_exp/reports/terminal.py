@@ -23,22 +23,6 @@ from rich.text import Text
 from gradsam_exp.runs.summary import Summary
 
 log = logging.getLogger(__name__)
-TITLES = {
-    "fg_hit_rate": "fg hit rate",
-    "bg_hit_rate": "bg hit rate",
-    "distance_px": "distance px",
-    "miou": "mIoU",
-    "accuracy": "accuracy",
-}
-HEATMAP_TITLES = {
-    "pointing_game": "pointing game",
-    "energy_in_mask": "heat in mask",
-    "best_threshold_iou": "best-threshold IoU",
-    "sparsity": "heatmap sparsity",
-    "deletion_auc": "deletion AUC",
-    "insertion_auc": "insertion AUC",
-    "road": "ROAD",
-}
 console = Console(highlight=False, markup=False, emoji=False)  # brackets and colons of names are text
 
 
@@ -77,13 +61,16 @@ def results_table(metrics: Mapping[str, Summary]) -> Table:
     table = Table()
     for column, justify in (("metric", "left"), ("mean", "right"), ("95 % interval", "right"), ("n", "right")):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    about_heatmaps = False
     for name, summary in metrics.items():
-        if name == next(iter(HEATMAP_TITLES)):
+        facts = summary.facts
+        if facts and facts.about_heatmaps and not about_heatmaps:
             table.add_section()
+            about_heatmaps = True
         if summary.n:
             low, high = summary.ci95
             table.add_row(
-                (TITLES | HEATMAP_TITLES).get(name, name),
+                facts.heading if facts else name,
                 f"{summary.mean:.3f}",
                 f"{low:.3f} – {high:.3f}",
                 str(summary.n),
