@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, UInt8
@@ -149,6 +149,7 @@ class ExampleMetric(Metric):
 METRICS: Registry[ExampleMetric] = Registry("metrics", "gradsam_exp.metrics")
 
 
+@runtime_checkable
 class Network(Protocol):
     """The classifier, as a metric can ask it."""
 
