@@ -16,6 +16,10 @@ from .engine.session import Session as Session
 from .errors import InputError as InputError
 from .explainers.base import EXPLAINERS as EXPLAINERS
 from .explainers.gradient import GradCAM as GradCAM
+from .metrics.base import METRICS as METRICS
+from .metrics.base import ExampleMetric as ExampleMetric
+from .metrics.boundary_iou import BoundaryIoU as BoundaryIoU
+from .metrics.dice import Dice as Dice
 from .metrics.masks import MeanMaskIoU as MeanMaskIoU
 from .metrics.points import PointDistance as PointDistance
 from .metrics.points import PointHitRate as PointHitRate

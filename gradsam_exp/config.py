@@ -54,6 +54,7 @@ class Config:
     sam: Node = field(default_factory=dict)
     trainer: Node = field(default_factory=dict)
     logger: Node = field(default_factory=dict)
+    metrics: Node = field(default_factory=dict)
     task: Node = field(default_factory=dict)
 
 

@@ -18,6 +18,7 @@ from gradsam_exp.engine.pipeline import Pipeline
 from gradsam_exp.engine.preparation import Explained, Preparation
 from gradsam_exp.errors import InputError
 from gradsam_exp.explainers.gradient import GradCAM
+from gradsam_exp.metrics.masks import MeanMaskIoU
 from gradsam_exp.prompts.foreground import Foreground
 from gradsam_exp.refiners.base import Unrefined
 from gradsam_exp.segmenters.base import Embeddings
@@ -157,7 +158,7 @@ def test_a_run_keeps_no_tensors(
     monkeypatch.setattr("gradsam_exp.engine.preparation.CHUNK", 4)
     explained = Explained(SHAPES, lambda: (classifier, GradCAM(classifier, ["layer2.-1"])))
     pipeline = Pipeline(Foreground(), segmenter, PredictedIoU())
-    experiment = Experiment(Preparation(explained, Unrefined(), segmenter), pipeline)
+    experiment = Experiment(Preparation(explained, Unrefined(), segmenter, metrics=[MeanMaskIoU()]), pipeline)
     living: list[int] = []
 
     def count(*_: object) -> None:

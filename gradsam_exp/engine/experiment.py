@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,12 +22,12 @@ from gradsam_exp.batching import AdaptiveBatch
 from gradsam_exp.data.base import ImageDataset
 from gradsam_exp.engine.pipeline import Pipeline, PipelineResult
 from gradsam_exp.engine.preparation import CHUNK, Preparation, Prepared
+from gradsam_exp.errors import InputError
 from gradsam_exp.metrics.base import ExampleMetric
-from gradsam_exp.metrics.masks import MeanMaskIoU
-from gradsam_exp.metrics.points import PointDistance, PointHitRate
 from gradsam_exp.types import BACKGROUND, FOREGROUND, PromptContext, Prompts
 
 LOGITS_BYTES = 2**29  # of the masks of images that are segmented together; selectors need a few times this
+CORRECT = "correct"  # the column of the accuracy, which is there in every run, as true and false
 _FIRST = 8  # images, as it is not known how many queries each needs
 Observer = Callable[[Prepared, PipelineResult], None]
 
@@ -36,11 +37,13 @@ class Evaluation:
     """What a run found.
 
     Attributes:
-        per_image: one row per image, by name.
+        metrics: with the values of all images, in no particular order.
+        per_image: one row per image, by name; a column for each metric, and facts.
         predictions: prompts (JSON) and mask (COCO RLE) of every image, in the same order.
         seconds: time by stage.
     """
 
+    metrics: tuple[ExampleMetric, ...]
     per_image: pd.DataFrame
     predictions: pd.DataFrame
     seconds: dict[str, float]
@@ -50,7 +53,7 @@ class Experiment:
     """Everything that stands behind one run.
 
     Args:
-        preparation: heatmaps and embeddings.
+        preparation: heatmaps, embeddings, and the metrics that are measured.
         pipeline: prompts and masks; its segmenter is the one that encodes.
         seed: of random prompt strategies.
     """
@@ -78,19 +81,24 @@ class Experiment:
     ) -> Evaluation:
         """Prompt, segment and score what was prepared."""
         names = self.prepare.explained.class_names
-        metrics = _Metrics()
+        metrics = tuple(deepcopy(metric) for metric in self.prepare.metrics)
+        for metric in metrics:
+            metric.reset()
         facts: list[pd.DataFrame] = []
         predictions: list[pd.DataFrame] = []
         for item in prepared:
             for part, result in self._parts(item):
                 with self.stopwatch.time("score", len(part.batch)):
-                    metrics.update(result, part)
                     facts.append(pd.DataFrame(_facts(part, result, names)))
+                    _check_columns(metrics, facts[-1])
+                    _measure(metrics, part, result)
                     predictions.append(pd.DataFrame(_predictions(part, result)))
                 if on_batch is not None:
                     on_batch(part, result)
-        per_image = pd.concat([pd.concat(facts, ignore_index=True), metrics.per_image()], axis=1)
+        values = {metric.column: metric.per_example().numpy() for metric in metrics if metric.column != CORRECT}
+        per_image = pd.concat([pd.concat(facts, ignore_index=True), pd.DataFrame(values)], axis=1)
         return Evaluation(
+            metrics=metrics,
             per_image=_in_order(per_image),
             predictions=_in_order(pd.concat(predictions)),
             seconds=dict(self.stopwatch.seconds),
@@ -119,43 +127,43 @@ class Experiment:
         return item, result
 
 
-class _Metrics:
-    """The torchmetrics of a run; columns of the per-image table."""
+def _measure(metrics: Sequence[ExampleMetric], item: Prepared, result: PipelineResult) -> None:
+    """Record every metric's values of a chunk, those that are stored as well."""
+    known = {
+        "masks": result.masks,
+        "truth": item.batch.masks,
+        "prompts": result.prompts,
+        "heatmaps": item.heatmaps,
+        "predicted": item.predicted,
+        "labels": item.batch.labels,
+        "images": item.batch.images,
+    }
+    for metric in metrics:
+        stored = item.quality.get(metric.name)
+        metric.record(metric.measure_known(known, len(item.batch)) if stored is None else stored)
 
-    def __init__(self) -> None:
-        self.masks = {"iou": MeanMaskIoU()}
-        self.points = {
-            "fg_hit_rate": PointHitRate(FOREGROUND),
-            "bg_hit_rate": PointHitRate(BACKGROUND),
-            "distance_px": PointDistance(),
-        }
-        self.all: dict[str, ExampleMetric] = {**self.masks, **self.points}
 
-    def update(self, result: PipelineResult, item: Prepared) -> None:
-        truth = item.batch.masks
-        if truth is None:
-            for metric in self.all.values():
-                metric.record(torch.full((len(item.batch),), torch.nan))
-            return
-        for mask_metric in self.masks.values():
-            mask_metric.update(result.masks, truth)
-        for point_metric in self.points.values():
-            point_metric.update(result.prompts, truth)
+def _check_columns(metrics: Sequence[ExampleMetric], facts: pd.DataFrame) -> None:
+    """Refuse a metric whose values would stand in the column of something else.
 
-    def per_image(self) -> pd.DataFrame:
-        return pd.DataFrame({name: metric.per_image().numpy() for name, metric in self.all.items()})
+    Raises:
+        InputError: naming the metric.
+    """
+    taken = set(facts) - {CORRECT}
+    for metric in metrics:
+        if metric.column in taken:
+            raise InputError(f"metrics.{metric.name}: per_image.parquet has a column {metric.column} already")
+        taken.add(metric.column)
 
 
 def _facts(item: Prepared, result: PipelineResult, names: Sequence[str]) -> dict[str, Any]:
-    """Columns that are no metrics of masks and prompts."""
+    """The columns that every run has, whatever is measured."""
     labels, predicted, truth = item.batch.labels.tolist(), item.predicted.tolist(), item.batch.masks
     return {
         "image_id": list(item.batch.image_ids),
         "class_name": [names[label] if label >= 0 else None for label in labels],
         "predicted_class": [names[label] for label in predicted],
-        "correct": [
-            guess == label if label >= 0 else None for guess, label in zip(predicted, labels, strict=True)
-        ],
+        CORRECT: [guess == label if label >= 0 else None for guess, label in zip(predicted, labels, strict=True)],
         "predicted_iou": result.predicted_iou.tolist(),
         "candidate": result.candidates.tolist(),
         "rounds": result.rounds.tolist(),
@@ -164,7 +172,6 @@ def _facts(item: Prepared, result: PipelineResult, names: Sequence[str]) -> dict
         "empty_heatmap": item.heatmaps.empty.tolist(),
         "empty_truth": [None] * len(item.batch) if truth is None else (~truth.flatten(1).any(1)).tolist(),
         "mask_px": result.masks.flatten(1).sum(1).tolist(),
-        **{name: values.tolist() for name, values in item.quality.items()},
     }
 
 

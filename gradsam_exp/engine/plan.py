@@ -29,6 +29,8 @@ from gradsam_exp.engine.store import Store, StoreSettings, find_store
 from gradsam_exp.engine.suitability import check_explainer, settled
 from gradsam_exp.errors import InputError
 from gradsam_exp.explainers.base import EXPLAINERS
+from gradsam_exp.metrics.base import ExampleMetric, build_metrics
+from gradsam_exp.metrics.faithfulness import FAITHFULNESS
 from gradsam_exp.prompts.base import STRATEGIES, check_knobs
 from gradsam_exp.refiners.base import REFINERS, Refiner
 from gradsam_exp.registry import build_checked, check_value
@@ -51,6 +53,7 @@ class Plan:
         store: where images, heatmaps and embeddings are kept.
         device: where the networks run.
         job: whose run it is.
+        metrics: what is measured.
     """
 
     config: Config
@@ -61,6 +64,7 @@ class Plan:
     store: Store
     device: torch.device
     job: Job
+    metrics: tuple[ExampleMetric, ...]
 
     @property
     def upper_bound(self) -> bool:
@@ -87,6 +91,7 @@ class Plan:
                 "pipeline": {key: value for key, value in config.pipeline.items() if key not in ignored},
                 "selector": config.selector,
                 "seed": config.seed,
+                "metrics": sorted(metric.depends_on for metric in self.metrics),
                 "code": source_digest(
                     *_CODE,
                     *STRATEGIES.modules(config.pipeline),
@@ -133,7 +138,7 @@ class Plan:
             store=self.store,
             segmented_by=[self.pipeline.segmenter.digest, sam, self.device.type],
             refined_by=config.refine,
-            faithful=bool(config.task.get("faithfulness")),
+            metrics=self.metrics,
             modules={
                 "data": data,
                 "refine": REFINERS.modules(config.refine),
@@ -172,7 +177,7 @@ def plan(config: Config, job: Job, given: Callable[[Sequence[str]], ImageDataset
     """
     check_knobs(vars(config))
     strategy, selector = STRATEGIES.build(config.pipeline), SELECTORS.build(config.selector)
-    refiner = REFINERS.build(config.refine)
+    refiner, metrics = REFINERS.build(config.refine), _metrics(config)
     EXPLAINERS.get(str(config.explainer.get("name")))
     check_value("explainer.target", Literal["predicted", "label"], config.explainer.get("target"))
     check_value("explainer.augment", Literal["none", "mirror"], config.explainer.get("augment"))
@@ -189,7 +194,13 @@ def plan(config: Config, job: Job, given: Callable[[Sequence[str]], ImageDataset
     _check_truth(config, pipeline, dataset)
     store = find_store(build_checked("store", StoreSettings, config.store), job.session)
     check_devices(config.devices, device, stored=store.root is not None)
-    return Plan(config, dataset, classifier, refiner, pipeline, store, device, job)
+    return Plan(config, dataset, classifier, refiner, pipeline, store, device, job, metrics)
+
+
+def _metrics(config: Config) -> tuple[ExampleMetric, ...]:
+    """The metrics that ``metrics`` chooses, and those of the heatmaps' faithfulness if the task asks for them."""
+    added = dict.fromkeys(FAITHFULNESS, True) if config.task.get("faithfulness") else {}
+    return build_metrics({**added, **config.metrics})
 
 
 def _check_kinds(config: Config, pipeline: Pipeline) -> None:

@@ -25,7 +25,7 @@ from gradsam_exp.engine.stages.images import Images
 from gradsam_exp.engine.stages.quality import Quality
 from gradsam_exp.engine.stages.refined import Refine
 from gradsam_exp.engine.store import Store
-from gradsam_exp.metrics.heatmaps import QUALITIES
+from gradsam_exp.metrics.base import ExampleMetric
 from gradsam_exp.refiners.base import Refiner, Unrefined
 from gradsam_exp.segmenters.base import Embeddings, Segmenter
 from gradsam_exp.types import Heatmaps, ImageBatch
@@ -41,7 +41,7 @@ class Prepared:
     Attributes:
         batch: labels are the classifier's class ids.
         predicted: the classifier's arg-max.
-        quality: of the heatmaps, by name; one value per image.
+        quality: the metrics that need no prompts, by name; one value per image, in float64.
     """
 
     batch: ImageBatch
@@ -101,7 +101,7 @@ class Preparation:
         refiner: applied to them; ``refined_by`` says in plain values what it depends on.
         segmenter: loaded; ``segmented_by`` says what its embeddings depend on. None makes no embeddings.
         store: where chunks are kept.
-        faithful: measure as well how the classifier reacts when what the heatmaps mark is taken away.
+        metrics: what is measured; those that need no prompts and no masks are measured here.
         modules: import paths of the plug-ins behind the data set (``data``), the refiner (``refine``) and the
             segmenter (``sam``); their source counts.
 
@@ -119,10 +119,10 @@ class Preparation:
         store: Store | None = None,
         refined_by: Any = None,
         segmented_by: Any = None,
-        faithful: bool = False,
+        metrics: Sequence[ExampleMetric] = (),
         modules: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        self.explained, self.faithful = explained, faithful
+        self.explained, self.metrics = explained, tuple(metrics)
         self.store = Store(None) if store is None else store
         self.stopwatch = Stopwatch()
         code = modules or {}
@@ -131,8 +131,8 @@ class Preparation:
             self.stages.append(Refine(refiner, refined_by, code.get("refine", ())))
         if segmenter is not None:
             self.stages.append(Encode(segmenter, segmented_by, code.get("sam", ())))
-        metrics = [*QUALITIES, *(["deletion_auc", "insertion_auc", "road"] if faithful else [])]
-        self.stages += [Quality(name, explained, after=self.heatmap_stage) for name in metrics]
+        early = [metric for metric in metrics if metric.before_prompts]
+        self.stages += [Quality(metric, explained, after=self.heatmap_stage) for metric in early]
 
     @property
     def recipe(self) -> list[str]:
@@ -154,9 +154,7 @@ class Preparation:
                 those that another has in hand come last.
         """
         for chunk in self._made(dataset, self.stages, batch_size, chunks):
-            heatmaps = chunk.heatmaps
-            predicted = heatmaps.targets if heatmaps.logits is None else heatmaps.logits.argmax(1)
-            yield Prepared(chunk.batch, heatmaps, chunk.embeddings, predicted, chunk.quality)
+            yield Prepared(chunk.batch, chunk.heatmaps, chunk.embeddings, chunk.predicted, chunk.quality)
 
     def explain(self, dataset: ImageDataset, *, batch_size: int = 32) -> Iterator[tuple[ImageBatch, Heatmaps]]:
         """Prepare images and heatmaps alone; the segmenter need not be loaded."""

@@ -1,39 +1,199 @@
-"""A metric is a mean over images that remembers every image's value."""
+"""The base class and the registry of metrics.
+
+A metric is a torchmetrics module that gives one value for each image and remembers all of them. What tables,
+figures and trackers have to know about it are attributes of its class.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
+
+from gradsam_exp.errors import InputError, did_you_mean
+from gradsam_exp.registry import Registry, build_checked
+
+INPUTS = ("masks", "truth", "prompts", "heatmaps", "predicted", "labels", "images", "network")
+"""What a metric can be measured on; see `ExampleMetric`."""
+GROUPS = ("prompts", "masks", "classification", "heatmaps", "faithfulness")
+"""What metrics can be about, in the order in which tables show them."""
 
 
 class ExampleMetric(Metric):
-    """Mean over images; an image to which the metric does not apply has the value NaN and is left out.
+    """A mean over images that remembers every image's value; an image without a value (NaN) is left out.
 
-    Subclasses implement ``update`` by calling `record` with one value per image. States are concatenated
-    across processes, so a sharded run gives the same mean as a single one.
+    A subclass states the facts below and implements `measure`; its constructor keeps every argument in an
+    attribute of the same name, as scikit-learn's estimators do. Under ``torch.distributed``, `compute` gives the
+    mean over the images of all processes; a process may have any number of images, or none.
+
+    Attributes:
+        name: in configurations and files.
+        column: of ``per_image.parquet``, where the values are written; the name unless given.
+        title: in tables and figures.
+        unit: such as ``px``; empty for pure numbers.
+        higher_is_better: None if neither direction is better.
+        group: one of `GROUPS`.
+        needs: which of `INPUTS` `measure` takes, in the order of its arguments: the predicted ``masks`` and the
+            true ones (``truth``), both bool ``(batch, height, width)``; ``prompts`` and ``heatmaps`` (see
+            `gradsam_exp.types`); the ``predicted`` and the true class ids (``labels``), ``(batch,)``, −1 where
+            unknown; ``images``, uint8 ``(batch, 3, height, width)``; ``network``, the classifier as a `Network`.
     """
 
     full_state_update = False
     is_differentiable = False
-    values: list[Tensor]
+    name: ClassVar[str]
+    column: ClassVar[str]
+    title: ClassVar[str]
+    unit: ClassVar[str] = ""
+    group: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]]
+    values: list[Tensor] | Tensor
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "name" in vars(cls) and "column" not in vars(cls):
+            cls.column = cls.name
+        unknown = set(getattr(cls, "needs", ())) - set(INPUTS)
+        if unknown or getattr(cls, "group", GROUPS[0]) not in GROUPS:
+            raise TypeError(
+                f"{cls.__name__}: needs are of {', '.join(INPUTS)}; the group is of {', '.join(GROUPS)}"
+            )
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**{"dist_sync_fn": _gathered, **kwargs})
         self.add_state("values", default=[], dist_reduce_fx="cat")
 
-    def record(self, values: Float[Tensor, " batch"]) -> None:
-        """Append one value per image; NaN where the metric does not apply."""
+    @abstractmethod
+    def measure(self, *inputs: Any, **_: Any) -> Float[Tensor, " batch"]:
+        """One value for each image of a batch, from what the metric `needs`; NaN where it does not apply.
+
+        Nothing is recorded. Where a label is unknown or a heatmap is empty the value is not used: `measure_known`
+        replaces it by NaN.
+        """
+
+    def measure_known(self, known: Mapping[str, Any], images: int) -> Float[Tensor, " batch"]:
+        """`measure`, with NaN for every image of which something that the metric needs is not known.
+
+        Args:
+            known: what is known of a batch, by its name in `INPUTS`; None or missing: not known of any image.
+            images: how many the batch has.
+
+        Returns:
+            In float64, on the CPU.
+        """
+        inputs: dict[str, Any] = {name: known.get(name) for name in self.needs}
+        if any(value is None for value in inputs.values()):
+            return torch.full((images,), torch.nan, dtype=torch.float64)
+        values = self.measure(*inputs.values()).detach().double().cpu()
+        if "labels" in inputs:
+            values = torch.where(inputs["labels"].cpu() >= 0, values, torch.nan)
+        if "heatmaps" in inputs:
+            values = torch.where(inputs["heatmaps"].empty.cpu(), torch.nan, values)
+        return values
+
+    def update(self, *inputs: Any, values: Float[Tensor, " batch"] | None = None) -> None:
+        """Add a batch.
+
+        Args:
+            inputs: what the metric `needs`, in that order.
+            values: recorded as they are, in place of inputs, if the batch was measured before.
+        """
+        if values is None:
+            known = dict(zip(self.needs, inputs, strict=True))
+            sized = [value for name, value in known.items() if name not in ("prompts", "network")]
+            values = self.measure_known(known, len(next(value for value in sized if value is not None)))
+        assert isinstance(self.values, list), "not while the values of all processes are gathered"
         self.values.append(values.detach().double().cpu())
 
-    def per_image(self) -> Float[Tensor, " images"]:
-        """All values so far, in the order of the updates."""
-        return dim_zero_cat(self.values) if self.values else torch.zeros(0, dtype=torch.float64)
+    def record(self, values: Float[Tensor, " batch"]) -> None:
+        """Add a batch that was measured before: one value for each image, NaN where the metric does not apply."""
+        self.update(values=values)
+
+    def per_example(self) -> Float[Tensor, " images"]:
+        """All values so far in float64, in the order in which they came."""
+        values = self.values if isinstance(self.values, list) else [self.values]
+        return torch.cat([torch.zeros(0, dtype=torch.float64), *(value.double().cpu() for value in values)])
 
     def compute(self) -> Float[Tensor, ""]:
-        """Mean over the images that have a value; NaN if none has."""
-        return self.per_image().nanmean()
+        """Mean over the images that have a value, the same in whatever order they came; NaN if none has."""
+        values = self.per_example()
+        return values[~values.isnan()].sort().values.mean()
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The constructor's arguments, by name."""
+        given = inspect.signature(type(self)).parameters.values()
+        return {
+            argument.name: getattr(self, argument.name)
+            for argument in given
+            if argument.kind != argument.VAR_KEYWORD
+        }
+
+    @property
+    def depends_on(self) -> list[Any]:
+        """Plain values that say all a value depends on besides what is measured: name, parameters and code."""
+        return [self.name, self.arguments, METRICS.code({"name": self.name})]
+
+    @property
+    def before_prompts(self) -> bool:
+        """Whether a value depends on heatmaps or the classifier, but on no prompts and masks."""
+        return not {"masks", "prompts"} & set(self.needs) and bool({"heatmaps", "network"} & set(self.needs))
+
+
+METRICS: Registry[ExampleMetric] = Registry("metrics", "gradsam_exp.metrics")
+
+
+@runtime_checkable
+class Network(Protocol):
+    """The classifier, as a metric can ask it."""
+
+    def pixels(self, images: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 h w"]:
+        """Images as the network takes them: resized and normalised, so that 0 is the mean colour."""
+
+    def resized(self, maps: Float[Tensor, "batch height width"], pixels: Tensor) -> Float[Tensor, "batch h w"]:
+        """Maps of the images at the resolution of ``pixels``."""
+
+    def logits(self, pixels: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch classes"]:
+        """Class scores in eval mode, on the CPU."""
+
+
+def build_metrics(node: Mapping[str, Any]) -> tuple[ExampleMetric, ...]:
+    """The metrics that a configuration chooses, in the order in which tables show them.
+
+    Args:
+        node: each metric's name with true, with false or None (left out), or with its parameters.
+
+    Raises:
+        InputError: an unknown metric or parameter, or a wrong value; names the key.
+    """
+    metrics: list[ExampleMetric] = []
+    for name, given in node.items():
+        key = f"{METRICS.key}.{name}"
+        if name not in METRICS.names():
+            raise InputError(f"{key} is not a metric{did_you_mean(name, METRICS.names())}")
+        if not isinstance(given, bool | None | Mapping):
+            raise InputError(f"{key}={given!r}: must be true, false, or the metric's parameters")
+        if given is None or given is False:
+            continue
+        metric = build_checked(key, METRICS.get(name), given if isinstance(given, Mapping) else {})
+        if metric.name != name:
+            raise InputError(f"{key}: the metric calls itself {metric.name}; register it under that name")
+        metrics.append(metric)
+    return tuple(sorted(metrics, key=lambda metric: GROUPS.index(metric.group)))
+
+
+def _gathered(values: Tensor, group: Any = None) -> list[Tensor]:
+    """The values of every process.
+
+    torchmetrics' own way needs tensors of one type on the backend's device; a process without any values has
+    an empty float32 there.
+    """
+    parts: list[Tensor] = [values] * torch.distributed.get_world_size(group)
+    torch.distributed.all_gather_object(parts, values.double().cpu(), group)
+    return parts

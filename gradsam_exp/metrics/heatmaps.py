@@ -1,22 +1,20 @@
-"""How good is the heatmap, before any prompt? Against the true mask, and against the classifier itself."""
+"""Heatmaps compared with the true masks, before any prompt."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Annotated, Any
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
-from scipy.sparse import csr_matrix, eye
-from scipy.sparse.linalg import spsolve
+from jaxtyping import Bool, Float
+from pydantic import Field
 from torch import Tensor
-from torchvision.transforms.v2.functional import gaussian_blur
+
+from gradsam_exp.metrics.base import METRICS, ExampleMetric
+from gradsam_exp.types import Heatmaps
 
 Maps = Float[Tensor, "batch height width"]
 Masks = Bool[Tensor, "batch height width"]
 PerImage = Float[Tensor, " batch"]
-Predict = Callable[[Tensor], Tensor]
 
 
 def pointing_game(heatmaps: Maps, masks: Masks, *, tolerance: float = 0.0) -> PerImage:
@@ -35,8 +33,10 @@ def pointing_game(heatmaps: Maps, masks: Masks, *, tolerance: float = 0.0) -> Pe
     return (near & masks).flatten(1).any(1).double()
 
 
-def energy_pointing_game(heatmaps: Maps, masks: Masks) -> PerImage:
-    """Share of the heat that lies on the true mask, in [0, 1] (Wang et al., Score-CAM, section 4.3).
+def energy_in_mask(heatmaps: Maps, masks: Masks) -> PerImage:
+    """Share of the heatmap's sum that lies on the true mask, in [0, 1].
+
+    The energy-based pointing game of Wang et al. (Score-CAM, 2020, section 4.3).
 
     NaN for an empty heatmap.
     """
@@ -45,9 +45,9 @@ def energy_pointing_game(heatmaps: Maps, masks: Masks) -> PerImage:
 
 
 def best_threshold_iou(heatmaps: Maps, masks: Masks, *, steps: int = 100) -> PerImage:
-    """Largest IoU with the true mask over all thresholds ``1/steps … 1``: what the heatmap could be worth.
+    """Largest IoU with the true mask over all thresholds ``1/steps … 1``.
 
-    An upper bound of any mask cut out of the heatmap.
+    No mask that is cut out of the heatmap by a threshold can be better.
     """
     thresholds = torch.linspace(1 / steps, 1, steps)
     reached = torch.bucketize(heatmaps.flatten(1).contiguous(), thresholds, right=True)  # how many thresholds
@@ -71,174 +71,69 @@ def sparsity(heatmaps: Maps) -> PerImage:
     return ((2 * rank - count - 1) * values).sum(1) / (count * values.sum(1))
 
 
-QUALITIES: Mapping[str, Callable[[Maps, Masks], PerImage]] = {
-    "pointing_game": pointing_game,
-    "energy_in_mask": energy_pointing_game,
-    "best_threshold_iou": best_threshold_iou,
-    "sparsity": lambda heatmaps, _: sparsity(heatmaps),
-}
-
-
-def heatmap_quality(heatmaps: Maps, masks: Masks | None) -> dict[str, PerImage]:
-    """All of `QUALITIES`; NaN for an empty heatmap, and for all if the true masks are not known."""
-    if masks is None:
-        return {name: torch.full((len(heatmaps),), torch.nan, dtype=torch.float64) for name in QUALITIES}
-    return {name: _unless_empty(measure(heatmaps, masks), heatmaps) for name, measure in QUALITIES.items()}
-
-
-def _unless_empty(values: PerImage, heatmaps: Maps) -> PerImage:
-    return torch.where(heatmaps.flatten(1).any(1), values, torch.nan)
-
-
-def deletion_auc(
-    predict: Predict, pixels: Tensor, heatmaps: Maps, targets: Int[Tensor, " batch"], *, steps: int = 16
-) -> PerImage:
-    """Area under the target's probability while the hottest pixels are set to the mean colour; small is good.
-
-    Petsiuk et al., *RISE* (BMVC 2018), section 3.3.
+@METRICS.register("pointing_game")
+class PointingGame(ExampleMetric):
+    """Whether the heatmap's maximum lies on the true mask, 1 or 0; see `pointing_game`.
 
     Args:
-        predict: network input to logits.
-        pixels: network input ``(B, 3, H, W)``, normalised, so that 0 is the mean colour.
-        heatmaps: at the same resolution.
-        targets: class ids.
-        steps: equal shares of the pixels that are changed one after the other.
+        tolerance: a maximum at most so many pixels away from the mask is a hit.
     """
-    return _auc(predict, pixels, torch.zeros_like(pixels), heatmaps, targets, steps)
+
+    name, title, group = "pointing_game", "pointing game", "heatmaps"
+    needs = ("heatmaps", "truth")
+    higher_is_better = True
+
+    def __init__(self, tolerance: Annotated[float, Field(ge=0)] = 0.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.tolerance = tolerance
+
+    def measure(self, heatmaps: Heatmaps, truth: Masks) -> PerImage:
+        """1 or 0 for each image."""
+        return pointing_game(heatmaps.values, truth, tolerance=self.tolerance)
 
 
-def insertion_auc(
-    predict: Predict, pixels: Tensor, heatmaps: Maps, targets: Int[Tensor, " batch"], *, steps: int = 16
-) -> PerImage:
-    """Area under the target's probability while the hottest pixels return to a blurred image; large is good.
+@METRICS.register("energy_in_mask")
+class EnergyInMask(ExampleMetric):
+    """Share of the heatmap's sum that lies on the true mask, in [0, 1]; see `energy_in_mask`."""
 
-    See `deletion_auc`. The blur has a standard deviation of a tenth of the shorter side.
-    """
-    sigma = min(pixels.shape[-2:]) / 10
-    side = 2 * int(min(2 * sigma, min(pixels.shape[-2:]) - 1)) + 1
-    blurred = gaussian_blur(pixels, [side, side], [sigma, sigma])
-    return _auc(predict, blurred, pixels, heatmaps, targets, steps)
+    name, title, group = "energy_in_mask", "energy in mask", "heatmaps"
+    needs = ("heatmaps", "truth")
+    higher_is_better = True
 
-
-@torch.no_grad()
-def _auc(predict: Predict, start: Tensor, end: Tensor, heatmaps: Maps, targets: Tensor, steps: int) -> PerImage:
-    """Trapezoidal area while pixels go from ``start`` to ``end``, hottest first."""
-    rank = _rank(heatmaps)
-    count = rank[0].numel()
-    curve = []
-    for step in range(steps + 1):
-        changed = (rank < round(step / steps * count))[:, None]
-        probability = predict(torch.where(changed, end, start)).softmax(1)
-        curve.append(probability.gather(1, targets[:, None])[:, 0].double())
-    return torch.trapezoid(torch.stack(curve, 1), dx=1 / steps, dim=1)
+    def measure(self, heatmaps: Heatmaps, truth: Masks) -> PerImage:
+        """Share of each image."""
+        return energy_in_mask(heatmaps.values, truth)
 
 
-def road(
-    predict: Predict,
-    pixels: Tensor,
-    heatmaps: Maps,
-    targets: Int[Tensor, " batch"],
-    *,
-    order: Literal["most", "least"] = "most",
-    percentiles: tuple[int, ...] = (20, 40, 60, 80),
-    noise: float = 0.01,
-    seed: int = 0,
-) -> PerImage:
-    """ROAD: mean change of the target's probability after pixels were imputed from their neighbours.
-
-    Rong et al. (ICML 2022). For the ``most`` relevant pixels a faithful heatmap gives a large drop (a
-    negative number), for the ``least`` relevant ones none.
+@METRICS.register("best_threshold_iou")
+class BestThresholdIoU(ExampleMetric):
+    """Largest IoU of a thresholded heatmap with the true mask, in [0, 1]; see `best_threshold_iou`.
 
     Args:
-        predict, pixels, heatmaps, targets: see `deletion_auc`.
-        order: which pixels are removed.
-        percentiles: shares removed, in percent; the result is the mean over them.
-        noise: standard deviation of the noise added to imputed pixels.
-        seed: of the noise.
+        steps: how many thresholds are tried.
     """
-    rank = _rank(heatmaps)
-    if order == "least":
-        rank = rank[0].numel() - 1 - rank
-    with torch.no_grad():
-        before = predict(pixels).softmax(1).gather(1, targets[:, None])[:, 0].double()
-        changes = []
-        for percentile in percentiles:
-            removed = rank < round(percentile / 100 * rank[0].numel())
-            rng = np.random.default_rng(seed)
-            imputed = torch.stack(
-                [impute(image, gone, noise=noise, rng=rng) for image, gone in zip(pixels, removed, strict=True)]
-            )
-            after = predict(imputed).softmax(1).gather(1, targets[:, None])[:, 0].double()
-            changes.append(after - before)
-    return torch.stack(changes).mean(0)
+
+    name, title, group = "best_threshold_iou", "best-threshold IoU", "heatmaps"
+    needs = ("heatmaps", "truth")
+    higher_is_better = True
+
+    def __init__(self, steps: Annotated[int, Field(ge=1)] = 100, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.steps = steps
+
+    def measure(self, heatmaps: Heatmaps, truth: Masks) -> PerImage:
+        """Largest IoU of each image."""
+        return best_threshold_iou(heatmaps.values, truth, steps=self.steps)
 
 
-def faithfulness(
-    predict: Predict, pixels: Tensor, heatmaps: Maps, targets: Int[Tensor, " batch"]
-) -> dict[str, PerImage]:
-    """Deletion AUC, insertion AUC, and ROAD of the least minus the most relevant pixels, halved.
+@METRICS.register("sparsity")
+class Sparsity(ExampleMetric):
+    """Gini index of the heatmap over its pixels, in [0, 1]; see `sparsity`."""
 
-    The last is a number in [−1, 1] and large for a faithful heatmap (``ROADCombined`` of grad-cam). See
-    `deletion_auc` for the arguments; about forty forward passes.
-    """
-    least, most = (road(predict, pixels, heatmaps, targets, order=order) for order in ("least", "most"))
-    return {
-        "deletion_auc": deletion_auc(predict, pixels, heatmaps, targets),
-        "insertion_auc": insertion_auc(predict, pixels, heatmaps, targets),
-        "road": (least - most) / 2,
-    }
+    name, title, group = "sparsity", "heatmap sparsity", "heatmaps"
+    needs = ("heatmaps",)
+    higher_is_better = True
 
-
-_NEIGHBOURS = [(dy, dx, 1 / 6 if dy == 0 or dx == 0 else 1 / 12) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
-
-
-def impute(
-    image: Float[Tensor, "channels height width"],
-    removed: Bool[Tensor, "height width"],
-    *,
-    noise: float,
-    rng: np.random.Generator,
-) -> Float[Tensor, "channels height width"]:
-    """Noisy linear imputation: each removed pixel is the weighted mean of its eight neighbours.
-
-    Direct neighbours weigh 1/6, diagonal ones 1/12; all removed pixels are solved for together.
-    """
-    gone = removed.numpy()
-    if not gone.any():
-        return image.clone()
-    height, width = gone.shape
-    number = np.full(gone.shape, -1)
-    ys, xs = np.nonzero(gone)
-    number[ys, xs] = np.arange(len(ys))
-    known = image.numpy().astype(np.float64)
-    weight_sum = np.zeros(len(ys))
-    constant = np.zeros((len(ys), len(known)))
-    rows, columns, weights = [], [], []
-    for dy, dx, weight in _NEIGHBOURS:
-        if dy == dx == 0:
-            continue
-        y, x = ys + dy, xs + dx
-        inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-        weight_sum[inside] += weight
-        unknown = inside.copy()
-        unknown[inside] = gone[y[inside], x[inside]]
-        given = inside & ~unknown
-        constant[given] += weight * known[:, y[given], x[given]].T
-        rows.append(np.nonzero(unknown)[0])
-        columns.append(number[y[unknown], x[unknown]])
-        weights.append(np.full(unknown.sum(), weight))
-    size = len(ys)
-    neighbours = csr_matrix(
-        (np.concatenate(weights), (np.concatenate(rows), np.concatenate(columns))), shape=(size, size)
-    )
-    system = eye(size, format="csr").multiply(weight_sum[:, None]) - neighbours
-    solution = np.atleast_2d(spsolve(system.tocsc(), constant).reshape(size, -1))
-    filled = known.copy()
-    filled[:, ys, xs] = solution.T + noise * rng.standard_normal((len(known), size))
-    return torch.from_numpy(filled).to(image.dtype)
-
-
-def _rank(heatmaps: Maps) -> Int[Tensor, "batch height width"]:
-    """0 for the hottest pixel; ties in scan order."""
-    order = heatmaps.flatten(1).argsort(dim=1, descending=True, stable=True)
-    return order.argsort(1).unflatten(1, heatmaps.shape[1:])
+    def measure(self, heatmaps: Heatmaps) -> PerImage:
+        """Gini index of each image."""
+        return sparsity(heatmaps.values)

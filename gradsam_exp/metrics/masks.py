@@ -1,15 +1,17 @@
-"""How good is the mask?"""
+"""Intersection over union of the predicted and the true masks."""
 
 from __future__ import annotations
 
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from gradsam_exp.metrics.base import ExampleMetric
+from gradsam_exp.metrics.base import METRICS, ExampleMetric
 from gradsam_exp.overlap import iou
 
 
+@METRICS.register("miou")
 class MeanMaskIoU(ExampleMetric):
-    """IoU per image, averaged over images (mIoU), in [0, 1].
+    """Intersection over union of each image's two masks, averaged over images, in [0, 1]; two empty masks have 1.
 
     >>> import torch
     >>> metric = MeanMaskIoU()
@@ -18,8 +20,12 @@ class MeanMaskIoU(ExampleMetric):
     0.5
     """
 
+    name, column, title, group = "miou", "iou", "mIoU", "masks"
+    needs = ("masks", "truth")
     higher_is_better = True
 
-    def update(self, predicted: Tensor, truth: Tensor) -> None:
-        """Add a batch of bool masks ``(batch, height, width)``; two empty masks have IoU 1."""
-        self.record(iou(predicted, truth))
+    def measure(
+        self, masks: Bool[Tensor, "batch height width"], truth: Bool[Tensor, "batch height width"]
+    ) -> Float[Tensor, " batch"]:
+        """IoU of each image."""
+        return iou(masks, truth)

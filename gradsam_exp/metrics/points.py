@@ -1,4 +1,4 @@
-"""How good are the prompts, before any segmentation?"""
+"""Where point prompts lie, compared with the true masks."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from gradsam_exp.metrics.base import ExampleMetric
+from gradsam_exp.metrics.base import METRICS, ExampleMetric
 from gradsam_exp.types import BACKGROUND, FOREGROUND, Prompts
 
 
 def points_on_masks(prompts: Prompts, masks: Bool[Tensor, "batch height width"]) -> Bool[Tensor, "queries points"]:
-    """Whether each point hits its image's mask: whether the pixel it rounds to is set.
+    """Whether each point hits its image's mask: whether the pixel that it rounds to is set.
 
     Halves round up (x = 2.5 is the border of pixels 2 and 3 and counts as 3).
     """
@@ -54,7 +54,7 @@ def point_distances(prompts: Prompts, masks: Bool[Tensor, "batch height width"])
 
 
 class PointHitRate(ExampleMetric):
-    """Foreground (or background) hit rate in [0, 1].
+    """Share of an image's foreground points on its true mask, or of its background points off it, in [0, 1].
 
     >>> import torch
     >>> from gradsam_exp.types import Prompts
@@ -64,8 +64,13 @@ class PointHitRate(ExampleMetric):
     >>> metric.update(points, mask)
     >>> float(metric.compute())
     0.5
+
+    Args:
+        label: ``FOREGROUND`` (1) or ``BACKGROUND`` (0): which points are looked at.
     """
 
+    name, title, group = "hit_rate", "hit rate", "prompts"
+    needs = ("prompts", "truth")
     higher_is_better = True
 
     def __init__(self, label: int = FOREGROUND, **kwargs: Any) -> None:
@@ -74,19 +79,42 @@ class PointHitRate(ExampleMetric):
             raise ValueError(f"label must be 1 (foreground) or 0 (background), got {label}")
         self.label = label
 
-    def update(self, prompts: Prompts, masks: Tensor) -> None:
-        """Add a batch; see `hit_rates`."""
-        self.record(hit_rates(prompts, masks, self.label))
+    def measure(self, prompts: Prompts, truth: Bool[Tensor, "batch height width"]) -> Float[Tensor, " batch"]:
+        """Hit rate of each image; see `hit_rates`."""
+        return hit_rates(prompts, truth, self.label)
 
 
+@METRICS.register("fg_hit_rate")
+class ForegroundHitRate(PointHitRate):
+    """Share of an image's foreground points that lie on its true mask, in [0, 1]."""
+
+    name, title = "fg_hit_rate", "fg hit rate"
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(FOREGROUND, **kwargs)
+
+
+@METRICS.register("bg_hit_rate")
+class BackgroundHitRate(PointHitRate):
+    """Share of an image's background points that do not lie on its true mask, in [0, 1]."""
+
+    name, title = "bg_hit_rate", "bg hit rate"
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(BACKGROUND, **kwargs)
+
+
+@METRICS.register("distance_px")
 class PointDistance(ExampleMetric):
-    """Mean distance of foreground points from the true centre of mass, in pixels."""
+    """Mean distance of an image's foreground points from its true mask's centre of mass, in pixels."""
 
+    name, title, unit, group = "distance_px", "distance", "px", "prompts"
+    needs = ("prompts", "truth")
     higher_is_better = False
 
-    def update(self, prompts: Prompts, masks: Tensor) -> None:
-        """Add a batch; see `point_distances`."""
-        self.record(point_distances(prompts, masks))
+    def measure(self, prompts: Prompts, truth: Bool[Tensor, "batch height width"]) -> Float[Tensor, " batch"]:
+        """Mean distance of each image; see `point_distances`."""
+        return point_distances(prompts, truth)
 
 
 def _per_image(sums: Tensor, counts: Tensor, prompts: Prompts, batch: int) -> Tensor:

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from gradsam_exp.reports.colours import AMOUNT, SERIES
-from gradsam_exp.reports.tables import BOUND, BOUND_NOTE, varied_columns
-from gradsam_exp.reports.terminal import TITLES
-from gradsam_exp.runs.comparison import data_digest, images_of
+from gradsam_exp.reports.tables import BOUND, BOUND_NOTE, Metrics, known_metrics, varied_columns
+from gradsam_exp.runs.comparison import data_digest, images_of, metric_facts
 from gradsam_exp.runs.finding import in_short
 from gradsam_exp.runs.summary import summarize
 
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
 MOST_HEATMAPS = 3
 MOST_BANDS = 3
-LOWER_IS_BETTER = {"distance_px", "deletion_auc"}
 AVERAGED = "mean over the rest"
 LINES = [[0, "#0072B2"], [0.5, "#8C8C8C"], [1, "#E69F00"]]  # seen on white and on black
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -206,7 +204,7 @@ def charts(folder: Path, table: pd.DataFrame) -> list[dict[str, Any]]:
     if not len(done):
         return []
     found = [_knob_chart(folder, table, done, knob, k) for k, knob in enumerate(varied)]
-    return [*found, *_heatmaps(folder, done, varied), _parallel(done, varied)]
+    return [*found, *_heatmaps(folder, done, varied), _parallel(done, varied, metric_facts(folder, done))]
 
 
 def _knob_chart(folder: Path, table: pd.DataFrame, done: pd.DataFrame, knob: str, number: int) -> dict[str, Any]:
@@ -320,7 +318,7 @@ def _heatmap(done: pd.DataFrame, down: str, across: str, scale: Mapping[str, flo
     return {"figure": {"data": [cells], "layout": layout}}
 
 
-def _parallel(done: pd.DataFrame, varied: Sequence[str]) -> dict[str, Any]:
+def _parallel(done: pd.DataFrame, varied: Sequence[str], metrics: Metrics) -> dict[str, Any]:
     dimensions: list[dict[str, Any]] = []
     for knob in varied:
         values = in_order(done[knob].tolist())
@@ -330,11 +328,11 @@ def _parallel(done: pd.DataFrame, varied: Sequence[str]) -> dict[str, Any]:
         names = _starred(done, knob)
         ticks = {"tickvals": list(range(len(values))), "ticktext": [names[value] for value in values]}
         dimensions.append({"label": knob, "values": [values.index(v) for v in done[knob]], **ticks})
-    for metric, title in TITLES.items():
-        if metric in done and done[metric].notna().all() and done[metric].nunique() > 1:
+    for metric, facts in known_metrics(done, metrics).items():
+        if not facts.about_heatmaps and done[metric].notna().all() and done[metric].nunique() > 1:
             values = done[metric].tolist()
-            upside_down = {"range": [max(values), min(values)]} if metric in LOWER_IS_BETTER else {}
-            dimensions.append({"label": title, "values": values, **upside_down})
+            upside_down = {"range": [max(values), min(values)]} if facts.higher_is_better is False else {}
+            dimensions.append({"label": facts.heading, "values": values, **upside_down})
     line: dict[str, Any] = {"color": done["miou"].tolist(), "colorscale": LINES, "showscale": True}
     line |= {"colorbar": {"title": {"text": "mIoU"}, "thickness": 12}}
     data: list[Any] = [{"type": "parcoords", "dimensions": dimensions, "line": line}]

@@ -22,9 +22,8 @@ from plotly.offline import get_plotlyjs
 from gradsam_exp.reports import colours
 from gradsam_exp.reports.curves import charts
 from gradsam_exp.reports.pictures import heat_source, read_pictures, small_predictions
-from gradsam_exp.reports.tables import BOUND, BOUND_NOTE, merged_rows, varied_columns
-from gradsam_exp.reports.terminal import HEATMAP_TITLES, TITLES
-from gradsam_exp.runs.comparison import data_digest, images_of
+from gradsam_exp.reports.tables import BOUND, BOUND_NOTE, known_metrics, merged_rows, varied_columns
+from gradsam_exp.runs.comparison import data_digest, images_of, metric_facts
 from gradsam_exp.runs.finding import command_of, config_of, differences, in_short
 from gradsam_exp.runs.paired import TIE, all_pairs
 
@@ -82,9 +81,8 @@ def gather(
         pictures; ``pairs``: ``[i, j, difference, low, high, p, wins, ties, losses]`` of every two runs on the
         same images; ``charts``; and what stands around them.
     """
-    known = {"miou": TITLES["miou"]} | TITLES | HEATMAP_TITLES  # what people look for first comes first
-    titles = {name: title for name, title in known.items() if name in table}
-    titles = {name: title for name, title in titles.items() if table[name].notna().any()}
+    known = {name: facts.heading for name, facts in known_metrics(table, metric_facts(folder, table)).items()}
+    titles = {name: known[name] for name in ("miou", *known) if name in known}  # looked for first, it comes first
     varied = varied_columns(table)
     rows = [row for row in merged_rows(table) if _is_shown(folder, row)]
     names = short_names([str(row["job"]) for row in rows])

@@ -34,11 +34,12 @@ def summarize_sweep(folder: Path) -> pd.DataFrame:
     varied, ``pooled.csv`` holds one row for the runs that differ in nothing else.
     """
     from gradsam_exp.reports.tables import print_tables  # noqa: PLC0415  (a sweep's parent starts without pandas)
+    from gradsam_exp.runs.comparison import metric_facts  # noqa: PLC0415
 
     table = with_comparison(folder, collect_runs(folder))
     common = about(folder, table)
     pooled = write_tables(folder, table, folder, common)
-    print_tables(table, pooled, common)
+    print_tables(table, pooled, metric_facts(folder, table), common)
     print(folder / "sweep.csv")
     _report(folder, table)
     return table
@@ -81,14 +82,16 @@ def write_tables(folder: Path, table: pd.DataFrame, to: Path, common: str) -> pd
         common: see `about`; heads the tables.
     """
     from gradsam_exp.reports.tables import as_latex, as_markdown, varied_columns  # noqa: PLC0415
+    from gradsam_exp.runs.comparison import metric_facts  # noqa: PLC0415
     from gradsam_exp.runs.pooling import pool_runs  # noqa: PLC0415
 
     table.to_csv(to / "sweep.csv", index=False)
     pooled = pool_runs(folder, table, varied_columns(table))
     if len(pooled):
         pooled.to_csv(to / "pooled.csv", index=False)
-    (to / "sweep.md").write_text(as_markdown(table, pooled, common), encoding="utf-8")
-    (to / "sweep.tex").write_text(as_latex(table, pooled, common), encoding="utf-8")
+    metrics = metric_facts(folder, table)
+    (to / "sweep.md").write_text(as_markdown(table, pooled, metrics, common), encoding="utf-8")
+    (to / "sweep.tex").write_text(as_latex(table, pooled, metrics, common), encoding="utf-8")
     return pooled
 
 

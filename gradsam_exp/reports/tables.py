@@ -12,8 +12,8 @@ from rich import box
 from rich.table import Table
 
 from gradsam_exp.console import console
-from gradsam_exp.reports.terminal import HEATMAP_TITLES, TITLES
 from gradsam_exp.runs.comparison import CLASS_MIOU
+from gradsam_exp.runs.summary import MetricFacts
 
 _COUNTS = "wins / ties / losses"
 BOUND = "*"
@@ -21,9 +21,18 @@ BOUND_NOTE = f"{BOUND} upper bound: looks at the truth"
 PAIRS = ["baseline", "delta_miou", "delta_low", "delta_high", "p", "wins", "ties", "losses"]
 
 
+Metrics = Mapping[str, MetricFacts]
+"""What the metrics in a table are, by name; see `gradsam_exp.runs.comparison.metric_facts`."""
+
+
+def metric_columns(table: pd.DataFrame) -> list[str]:
+    """Columns that hold the means of metrics: those with an interval and a number of images beside them."""
+    return [str(c) for c in table if {f"{c}_low", f"{c}_high", f"{c}_n"} <= set(table)]
+
+
 def varied_columns(table: pd.DataFrame) -> list[str]:
     """Columns that hold what was varied between the runs."""
-    own = {f"{name}{end}" for name in TITLES | HEATMAP_TITLES for end in ("", "_low", "_high", "_n")}
+    own = {f"{name}{end}" for name in metric_columns(table) for end in ("", "_low", "_high", "_n")}
     own |= {"job", "status", "error", "upper_bound", "same_as", *PAIRS}
     given = [str(c) for c in table if c not in own and not str(c).startswith(CLASS_MIOU)]
     return [c for c in given if table[c].nunique(dropna=False) > 1]
@@ -52,24 +61,55 @@ def _lead(run: Mapping[Any, Any], varied: list[str]) -> list[str]:
     return [job, *("" if _unknown(run[c]) else str(run[c]) for c in varied)]
 
 
-def _cells(table: pd.DataFrame, *, brief: bool = False) -> tuple[list[str], list[list[str]]]:
+def known_metrics(table: pd.DataFrame, metrics: Metrics) -> Metrics:
+    """The metrics of which a run in the table has a value."""
+    return {name: facts for name, facts in metrics.items() if name in table and table[name].notna().any()}
+
+
+def _cells(table: pd.DataFrame, metrics: Metrics, *, brief: bool = False) -> tuple[list[str], list[list[str]]]:
     """Headings and texts for people: one column for each thing varied, ``mean [low, high]`` for each metric.
+
+    Metrics of the heatmaps are left out; see `_heatmap_cells`.
 
     Args:
         brief: for a terminal's width, only mIoU with its interval.
     """
-    metrics = [name for name in TITLES if name in table and table[name].notna().any()]
+    shown = {name: facts for name, facts in known_metrics(table, metrics).items() if not facts.about_heatmaps}
     varied = varied_columns(table)
     incomplete = bool((table["status"] != "finished").any())
-    headings = ["job", *varied, *(TITLES[name] for name in metrics), *(["status"] if incomplete else [])]
+    headings = ["job", *varied, *_headings(shown), *(["status"] if incomplete else [])]
     rows = []
     for run in merged_rows(table):
-        row = _lead(run, varied)
-        for name in metrics:
-            mean, interval = f"{run[name]:.3f}", f" [{run[f'{name}_low']:.3f}, {run[f'{name}_high']:.3f}]"
-            row.append("" if _unknown(run[name]) else mean if brief and name != "miou" else mean + interval)
+        row = [*_lead(run, varied), *(_mean(run, name, brief=brief and name != "miou") for name in shown)]
         rows.append([*row, str(run["status"])] if incomplete else row)
     return headings, rows
+
+
+def _heatmap_cells(
+    table: pd.DataFrame, metrics: Metrics, *, brief: bool = False
+) -> tuple[list[str], list[list[str]]]:
+    """The same for the metrics of the heatmaps in which runs differ; no rows if there are none."""
+    known = {name: facts for name, facts in known_metrics(table, metrics).items() if facts.about_heatmaps}
+    shown = {name: facts for name, facts in known.items() if table[name].nunique() > 1}
+    varied = varied_columns(table)
+    rows = [
+        [*_lead(run, varied), *(_mean(run, name, brief=brief) for name in shown)]
+        for run in merged_rows(table)
+        if shown and run["status"] == "finished"
+    ]
+    return ["job", *varied, *_headings(shown)], rows
+
+
+def _headings(metrics: Metrics) -> list[str]:
+    return [facts.heading for facts in metrics.values()]
+
+
+def _mean(run: Mapping[Any, Any], name: str, *, brief: bool) -> str:
+    """A metric's mean and, unless brief, its interval; empty if the run has none."""
+    if _unknown(run.get(name)):
+        return ""
+    interval = "" if brief else f" [{run[f'{name}_low']:.3f}, {run[f'{name}_high']:.3f}]"
+    return f"{run[name]:.3f}{interval}"
 
 
 def _pair_cells(table: pd.DataFrame, *, brief: bool = False) -> tuple[list[str], list[list[str]]]:
@@ -140,13 +180,14 @@ def _notes(table: pd.DataFrame) -> list[str]:
     return notes + [f"job {run['job']}: {run['error']}" for run in failed]
 
 
-def as_markdown(table: pd.DataFrame, pooled: pd.DataFrame, about: str = "") -> str:
+def as_markdown(table: pd.DataFrame, pooled: pd.DataFrame, metrics: Metrics, about: str = "") -> str:
     """The sweep's tables in Markdown, and what went wrong below them.
 
     Args:
+        metrics: what the table's metrics are; others are not shown.
         about: what all runs have in common; stands above.
     """
-    all_cells = (_cells(table), _pair_cells(table), _pool_cells(pooled))
+    all_cells = (_cells(table, metrics), _pair_cells(table), _pool_cells(pooled), _heatmap_cells(table, metrics))
     parts = [markdown_text(about)] if about else []
     text = "\n\n".join([*parts, *(markdown_table(headings, rows) for headings, rows in all_cells if rows)])
     return text + "\n" + "".join(f"\n- {markdown_text(line)}\n" for line in _notes(table))
@@ -158,14 +199,16 @@ _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
 }  # fmt: skip
 
 
-def as_latex(table: pd.DataFrame, pooled: pd.DataFrame, about: str = "") -> str:
+def as_latex(table: pd.DataFrame, pooled: pd.DataFrame, metrics: Metrics, about: str = "") -> str:
     """The sweep's tables for LaTeX; they need ``\\usepackage{booktabs}`` and an input encoding of UTF-8.
 
     Args:
+        metrics: what the table's metrics are; others are not shown.
         about: what all runs have in common; a comment above.
     """
     parts = ["% \\usepackage{booktabs}", *([f"% {' '.join(about.split())}"] if about else [])]
-    for headings, rows in (_cells(table), _pair_cells(table), _pool_cells(pooled)):
+    all_cells = (_cells(table, metrics), _pair_cells(table), _pool_cells(pooled), _heatmap_cells(table, metrics))
+    for headings, rows in all_cells:
         if rows:
             parts.append(latex_table(headings, rows))
     return "\n\n".join([*parts, *(f"% {' '.join(line.split())}" for line in _notes(table))]) + "\n"
@@ -200,14 +243,15 @@ def markdown_text(text: str) -> str:
     return html.escape(" ".join(text.split()), quote=False)
 
 
-def print_tables(table: pd.DataFrame, pooled: pd.DataFrame, about: str = "") -> None:
-    """The same in the terminal, without what would make it too wide."""
+def print_tables(table: pd.DataFrame, pooled: pd.DataFrame, metrics: Metrics, about: str = "") -> None:
+    """Print the same tables, without what would make them too wide; see `as_markdown`."""
     if about:
         console.print(about, soft_wrap=True)
     for title, (headings, rows) in (
-        ("sweep", _cells(table, brief=True)),
+        ("sweep", _cells(table, metrics, brief=True)),
         ("mIoU image by image, against the first run on the same images", _pair_cells(table, brief=True)),
         ("pooled over seeds or checkpoints, image by image", _pool_cells(pooled, brief=True)),
+        ("heatmaps", _heatmap_cells(table, metrics, brief=True)),
     ):
         if not rows:
             continue

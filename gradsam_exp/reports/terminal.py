@@ -1,64 +1,12 @@
-"""What a person sees in the terminal: progress while a run works, one tidy table at its end."""
+"""Makes what a run prints at its end: a table of its metrics, and how long each stage took."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
-from rich.text import Text
 
-from gradsam_exp.console import console
 from gradsam_exp.runs.summary import Summary
-
-TITLES = {
-    "fg_hit_rate": "fg hit rate",
-    "bg_hit_rate": "bg hit rate",
-    "distance_px": "distance px",
-    "miou": "mIoU",
-    "accuracy": "accuracy",
-}
-HEATMAP_TITLES = {
-    "pointing_game": "pointing game",
-    "energy_in_mask": "heat in mask",
-    "best_threshold_iou": "best-threshold IoU",
-    "sparsity": "heatmap sparsity",
-    "deletion_auc": "deletion AUC",
-    "insertion_auc": "insertion AUC",
-    "road": "ROAD",
-}
-
-
-class _Speed(ProgressColumn):
-    """Images per second."""
-
-    def render(self, task: Task) -> Text:
-        """The speed so far."""
-        return Text(f"{task.speed:.0f} images/s" if task.speed else "", style="progress.data.speed")
-
-
-def progress_bar(description: str, total: int) -> tuple[Progress, TaskID]:
-    """A bar of ``total`` images with speed and time left; start it with ``with``."""
-    bar = Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Speed(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    return bar, bar.add_task(description, total=total)
 
 
 def results_table(metrics: Mapping[str, Summary]) -> Table:
@@ -66,13 +14,16 @@ def results_table(metrics: Mapping[str, Summary]) -> Table:
     table = Table()
     for column, justify in (("metric", "left"), ("mean", "right"), ("95 % interval", "right"), ("n", "right")):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    about_heatmaps = False
     for name, summary in metrics.items():
-        if name == next(iter(HEATMAP_TITLES)):
+        facts = summary.facts
+        if facts and facts.about_heatmaps and not about_heatmaps:
             table.add_section()
+            about_heatmaps = True
         if summary.n:
             low, high = summary.ci95
             table.add_row(
-                (TITLES | HEATMAP_TITLES).get(name, name),
+                facts.heading if facts else name,
                 f"{summary.mean:.3f}",
                 f"{low:.3f} – {high:.3f}",
                 str(summary.n),

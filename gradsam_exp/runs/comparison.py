@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from gradsam_exp.runs.paired import paired_difference
+from gradsam_exp.runs.summary import MetricFacts
 
 CLASS_MIOU = "class_miou:"
 """Before a class's name in the columns with the mIoU of each class."""
@@ -46,6 +47,20 @@ def evaluated_runs(folder: Path, table: pd.DataFrame) -> pd.DataFrame:
     runs = table[table["same_as"].isna()] if "same_as" in table else table
     with_images = [job for job in runs["job"] if (folder / str(job) / "per_image.parquet").is_file()]
     return runs[(runs["status"] == "finished") & runs["job"].isin(with_images)]
+
+
+def metric_facts(folder: Path, table: pd.DataFrame) -> dict[str, MetricFacts]:
+    """What the metrics of a table's finished runs are, by name, in the order of a run's own table.
+
+    Newer runs say it in their ``metrics.json``; see `MetricFacts.read` for older ones.
+    """
+    said: dict[str, MetricFacts] = {}
+    for job in table.loc[table["status"] == "finished", "job"]:
+        content = json.loads((folder / str(job) / "metrics.json").read_text(encoding="utf-8"))
+        for name, plain in content["metrics"].items():
+            if name not in said or not said[name].group:
+                said[name] = MetricFacts.read(name, plain)
+    return said
 
 
 def against(iou: pd.Series, name: str, baseline: pd.Series) -> dict[str, Any]:

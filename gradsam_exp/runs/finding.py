@@ -29,6 +29,7 @@ ELSEWHERE = (
     "sweep",
     "experiment",
     "logger",
+    "metrics",
     "store",
     "task",
     "trainer",

@@ -116,7 +116,7 @@ def reuse_run(earlier: Path, folder: Path) -> dict[str, Summary]:
     write_json(folder / "provenance.json", {**provenance, "reused_from": str(earlier)})
     content = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
     write_json(folder / "metrics.json", content)
-    return {name: Summary.from_json(value) for name, value in content["metrics"].items()}
+    return {name: Summary.from_json(name, value) for name, value in content["metrics"].items()}
 
 
 def write_finished(folder: Path) -> None:

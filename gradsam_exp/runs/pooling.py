@@ -8,7 +8,15 @@ from typing import Any
 
 import pandas as pd
 
-from gradsam_exp.runs.comparison import CLASS_MIOU, against, backbone_of, data_digest, evaluated_runs, images_of
+from gradsam_exp.runs.comparison import (
+    CLASS_MIOU,
+    against,
+    backbone_of,
+    data_digest,
+    evaluated_runs,
+    images_of,
+    metric_facts,
+)
 from gradsam_exp.runs.paired import holm
 from gradsam_exp.runs.summary import summarize_run
 
@@ -43,13 +51,14 @@ def pool_runs(folder: Path, table: pd.DataFrame, varied: Sequence[str]) -> pd.Da
         pools.setdefault((data_digest(folder / run["job"]), *values), []).append(images_of(folder / run["job"]))
     if all(len(runs) == 1 for runs in pools.values()):
         return pd.DataFrame()
+    metrics = metric_facts(folder, finished)
     baselines: dict[str, tuple[str, pd.Series]] = {}
     rows: list[dict[str, Any]] = []
     for (data, *same), runs in pools.items():
         numbers = [images.select_dtypes(["number", "bool"]).astype("float64") for images in runs]
         mean = pd.concat(numbers).groupby(level=0).mean()
         row: dict[str, Any] = {**dict(zip(others, same, strict=True)), "runs": len(runs)}
-        for name, found in summarize_run(mean).items():
+        for name, found in summarize_run(mean, metrics).items():
             row |= {name: found.mean, f"{name}_low": found.ci95[0], f"{name}_high": found.ci95[1]}
         by_class = mean["iou"].groupby(runs[0]["class_name"]).mean()
         row |= {f"{CLASS_MIOU}{name}": value for name, value in by_class.items()}

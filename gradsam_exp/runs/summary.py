@@ -1,41 +1,89 @@
-"""From per-image values to what a table shows: mean, 95 % interval and number of images."""
+"""From per-image values to what a table shows: a mean, its 95 % interval, the number of images, and a title."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from scipy.stats import bootstrap
 
+if TYPE_CHECKING:
+    from gradsam_exp.metrics.base import ExampleMetric
+
 RESAMPLES = 2000
-_NAMES = {"iou": "miou", "correct": "accuracy"}  # of means, where they differ from the column's
+_COLUMNS = {"miou": "iou", "accuracy": "correct"}  # of runs that do not say it
+
+
+@dataclass(frozen=True)
+class MetricFacts:
+    """What tables, figures and trackers know about a metric; see `gradsam_exp.metrics.base.ExampleMetric`.
+
+    Attributes:
+        column: of ``per_image.parquet``.
+        title: in tables and figures.
+        unit: such as ``px``; empty for pure numbers.
+        higher_is_better: None if neither direction is better, or if an older run does not say.
+        group: ``prompts``, ``masks``, ``classification``, ``heatmaps`` or ``faithfulness``; empty if an older run
+            does not say.
+    """
+
+    column: str
+    title: str
+    unit: str = ""
+    higher_is_better: bool | None = None
+    group: str = ""
+
+    @property
+    def heading(self) -> str:
+        """Title and unit, as a table shows them."""
+        return f"{self.title} {self.unit}".rstrip()
+
+    @property
+    def about_heatmaps(self) -> bool:
+        """Whether the metric depends on the heatmaps alone, and so not on prompts and masks."""
+        return self.group in ("heatmaps", "faithfulness")
+
+    @classmethod
+    def of(cls, metric: ExampleMetric) -> MetricFacts:
+        """A metric's facts."""
+        return cls(**{field.name: getattr(metric, field.name) for field in fields(cls)})
+
+    @classmethod
+    def read(cls, name: str, plain: Mapping[str, Any]) -> MetricFacts:
+        """The facts in a metric's entry of ``metrics.json``; of an older run, the name is the title."""
+        usual = {"column": _COLUMNS.get(name, name), "title": name}
+        return cls(**usual | {field.name: plain[field.name] for field in fields(cls) if field.name in plain})
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A mean over images with its 95 % bootstrap interval; NaN where no image has a value."""
+    """A mean over images with its 95 % bootstrap interval; NaN where no image has a value.
+
+    Attributes:
+        n: how many images have a value.
+        facts: what the metric is; None where the mean is of no metric.
+    """
 
     mean: float
     ci95: tuple[float, float]
     n: int
+    facts: MetricFacts | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain values; NaN becomes None, which JSON can say."""
-        plain = asdict(self)
-        plain["mean"] = None if np.isnan(self.mean) else self.mean
-        plain["ci95"] = [None if np.isnan(v) else v for v in self.ci95]
-        return plain
+        mean, *ends = (None if np.isnan(value) else value for value in (self.mean, *self.ci95))
+        return {"mean": mean, "ci95": ends, "n": self.n, **(asdict(self.facts) if self.facts else {})}
 
     @classmethod
-    def from_json(cls, plain: Mapping[str, Any]) -> Summary:
-        """What `as_json` gave."""
+    def from_json(cls, name: str, plain: Mapping[str, Any]) -> Summary:
+        """What `as_json` gave, of the metric of this name."""
         numbers = [plain["mean"], *plain["ci95"]]
         mean, low, high = (float("nan") if value is None else float(value) for value in numbers)
-        return cls(mean, (low, high), int(plain["n"]))
+        return cls(mean, (low, high), int(plain["n"]), MetricFacts.read(name, plain))
 
 
 def summarize(values: Float[np.ndarray, " images"], *, seed: int = 0) -> Summary:
@@ -60,13 +108,21 @@ def summarize(values: Float[np.ndarray, " images"], *, seed: int = 0) -> Summary
     return Summary(mean, (float(interval.low), float(interval.high)), len(values))
 
 
-def summarize_run(per_image: pd.DataFrame, *, seed: int = 0) -> dict[str, Summary]:
-    """The metrics of a run from its per-image table, in the order tables show them."""
-    columns = ["fg_hit_rate", "bg_hit_rate", "distance_px", "iou", "correct"]
-    columns += ["pointing_game", "energy_in_mask", "best_threshold_iou", "sparsity"]
-    columns += ["deletion_auc", "insertion_auc", "road"]
+def summarize_run(
+    per_image: pd.DataFrame, metrics: Mapping[str, MetricFacts], *, seed: int = 0
+) -> dict[str, Summary]:
+    """The metrics of a run from its per-image table; a metric whose column is missing is left out."""
     return {
-        _NAMES.get(column, column): summarize(per_image[column].astype("float64").to_numpy(), seed=seed)
-        for column in columns
-        if column in per_image
+        name: replace(summarize(per_image[facts.column].astype("float64").to_numpy(), seed=seed), facts=facts)
+        for name, facts in metrics.items()
+        if facts.column in per_image
     }
+
+
+def summarize_metrics(
+    metrics: Iterable[ExampleMetric], per_image: pd.DataFrame, *, seed: int = 0
+) -> dict[str, Summary]:
+    """The metrics of a run: each one's own mean, and the interval of its values in the per-image table."""
+    known = {metric.name: metric for metric in metrics}
+    found = summarize_run(per_image, {name: MetricFacts.of(metric) for name, metric in known.items()}, seed=seed)
+    return {name: replace(summary, mean=float(known[name].compute())) for name, summary in found.items()}

@@ -24,12 +24,13 @@ from gradsam_exp.engine.plan import Plan, plan
 from gradsam_exp.engine.preparation import Prepared, Stopwatch
 from gradsam_exp.engine.progress import StageBars
 from gradsam_exp.engine.session import RUNNING, Job
+from gradsam_exp.errors import InputError
 from gradsam_exp.registry import build_checked
 from gradsam_exp.reports.figures import figure1, score_histograms
 from gradsam_exp.reports.gallery import Gallery
 from gradsam_exp.reports.terminal import results_table, stages_line
 from gradsam_exp.runs import folder as results
-from gradsam_exp.runs.summary import Summary, summarize_run
+from gradsam_exp.runs.summary import Summary, summarize_metrics
 from gradsam_exp.segmenters.cached import CachedSegmenter
 from gradsam_exp.tracking.evaluation import track_evaluation
 from gradsam_exp.tracking.settings import WandbSettings, wandb_settings
@@ -45,7 +46,8 @@ class EvaluateSettings:
         examples, worst: images shown in ``figure1`` and ``worst``.
         figures: draw them, and the histograms; ``auto`` does for a single run, not for the jobs of a sweep,
             where drawing would take longer than everything else.
-        faithfulness: deletion and insertion AUC and ROAD of the heatmaps; takes longer than all the rest.
+        faithfulness: deletion and insertion AUC and ROAD of the heatmaps are added to ``metrics``; takes longer
+            than all the rest.
     """
 
     examples: Annotated[int, Field(ge=0)] = 5
@@ -66,6 +68,8 @@ def run(config: Config, job: Job) -> float:
     """
     planned, folder = plan(config, job), job.folder
     settings = build_checked("task", EvaluateSettings, config.task)
+    if "miou" not in {metric.name for metric in planned.metrics}:
+        raise InputError("metrics.miou is off, but runs are compared by it: leave it on")
     tracker = wandb_settings(config.logger)
     for note in planned.notes:
         console.print(note, soft_wrap=True)
@@ -170,7 +174,7 @@ def _draw(gallery: Gallery, evaluation: Evaluation, folder: Path) -> None:
 def write(planned: Plan, evaluation: Evaluation, folder: Path) -> dict[str, Summary]:
     """Leave the tables, provenance and metrics of a run in ``folder``; returns the metrics."""
     config, device = planned.config, planned.device
-    metrics = summarize_run(evaluation.per_image, seed=config.seed)
+    metrics = summarize_metrics(evaluation.metrics, evaluation.per_image, seed=config.seed)
     provenance = results.provenance(
         config=asdict(config),
         digests=planned.digests,

@@ -10,7 +10,7 @@ from gradsam_exp.registry import build_checked
 from gradsam_exp.reports.page import write_page
 from gradsam_exp.reports.sweep import about, collect_runs, with_comparison, write_curves, write_tables
 from gradsam_exp.reports.tables import print_tables
-from gradsam_exp.runs.comparison import evaluated_runs
+from gradsam_exp.runs.comparison import evaluated_runs, metric_facts
 from gradsam_exp.runs.finding import common_folder, find_runs
 
 
@@ -41,5 +41,5 @@ def compare(config: Config, job: Job, *, baseline: str | int | None = None, expl
     heading = about(common, table)
     pooled = write_tables(common, table, job.folder, heading)
     write_curves(common, table, job.folder / "sweep.png")
-    print_tables(table, pooled, heading)
+    print_tables(table, pooled, metric_facts(common, table), heading)
     console.print(page, soft_wrap=True)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from wandb import Run
 
 _NOT_VARIED = {
+    "metrics",
     "task",
     "logger",
     "trainer",
@@ -28,22 +29,6 @@ _SHORT = {"fg_threshold": "fg", "bg_threshold": "bg", "grid_size": "grid", "grid
 _SHARES = {"fg_threshold", "bg_threshold"}
 # Where something lies, and what results do not depend on.
 _NO_KNOBS = {"name", "root", "url", "sha256", "max_queries", "pretrained", "background", "lengths", "layers"}
-
-DIRECTIONS = {
-    "miou": "max",
-    "accuracy": "max",
-    "fg_hit_rate": "max",
-    "bg_hit_rate": "max",
-    "distance_px": "min",
-    "pointing_game": "max",
-    "energy_in_mask": "max",
-    "best_threshold_iou": "max",
-    "sparsity": "max",
-    "deletion_auc": "min",
-    "insertion_auc": "max",
-    "road": "max",
-}
-"""Which way each metric of a run is better."""
 
 
 def run_name(overrides: Sequence[str], task: str) -> str:
@@ -121,8 +106,9 @@ def _parameters(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
 def log_metrics(run: Run, metrics: Mapping[str, Summary]) -> None:
     """Define every metric with its direction and log it; the summary has its interval and number of images."""
     known = {name: summary for name, summary in metrics.items() if summary.n}
-    for name in known:
-        run.define_metric(name, summary=DIRECTIONS.get(name, "last"))
+    for name, summary in known.items():
+        better = summary.facts.higher_is_better if summary.facts else None
+        run.define_metric(name, summary="last" if better is None else "max" if better else "min")
     run.log({name: summary.mean for name, summary in known.items()})
     # W&B would write {"max": 0.9}; plain numbers can be sorted, filtered and drawn.
     for name, summary in known.items():

@@ -58,7 +58,7 @@ def track_evaluation(
     def fill(run: Run) -> None:
         content = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         per_image = pd.read_parquet(folder / "per_image.parquet")
-        log_metrics(run, {name: Summary.from_json(value) for name, value in content["metrics"].items()})
+        log_metrics(run, {name: Summary.from_json(name, value) for name, value in content["metrics"].items()})
         _log_tables(run, settings, planned, folder, per_image)
         run.log_artifact(results_artifact(folder, planned.identity))
         if planned.classifier.path is not None:

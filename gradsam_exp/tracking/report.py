@@ -14,8 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 from gradsam_exp.config import check
 from gradsam_exp.errors import InputError
 from gradsam_exp.reports.sweep import about, collect_runs
+from gradsam_exp.runs.comparison import metric_facts
 from gradsam_exp.runs.finding import problem_in
-from gradsam_exp.tracking.content import DIRECTIONS, flat_config
+from gradsam_exp.runs.summary import MetricFacts
+from gradsam_exp.tracking.content import flat_config
 from gradsam_exp.tracking.settings import WandbSettings, api_key, server
 from gradsam_exp.tracking.upload import why_not
 
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     import wandb_workspaces.workspaces as ws
 
 NOT_KNOWN = "ENTITY"  # stands in files for the entity that the key belongs to
-SHOWN = ("miou", "fg_hit_rate", "bg_hit_rate", "distance_px", "accuracy")
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class SweepFacts:
     Attributes:
         name: of the runs' group.
         knobs: what was varied, by its name in W&B, with its values in the runs' order; None where a run has none.
-        metrics: those that every run has.
+        metrics: what those are that every run has, by name.
         means: each run's metrics, in the runs' order.
         bounds: whether each run looks at the truth, in the runs' order.
         about: what all runs have in common, in one line.
@@ -43,7 +44,7 @@ class SweepFacts:
 
     name: str
     knobs: Mapping[str, Sequence[Any]]
-    metrics: Sequence[str]
+    metrics: Mapping[str, MetricFacts]
     means: Sequence[Mapping[str, float]]
     bounds: Sequence[bool]
     about: str
@@ -82,13 +83,15 @@ def read_sweep(folder: Path) -> SweepFacts:
     configs, means, bounds = zip(*runs.values(), strict=True)
     keys = dict.fromkeys(key for config in configs for key in config)
     values = {key: [config.get(key) for config in configs] for key in keys}
+    table = collect_runs(folder)
+    known = metric_facts(folder, table)
     return SweepFacts(
         name=folder.resolve().name,
         knobs={key: found for key, found in values.items() if len(set(found) - {None}) > 1},
-        metrics=[name for name in DIRECTIONS if all(name in found for found in means)],
+        metrics={name: metric for name, metric in known.items() if all(name in found for found in means)},
         means=means,
         bounds=bounds,
-        about=about(folder, collect_runs(folder)),
+        about=about(folder, table),
         tables=tables,
     )
 
@@ -175,12 +178,12 @@ def _parallel(facts: SweepFacts) -> wr.ParallelCoordinatesPlot:
     import wandb_workspaces.reports.v2 as wr  # noqa: PLC0415
 
     axes: list[Any] = [wr.ParallelCoordinatesPlotColumn(wr.Config(key), display_name=key) for key in facts.knobs]
-    for name in SHOWN[::-1]:  # what counts stands last
-        if name in facts.metrics:
-            upside_down = DIRECTIONS[name] == "min"
-            axes.append(
-                wr.ParallelCoordinatesPlotColumn(wr.SummaryMetric(name), display_name=name, inverted=upside_down)
-            )
+    shown = [name for name, metric in facts.metrics.items() if not metric.about_heatmaps]
+    for name in sorted(shown[::-1], key=lambda name: name == "miou"):  # what counts stands last
+        upside_down = facts.metrics[name].higher_is_better is False
+        axes.append(
+            wr.ParallelCoordinatesPlotColumn(wr.SummaryMetric(name), display_name=name, inverted=upside_down)
+        )
     return wr.ParallelCoordinatesPlot(title="Knobs and metrics", columns=axes, layout=wr.Layout(w=24, h=9))
 
 

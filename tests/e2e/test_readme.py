@@ -8,6 +8,9 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
+
+from gradsam_exp.metrics.base import build_metrics
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -27,7 +30,7 @@ COMMANDS = [
 
 
 def test_the_library_example(capsys):
-    example, _ = blocks("python")
+    example, *_ = blocks("python")
     exec(compile(example, "README.md", "exec"), {})
     name, value = capsys.readouterr().out.split()
     assert name == "mIoU"
@@ -39,7 +42,7 @@ def test_the_plug_in_example(batch, monkeypatch):
 
     monkeypatch.setattr(gs.STRATEGIES, "_factories", dict(gs.STRATEGIES._factories))  # forget it afterwards
 
-    _, example = blocks("python")
+    _, example, _ = blocks("python")
     exec(compile(example, "README.md", "exec"), {"__name__": "hottest"})
     (yaml,) = blocks("yaml")
     name = yaml.splitlines()[1].removeprefix("name: ")
@@ -50,6 +53,20 @@ def test_the_plug_in_example(batch, monkeypatch):
     for image in range(len(batch)):
         ((x, y),) = prompts.points[image].long().tolist()
         assert heatmaps.values[image, y, x] == 1
+
+
+def test_the_metric_example(monkeypatch):
+    import gradsam_exp as gs
+
+    monkeypatch.setattr(gs.METRICS, "_factories", dict(gs.METRICS._factories))  # forget it afterwards
+
+    *_, example = blocks("python")
+    exec(compile(example, "README.md", "exec"), {"__name__": "leak"})
+    (metric,) = build_metrics({"leak": True})
+    masks, truth = torch.zeros(2, 2, 2, dtype=torch.bool), torch.zeros(2, 2, 2, dtype=torch.bool)
+    masks[0] = truth[0, 0] = True
+    metric.update(masks, truth)
+    assert metric.per_example().nan_to_num(-1).tolist() == [0.5, -1]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

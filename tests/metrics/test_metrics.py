@@ -6,12 +6,14 @@ import pytest
 import torch
 from torchmetrics.functional import jaccard_index
 
+from gradsam_exp.metrics.base import build_metrics
 from gradsam_exp.metrics.masks import MeanMaskIoU
 from gradsam_exp.metrics.points import PointDistance, PointHitRate, hit_rates, point_distances, points_on_masks
 from gradsam_exp.overlap import iou
-from gradsam_exp.runs.summary import summarize, summarize_run
+from gradsam_exp.runs.summary import MetricFacts, summarize, summarize_run
 from gradsam_exp.types import BACKGROUND, FOREGROUND, Prompts
 
+USUAL = dict.fromkeys(["fg_hit_rate", "bg_hit_rate", "distance_px", "miou", "accuracy", "sparsity"], True)
 MASK = torch.zeros(1, 6, 8, dtype=torch.bool)
 MASK[0, 2:4, 3:6] = True  # x 3..5, y 2..3: centre of mass (4, 2.5)
 
@@ -44,7 +46,7 @@ def test_images_without_such_points_do_not_count():
     foreground, background = PointHitRate(FOREGROUND), PointHitRate(BACKGROUND)
     foreground.update(prompts, masks)
     background.update(prompts, masks)
-    assert foreground.per_image().isnan().tolist() == [False, True]
+    assert foreground.per_example().isnan().tolist() == [False, True]
     assert foreground.compute() == 1.0
     assert background.compute().isnan()
 
@@ -83,9 +85,9 @@ def test_batches_add_up_to_the_whole():
     for rows in ([0, 1, 2], [3], [4, 5, 6]):
         parts.update(predicted[rows], truth[rows])
     assert parts.compute() == whole.compute()
-    assert torch.equal(parts.per_image(), whole.per_image())
+    assert torch.equal(parts.per_example(), whole.per_example())
     whole.reset()
-    assert len(whole.per_image()) == 0
+    assert len(whole.per_example()) == 0
 
 
 def test_hit_rate_refuses_an_unknown_label():
@@ -128,7 +130,7 @@ def test_summary_of_a_run_counts_each_metrics_own_images():
             "correct": [True, False],
         }
     )
-    run = summarize_run(table)
+    run = summarize_run(table, {m.name: MetricFacts.of(m) for m in build_metrics(USUAL)})
     assert {name: s.n for name, s in run.items()} == {
         "fg_hit_rate": 2, "bg_hit_rate": 1, "distance_px": 0, "miou": 2, "accuracy": 2
     }  # fmt: skip

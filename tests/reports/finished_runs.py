@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,16 @@ import pandas as pd
 import yaml
 from pycocotools import mask as coco
 
+from gradsam_exp.metrics.base import ExampleMetric
+from gradsam_exp.metrics.masks import MeanMaskIoU
+from gradsam_exp.runs.summary import MetricFacts
+
 IDS = ("a", "b", "c", "d")
+
+
+def facts_of(metric: type[ExampleMetric]) -> dict[str, Any]:
+    """What a run's ``metrics.json`` says of a metric besides its numbers."""
+    return asdict(MetricFacts.of(metric()))
 
 
 def write_run(
@@ -26,8 +36,13 @@ def write_run(
     bound: bool = False,
     class_name: str = "circle",
     config: Mapping[str, Any] | None = None,
+    more: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Path:
-    """A run of four images of 6×4 px, or a failed one if there are no ``ious``."""
+    """A run of four images of 6×4 px, or a failed one if there are no ``ious``.
+
+    Args:
+        more: what ``metrics.json`` says of other metrics than the mIoU.
+    """
     (run / ".hydra").mkdir(parents=True)
     (run / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump([f"{k}={v}" for k, v in overrides.items()]))
     (run / ".hydra" / "config.yaml").write_text(yaml.safe_dump(dict(overrides) | dict(config or {})))
@@ -36,7 +51,8 @@ def write_run(
         (run / "metrics.json").write_text(json.dumps(failure))
         return run
     mean = float(np.mean(ious))
-    metrics = {"miou": {"mean": mean, "ci95": [min(ious), max(ious)], "n": len(ious)}}
+    metrics = {"miou": {"mean": mean, "ci95": [min(ious), max(ious)], "n": len(ious), **facts_of(MeanMaskIoU)}}
+    metrics |= {name: {"mean": 0.5, "ci95": [0.5, 0.5], "n": 4, **metric} for name, metric in (more or {}).items()}
     content = {"identity": identity or str(run), "status": "finished", "upper_bound": bound, "metrics": metrics}
     (run / "metrics.json").write_text(json.dumps(content))
     facts = {"class_name": class_name, "predicted_class": class_name, "correct": True, "predicted_iou": 0.5}

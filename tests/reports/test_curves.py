@@ -9,10 +9,11 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from gradsam_exp.metrics.points import PointDistance
 from gradsam_exp.reports import figures
 from gradsam_exp.reports.curves import charts, curves_of, draw_curves, in_order
 from gradsam_exp.reports.sweep import collect_runs
-from tests.reports.finished_runs import write_run
+from tests.reports.finished_runs import facts_of, write_run
 
 
 def sweep(folder: Path, **knobs: list[str]) -> Path:
@@ -122,8 +123,10 @@ def test_a_curve_of_one_point_has_an_interval(tmp_path: Path):
 
 
 def test_what_is_better_is_up(tmp_path: Path):
-    table = collect_runs(sweep(tmp_path, pipeline=["fg", "fgbg"]))
-    table["distance_px"] = [2.0, 3.0]
+    for k, distance in enumerate((2.0, 3.0)):
+        more = {"distance_px": facts_of(PointDistance) | {"mean": distance}}
+        write_run(tmp_path / str(k), {"pipeline": ("fg", "fgbg")[k]}, [0.5 + 0.1 * k] * 4, more=more)
+    table = collect_runs(tmp_path)
     *_, parallel = charts(tmp_path, table)
     ranges = {d["label"]: d.get("range") for d in parallel["figure"]["data"][0]["dimensions"]}
     assert ranges == {"pipeline": None, "distance px": [3.0, 2.0], "mIoU": None}

@@ -74,9 +74,11 @@ def test_names_are_as_short_as_they_can_be():
     assert short_names([]) == []
 
 
-def test_what_all_runs_have_in_common_takes_no_column(folder: Path):
-    table = collect_runs(folder)
-    table["accuracy"], table["bg_hit_rate"] = 0.75, [0.1, 0.1, 0.1, 0.1, 0.2]
+def test_what_all_runs_have_in_common_takes_no_column(tmp_path: Path):
+    for k, rate in enumerate((0.1, 0.2)):
+        more = {"bg_hit_rate": {"mean": rate}, "accuracy": {"mean": 0.75}}
+        write_run(tmp_path / str(k), {"pipeline": "fg"}, [0.5, 0.6, 0.7, 0.8], more=more)
+    folder, table = tmp_path, collect_runs(tmp_path)
     content = gather(folder, table)
     assert list(content["titles"]) == ["miou", "bg_hit_rate"]
     assert "accuracy is 0.750 in all runs" in content["notes"]

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from gradsam_exp.reports.tables import as_markdown, varied_columns
+from gradsam_exp.runs.comparison import metric_facts
 from gradsam_exp.runs.pooling import pool_runs
 
 
@@ -25,6 +26,10 @@ def runs(folder: Path, *jobs: tuple[dict[str, str], list[float], str], backbones
         mean = sum(ious) / 4
         miou = {"miou": mean, "miou_low": mean, "miou_high": mean, "miou_n": 4}
         rows.append({"job": str(number), **varied, "status": "finished", **miou})
+        said = {"miou": {"mean": mean, "ci95": [mean, mean], "n": 4}}
+        (run / "metrics.json").write_text(
+            json.dumps({"identity": str(run), "status": "finished", "metrics": said})
+        )
     return pd.DataFrame(rows)
 
 
@@ -40,7 +45,7 @@ def test_seeds_are_averaged_image_by_image_before_anything_is_compared(tmp_path:
     assert pooled["pipeline"].tolist() == ["fg", "box"]
     assert pooled["class_miou:circle"].tolist() == pytest.approx(pooled["miou"].tolist())
     assert pooled.loc[1, ["wins", "ties", "losses"]].tolist() == [4, 0, 0]
-    text = as_markdown(table, pooled)
+    text = as_markdown(table, pooled, metric_facts(tmp_path, table))
     assert "| wins / ties / losses | mIoU circle |" in text
     assert "| 4/0/0 | 0.675 |" in text
     assert pooled["runs"].tolist() == [2, 2]
@@ -48,7 +53,7 @@ def test_seeds_are_averaged_image_by_image_before_anything_is_compared(tmp_path:
     assert pooled["miou_sd"][0] == pytest.approx(0.1 / 2**0.5), "means 0.5 and 0.4"
     assert pooled["delta_miou"][1] == pytest.approx(0.225)
     assert (pooled["wins"][1], pooled["baseline"][1]) == (4, "fg")
-    text = as_markdown(table, pooled)
+    text = as_markdown(table, pooled, metric_facts(tmp_path, table))
     assert "| box | 2 | 0.675 [" in text
     assert "| fg | +0.225 [" in text
 
@@ -60,7 +65,7 @@ def test_classifiers_of_different_networks_are_not_pooled(tmp_path: Path):
     assert pooled["backbone"].tolist() == ["R", "V"]
     assert pooled["runs"].tolist() == [2, 1]
     assert pooled["delta_miou"][1] == pytest.approx(0.15)
-    assert "| V | 1 | 0.400 [" in as_markdown(table, pooled)
+    assert "| V | 1 | 0.400 [" in as_markdown(table, pooled, metric_facts(tmp_path, table))
 
 
 def test_runs_on_different_images_are_not_pooled(tmp_path: Path):
@@ -80,7 +85,7 @@ def test_without_a_seed_there_is_nothing_to_pool(tmp_path: Path):
     table = runs(tmp_path, ({"pipeline": "fg"}, [0.2] * 4, "x"), ({"pipeline": "box"}, [0.4] * 4, "x"))
     pooled = pool_runs(tmp_path, table, varied_columns(table))
     assert pooled.empty
-    assert "runs" not in as_markdown(table, pooled)
+    assert "runs" not in as_markdown(table, pooled, metric_facts(tmp_path, table))
 
 
 def test_a_table_of_pools_needs_a_pool(tmp_path: Path):

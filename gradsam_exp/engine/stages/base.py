@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from gradsam_exp.batching import AdaptiveBatch
@@ -38,6 +38,12 @@ class Chunk:
     heatmaps: Heatmaps = field(init=False)
     embeddings: Embeddings = field(init=False)
     quality: dict[str, Float[Tensor, " batch"]] = field(default_factory=dict)
+
+    @property
+    def predicted(self) -> Int[Tensor, " batch"]:
+        """The classifier's class for each image; the class that was explained where there are no logits."""
+        logits = self.heatmaps.logits
+        return self.heatmaps.targets if logits is None else logits.argmax(1)
 
 
 class Stage(ABC):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from gradsam_exp.batching import AdaptiveBatch
@@ -13,57 +13,72 @@ from gradsam_exp.engine.stages.base import Chunk, Stage
 from gradsam_exp.engine.stages.heatmaps import Explained
 from gradsam_exp.explainers.base import evaluation_mode, network_input, to_frame
 from gradsam_exp.explainers.layers import frame_of
-from gradsam_exp.metrics.heatmaps import QUALITIES, faithfulness
-from gradsam_exp.types import Heatmaps, Tensors
+from gradsam_exp.metrics.base import ExampleMetric
+from gradsam_exp.types import Tensors
 
 
 class Quality(Stage):
-    """Measures one metric of the heatmaps."""
+    """Measures one metric.
+
+    Args:
+        metric: of the heatmaps or the classifier.
+        explained: the classifier, for metrics that ask it.
+        after: label of the stage that the heatmaps come from.
+    """
 
     name = "quality"
     counted = False
 
-    def __init__(self, metric: str, explained: Explained, *, after: str) -> None:
+    def __init__(self, metric: ExampleMetric, explained: Explained, *, after: str) -> None:
         self.metric, self.explained, self.after = metric, explained, (after,)
-        self.clock = "score" if metric in QUALITIES else "faithfulness"
+        self.clock = "faithfulness" if "network" in metric.needs else "score"
 
     @property
     def label(self) -> str:
         """See `Stage.label`."""
-        return f"quality {self.metric}"
+        return f"quality {self.metric.name}"
 
     @property
     def depends_on(self) -> Any:
         """See `Stage.depends_on`."""
-        return self.metric
+        return [self.metric.name, self.metric.arguments]
 
     @property
     def modules(self) -> Sequence[str]:
         """See `Stage.modules`."""
-        return ()
+        return [type(self.metric).__module__]
 
     def make(self, chunk: Chunk, batches: AdaptiveBatch) -> tuple[Tensors, Any]:
         """See `Stage.make`."""
-        heatmaps, masks = chunk.heatmaps, chunk.batch.masks
-        if self.metric in QUALITIES:
-            if masks is None:
-                values = torch.full((len(heatmaps),), torch.nan, dtype=torch.float64)
-            else:
-                values = QUALITIES[self.metric](heatmaps.values, masks)
-        else:
-            values = self._faithfulness(chunk.batch.images, heatmaps, batches)[self.metric]
-        return {"values": torch.where(heatmaps.empty, torch.nan, values)}, None
+        known = {
+            "heatmaps": chunk.heatmaps,
+            "truth": chunk.batch.masks,
+            "images": chunk.batch.images,
+            "labels": chunk.batch.labels,
+            "predicted": chunk.predicted,
+            "network": _Network(self.explained, batches),
+        }
+        return {"values": self.metric.measure_known(known, len(chunk.batch))}, None
 
     def take(self, chunk: Chunk, tensors: Tensors, facts: Any) -> None:
         """See `Stage.take`."""
         del facts
-        chunk.quality[self.metric] = tensors["values"]
+        chunk.quality[self.metric.name] = tensors["values"]
 
-    def _faithfulness(self, images: Tensor, heatmaps: Heatmaps, batches: AdaptiveBatch) -> dict[str, Tensor]:
-        classifier = self.explained.classifier
-        pixels = network_input(classifier, images)
-        with evaluation_mode(classifier):
-            maps = to_frame(heatmaps.values, frame_of(pixels))
-            return faithfulness(
-                lambda changed: self.explained.predict(changed, batches), pixels, maps, heatmaps.targets
-            )
+
+@dataclass(frozen=True)
+class _Network:
+    """The classifier as metrics can ask it (`gradsam_exp.metrics.base.Network`); read when it is first asked."""
+
+    explained: Explained
+    batches: AdaptiveBatch
+
+    def pixels(self, images: Tensor) -> Tensor:
+        return network_input(self.explained.classifier, images)
+
+    def resized(self, maps: Tensor, pixels: Tensor) -> Tensor:
+        return to_frame(maps, frame_of(pixels))
+
+    def logits(self, pixels: Tensor) -> Tensor:
+        with evaluation_mode(self.explained.classifier):
+            return self.explained.predict(pixels, self.batches)
