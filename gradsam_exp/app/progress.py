@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
 import shutil
 import sys
 import threading
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,11 @@ from typing import Any
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from gradsam_exp.app.launchers import is_parallel, number_of_jobs, share_cores, varied_keys
+from gradsam_exp.errors import InputError
+from gradsam_exp.runs.folder import METRICS, Outcome, Run
 
 POLL_S = 1.0
 RUNNING = ".running"  # in a sweep's folder: locks of the runs that are being made
@@ -31,11 +34,13 @@ class SweepWatch:
         folder: the sweep's.
         jobs: how many there will be; None if that is not known.
         keys: what is varied; names a job.
+        store: the ``store`` node of its configuration.
     """
 
     folder: Path
     jobs: int | None
     keys: tuple[str, ...]
+    store: Mapping[str, Any] = field(default_factory=dict)
     done: set[str] = field(default_factory=set)
     failed: int = 0
     best: tuple[float, str] | None = None
@@ -60,50 +65,57 @@ class SweepWatch:
     def update(self) -> list[str]:
         """Lines about the jobs that were finished since the last time."""
         lines = []
-        found = [path for path in self.folder.glob("*/metrics.json") if path.parent.name not in self.done]
+        found = [path for path in self.folder.glob(f"*/{METRICS}") if path.parent.name not in self.done]
         for path in sorted(found, key=lambda path: path.stat().st_mtime):
-            self.done.add(path.parent.name)
-            news = self._count(path)
+            job = Run(path.parent)
+            self.done.add(job.folder.name)
+            outcome = _outcome(job)
+            news = self._count(job, outcome)
             every = max(1, (self.jobs or 0) // LINES)
             if news or len(self.done) % every == 0 or len(self.done) == self.jobs:
-                lines.append(self._line(path))
+                lines.append(self._line(job, outcome))
         return lines
 
-    def _count(self, path: Path) -> bool:
+    def _count(self, job: Run, outcome: Outcome) -> bool:
         """Take one job into account; whether it is a failure or the new best."""
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["status"] != "finished":
+        if outcome.status != "finished":
             self.failed += 1
             return True
-        value = content["metrics"].get("miou", {}).get("mean")
-        comparable = value is not None and not math.isnan(value) and not content.get("upper_bound")
-        if comparable and (self.best is None or value > self.best[0]):
-            self.best = (value, self._name(path.parent))
+        value = outcome.metrics.get("miou", {}).get("mean")
+        if value is None or outcome.upper_bound:
+            return False
+        if self.best is None or value > self.best[0]:
+            self.best = (value, self._name(job))
             return True
         return False
 
-    def _name(self, job: Path) -> str:
+    def _name(self, job: Run) -> str:
         """``job 3, pipeline=fgbg bg_threshold=0.1``."""
-        try:
-            given = [str(item) for item in OmegaConf.load(job / ".hydra" / "overrides.yaml")]
-        except OSError:
-            given = []
+        given: list[str] = []
+        with suppress(InputError):
+            given = job.overrides
         own = [_brief(item) for item in given if item.lstrip("+~").partition("=")[0] in self.keys]
-        return f"job {job.name}" + (f", {' '.join(own)}" if own else "")
+        return f"job {job.folder.name}" + (f", {' '.join(own)}" if own else "")
 
-    def _line(self, path: Path) -> str:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["status"] == "finished":
-            value = content["metrics"].get("miou", {}).get("mean")
-            outcome = "finished" if value is None else f"mIoU {value:.3f}"
+    def _line(self, job: Run, outcome: Outcome) -> str:
+        if outcome.status == "finished":
+            value = outcome.metrics.get("miou", {}).get("mean")
+            said = "finished" if value is None else f"mIoU {value:.3f}"
         else:
-            outcome = f"{content['status']}: {content['error']}"
+            said = f"{outcome.status}: {outcome.error}"
         total = "" if self.jobs is None else f" of {self.jobs}"
         failed = f", {self.failed} failed" if self.failed else ""
-        line = f"{len(self.done)}{total} done{failed} · {self._name(path.parent)} · {outcome}"
+        line = f"{len(self.done)}{total} done{failed} · {self._name(job)} · {said}"
         if self.best is not None and len(self.done) > 1:
             line += f" · best so far {self.best[0]:.3f}: {self.best[1]}"
         return line
+
+
+def _outcome(job: Run) -> Outcome:
+    try:
+        return job.outcome
+    except InputError as error:
+        return Outcome("damaged", None, {}, str(error))
 
 
 def _brief(override: str) -> str:
@@ -116,9 +128,18 @@ _watches: list[
 ] = []  # of this process; no attribute of the callback, which travels to the jobs' processes
 
 
-def sweep_under_way() -> Path | None:
-    """The folder of the sweep that this process has started and that has not ended."""
-    return _watches[-1].folder if _watches else None
+def sweep_under_way() -> SweepWatch | None:
+    """The sweep that this process has started and that has not ended."""
+    return _watches[-1] if _watches else None
+
+
+def store_of(config: DictConfig) -> Mapping[str, Any]:
+    """The ``store`` node of a sweep's configuration; switched off if it cannot be resolved."""
+    try:
+        node = OmegaConf.to_container(config.store, resolve=True)
+    except OmegaConfBaseException:
+        node = None
+    return {str(key): value for key, value in node.items()} if isinstance(node, dict) else {"enabled": False}
 
 
 def end_watch() -> None:
@@ -147,7 +168,7 @@ class SweepProgress(Callback):
                 file=sys.stderr,
             )
             sys.exit(1)
-        watch = SweepWatch(folder, number_of_jobs(config), varied_keys(config))
+        watch = SweepWatch(folder, number_of_jobs(config), varied_keys(config), store_of(config))
         _watches.append(watch)
         if "direction" in config.hydra.sweeper and config.split == "test":
             print(

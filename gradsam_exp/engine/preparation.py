@@ -44,6 +44,8 @@ class Prepared:
         batch: labels are the classifier's class ids.
         predicted: the classifier's arg-max.
         quality: of the heatmaps, by name; one value per image.
+        stored: where the store keeps ``images`` and ``heatmaps`` (refined, if they are), as ``stage/key``; empty
+            without a store.
     """
 
     batch: ImageBatch
@@ -51,6 +53,7 @@ class Prepared:
     embeddings: Embeddings
     predicted: Int[Tensor, " batch"]
     quality: Mapping[str, Float[Tensor, " batch"]] = field(default_factory=dict)
+    stored: Mapping[str, str] = field(default_factory=dict)
 
     def __getitem__(self, rows: slice) -> Prepared:
         """Some of the images."""
@@ -60,6 +63,7 @@ class Prepared:
             self.embeddings[rows],
             self.predicted[rows],
             {name: values[rows] for name, values in self.quality.items()},
+            self.stored,
         )
 
 
@@ -202,18 +206,18 @@ class Preparation:
                 those that another has in hand come last.
         """
         encode, predict = AdaptiveBatch("encode", batch_size), AdaptiveBatch("faithfulness", batch_size)
-        for images, batch, heatmaps in self._explain(dataset, batch_size, chunks):
+        for images, batch, heatmaps, stored in self._explain(dataset, batch_size, chunks):
             with self.stopwatch.time("encode", len(batch)) as encode.on_done:
                 embeddings = self._embeddings(images, batch, encode)
             stage = ("faithfulness", len(batch)) if self.faithful else ("score", 0)
             with self.stopwatch.time(*stage):
                 quality = self._quality(images, batch, heatmaps, predict)
             predicted = heatmaps.targets if heatmaps.logits is None else heatmaps.logits.argmax(1)
-            yield Prepared(batch, heatmaps, embeddings, predicted, quality)
+            yield Prepared(batch, heatmaps, embeddings, predicted, quality, stored)
 
     def explain(self, dataset: ImageDataset, *, batch_size: int = 32) -> Iterator[tuple[ImageBatch, Heatmaps]]:
         """Images and heatmaps alone; the segmenter need not be loaded."""
-        for _, batch, heatmaps in self._explain(dataset, batch_size):
+        for _, batch, heatmaps, _ in self._explain(dataset, batch_size):
             yield batch, heatmaps
 
     def images(self, dataset: ImageDataset) -> Iterator[ImageBatch]:
@@ -255,8 +259,8 @@ class Preparation:
 
     def _explain(
         self, dataset: ImageDataset, batch_size: int, chunks: Iterable[list[int]] | None = None
-    ) -> Iterator[tuple[Any, ImageBatch, Heatmaps]]:
-        """Chunk by chunk, and what names a chunk's images."""
+    ) -> Iterator[tuple[Any, ImageBatch, Heatmaps, Mapping[str, str]]]:
+        """Chunk by chunk: what names a chunk's images, images, heatmaps, and where the store keeps them."""
         batches = AdaptiveBatch("explain", batch_size, hint="a smaller explainer.chunk, if it has one, ")
         class_ids = align_classes(dataset.class_names, self.explained.class_names)
         origin = dataset.origin  # reads all backgrounds
@@ -269,7 +273,18 @@ class Preparation:
             images = _named(origin, batch.image_ids)
             with self.stopwatch.time("explain", len(batch)) as batches.on_done:
                 heatmaps = self._heatmaps(images, batch, batches)
-            yield images, batch, heatmaps
+            yield images, batch, heatmaps, self._stored(origin, indices, images)
+
+    def _stored(self, origin: str, indices: Sequence[int], images: Any) -> Mapping[str, str]:
+        """See `Prepared.stored`."""
+        if self.store.root is None:
+            return {}
+        depends_on = self._explained_by(images)
+        if isinstance(self.refiner, Unrefined):
+            heatmaps = f"heatmaps/{digest(depends_on, size=16)}"
+        else:
+            heatmaps = f"refined/{digest([depends_on, self.refined_by], size=16)}"
+        return {"images": f"images/{_images_key(origin, indices)}", "heatmaps": heatmaps}
 
     def _images(self, dataset: ImageDataset, origin: str, indices: Sequence[int]) -> ImageBatch:
         def make() -> tuple[Tensors, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import sys
 from collections.abc import Mapping
 
 from rich.console import Console
@@ -22,7 +20,6 @@ from rich.text import Text
 
 from gradsam_exp.runs.summary import Summary
 
-log = logging.getLogger(__name__)
 TITLES = {
     "fg_hit_rate": "fg hit rate",
     "bg_hit_rate": "bg hit rate",
@@ -40,13 +37,6 @@ HEATMAP_TITLES = {
     "road": "ROAD",
 }
 console = Console(highlight=False, markup=False, emoji=False)  # brackets and colons of names are text
-
-
-def warn(message: str) -> None:
-    """Tell the user, and the run's log, of what the work goes on without."""
-    log.warning("%s", message)
-    if logging.getLogger().handlers:  # without a log, a warning is printed as it is
-        print(f"gradsam_exp: {message}", file=sys.stderr)
 
 
 class _Speed(ProgressColumn):

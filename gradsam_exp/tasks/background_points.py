@@ -27,7 +27,7 @@ from gradsam_exp.registry import build_checked
 from gradsam_exp.reports import background_points as report
 from gradsam_exp.reports.tables import BOUND_NOTE, markdown_table
 from gradsam_exp.reports.terminal import console, progress_bar
-from gradsam_exp.runs.folder import write_finished
+from gradsam_exp.runs.folder import Run
 from gradsam_exp.tasks.evaluate import write
 
 COUNTS = (1, 2, 4, 8)
@@ -103,13 +103,13 @@ def run(config: Config, job: Job) -> None:
             experiment = variant.experiment(among_others=True)
             found[name] = experiment.run(dataset, batch_size=config.batch_size, on_batch=observer)
             (folder / "runs" / name).mkdir(parents=True)
-            write(variant, found[name], folder / "runs" / name)
+            write(variant, found[name], Run(folder / "runs" / name))
             bar.advance(stage)
     known = {dataset[index].image_id: dataset.facts(index) for index in range(len(dataset))}
     all_facts = pd.concat(facts).join(pd.DataFrame.from_dict(known, orient="index"))
     bounds = {name for name, variant in plans.items() if variant.upper_bound}
     text = _write(folder, found, bounds, all_facts, truth)
-    write_finished(folder)
+    Run(folder).finish_without_metrics()
     console.print(text, soft_wrap=True, markup=False)
     console.print(folder, soft_wrap=True)
 
