@@ -95,7 +95,10 @@ def run_job(cfg: DictConfig) -> float | None:
         if sweeping and is_parallel(DictConfig(hydra_config.launcher)):
             _be_quiet()
         task = load_task(str(settings.task["name"]))
-        job = Job(folder, tuple(hydra_config.overrides.task), _sweep_of(hydra_config), SESSION)
+        # Not resolved: what ``${oc.env:KEY}`` gives may be a secret, and overrides are shown.
+        overrides = OmegaConf.to_container(DictConfig(hydra_config.overrides), resolve=False)
+        assert isinstance(overrides, dict)
+        job = Job(folder, tuple(map(str, overrides["task"])), _sweep_of(hydra_config), SESSION)
         value = task.run(settings, job)
     except KeyboardInterrupt as error:
         run.fail(error)
