@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import logging
+import sys
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 
 class InputError(Exception):
@@ -34,3 +38,10 @@ def keep_traceback(folder: Path, error: BaseException) -> Path:
     path = folder / "error.txt"
     path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
     return path
+
+
+def warn(message: str) -> None:
+    """Tell the user, and the run's log, of what the work goes on without."""
+    log.warning("%s", message)
+    if logging.getLogger().handlers:  # without a log, a warning is printed as it is
+        print(f"gradsam_exp: {message}", file=sys.stderr)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
 import shutil
 import sys
 import threading
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from gradsam_exp.app.launchers import is_parallel, number_of_jobs, share_cores, varied_keys
 from gradsam_exp.engine.session import RUNNING
-from gradsam_exp.errors import keep_traceback
-from gradsam_exp.reports.sweep import summarize_sweep
-from gradsam_exp.runs.finding import OVERRIDES
+from gradsam_exp.errors import InputError, keep_traceback
+from gradsam_exp.runs.comparison import Runs
+from gradsam_exp.runs.folder import METRICS, Outcome, Run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,11 +38,13 @@ class SweepWatch:
         folder: the sweep's.
         jobs: how many there will be; None if that is not known.
         keys: what is varied; names a job.
+        store: the ``store`` node of its configuration.
     """
 
     folder: Path
     jobs: int | None
     keys: tuple[str, ...]
+    store: Mapping[str, Any] = field(default_factory=dict)
     done: set[str] = field(default_factory=set)
     failed: int = 0
     best: tuple[float, str] | None = None
@@ -66,50 +69,57 @@ class SweepWatch:
     def update(self) -> list[str]:
         """Return lines about the jobs that were finished since the last call."""
         lines = []
-        found = [path for path in self.folder.glob("*/metrics.json") if path.parent.name not in self.done]
+        found = [path for path in self.folder.glob(f"*/{METRICS}") if path.parent.name not in self.done]
         for path in sorted(found, key=lambda path: path.stat().st_mtime):
-            self.done.add(path.parent.name)
-            news = self._count(path)
+            job = Run(path.parent)
+            self.done.add(job.folder.name)
+            outcome = _outcome(job)
+            news = self._count(job, outcome)
             every = max(1, (self.jobs or 0) // LINES)
             if news or len(self.done) % every == 0 or len(self.done) == self.jobs:
-                lines.append(self._line(path))
+                lines.append(self._line(job, outcome))
         return lines
 
-    def _count(self, path: Path) -> bool:
+    def _count(self, job: Run, outcome: Outcome) -> bool:
         """Take one job into account; returns whether it is a failure or the new best."""
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["status"] != "finished":
+        if outcome.status != "finished":
             self.failed += 1
             return True
-        value = content["metrics"].get("miou", {}).get("mean")
-        comparable = value is not None and not math.isnan(value) and not content.get("upper_bound")
-        if comparable and (self.best is None or value > self.best[0]):
-            self.best = (value, self._name(path.parent))
+        value = outcome.metrics.get("miou", {}).get("mean")
+        if value is None or outcome.upper_bound:
+            return False
+        if self.best is None or value > self.best[0]:
+            self.best = (value, self._name(job))
             return True
         return False
 
-    def _name(self, job: Path) -> str:
+    def _name(self, job: Run) -> str:
         """Name a job by what was varied: ``job 3, pipeline=fgbg bg_threshold=0.1``."""
-        try:
-            given = [str(item) for item in OmegaConf.load(job / ".hydra" / "overrides.yaml")]
-        except OSError:
-            given = []
+        given: list[str] = []
+        with suppress(InputError):
+            given = job.overrides
         own = [_brief(item) for item in given if item.lstrip("+~").partition("=")[0] in self.keys]
-        return f"job {job.name}" + (f", {' '.join(own)}" if own else "")
+        return f"job {job.folder.name}" + (f", {' '.join(own)}" if own else "")
 
-    def _line(self, path: Path) -> str:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["status"] == "finished":
-            value = content["metrics"].get("miou", {}).get("mean")
-            outcome = "finished" if value is None else f"mIoU {value:.3f}"
+    def _line(self, job: Run, outcome: Outcome) -> str:
+        if outcome.status == "finished":
+            value = outcome.metrics.get("miou", {}).get("mean")
+            said = "finished" if value is None else f"mIoU {value:.3f}"
         else:
-            outcome = f"{content['status']}: {content['error']}"
+            said = f"{outcome.status}: {outcome.error}"
         total = "" if self.jobs is None else f" of {self.jobs}"
         failed = f", {self.failed} failed" if self.failed else ""
-        line = f"{len(self.done)}{total} done{failed} · {self._name(path.parent)} · {outcome}"
+        line = f"{len(self.done)}{total} done{failed} · {self._name(job)} · {said}"
         if self.best is not None and len(self.done) > 1:
             line += f" · best so far {self.best[0]:.3f}: {self.best[1]}"
         return line
+
+
+def _outcome(job: Run) -> Outcome:
+    try:
+        return job.outcome
+    except InputError as error:
+        return Outcome("damaged", None, {}, str(error))
 
 
 def _brief(override: str) -> str:
@@ -121,9 +131,18 @@ def _brief(override: str) -> str:
 _watches: list[SweepWatch] = []
 
 
-def sweep_under_way() -> Path | None:
-    """Return the folder of the sweep that this process has started and that has not ended, if there is one."""
-    return _watches[-1].folder if _watches else None
+def sweep_under_way() -> SweepWatch | None:
+    """Return the sweep that this process has started and that has not ended, if there is one."""
+    return _watches[-1] if _watches else None
+
+
+def store_of(config: DictConfig) -> Mapping[str, Any]:
+    """Return the ``store`` node of a sweep's configuration; switched off if it cannot be resolved."""
+    try:
+        node = OmegaConf.to_container(config.store, resolve=True)
+    except OmegaConfBaseException:
+        node = None
+    return {str(key): value for key, value in node.items()} if isinstance(node, dict) else {"enabled": False}
 
 
 def end_watch() -> None:
@@ -152,7 +171,7 @@ class SweepProgress(Callback):
                 file=sys.stderr,
             )
             sys.exit(1)
-        watch = SweepWatch(folder, number_of_jobs(config), varied_keys(config))
+        watch = SweepWatch(folder, number_of_jobs(config), varied_keys(config), store_of(config))
         _watches.append(watch)
         if "direction" in config.hydra.sweeper and config.split == "test":
             print(
@@ -175,11 +194,18 @@ class SweepProgress(Callback):
         end_watch()
 
 
-def conclude(folder: Path) -> pd.DataFrame:
-    """Write and print a sweep's table and report, and say how its offline W&B runs are uploaded."""
-    from gradsam_exp.tracking.upload import sync_command  # noqa: PLC0415  (``--help`` does without)
+def conclude(folder: Path, store: Mapping[str, Any]) -> pd.DataFrame:
+    """Write and print a sweep's table and report, and say how its offline W&B runs are uploaded.
 
-    table = summarize_sweep(folder)
+    Args:
+        store: the ``store`` node of the sweep's configuration, where the report finds pictures.
+    """
+    # Here, as ``--help`` does without.
+    from gradsam_exp.reports.sweep import summarize_sweep  # noqa: PLC0415
+    from gradsam_exp.runs.stored import readers_store  # noqa: PLC0415
+    from gradsam_exp.tracking.upload import sync_command  # noqa: PLC0415
+
+    table = summarize_sweep(folder, readers_store(store))
     command = sync_command(folder)
     if command is not None:
         print(f"W&B: {command}")
@@ -193,10 +219,10 @@ class SweepSummary(Callback):
         """Summarise the sweep; exits with 1 if a job failed, or if there can be no table."""
         del kwargs
         folder = Path(config.hydra.sweep.dir)
-        if not any(folder.glob(f"*/{OVERRIDES}")):  # it ended before its first job
+        if not Runs(folder).jobs:  # it ended before its first job
             return
         try:
-            table = conclude(folder)
+            table = conclude(folder, store_of(config))
         except Exception as error:  # Hydra would go on with a warning, and end with 0
             print(
                 f"gradsam_exp: the sweep has no table, {type(error).__name__}: {error} "

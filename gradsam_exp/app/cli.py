@@ -8,9 +8,10 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import re
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,7 +21,7 @@ from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gradsam_exp import __version__
@@ -33,9 +34,12 @@ from gradsam_exp.app.startup import leave, load_task, share_store
 from gradsam_exp.config import check
 from gradsam_exp.engine.session import Job, Session
 from gradsam_exp.errors import InputError, first_line, keep_traceback
+from gradsam_exp.runs.comparison import Runs
+from gradsam_exp.runs.folder import Run, calls_a_resolver
 
 log = logging.getLogger("gradsam_exp")
-
+LEAST_HIDDEN = 4  # characters
+_INTERPOLATION = r"\$\{(?:[^${}]|\$\{[^${}]*\})*\}"  # one may stand in another
 
 SESSION = Session()
 """What the jobs of this process share."""
@@ -102,35 +106,87 @@ def run_job(cfg: DictConfig) -> float | None:
     folder = Path(hydra_config.runtime.output_dir)
     sweeping = hydra_config.mode == RunMode.MULTIRUN
     _job_began.set()
-    (folder / "metrics.json").unlink(missing_ok=True)  # of an earlier run in the same folder: this one is not done
-    handler = _log_to(folder)
+    run = Run(folder)
+    run.begin()
+    hidden = hidden_values(cfg)
+    handler = _log_to(folder, hidden)
     try:
         settings = check(cfg)
         if sweeping and is_parallel(DictConfig(hydra_config.launcher)):
             _be_quiet()
         task = load_task(str(settings.task["name"]))
-        job = Job(folder, tuple(hydra_config.overrides.task), _sweep_of(hydra_config), SESSION)
+        # Not resolved: what ``${oc.env:KEY}`` gives may be a secret, and overrides are shown.
+        overrides = OmegaConf.to_container(DictConfig(hydra_config.overrides), resolve=False)
+        assert isinstance(overrides, dict)
+        job = Job(folder, tuple(map(str, overrides["task"])), _sweep_of(hydra_config), SESSION)
         value = task.run(settings, job)
     except KeyboardInterrupt as error:
-        _record(folder, error)
+        run.fail(error)
         raise
     except (InputError, OmegaConfBaseException) as error:
-        _record(folder, error)
+        hide(error, hidden)
+        run.fail(error)
         if not sweeping:  # of a job, the sweep says it
             _input_errors.append(error)
     except Exception as error:
-        _record(folder, error)
+        hide(error, hidden)
+        run.fail(error)
         if not sweeping:
             raise
         log.exception("job failed")
     else:
-        if sweeping and not (folder / "metrics.json").is_file():  # a task without metrics of its own
-            _record(folder)
+        if sweeping and not run.has_ended:  # a task without metrics of its own
+            run.finish_without_metrics()
         return value
     finally:
         logging.getLogger().removeHandler(handler)
         handler.close()
     return None
+
+
+def hidden_values(cfg: DictConfig) -> dict[str, str]:
+    """What resolvers (``${oc.env:KEY}``) gave, and how it is written instead: it may be a secret.
+
+    Strings that call one, and of each string the parts that came from a call. Values of fewer than
+    `LEAST_HIDDEN` characters are no secrets, and stand in many a text.
+    """
+    found: dict[str, str] = {}
+
+    def look(written: Any, resolved: Any) -> None:
+        if isinstance(written, dict) and isinstance(resolved, dict):
+            for key in written.keys() & resolved.keys():
+                look(written[key], resolved[key])
+        elif isinstance(written, list) and isinstance(resolved, list):
+            for one, other in zip(written, resolved, strict=False):
+                look(one, other)
+        elif isinstance(written, str) and isinstance(resolved, str) and calls_a_resolver(written):
+            found[resolved] = written
+            parts = re.split(_INTERPOLATION, written)
+            pattern = "(.*)".join(map(re.escape, parts))
+            values = re.fullmatch(pattern, resolved, re.DOTALL)
+            if values is not None:
+                found.update(zip(values.groups(), re.findall(_INTERPOLATION, written), strict=True))
+
+    given = OmegaConf.to_container(cfg, resolve=False)
+    if not calls_a_resolver(str(given)):
+        return {}
+    with suppress(OmegaConfBaseException):  # said by the check
+        look(given, OmegaConf.to_container(cfg, resolve=True))
+    return {value: text for value, text in found.items() if len(value) >= LEAST_HIDDEN and calls_a_resolver(text)}
+
+
+def without_values(text: str, hidden: Mapping[str, str]) -> str:
+    """The text with `hidden_values` as they are written in the configuration."""
+    for value in sorted(hidden, key=len, reverse=True):
+        text = text.replace(value, hidden[value])
+    return text
+
+
+def hide(error: BaseException | None, hidden: Mapping[str, str]) -> None:
+    """Take `hidden_values` out of an error's message and out of those of its causes."""
+    while error is not None and hidden:
+        error.args = tuple(without_values(a, hidden) if isinstance(a, str) else a for a in error.args)
+        error = error.__cause__ or error.__context__
 
 
 def _sweep_of(hydra_config: HydraConf) -> Path | None:
@@ -159,12 +215,13 @@ def _no_folder(error: Exception) -> InputError | None:
 
 def _end_early(error: Exception | None = None) -> str:
     """Summarise the sweep that Hydra left without calling its callbacks, if any; returns what ended it."""
-    folder = sweep_under_way()
-    if folder is None:
+    watch = sweep_under_way()
+    if watch is None:
         return ""
+    folder = watch.folder
     end_watch()
-    if any(folder.glob("*/.hydra")):
-        conclude(folder)
+    if Runs(folder).jobs:
+        conclude(folder, watch.store)
     if error is None:
         return ""
     with suppress(OSError):
@@ -179,21 +236,24 @@ def _be_quiet() -> None:
     console.quiet = True
 
 
-def _record(folder: Path, error: BaseException | None = None) -> None:
-    from gradsam_exp.runs.folder import write_failure, write_finished  # noqa: PLC0415  (pandas takes its time)
+class _Hiding(logging.Formatter):
+    """Formats lines without `hidden_values`."""
 
-    if error is None:
-        write_finished(folder)
-    else:
-        write_failure(folder, error)
+    def __init__(self, hidden: Mapping[str, str]) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+        self.hidden = hidden
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, with its traceback if it has one."""
+        return without_values(super().format(record), self.hidden)
 
 
-def _log_to(folder: Path) -> logging.Handler:
+def _log_to(folder: Path, hidden: Mapping[str, str]) -> logging.Handler:
     """Send log lines to ``run.log`` as long as the job runs."""
     folder.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(folder / "run.log", encoding="utf-8")
     handler.addFilter(lambda record: record.name.startswith("gradsam_exp") or record.levelno >= logging.WARNING)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_Hiding(hidden))
     root = logging.getLogger()
     root.setLevel(logging.INFO)
     root.addHandler(handler)

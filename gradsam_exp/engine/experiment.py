@@ -7,20 +7,18 @@ files or W&B.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
-from pycocotools import mask as coco
 
 from gradsam_exp.batching import AdaptiveBatch
 from gradsam_exp.data.base import ImageDataset
 from gradsam_exp.engine.pipeline import Pipeline, PipelineResult
+from gradsam_exp.engine.predictions import encode_predictions
 from gradsam_exp.engine.preparation import CHUNK, Preparation, Prepared
 from gradsam_exp.errors import InputError
 from gradsam_exp.metrics.base import ExampleMetric
@@ -40,12 +38,14 @@ class Evaluation:
         metrics: with the values of all images, in no particular order.
         per_image: one row per image, by name; a column for each metric, and facts.
         predictions: prompts (JSON) and mask (COCO RLE) of every image, in the same order.
+        prepared: of each chunk its ``image_ids``, and in ``stored`` where the store keeps it.
         seconds: time by stage.
     """
 
     metrics: tuple[ExampleMetric, ...]
     per_image: pd.DataFrame
     predictions: pd.DataFrame
+    prepared: list[dict[str, Any]]
     seconds: dict[str, float]
 
 
@@ -86,13 +86,16 @@ class Experiment:
             metric.reset()
         facts: list[pd.DataFrame] = []
         predictions: list[pd.DataFrame] = []
+        chunks: list[dict[str, Any]] = []
         for item in prepared:
+            chunks.append({"image_ids": list(item.batch.image_ids), "stored": dict(item.stored)})
             for part, result in self._parts(item):
                 with self.stopwatch.time("score", len(part.batch)):
                     facts.append(pd.DataFrame(_facts(part, result, names)))
                     _check_columns(metrics, facts[-1])
                     _measure(metrics, part, result)
-                    predictions.append(pd.DataFrame(_predictions(part, result)))
+                    encoded = encode_predictions(part.batch.image_ids, result.masks, result.prompts)
+                    predictions.append(pd.DataFrame(encoded))
                 if on_batch is not None:
                     on_batch(part, result)
         values = {metric.column: metric.per_example().numpy() for metric in metrics if metric.column != CORRECT}
@@ -101,6 +104,7 @@ class Experiment:
             metrics=metrics,
             per_image=_in_order(per_image),
             predictions=_in_order(pd.concat(predictions)),
+            prepared=chunks,
             seconds=dict(self.stopwatch.seconds),
         )
 
@@ -179,37 +183,6 @@ def _points(prompts: Prompts, label: int, images: int) -> list[int]:
     """How many points of this label every image has."""
     counts = torch.zeros(images, dtype=torch.long)
     return counts.index_add(0, prompts.image_index, (prompts.labels == label).sum(1)).tolist()
-
-
-def _predictions(item: Prepared, result: PipelineResult) -> dict[str, Any]:
-    stacked = np.asfortranarray(result.masks.permute(1, 2, 0).numpy().astype(np.uint8))
-    height, width = item.batch.size
-    prompts: list[list[dict[str, Any]]] = [[] for _ in item.batch.image_ids]
-    queries = zip(result.prompts.image_index.tolist(), _queries(result.prompts), strict=True)
-    for image, query in queries:
-        prompts[image].append(query)
-    return {
-        "image_id": list(item.batch.image_ids),
-        "height": [height] * len(item.batch),
-        "width": [width] * len(item.batch),
-        "mask_rle": [encoded["counts"].decode("ascii") for encoded in coco.encode(stacked)],
-        "prompts": [json.dumps(own) for own in prompts],
-    }
-
-
-def _queries(prompts: Prompts) -> Iterator[dict[str, Any]]:
-    """Every query as plain values: its real points, their labels, its box."""
-    boxes = [None] * len(prompts) if prompts.boxes is None else prompts.boxes.tolist()
-    for points, labels, box in zip(prompts.points.tolist(), prompts.labels.tolist(), boxes, strict=True):
-        query: dict[str, Any] = {
-            "points": [_rounded(xy) for xy, label in zip(points, labels, strict=True) if label >= 0],
-            "labels": [label for label in labels if label >= 0],
-        }
-        yield query if box is None else {**query, "box": _rounded(box)}
-
-
-def _rounded(values: Sequence[float]) -> list[float]:
-    return [round(value, 3) for value in values]
 
 
 def _in_order(table: pd.DataFrame) -> pd.DataFrame:

@@ -42,6 +42,8 @@ class Prepared:
         batch: labels are the classifier's class ids.
         predicted: the classifier's arg-max.
         quality: the metrics that need no prompts, by name; one value per image, in float64.
+        stored: where the store keeps ``images`` and ``heatmaps`` (refined, if they are), as ``stage/key``; empty
+            without a store.
     """
 
     batch: ImageBatch
@@ -49,6 +51,7 @@ class Prepared:
     embeddings: Embeddings
     predicted: Int[Tensor, " batch"]
     quality: Mapping[str, Float[Tensor, " batch"]] = field(default_factory=dict)
+    stored: Mapping[str, str] = field(default_factory=dict)
 
     def __getitem__(self, rows: slice) -> Prepared:
         """Some of the images."""
@@ -58,6 +61,7 @@ class Prepared:
             self.embeddings[rows],
             self.predicted[rows],
             {name: values[rows] for name, values in self.quality.items()},
+            self.stored,
         )
 
 
@@ -154,7 +158,8 @@ class Preparation:
                 those that another has in hand come last.
         """
         for chunk in self._made(dataset, self.stages, batch_size, chunks):
-            yield Prepared(chunk.batch, chunk.heatmaps, chunk.embeddings, chunk.predicted, chunk.quality)
+            heatmaps, stored = chunk.heatmaps, self._stored(chunk.keys)
+            yield Prepared(chunk.batch, heatmaps, chunk.embeddings, chunk.predicted, chunk.quality, stored)
 
     def explain(self, dataset: ImageDataset, *, batch_size: int = 32) -> Iterator[tuple[ImageBatch, Heatmaps]]:
         """Prepare images and heatmaps alone; the segmenter need not be loaded."""
@@ -223,6 +228,13 @@ class Preparation:
                 else:
                     later.append(indices)
         yield from later
+
+    def _stored(self, keys: Mapping[str, str]) -> Mapping[str, str]:
+        """See `Prepared.stored`."""
+        if self.store.root is None:
+            return {}
+        heatmaps = f"{self.heatmap_stage}/{keys[self.heatmap_stage]}"
+        return {"images": f"images/{keys['images']}", "heatmaps": heatmaps}
 
 
 _HINTS = {"explain": "a smaller explainer.chunk, if it has one, "}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +33,9 @@ log = logging.getLogger(__name__)
 Make = Callable[[], tuple[Tensors, Any]]
 IN_USE_S = 600.0  # a chunk read or written by anyone in this time is in use
 WAIT_S = 60.0  # for another process, before that is said
+STAGES = ("images", "heatmaps", "refined", "quality", "embeddings")
+"""The folders of a store; nothing else is ever deleted."""
+_KEY = re.compile("[0-9a-f]{32}")
 LOOK_AGAIN = 8  # times while the free room is filled: listing thousands of chunks takes its time
 
 
@@ -57,10 +61,15 @@ class Store:
         """The chunk of this key: read, or made and kept.
 
         Args:
-            stage: what kind of thing it is; a folder's name.
-            key: digest of everything it depends on.
+            stage: what kind of thing it is, one of `STAGES`; a folder's name.
+            key: digest of everything it depends on, 16 bytes in hexadecimal.
             make: gives the tensors, and plain values that JSON can say.
+
+        Raises:
+            ValueError: the stage or the key is none, so that the chunk would never be deleted.
         """
+        if stage not in STAGES or not _KEY.fullmatch(key):
+            raise ValueError(f"{stage}/{key} is no place in a store")
         if self.root is None:
             return make()
         path = self.root / stage / f"{key}.safetensors"
@@ -87,6 +96,21 @@ class Store:
         if self._room <= 0:
             self._evict(keep=path)
         return made
+
+    def peek(self, place: str) -> tuple[Tensors, Any] | None:
+        """Read the chunk at ``stage/key`` without a trace: no lock, no sign of use, nothing made or deleted.
+
+        Returns:
+            None if there is none or it is damaged.
+        """
+        stage, _, key = place.partition("/")
+        if self.root is None or stage not in STAGES or not _KEY.fullmatch(key):
+            return None
+        path = self.root / stage / f"{key}.safetensors"
+        try:
+            return _whole(path) if path.is_file() else None
+        except _UNREADABLE:
+            return None
 
     def has(self, stage: str, key: str) -> bool:
         """Whether there is a chunk of this key, whole or not."""
@@ -125,17 +149,15 @@ class Store:
     def _read(self, path: Path) -> tuple[Tensors, Any] | None:
         """A whole chunk, or None."""
         try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata()
-                tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
-            if metadata["checksum"] == _checksum(tensors, metadata["facts"]):
-                with suppress(OSError):  # another user's chunk
-                    os.utime(path)
-                return tensors, json.loads(metadata["facts"])
+            found = _whole(path)
         except (FileNotFoundError, PermissionError):
             return None
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError):
-            pass
+        except _UNREADABLE:
+            found = None
+        if found is not None:
+            with suppress(OSError):  # another user's chunk
+                os.utime(path)
+            return found
         log.warning("the stored chunk %s is damaged and is made again", path)
         return None
 
@@ -151,6 +173,14 @@ class Store:
             partial.unlink(missing_ok=True)
             self._warn(f"{path} cannot be kept ({error}); the run goes on without")
 
+    def _own_files(self, ending: str) -> Iterator[Path]:
+        """The files that a store has made: whoever puts a store on a folder of their own loses nothing."""
+        assert self.root is not None
+        for stage in STAGES:
+            for path in (self.root / stage).glob(f"*{ending}"):
+                if _KEY.fullmatch(path.name.partition(".")[0]) and ".safetensors" in path.suffixes:
+                    yield path
+
     def _evict(self, keep: Path) -> None:
         """Delete the least recently used chunks until the rest fits, and what was left half written.
 
@@ -158,12 +188,12 @@ class Store:
         would find nothing of what it needs next if the oldest were gone.
         """
         assert self.root is not None
-        for path in self.root.glob("*/*.partial"):
+        for path in self._own_files(".partial"):
             with suppress(OSError):
                 if time.time() - path.stat().st_mtime > IN_USE_S:
                     path.unlink()
         chunks = []
-        for path in self.root.glob("*/*.safetensors"):
+        for path in self._own_files(".safetensors"):
             try:
                 state = path.stat()
             except FileNotFoundError:
@@ -192,6 +222,18 @@ class Store:
                     excess -= size
         if excess > 0:
             self._warn(f"the store {self.root} exceeds its size by {excess / 2**30:.1f} GB that are in use")
+
+
+_UNREADABLE = (SafetensorError, OSError, KeyError, TypeError, ValueError)
+
+
+def _whole(path: Path) -> tuple[Tensors, Any] | None:
+    """The chunk in a file if its checksum is right; a file that is none raises one of `_UNREADABLE`."""
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+    right = metadata["checksum"] == _checksum(tensors, metadata["facts"])
+    return (tensors, json.loads(metadata["facts"])) if right else None
 
 
 def _acquire(lock: FileLock) -> None:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from gradsam_exp.reports.colours import AMOUNT, SERIES
 from gradsam_exp.reports.tables import BOUND, BOUND_NOTE, Metrics, known_metrics, varied_columns
-from gradsam_exp.runs.comparison import data_digest, images_of, metric_facts
+from gradsam_exp.runs.comparison import Runs
 from gradsam_exp.runs.finding import in_short
 from gradsam_exp.runs.summary import summarize
 
@@ -83,15 +83,15 @@ def _starred(runs: pd.DataFrame, knob: str) -> dict[str, str]:
     }
 
 
-def curves_of(folder: Path, table: pd.DataFrame, knob: str) -> list[Curve]:
+def curves_of(runs: Runs, table: pd.DataFrame, knob: str) -> list[Curve]:
     """mIoU against ``knob``, one curve for each combination of the other knobs.
 
     If there are more combinations than can be told apart, they are averaged image by image, and there is one
     curve for each set of images.
 
     Args:
-        folder: runs are at ``folder / job``.
-        table: see `gradsam_exp.reports.sweep.collect_runs`.
+        runs: of the comparison.
+        table: see `gradsam_exp.runs.sweep.collect_runs`.
     """
     done, varied = known_runs(table)
     others = [column for column in varied if column != knob]
@@ -105,7 +105,7 @@ def curves_of(folder: Path, table: pd.DataFrame, knob: str) -> list[Curve]:
     }
     if len(groups) <= len(SERIES):
         return [_curve(name, knob, own) for name, own in groups.items()]
-    return _averaged(folder, done, knob, others)
+    return _averaged(runs, done, knob, others)
 
 
 def _curve(name: str, knob: str, runs: pd.DataFrame) -> Curve:
@@ -113,19 +113,19 @@ def _curve(name: str, knob: str, runs: pd.DataFrame) -> Curve:
     return Curve(name, runs[knob].tolist(), *(runs[f"miou{end}"].tolist() for end in ("", "_low", "_high")))
 
 
-def _averaged(folder: Path, runs: pd.DataFrame, knob: str, others: list[str]) -> list[Curve]:
+def _averaged(runs: Runs, done: pd.DataFrame, knob: str, others: list[str]) -> list[Curve]:
     """One curve if all runs with one value of the knob are of the same images; else one for each set of images."""
-    runs = runs.assign(images=[data_digest(folder / job) for job in runs["job"]])
-    if (runs.groupby(knob)["images"].nunique() == 1).all():
-        runs = runs.assign(images="")
+    done = done.assign(images=[runs[job].data_digest for job in done["job"]])
+    if (done.groupby(knob)["images"].nunique() == 1).all():
+        done = done.assign(images="")
     curves = []
-    for images in runs["images"].unique():
-        own = runs[runs["images"] == images]
+    for images in done["images"].unique():
+        own = done[done["images"] == images]
         found = {}
         for value, some in own.groupby(knob, sort=False):
-            scores = [images_of(folder / job)["iou"] for job in some["job"]]
+            scores = [runs[job].images["iou"] for job in some["job"]]
             found[str(value)] = summarize(pd.concat(scores, axis=1).mean(axis=1).to_numpy())
-        name = f"{AVERAGED} · {_images_name(own, runs, others)}" if images else AVERAGED
+        name = f"{AVERAGED} · {_images_name(own, done, others)}" if images else AVERAGED
         lows, highs = ([one.ci95[k] for one in found.values()] for k in (0, 1))
         curves.append(Curve(name, list(found), [one.mean for one in found.values()], lows, highs))
     return curves
@@ -137,7 +137,7 @@ def _images_name(own: pd.DataFrame, runs: pd.DataFrame, knobs: Sequence[str]) ->
     return " · ".join(in_short(key, own[key].iloc[0]) for key in shared) or f"images {own['images'].iloc[0][:6]}"
 
 
-def draw_curves(folder: Path, table: pd.DataFrame, path: Path) -> Path | None:
+def draw_curves(runs: Runs, table: pd.DataFrame, path: Path) -> Path | None:
     """mIoU against every knob with its interval, one panel each, as PNG and PDF; None if nothing was varied."""
     from matplotlib.figure import Figure  # noqa: PLC0415  (a second)
 
@@ -152,7 +152,7 @@ def draw_curves(folder: Path, table: pd.DataFrame, path: Path) -> Path | None:
         figure = Figure(figsize=(3.2 * across, 2.9 * down), layout="constrained")
         panels = figure.subplots(down, across, squeeze=False, sharey=True).ravel()
         for axes, knob in zip(panels, varied, strict=False):
-            _draw_panel(axes, curves_of(folder, table, knob), knob, _starred(done, knob))
+            _draw_panel(axes, curves_of(runs, table, knob), knob, _starred(done, knob))
         for axes in panels[len(varied) :]:
             axes.set_visible(False)
         for axes in panels[::across]:
@@ -198,18 +198,18 @@ def _side_by_side(curves: Sequence[Curve]) -> int:
     return 2 if max(len(curve.name) for curve in curves) <= 22 else 1
 
 
-def charts(folder: Path, table: pd.DataFrame) -> list[dict[str, Any]]:
+def charts(runs: Runs, table: pd.DataFrame) -> list[dict[str, Any]]:
     """The page's figures of mIoU against what was varied: ``id``, ``title``, ``note``, ``figure``."""
     done, varied = known_runs(table)
     if not len(done):
         return []
-    found = [_knob_chart(folder, table, done, knob, k) for k, knob in enumerate(varied)]
-    return [*found, *_heatmaps(folder, done, varied), _parallel(done, varied, metric_facts(folder, done))]
+    found = [_knob_chart(runs, table, done, knob, k) for k, knob in enumerate(varied)]
+    return [*found, *_heatmaps(runs, done, varied), _parallel(done, varied, runs.metric_facts(done))]
 
 
-def _knob_chart(folder: Path, table: pd.DataFrame, done: pd.DataFrame, knob: str, number: int) -> dict[str, Any]:
+def _knob_chart(runs: Runs, table: pd.DataFrame, done: pd.DataFrame, knob: str, number: int) -> dict[str, Any]:
     numbers = is_number(done[knob].tolist())
-    curves = curves_of(folder, table, knob)
+    curves = curves_of(runs, table, knob)
     data: list[dict[str, Any]] = []
     for k, (curve, colour) in enumerate(zip(curves, SERIES, strict=False)):
         x: list[Any] = [float(value) for value in curve.x] if numbers else curve.x
@@ -269,9 +269,9 @@ def _bound_note(runs: pd.DataFrame, names: Sequence[str]) -> str:
     return f" {BOUND_NOTE}." if any(name.endswith(BOUND) for name in names) else " Upper bounds are among them."
 
 
-def _heatmaps(folder: Path, done: pd.DataFrame, varied: Sequence[str]) -> list[dict[str, Any]]:
+def _heatmaps(runs: Runs, done: pd.DataFrame, varied: Sequence[str]) -> list[dict[str, Any]]:
     """One for each of the first pairs of knobs; if a cell would be of several sets of images, one for each set."""
-    done = done.assign(images=[data_digest(folder / job) for job in done["job"]])
+    done = done.assign(images=[runs[job].data_digest for job in done["job"]])
     scale = {"zmin": float(done["miou"].min()), "zmax": float(done["miou"].max())}  # one for all of them
     found: list[dict[str, Any]] = []
     for down, across in list(combinations(varied, 2))[:MOST_HEATMAPS]:

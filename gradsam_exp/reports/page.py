@@ -5,10 +5,10 @@ What is shown is gathered here as plain values; the files in ``templates`` make 
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,15 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from gradsam_exp.engine.store import Store
+from gradsam_exp.errors import InputError
 from gradsam_exp.reports import colours
 from gradsam_exp.reports.curves import charts
 from gradsam_exp.reports.pictures import heat_source, read_pictures, small_predictions
 from gradsam_exp.reports.tables import BOUND, BOUND_NOTE, known_metrics, merged_rows, varied_columns
-from gradsam_exp.runs.comparison import data_digest, images_of, metric_facts
-from gradsam_exp.runs.finding import command_of, config_of, differences, in_short
+from gradsam_exp.runs.comparison import Runs
+from gradsam_exp.runs.finding import differences, in_short
+from gradsam_exp.runs.folder import Run, replaced
 from gradsam_exp.runs.paired import TIE, all_pairs
 
 IOU_DIGITS = 12  # so that the same images are ties in the charts as in the table
@@ -33,22 +36,21 @@ _BEFORE, _AFTER = ("page.js", "table.js"), ("charts.js", "images.js")  # the lib
 
 
 def write_page(
-    folder: Path, table: pd.DataFrame, path: Path, *, baseline: str | None = None, explain: bool = False
+    runs: Runs, table: pd.DataFrame, path: Path, store: Store | None = None, *, baseline: str | None = None
 ) -> Path | None:
     """Write the report of the runs in ``table``; None if it holds no evaluation.
 
     Args:
-        folder: runs are at ``folder / job``.
-        table: see `gradsam_exp.reports.sweep.collect_runs`.
+        runs: of the comparison.
+        table: see `gradsam_exp.runs.sweep.collect_runs`.
+        store: where images and heatmaps are read from; None leaves them out.
         baseline: the job that others are first compared with; the reader can choose another.
-        explain: compute heatmaps that the store does not have.
     """
-    content = gather(folder, table, baseline=baseline, explain=explain)
+    content = gather(runs, table, store, baseline=baseline)
     if not content["runs"]:
         return None
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(render(content), encoding="utf-8")
-    partial.rename(path)
+    with replaced(path) as partial:
+        partial.write_text(render(content), encoding="utf-8")
     return path
 
 
@@ -72,7 +74,7 @@ def render(content: Mapping[str, Any]) -> str:
 
 
 def gather(
-    folder: Path, table: pd.DataFrame, *, baseline: str | None = None, explain: bool = False
+    comparison: Runs, table: pd.DataFrame, store: Store | None = None, *, baseline: str | None = None
 ) -> dict[str, Any]:
     """Everything the page shows, as plain values.
 
@@ -81,30 +83,31 @@ def gather(
         pictures; ``pairs``: ``[i, j, difference, low, high, p, wins, ties, losses]`` of every two runs on the
         same images; ``charts``; and what stands around them.
     """
-    known = {name: facts.heading for name, facts in known_metrics(table, metric_facts(folder, table)).items()}
+    known = {name: facts.heading for name, facts in known_metrics(table, comparison.metric_facts(table)).items()}
     titles = {name: known[name] for name in ("miou", *known) if name in known}  # looked for first, it comes first
     varied = varied_columns(table)
-    rows = [row for row in merged_rows(table) if _is_shown(folder, row)]
+    rows = [row for row in merged_rows(table) if _is_shown(comparison, row)]
     names = short_names([str(row["job"]) for row in rows])
-    runs = [_run(folder, row, name, varied, list(titles)) for row, name in zip(rows, names, strict=True)]
+    runs = [
+        _run(comparison[row["job"]], row, name, varied, list(titles))
+        for row, name in zip(rows, names, strict=True)
+    ]
     finished = [run for run in runs if run["status"] == "finished"]
     same = _same_in_all(finished, titles)
-    configs = {run["job"]: config_of(folder / run["job"]) for run in finished}
-    changed = differences(configs)
-    for run in finished:
-        run["source"] = heat_source(configs[run["job"]], folder / run["job"])
+    changed = differences({run["job"]: comparison[run["job"]].config for run in finished})
+    data_of = {run["job"]: comparison[run["job"]].data_digest for run in finished}
     sets: list[dict[str, Any]] = []
-    for data in dict.fromkeys(data_digest(folder / run["job"]) for run in finished):
-        own = [run for run in finished if data_digest(folder / run["job"]) == data]
-        sets.append(_image_set(folder, own, data, len(sets), explain=explain))
+    for data in dict.fromkeys(data_of.values()):
+        own = [run for run in finished if data_of[run["job"]] == data]
+        sets.append(_image_set(comparison, own, data, len(sets), store))
     pairs = [pair for images in sets for pair in images.pop("pairs")]
     for run in finished:
         run["changed"] = changed[run["job"]]
     number = {job: k for k, run in enumerate(runs) for job in run["jobs"]}
     chosen = None if baseline is None else number.get(baseline)
     return {
-        "title": f"{folder.resolve().parent.name} / {folder.name}",
-        "folder": _place(folder),
+        "title": f"{comparison.folder.resolve().parent.name} / {comparison.folder.name}",
+        "folder": _place(comparison.folder),
         "created": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
         "titles": {name: title for name, title in titles.items() if name not in same},
         "varied": varied,
@@ -112,7 +115,7 @@ def gather(
         "baseline": chosen if chosen is not None else next((runs.index(run) for run in finished), None),
         "sets": sets,
         "pairs": [[number[one], number[other], *rest] for one, other, *rest in pairs],
-        "charts": charts(folder, table),
+        "charts": charts(comparison, table),
         "notes": [*_notes(runs, sets), *same.values()],
         "tie": TIE,
         "heat": colours.heat_table(),
@@ -126,8 +129,8 @@ def _place(folder: Path) -> str:
     return str(folder.relative_to(here) if folder.is_relative_to(here) else folder)
 
 
-def _is_shown(folder: Path, row: Mapping[Any, Any]) -> bool:
-    return row["status"] != "finished" or (folder / str(row["job"]) / "per_image.parquet").is_file()
+def _is_shown(runs: Runs, row: Mapping[Any, Any]) -> bool:
+    return row["status"] != "finished" or runs[row["job"]].has_images
 
 
 def short_names(jobs: Sequence[str]) -> list[str]:
@@ -162,7 +165,7 @@ def _same_in_all(runs: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -
 
 
 def _run(
-    folder: Path, row: Mapping[Any, Any], name: str, varied: Sequence[str], metrics: Sequence[str]
+    source: Run, row: Mapping[Any, Any], name: str, varied: Sequence[str], metrics: Sequence[str]
 ) -> dict[str, Any]:
     """What is known of one row without its images."""
     job = str(row["job"])
@@ -180,11 +183,10 @@ def _run(
         "bound": bound,
         "error": row["error"] if isinstance(row.get("error"), str) else "",
         "metrics": {name: [_number(row.get(name + end)) for end in ("", "_low", "_high")] for name in metrics},
-        "command": command_of(folder / job),
+        "command": source.command,
     }
-    facts = folder / job / "provenance.json"
-    if facts.is_file():
-        run["provenance"] = _facts(json.loads(facts.read_text(encoding="utf-8")))
+    with suppress(InputError):  # of a run that failed
+        run["provenance"] = _facts(source.provenance)
     return run
 
 
@@ -205,17 +207,18 @@ def _facts(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _image_set(
-    folder: Path, runs: Sequence[dict[str, Any]], data: str, number: int, *, explain: bool
+    comparison: Runs, runs: Sequence[dict[str, Any]], data: str, number: int, store: Store | None
 ) -> dict[str, Any]:
     """The images that the runs have in common; the runs get their values on them."""
-    tables = {run["job"]: images_of(folder / run["job"]) for run in runs}
+    tables = {run["job"]: comparison[run["job"]].images for run in runs}
     first = tables[runs[0]["job"]]
     ids = [str(name) for name in first.index]
     ious = pd.DataFrame({job: own["iou"].reindex(first.index) for job, own in tables.items()})
-    sources: dict[str, Path] = {}
+    sources: dict[str, Run] = {}
     for run in runs:
-        sources.setdefault(run["source"], folder / run["job"])
-    pictures = read_pictures(sources, ious, explain=explain)
+        run["source"] = heat_source(comparison[run["job"]])
+        sources.setdefault(run["source"], comparison[run["job"]])
+    pictures = read_pictures(sources, ious, store)
     known = first["class_name"].fillna("unknown").astype(str)
     names = sorted(set(known))
     predictable = list(dict.fromkeys(str(name) for own in tables.values() for name in own["predicted_class"]))
@@ -227,7 +230,7 @@ def _image_set(
             "predicted_iou": [_number(value, 3) for value in own["predicted_iou"]],
             "predicted": [predictable.index(str(name)) for name in own["predicted_class"]],
         }
-        run["masks"], run["prompts"] = small_predictions(folder / run["job"], pictures)
+        run["masks"], run["prompts"] = small_predictions(comparison[run["job"]], pictures)
     place = {name: k for k, name in enumerate(ids)}
     return {
         "data": data,

@@ -1,66 +1,76 @@
-"""One run's images against another's, as columns of a table."""
+"""Runs that are compared: each read once, and one's images against another's as columns of a table."""
 
 from __future__ import annotations
 
-import json
-from functools import lru_cache
+import os
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+from gradsam_exp.runs.finding import natural
+from gradsam_exp.runs.folder import OVERRIDES, Run
 
-from gradsam_exp.runs.paired import paired_difference
-from gradsam_exp.runs.summary import MetricFacts
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from gradsam_exp.runs.summary import MetricFacts
 
 CLASS_MIOU = "class_miou:"
 """Before a class's name in the columns with the mIoU of each class."""
 
 
-def data_digest(run: Path) -> str:
-    """Of the images a run was made on; runs are compared on the same images only."""
-    return str(_provenance(run)["digests"]["data"])
+class Runs:
+    """The runs of a comparison by job; whoever is given this object shares what was read of them.
 
+    A job is a run's path below the common folder; those of a sweep are numbers.
 
-def backbone_of(run: Path) -> str:
-    """The classifier's network (``resnet18``); empty if an older run does not say."""
-    return str(_provenance(run).get("backbone", ""))
-
-
-def _provenance(run: Path) -> dict[str, Any]:
-    return json.loads((run / "provenance.json").read_text(encoding="utf-8"))
-
-
-def images_of(run: Path) -> pd.DataFrame:
-    """The per-image table of a run, by ``image_id``; not to be changed, as others get the same."""
-    path = run / "per_image.parquet"
-    return _read(path, path.stat().st_mtime_ns)
-
-
-@lru_cache(maxsize=128)  # a report asks for each several times
-def _read(path: Path, written: int) -> pd.DataFrame:
-    del written
-    return pd.read_parquet(path).set_index("image_id")
-
-
-def evaluated_runs(folder: Path, table: pd.DataFrame) -> pd.DataFrame:
-    """The finished runs that have numbers of images (those of ``task=train`` have none), each only once."""
-    runs = table[table["same_as"].isna()] if "same_as" in table else table
-    with_images = [job for job in runs["job"] if (folder / str(job) / "per_image.parquet").is_file()]
-    return runs[(runs["status"] == "finished") & runs["job"].isin(with_images)]
-
-
-def metric_facts(folder: Path, table: pd.DataFrame) -> dict[str, MetricFacts]:
-    """What the metrics of a table's finished runs are, by name, in the order of a run's own table.
-
-    Newer runs say it in their ``metrics.json``; see `MetricFacts.read` for older ones.
+    Args:
+        folder: holds all of them.
+        runs: None for those of a sweep, whose jobs lie directly in its folder.
     """
-    said: dict[str, MetricFacts] = {}
-    for job in table.loc[table["status"] == "finished", "job"]:
-        content = json.loads((folder / str(job) / "metrics.json").read_text(encoding="utf-8"))
-        for name, plain in content["metrics"].items():
-            if name not in said or not said[name].group:
-                said[name] = MetricFacts.read(name, plain)
-    return said
+
+    def __init__(self, folder: Path, runs: Iterable[Run] | None = None) -> None:
+        self.folder, self.of_sweep = folder, runs is None
+        if runs is None:
+            found = [path.parent.parent for path in folder.glob(f"*/{OVERRIDES}")]
+            runs = map(Run, sorted(found, key=lambda run: natural(run.name)))
+        root = folder.resolve()
+        self._runs = {run.folder.resolve().relative_to(root).as_posix(): run for run in runs}
+
+    @classmethod
+    def from_anywhere(cls, runs: Iterable[Run]) -> Runs:
+        """Compare runs that lie in different folders."""
+        runs = list(runs)
+        return cls(Path(os.path.commonpath([run.folder.resolve().parent for run in runs])), runs)
+
+    @property
+    def jobs(self) -> list[str]:
+        """The names of the runs, in order."""
+        return list(self._runs)
+
+    def __getitem__(self, job: str) -> Run:
+        """The run of this job."""
+        return self._runs.setdefault(str(job), Run(self.folder / str(job)))
+
+    def evaluated(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The rows of finished runs that have numbers of images (those of ``task=train`` have none), each once."""
+        rows = table[table["same_as"].isna()] if "same_as" in table else table
+        with_images = [job for job in rows["job"] if self[job].has_images]
+        return rows[(rows["status"] == "finished") & rows["job"].isin(with_images)]
+
+    def metric_facts(self, table: pd.DataFrame) -> dict[str, MetricFacts]:
+        """What the metrics of a table's finished runs are, by name, in the order of a run's own table.
+
+        Newer runs say it in their ``metrics.json``; see `MetricFacts.read` for older ones.
+        """
+        from gradsam_exp.runs.summary import MetricFacts  # noqa: PLC0415  (a sweep's parent starts without scipy)
+
+        said: dict[str, MetricFacts] = {}
+        for job in table.loc[table["status"] == "finished", "job"]:
+            for name, plain in self[job].outcome.metrics.items():
+                if name not in said or not said[name].group:
+                    said[name] = MetricFacts.read(name, plain)
+        return said
 
 
 def against(iou: pd.Series, name: str, baseline: pd.Series) -> dict[str, Any]:
@@ -69,6 +79,8 @@ def against(iou: pd.Series, name: str, baseline: pd.Series) -> dict[str, Any]:
     Args:
         iou, baseline: by ``image_id``.
     """
+    from gradsam_exp.runs.paired import paired_difference  # noqa: PLC0415  (a sweep's parent starts without scipy)
+
     found = paired_difference(iou.to_numpy(), baseline.reindex(iou.index).to_numpy())
     low, high = found.difference.ci95
     return {

@@ -1,61 +1,452 @@
-"""What a run leaves on disk. The local files are the truth; everything else is a view of them.
+"""`Run` reads and writes the files of one run; no other module opens them.
 
-Files appear whole or not at all; ``metrics.json`` comes last, so its presence means that the run is whole.
+A run's folder may come from anybody: what is read from it is data. A saved configuration calls no resolver, only
+plain files of a bounded size are opened, and what is damaged raises an `InputError` that names the file.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
+import os
 import platform
+import re
+import shlex
 import shutil
+import stat
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+import yaml
 from filelock import FileLock
-from pyarrow.parquet import read_metadata
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from gradsam_exp.digest import digest, library_versions
-from gradsam_exp.runs.summary import Summary
+from gradsam_exp.errors import InputError, first_line
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 log = logging.getLogger(__name__)
+OVERRIDES = ".hydra/overrides.yaml"
+CONFIG = ".hydra/config.yaml"
+METRICS = "metrics.json"
+PROVENANCE = "provenance.json"
+PREPARED = "prepared.json"
+PER_IMAGE = "per_image.parquet"
+PREDICTIONS = "predictions.parquet"
+FIGURES = "figures"
+TABLES = (PER_IMAGE, PREDICTIONS)
+STATUSES = ("finished", "failed", "interrupted")
+MOST_TEXT = 2**26  # bytes of a file of text
+MOST_TABLE = 2**32
 _PACKAGES = ("pytorch-lightning", "torchmetrics", "hydra-core", "wandb")
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_NODE = re.compile(r"\$\{[^${}:]*\}")
+_ASIDE = "\ue000{}\ue001"  # private characters, which stand in no configuration
 
 
-def write_run(
-    folder: Path,
-    *,
-    identity: str,
-    metrics: Mapping[str, Summary],
-    per_image: pd.DataFrame,
-    predictions: pd.DataFrame,
-    provenance: Mapping[str, Any],
-    upper_bound: bool,
-) -> None:
-    """Write the tables, then provenance, then ``metrics.json``."""
-    write_parquet(folder / "per_image.parquet", per_image)
-    write_parquet(folder / "predictions.parquet", predictions)
-    write_json(folder / "provenance.json", provenance)
-    write_json(
-        folder / "metrics.json",
-        {
-            "identity": identity,
-            "status": "finished",
-            "upper_bound": upper_bound,
-            "metrics": {name: summary.as_json() for name, summary in metrics.items()},
-        },
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        status: one of `STATUSES`.
+        identity: equal identities mean equal results; None if there are none.
+        metrics: by name, each with ``mean``, ``ci95`` and ``n``; None stands for NaN.
+        error: what went wrong.
+        upper_bound: whether the run looks at the true masks.
+    """
+
+    status: str
+    identity: str | None
+    metrics: Mapping[str, Mapping[str, Any]]
+    error: str = ""
+    upper_bound: bool = False
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's folder. Each file is read when it is first asked for, and once.
+
+    Reading raises `InputError`, naming the file, if that is missing or damaged.
+    """
+
+    folder: Path
+
+    # Reading
+
+    @cached_property
+    def outcome(self) -> Outcome:
+        """How the run ended, from ``metrics.json``, whose presence means that all other files are there."""
+        content = self._json(METRICS, "status", "identity", "metrics")
+        status, identity, error = content["status"], content["identity"], content.get("error", "")
+        if status not in STATUSES:
+            raise self._damaged(METRICS, f"has the status {str(status)[:40]!r}")
+        if not isinstance(error, str) or not (identity is None or isinstance(identity, str)):
+            raise self._damaged(METRICS, "has an error or identity that is no text")
+        if not isinstance(content["metrics"], dict):
+            raise self._damaged(METRICS, "names no metrics")
+        for name, metric in content["metrics"].items():
+            if not _is_summary(metric):
+                raise self._damaged(METRICS, f"says no mean, ci95 and n of {name}")
+        return Outcome(status, identity, content["metrics"], error, content.get("upper_bound") is True)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the run has left a record of how it ended."""
+        return (self.folder / METRICS).exists()
+
+    @property
+    def identity(self) -> str | None:
+        """The identity of a finished run; None if it did not finish or the record is damaged."""
+        try:
+            return self.outcome.identity if self.outcome.status == "finished" else None
+        except InputError:
+            return None
+
+    @cached_property
+    def provenance(self) -> dict[str, Any]:
+        """Where the results come from: code, versions, machine, seeds, digests, command."""
+        content = self._json(PROVENANCE, "digests")
+        if not isinstance(content["digests"], dict):
+            raise self._damaged(PROVENANCE, "has no digests")
+        return content
+
+    @property
+    def data_digest(self) -> str:
+        """The digest of the images; runs are compared on the same images only."""
+        found = self.provenance["digests"].get("data")
+        if not isinstance(found, str):
+            raise self._damaged(PROVENANCE, "has no digest of the data")
+        return found
+
+    @property
+    def backbone(self) -> str:
+        """The classifier's network (``resnet18``); empty if an older run does not say."""
+        return str(self.provenance.get("backbone", ""))
+
+    @cached_property
+    def overrides(self) -> list[str]:
+        """The job's part of the command line, as it was given."""
+        content = self._yaml(OVERRIDES)
+        if not isinstance(content, list):
+            raise self._damaged(OVERRIDES, "cannot be read (it is no list)")
+        return [str(override) for override in content]
+
+    @property
+    def given(self) -> dict[str, str]:
+        """The overrides by key."""
+        pairs = [override.lstrip("+~").partition("=") for override in self.overrides]
+        return {key: value for key, _, value in pairs}
+
+    @property
+    def command(self) -> str:
+        """The command that makes this run alone again, quoted for a shell."""
+        overrides = [o for o in self.overrides if o.lstrip("+~").partition("=")[0] != "resume"]
+        if any(override.startswith("experiment=") for override in overrides):
+            overrides.append("hydra.mode=RUN")  # an experiment is a sweep otherwise
+        return shlex.join(["python", "run.py", *overrides])
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The composed configuration; a string that calls a resolver (``${oc.env:X}``) stays as it is written."""
+        content = self._yaml(CONFIG)
+        if not isinstance(content, dict):
+            raise self._damaged(CONFIG, "cannot be read (it is no mapping)")
+        try:
+            return without_resolvers(content)
+        except (OmegaConfBaseException, RecursionError, ValueError, TypeError) as error:
+            raise self._damaged(CONFIG, f"cannot be read ({first_line(error)})") from error
+
+    @property
+    def task(self) -> str:
+        """The task that was run."""
+        node = self.config.get("task")
+        return str((node.get("name") if isinstance(node, Mapping) else node) or "evaluate")
+
+    @cached_property
+    def images(self) -> pd.DataFrame:
+        """The per-image table, by ``image_id``; not to be changed, as others get the same."""
+        table = self._table(PER_IMAGE)
+        if table.index.has_duplicates or not len(table):
+            raise self._damaged(PER_IMAGE, "has an image twice" if len(table) else "has no rows")
+        return table
+
+    @property
+    def has_images(self) -> bool:
+        """Whether the run has a per-image table."""
+        return (self.folder / PER_IMAGE).is_file()
+
+    @cached_property
+    def predictions(self) -> pd.DataFrame:
+        """Prompts and mask of each image by ``image_id``; `gradsam_exp.engine.predictions` decodes them."""
+        return self._table(PREDICTIONS)
+
+    @cached_property
+    def prepared(self) -> list[dict[str, Any]]:
+        """What the run took from the store: of each chunk ``image_ids``, and in ``stored`` places by stage."""
+        chunks = self._json(PREPARED, "chunks")["chunks"]
+        for chunk in chunks if isinstance(chunks, list) else [None]:
+            if not (
+                isinstance(chunk, dict)
+                and isinstance(chunk.get("image_ids"), list)
+                and isinstance(chunk.get("stored"), dict)
+                and all(isinstance(text, str) for text in [*chunk["image_ids"], *chunk["stored"].values()])
+            ):
+                raise self._damaged(PREPARED, "is not understood")
+        return chunks
+
+    @property
+    def figures(self) -> Path:
+        """The folder for drawings, which need not exist."""
+        return self.folder / FIGURES
+
+    def drawings(self) -> dict[str, Path]:
+        """The drawings as PNG files, by name."""
+        return {path.stem: path for path in sorted(self.figures.glob("*.png"))}
+
+    def results(self) -> dict[str, Path]:
+        """The files of a finished run that another machine needs to understand it, by their name there."""
+        names = [*TABLES, METRICS, PROVENANCE, CONFIG, OVERRIDES]
+        found = {Path(name).name: self.folder / name for name in names}
+        return {name: path for name, path in found.items() if path.is_file()}
+
+    @cached_property
+    def problem(self) -> str | None:
+        """What keeps the run out of a comparison: the file and what is wrong with it; None if nothing does.
+
+        Of other tasks' runs only what says what they are is looked at.
+        """
+        try:
+            _ = self.overrides
+            if self.task != "evaluate" and not self.has_ended:
+                return None
+            if self.outcome.status == "finished" and self.task == "evaluate":
+                _ = self.data_digest
+                self._check_images()
+        except InputError as error:
+            return str(error).replace(f"{self.folder}/", "")
+        return None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether a finished run has its files, and these are not damaged as far as a glance can tell."""
+        from pyarrow import ArrowException  # noqa: PLC0415
+        from pyarrow.parquet import read_metadata  # noqa: PLC0415
+
+        try:
+            _ = self.outcome, self.provenance
+            rows = {read_metadata(self._plain_file(name, MOST_TABLE)).num_rows for name in TABLES}
+            problem = "its tables are of different images" if len(rows) > 1 else ""
+        except (InputError, OSError, ValueError, ArrowException) as error:
+            problem = str(error)
+        if problem:
+            log.warning("%s is not taken from there, as it is damaged (%s): made again", self.folder, problem)
+        return not problem
+
+    def _check_images(self) -> None:
+        import numpy as np  # noqa: PLC0415  (a sweep's parent starts without)
+        from pandas.api.types import is_numeric_dtype  # noqa: PLC0415
+
+        missing = {"class_name", "predicted_class", "iou", "predicted_iou"} - set(self.images)
+        if missing:
+            raise self._damaged(PER_IMAGE, f"has no {', '.join(sorted(missing))}")
+        for name in ("iou", "predicted_iou"):
+            values = self.images[name]
+            if values.isna().all():
+                continue
+            if not is_numeric_dtype(values) or np.isinf(values.to_numpy(dtype="float64")).any():
+                raise self._damaged(PER_IMAGE, f"has values of {name} that are no finite numbers")
+
+    def _damaged(self, name: str, problem: str) -> InputError:
+        return InputError(f"{self.folder / name} {problem}")
+
+    def _plain_file(self, name: str, most: int) -> Path:
+        """The path of a file that can be read to its end.
+
+        Raises:
+            InputError: it is missing, a folder, a pipe or a device, or larger than ``most`` bytes.
+        """
+        path = self.folder / name
+        try:
+            state = path.stat()
+        except FileNotFoundError as error:
+            raise self._damaged(name, "is missing") from error
+        except OSError as error:
+            raise self._damaged(name, f"cannot be read ({first_line(error)})") from error
+        if not stat.S_ISREG(state.st_mode):
+            raise self._damaged(name, "cannot be read (it is no plain file)")
+        if state.st_size > most:
+            raise self._damaged(name, f"cannot be read (it is larger than {most / 2**20:.0f} MB)")
+        return path
+
+    def _text(self, name: str) -> str:
+        path = self._plain_file(name, MOST_TEXT)
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise self._damaged(name, f"cannot be read ({first_line(error)})") from error
+
+    def _json(self, name: str, *keys: str) -> dict[str, Any]:
+        try:
+            content = json.loads(self._text(name))
+        except (ValueError, RecursionError) as error:
+            raise self._damaged(name, f"cannot be read ({first_line(error)})") from error
+        missing = [key for key in keys if not isinstance(content, dict) or key not in content]
+        if missing:
+            raise self._damaged(name, f"has no {', '.join(missing)}")
+        return content
+
+    def _yaml(self, name: str) -> Any:
+        """Plain values, in which interpolations are strings."""
+        text = self._text(name)
+        try:
+            # Aliases can name each other a billion times; Hydra writes none.
+            if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_LOADER)):
+                raise self._damaged(name, "cannot be read (it holds aliases)")
+            return OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+        except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
+            raise self._damaged(name, f"cannot be read ({first_line(error)})") from error
+
+    def _table(self, name: str) -> pd.DataFrame:
+        import pandas as pd  # noqa: PLC0415  (a sweep's parent starts without)
+        from pyarrow import ArrowException  # noqa: PLC0415
+
+        path = self._plain_file(name, MOST_TABLE)
+        try:
+            return pd.read_parquet(path).set_index("image_id")
+        except (OSError, ValueError, KeyError, ArrowException) as error:
+            raise self._damaged(name, f"cannot be read ({first_line(error)})") from error
+
+    # Writing
+
+    def begin(self) -> None:
+        """Forget the outcome of an earlier run in this folder: this one has not ended."""
+        (self.folder / METRICS).unlink(missing_ok=True)
+        self._forget()
+
+    def finish(
+        self,
+        *,
+        identity: str,
+        metrics: Mapping[str, Mapping[str, Any]],
+        per_image: pd.DataFrame,
+        predictions: pd.DataFrame,
+        prepared: Sequence[Mapping[str, Any]],
+        provenance: Mapping[str, Any],
+        upper_bound: bool,
+    ) -> None:
+        """Write the tables, what was taken from the store, the provenance, and ``metrics.json`` last."""
+        write_parquet(self.folder / PER_IMAGE, per_image)
+        write_parquet(self.folder / PREDICTIONS, predictions)
+        write_json(self.folder / PREPARED, {"chunks": list(prepared)}, indent=None)
+        write_json(self.folder / PROVENANCE, provenance)
+        found = {"identity": identity, "status": "finished", "upper_bound": upper_bound, "metrics": metrics}
+        write_json(self.folder / METRICS, found)
+        self._forget()
+
+    def reuse(self, earlier: Run) -> None:
+        """Copy a whole run with its drawings; the provenance says from where."""
+        if earlier.figures.is_dir():
+            shutil.copytree(earlier.figures, self.figures, dirs_exist_ok=True)
+        for name in (*TABLES, PREPARED):
+            if (earlier.folder / name).is_file():
+                with replaced(self.folder / name) as partial:
+                    shutil.copyfile(earlier.folder / name, partial)
+        write_json(self.folder / PROVENANCE, {**earlier.provenance, "reused_from": str(earlier.folder)})
+        with replaced(self.folder / METRICS) as partial:
+            shutil.copyfile(earlier.folder / METRICS, partial)
+        self._forget()
+
+    def finish_without_metrics(self) -> None:
+        """Record that a task without metrics of its own did finish."""
+        write_json(self.folder / METRICS, {"identity": None, "status": "finished", "metrics": {}})
+        self._forget()
+
+    def fail(self, error: BaseException) -> None:
+        """Record that the run did not finish, and why, where its metrics would be."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        kind = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        message = " ".join(str(error).split()) or type(error).__name__
+        record: dict[str, Any] = {"identity": None, "status": kind, "error": message, "metrics": {}}
+        write_json(self.folder / METRICS, record)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Read the files anew when they are next asked for."""
+        for name in [name for name in self.__dict__ if name != "folder"]:
+            del self.__dict__[name]
+
+
+def _is_summary(metric: Any) -> bool:
+    """Whether a metric's ``mean`` and ``ci95`` are finite numbers or None, and ``n`` is a count."""
+
+    def number(value: Any) -> bool:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        return value is None or is_number
+
+    return (
+        isinstance(metric, dict)
+        and {"mean", "ci95", "n"} <= set(metric)
+        and number(metric["mean"])
+        and isinstance(metric["ci95"], list)
+        and len(metric["ci95"]) == 2
+        and all(map(number, metric["ci95"]))
+        and isinstance(metric["n"], int)
+        and metric["n"] >= 0
     )
 
 
-TABLES = ("per_image.parquet", "predictions.parquet")
+def calls_a_resolver(text: str) -> bool:
+    """Whether a string holds ``${oc.env:KEY}`` or the like, at any depth, rather than only names of other keys."""
+    before = ""
+    while "${" in text and text != before:
+        before, text = text, _NODE.sub("", text)
+    return "${" in text
+
+
+def without_resolvers(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Resolve the keys that a configuration's strings name; strings that call a resolver stay as they are.
+
+    Args:
+        plain: the configuration as plain values, interpolations as strings.
+
+    Raises:
+        OmegaConfBaseException: a key that does not exist.
+    """
+    kept: list[str] = []
+
+    def aside(text: str) -> str:
+        if not calls_a_resolver(text):
+            return text
+        kept.append(text)
+        return _ASIDE.format(len(kept) - 1)
+
+    def back(text: str) -> str:
+        return re.sub(_ASIDE.format(r"(\d+)"), lambda found: kept[int(found[1])] if kept else found[0], text)
+
+    set_aside = OmegaConf.create(_with_strings(plain, aside))
+    return _with_strings(OmegaConf.to_container(set_aside, resolve=True), back)
+
+
+def _with_strings(node: Any, change: Any) -> Any:
+    """The same plain values with every string changed."""
+    if isinstance(node, Mapping):
+        return {key: _with_strings(value, change) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_with_strings(value, change) for value in node]
+    return change(node) if isinstance(node, str) else node
 
 
 @contextmanager
@@ -77,82 +468,33 @@ def one_at_a_time(folder: Path, identity: str) -> Iterator[None]:
         lock.release()
 
 
-def find_finished(identity: str, folders: Iterable[Path]) -> Path | None:
-    """The first of the folders that holds a whole run of this identity."""
-    for folder in folders:
-        if identity_of(folder) == identity and _is_whole(folder):
-            return folder
-    return None
-
-
-def _is_whole(folder: Path) -> bool:
-    """Whether a finished run has its files, and these are not damaged as far as a glance can tell."""
-    try:
-        json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-        images = {read_metadata(folder / name).num_rows for name in TABLES}
-    except (OSError, ValueError) as error:
-        log.warning("%s is not taken from there, as it is damaged (%s): made again", folder, error)
-        return False
-    return len(images) == 1
-
-
-def identity_of(folder: Path) -> str | None:
-    """Of the run that is recorded there as finished; None if there is none."""
-    try:
-        found = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found.get("identity") if found.get("status") == "finished" else None
-
-
-def reuse_run(earlier: Path, folder: Path) -> dict[str, Summary]:
-    """Copy a whole run with its figures; its provenance says from where. Returns the metrics."""
-    if (earlier / "figures").is_dir():
-        shutil.copytree(earlier / "figures", folder / "figures", dirs_exist_ok=True)
-    for name in TABLES:
-        shutil.copyfile(earlier / name, folder / f"{name}.partial")
-        (folder / f"{name}.partial").rename(folder / name)
-    provenance = json.loads((earlier / "provenance.json").read_text(encoding="utf-8"))
-    write_json(folder / "provenance.json", {**provenance, "reused_from": str(earlier)})
-    content = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
-    write_json(folder / "metrics.json", content)
-    return {name: Summary.from_json(name, value) for name, value in content["metrics"].items()}
-
-
-def write_finished(folder: Path) -> None:
-    """Record that a task without metrics of its own did finish."""
-    write_json(folder / "metrics.json", {"identity": None, "status": "finished", "metrics": {}})
-
-
-def write_failure(folder: Path, error: BaseException) -> None:
-    """Record that a run did not finish, and why, where its metrics would be."""
-    folder.mkdir(parents=True, exist_ok=True)
-    kind = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-    message = " ".join(str(error).split()) or type(error).__name__
-    write_json(folder / "metrics.json", {"identity": None, "status": kind, "error": message, "metrics": {}})
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write readable JSON; the file appears whole or not at all."""
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """Give another name to write to; at the end the file appears whole under its own."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.rename(path)
+    yield partial
+    os.replace(partial, path)
+
+
+def write_json(path: Path, content: Mapping[str, Any], *, indent: int | None = 2) -> None:
+    """Write readable JSON; the file appears whole or not at all."""
+    with replaced(path) as partial:
+        partial.write_text(json.dumps(content, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_parquet(path: Path, table: pd.DataFrame) -> None:
     """Write a table; the file appears whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    table.to_parquet(partial, index=False)
-    partial.rename(path)
+    with replaced(path) as partial:
+        table.to_parquet(partial, index=False)
 
 
 def provenance(
     *, config: Mapping[str, Any], digests: Mapping[str, str], seeds: Mapping[str, int], device: str
 ) -> dict[str, Any]:
-    """Where a result comes from: code, versions, machine, seeds, digests, command."""
+    """Describe where a result comes from: code, versions, machine, seeds, digests, command."""
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python", *sys.argv]),
+        "command": shlex.join(["python", *sys.argv]),
         "git": _git_state(),
         "versions": _versions(),
         "platform": platform.platform(),

@@ -12,24 +12,23 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
-from omegaconf import OmegaConf
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from gradsam_exp.config import Config
-from gradsam_exp.console import console, warn
+from gradsam_exp.console import console
 from gradsam_exp.engine.experiment import Evaluation, Experiment
 from gradsam_exp.engine.pipeline import PipelineResult
 from gradsam_exp.engine.plan import Plan, plan
 from gradsam_exp.engine.preparation import Prepared, Stopwatch
 from gradsam_exp.engine.progress import StageBars
 from gradsam_exp.engine.session import RUNNING, Job
-from gradsam_exp.errors import InputError
+from gradsam_exp.errors import InputError, warn
 from gradsam_exp.registry import build_checked
 from gradsam_exp.reports.figures import figure1, score_histograms
 from gradsam_exp.reports.gallery import Gallery
 from gradsam_exp.reports.terminal import results_table, stages_line
-from gradsam_exp.runs import folder as results
+from gradsam_exp.runs.folder import METRICS, Run, one_at_a_time, provenance
 from gradsam_exp.runs.summary import Summary, summarize_metrics
 from gradsam_exp.segmenters.cached import CachedSegmenter
 from gradsam_exp.tracking.evaluation import track_evaluation
@@ -66,61 +65,64 @@ def run(config: Config, job: Job) -> float:
     Raises:
         InputError: before any model is read, if something given is wrong.
     """
-    planned, folder = plan(config, job), job.folder
+    planned, own = plan(config, job), Run(job.folder)
     settings = build_checked("task", EvaluateSettings, config.task)
     if "miou" not in {metric.name for metric in planned.metrics}:
         raise InputError("metrics.miou is off, but runs are compared by it: leave it on")
     tracker = wandb_settings(config.logger)
     for note in planned.notes:
         console.print(note, soft_wrap=True)
-    alone = results.one_at_a_time(folder.parent / RUNNING, planned.identity) if job.sweep else nullcontext()
+    alone = one_at_a_time(job.folder.parent / RUNNING, planned.identity) if job.sweep else nullcontext()
     with alone:
-        earlier = results.find_finished(planned.identity, _earlier_runs(planned, settings, job))
+        same = (run for run in _earlier_runs(planned, settings, job) if run.identity == planned.identity)
+        earlier = next((run for run in same if run.is_whole), None)
         if earlier is None:
             metrics = _evaluate(planned, settings, job)
         else:
-            metrics = results.reuse_run(earlier, folder)
-            console.print(f"{folder} is the same run as {earlier}: taken from there", soft_wrap=True)
-    of_this_sweep = job.sweep is not None and earlier is not None and earlier.parent == folder.parent
+            own.reuse(earlier)
+            metrics = {name: Summary.from_json(name, value) for name, value in own.outcome.metrics.items()}
+            console.print(f"{own.folder} is the same run as {earlier.folder}: taken from there", soft_wrap=True)
+    of_this_sweep = job.sweep is not None and earlier is not None and earlier.folder.parent == own.folder.parent
     if tracker is not None and not of_this_sweep:
         _track(tracker, planned, job)
     return metrics["miou"].mean
 
 
-def _earlier_runs(planned: Plan, settings: EvaluateSettings, job: Job) -> Iterator[Path]:
+def _earlier_runs(planned: Plan, settings: EvaluateSettings, job: Job) -> Iterator[Run]:
     """Where this run may have been made before: by another job of the sweep; with ``resume``, at any time."""
     config = planned.config
-    places: list[Path] = sorted(job.folder.parent.iterdir()) if job.sweep else []
+    places = [Run(folder) for folder in sorted(job.folder.parent.iterdir())] if job.sweep else []
     if config.resume:
         root, asking = Path(config.output_root) / config.name, job.sweep or job.folder
         before = job.session.keep("runs before", (root, asking), lambda: _finished_runs(root))
         places += before.get(planned.identity, [])
-    for place in places:
-        if place != job.folder and (not settings.draws(job) or _drawn_alike(place, settings)):
-            yield place
+    for run in places:
+        if run.folder != job.folder and (not settings.draws(job) or _drawn_alike(run, settings)):
+            yield run
 
 
-def _finished_runs(root: Path) -> Mapping[str | None, list[Path]]:
+def _finished_runs(root: Path) -> Mapping[str | None, list[Run]]:
     """The finished runs below a folder by their identity."""
-    runs: dict[str | None, list[Path]] = defaultdict(list)
-    for path in root.rglob("metrics.json"):
-        runs[results.identity_of(path.parent)].append(path.parent)
+    runs: dict[str | None, list[Run]] = defaultdict(list)
+    for path in root.rglob(METRICS):
+        run = Run(path.parent)
+        runs[run.identity].append(run)
     return runs
 
 
-def _drawn_alike(place: Path, settings: EvaluateSettings) -> bool:
+def _drawn_alike(run: Run, settings: EvaluateSettings) -> bool:
     """Whether an earlier run has the figures that these settings ask for."""
     try:
-        task = OmegaConf.load(place / ".hydra" / "config.yaml").task
-    except OSError:
+        task = run.config["task"]
+        shown = (task.get("examples"), task.get("worst"))
+    except (InputError, KeyError, AttributeError):
         return False
-    shown = (task.get("examples"), task.get("worst"))
-    return (place / "figures").is_dir() and shown == (settings.examples, settings.worst)
+    return run.figures.is_dir() and shown == (settings.examples, settings.worst)
 
 
 def _evaluate(planned: Plan, settings: EvaluateSettings, job: Job) -> dict[str, Summary]:
     """Make the run; returns the metrics."""
-    config, folder, draws = planned.config, job.folder, settings.draws(job)
+    config, run, draws = planned.config, Run(job.folder), settings.draws(job)
     gallery = Gallery(planned.classifier.class_names, first=settings.examples, worst=settings.worst)
     experiment = planned.experiment(among_others=job.sweep is not None)
     if config.devices > 1:
@@ -136,10 +138,10 @@ def _evaluate(planned: Plan, settings: EvaluateSettings, job: Job) -> dict[str, 
     if isinstance(segmenter := experiment.pipeline.segmenter, CachedSegmenter):
         log.info("%d of %d queries so far were decoded, the others known", segmenter.decoded, segmenter.asked)
     if draws:
-        _draw(gallery, evaluation, folder / "figures")
-    metrics = write(planned, evaluation, folder)
+        _draw(gallery, evaluation, run.figures)
+    metrics = write(planned, evaluation, run)
     if job.sweep is None:  # a sweep has one table for all
-        _say(planned, folder, metrics, evaluation)
+        _say(planned, run.folder, metrics, evaluation)
     return metrics
 
 
@@ -171,11 +173,11 @@ def _draw(gallery: Gallery, evaluation: Evaluation, folder: Path) -> None:
             log.debug("", exc_info=True)
 
 
-def write(planned: Plan, evaluation: Evaluation, folder: Path) -> dict[str, Summary]:
-    """Leave the tables, provenance and metrics of a run in ``folder``; returns the metrics."""
+def write(planned: Plan, evaluation: Evaluation, run: Run) -> dict[str, Summary]:
+    """Leave the tables, provenance and metrics of a run in its folder; returns the metrics."""
     config, device = planned.config, planned.device
     metrics = summarize_metrics(evaluation.metrics, evaluation.per_image, seed=config.seed)
-    provenance = results.provenance(
+    origin = provenance(
         config=asdict(config),
         digests=planned.digests,
         seeds={
@@ -185,17 +187,13 @@ def write(planned: Plan, evaluation: Evaluation, folder: Path) -> dict[str, Summ
         },
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
     )
-    results.write_run(
-        folder,
+    run.finish(
         identity=planned.identity,
-        metrics=metrics,
+        metrics={name: summary.as_json() for name, summary in metrics.items()},
         per_image=evaluation.per_image,
         predictions=evaluation.predictions,
-        provenance={
-            **provenance,
-            "backbone": planned.classifier.backbone,
-            "seconds": evaluation.seconds,
-        },
+        prepared=evaluation.prepared,
+        provenance={**origin, "backbone": planned.classifier.backbone, "seconds": evaluation.seconds},
         upper_bound=planned.upper_bound,
     )
     return metrics

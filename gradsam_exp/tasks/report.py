@@ -8,10 +8,12 @@ from gradsam_exp.engine.session import Job
 from gradsam_exp.errors import InputError, did_you_mean
 from gradsam_exp.registry import build_checked
 from gradsam_exp.reports.page import write_page
-from gradsam_exp.reports.sweep import about, collect_runs, with_comparison, write_curves, write_tables
+from gradsam_exp.reports.sweep import write_curves, write_tables
 from gradsam_exp.reports.tables import print_tables
-from gradsam_exp.runs.comparison import evaluated_runs, metric_facts
-from gradsam_exp.runs.finding import common_folder, find_runs
+from gradsam_exp.runs.comparison import Runs
+from gradsam_exp.runs.finding import find_runs
+from gradsam_exp.runs.stored import readers_store
+from gradsam_exp.runs.sweep import about, collect_runs, with_comparison
 
 
 def run(config: Config, job: Job) -> None:
@@ -23,23 +25,23 @@ def run(config: Config, job: Job) -> None:
     build_checked("task", compare, config.task, config=config, job=job)
 
 
-def compare(config: Config, job: Job, *, baseline: str | int | None = None, explain: bool = True) -> None:
+def compare(config: Config, job: Job, *, baseline: str | int | None = None) -> None:
     """See ``conf/task/report.yaml``."""
     if config.runs is None:
         raise InputError(
             "runs is missing: give the folder of a run or of a sweep, or a glob, as in runs='outputs/evaluate/*'"
         )
-    runs = find_runs(config.runs)
-    common = common_folder(runs)
-    table = collect_runs(common, runs)
+    store = readers_store(config.store)
+    runs = Runs.from_anywhere(find_runs(config.runs))
+    table = collect_runs(runs)
     first = None if baseline is None else str(baseline)
-    finished = evaluated_runs(common, table)["job"].tolist()
+    finished = runs.evaluated(table)["job"].tolist()
     if first is not None and first not in finished:
         raise InputError(f"task.baseline={first} is no finished run{did_you_mean(first, finished)}")
-    table = with_comparison(common, table, first)
-    page = write_page(common, table, job.folder / "report.html", baseline=first, explain=explain)
-    heading = about(common, table)
-    pooled = write_tables(common, table, job.folder, heading)
-    write_curves(common, table, job.folder / "sweep.png")
-    print_tables(table, pooled, metric_facts(common, table), heading)
+    table = with_comparison(runs, table, first)
+    page = write_page(runs, table, job.folder / "report.html", store, baseline=first)
+    heading = about(runs, table)
+    pooled = write_tables(runs, table, job.folder, heading)
+    write_curves(runs, table, job.folder / "sweep.png")
+    print_tables(table, pooled, runs.metric_facts(table), heading)
     console.print(page, soft_wrap=True)

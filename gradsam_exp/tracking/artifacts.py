@@ -6,23 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gradsam_exp.runs.folder import Run
+
 if TYPE_CHECKING:
     import wandb
-    from wandb import Run
-
-RESULTS = ("per_image.parquet", "predictions.parquet", "metrics.json", "provenance.json")
 
 
-def results_artifact(folder: Path, identity: str) -> wandb.Artifact:
+def results_artifact(run: Run, identity: str) -> wandb.Artifact:
     """A finished run's tables, metrics, provenance and composed configuration; equal runs have equal names."""
     import wandb  # noqa: PLC0415
 
     artifact = wandb.Artifact(f"results-{identity[:12]}", type="results", metadata={"identity": identity})
-    for name in RESULTS:
-        artifact.add_file(str(folder / name), name, skip_cache=True)
-    for name in ("config.yaml", "overrides.yaml"):
-        if (folder / ".hydra" / name).is_file():
-            artifact.add_file(str(folder / ".hydra" / name), name, skip_cache=True)
+    for name, path in run.results().items():
+        artifact.add_file(str(path), name, skip_cache=True)
     return artifact
 
 
@@ -43,7 +39,7 @@ def weights_artifact(path: Path, digest: str, **facts: Any) -> wandb.Artifact:
     return artifact
 
 
-def use_weights(run: Run, path: Path, digest: str) -> bool:
+def use_weights(run: wandb.Run, path: Path, digest: str) -> bool:
     """Say that a run uses weights which ``task=train`` has made; whether it could be said.
 
     ``Run.use_artifact`` refuses to work offline, but what it does with an artifact that is not yet uploaded

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from gradsam_exp.config import KNOBS, Config, Node
+from gradsam_exp.config import GROUPS, KNOBS, Config, Node
+from gradsam_exp.errors import InputError
+from gradsam_exp.runs.folder import Run
 from gradsam_exp.runs.summary import Summary
 
 if TYPE_CHECKING:
-    from wandb import Run
+    import wandb
 
 _NOT_VARIED = {
     "metrics",
@@ -76,6 +78,35 @@ def flat_training_config(config: Config) -> dict[str, Any]:
     return {"limit": config.limit, **_flat(_sources(config)), **own}
 
 
+def saved_config(run: Run) -> Config:
+    """The configuration that a run has saved, in which strings that call a resolver stay as they are written.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    found = Config()
+    for key, value in run.config.items():
+        if key in KNOBS or (key in GROUPS and isinstance(value, dict)):
+            setattr(found, key, value)
+    return found
+
+
+def as_written(
+    flat: Mapping[str, Any], run: Run, flatten: Callable[[Config], Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Say what called a resolver as it is written in the saved configuration: ``${oc.env:KEY}`` may be a secret.
+
+    Args:
+        flat: what ``flatten`` makes of the resolved configuration.
+    """
+    try:
+        saved = flatten(saved_config(run))
+    except InputError:  # of a run that Hydra did not start
+        return dict(flat)
+    unresolved = {key: text for key, text in saved.items() if isinstance(text, str) and "${" in text}
+    return {key: unresolved.get(key, value) for key, value in flat.items()}
+
+
 def _sources(config: Config) -> dict[str, Node]:
     """The groups that every task depends on."""
     return {"data": config.data, "background": config.data.get("background") or {}, "model": config.model}
@@ -103,7 +134,7 @@ def _parameters(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield f"{prefix}{key}", " ".join(map(str, value)) if isinstance(value, list) else value
 
 
-def log_metrics(run: Run, metrics: Mapping[str, Summary]) -> None:
+def log_metrics(run: wandb.Run, metrics: Mapping[str, Summary]) -> None:
     """Define every metric with its direction and log it; the summary has its interval and number of images."""
     known = {name: summary for name, summary in metrics.items() if summary.n}
     for name, summary in known.items():

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, UInt8
 from PIL import Image
-from pycocotools import mask as coco
 
 from gradsam_exp.engine.plan import Plan
+from gradsam_exp.engine.predictions import Prediction, decode_prediction
+from gradsam_exp.errors import InputError
 from gradsam_exp.reports.gallery import Example
+from gradsam_exp.runs.folder import Run
+from gradsam_exp.runs.stored import Picture, stored_heatmaps, stored_images
 
 MOST_SIDE = 512  # px; larger images are made smaller
-
-
-class _NotStoredError(Exception):
-    """A heatmap would have to be computed."""
 
 
 def chosen_images(per_image: pd.DataFrame, images: int | Literal["all"]) -> dict[str, str]:
@@ -45,78 +43,54 @@ def chosen_images(per_image: pd.DataFrame, images: int | Literal["all"]) -> dict
     return {name: found[name] for name in sorted(found, key=lambda n: (order.index(found[n]), ranked.index(n)))}
 
 
-def examples_of(planned: Plan, run: Path, names: Sequence[str]) -> list[Example]:
+def examples_of(planned: Plan, run: Run, names: Sequence[str]) -> list[Example]:
     """Some images of a finished run, in this order, from the run's files and the store.
 
-    Large ones are made smaller, see `fitted`. A heatmap that is not in the store is all zero rather than
-    computed anew.
+    Large ones are made smaller, see `fitted`. An image that is not in the store is read from the data; a heatmap
+    that is not there is all zero rather than computed anew.
     """
-    facts = by_image(pd.read_parquet(run / "per_image.parquet"))
-    predictions = by_image(pd.read_parquet(run / "predictions.parquet"))
-    found = {
-        name: fitted(_example(name, image, truth, heat, facts[name], predictions[name]))
-        for name, (image, truth, heat) in _read(planned, set(names)).items()
+    images: dict[str, Picture] = {}
+    heats: dict[str, np.ndarray] = {}
+    with suppress(InputError):  # an earlier version did not say where they are
+        images = stored_images(run, planned.store, names, most_pixels=sys.maxsize)
+        heats = stored_heatmaps(run, planned.store, names)
+    if set(names) - set(images):
+        images |= _from_data(planned, set(names) - set(images))
+    facts = run.images.loc[list(names)].to_dict("records")
+    predictions = run.predictions.loc[list(names)].to_dict("records")
+    return [
+        fitted(_example(name, images[name], heats.get(name), own, decode_prediction(prediction)))
+        for name, own, prediction in zip(names, facts, predictions, strict=True)
+    ]
+
+
+def _from_data(planned: Plan, names: set[str]) -> dict[str, Picture]:
+    """Image and true mask of each."""
+    return {
+        name: (
+            batch.images[k].permute(1, 2, 0).numpy(),
+            None if batch.masks is None else batch.masks[k].numpy(),
+        )
+        for batch in planned.preparation().images(planned.dataset)
+        for k, name in enumerate(batch.image_ids)
+        if name in names
     }
-    return [found[name] for name in names]
-
-
-_Arrays = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]
-
-
-def _read(planned: Plan, names: set[str]) -> dict[str, _Arrays]:
-    """Image, truth and heatmap of each."""
-    preparation = planned.preparation()
-    preparation.explained.load = _refuse
-    found: dict[str, _Arrays] = {}
-    try:
-        for batch, heatmaps in preparation.explain(planned.dataset, batch_size=planned.config.batch_size):
-            for k, name in enumerate(batch.image_ids):
-                if name in names:
-                    truth = None if batch.masks is None else batch.masks[k].numpy()
-                    found[name] = batch.images[k].permute(1, 2, 0).numpy(), truth, heatmaps.values[k].numpy()
-            if len(found) == len(names):
-                return found
-    except _NotStoredError:
-        pass
-    for batch in preparation.images(planned.dataset):
-        for k, name in enumerate(batch.image_ids):
-            if name in names and name not in found:
-                truth = None if batch.masks is None else batch.masks[k].numpy()
-                found[name] = batch.images[k].permute(1, 2, 0).numpy(), truth, None
-    return found
-
-
-def _refuse() -> Any:
-    raise _NotStoredError
 
 
 def _example(
-    name: str,
-    image: UInt8[np.ndarray, "height width 3"],
-    truth: Bool[np.ndarray, "height width"] | None,
-    heat: np.ndarray | None,
-    facts: Mapping[Any, Any],
-    prediction: Mapping[Any, Any],
+    name: str, picture: Picture, heat: np.ndarray | None, facts: Mapping[Any, Any], prediction: Prediction
 ) -> Example:
-    points: list[list[float]] = []
-    labels: list[int] = []
-    boxes: list[list[float]] = []
-    for query in json.loads(prediction["prompts"]):
-        points += query["points"]
-        labels += query["labels"]
-        boxes += [query["box"]] if "box" in query else []
-    size = [int(prediction["height"]), int(prediction["width"])]
-    mask = coco.decode({"size": size, "counts": prediction["mask_rle"].encode("ascii")}).astype(bool)
+    image, truth = picture
     class_name = facts["class_name"] if isinstance(facts["class_name"], str) else facts["predicted_class"]
     return Example(
         image_id=name,
         class_name=class_name,
         image=image,
-        heatmap=np.zeros(size, dtype=np.float32) if heat is None else heat,
-        points=np.array(points, dtype=np.float32).reshape(-1, 2),
-        labels=np.array(labels, dtype=np.int64),
-        boxes=np.array(boxes, dtype=np.float32).reshape(-1, 4),
-        mask=mask,
+        heatmap=np.zeros(prediction.mask.shape, dtype=np.float32) if heat is None else heat,
+        points=prediction.points.astype(np.float32),
+        labels=prediction.labels,
+        boxes=prediction.boxes.astype(np.float32),
+        mask=prediction.mask,
         truth=truth,
         iou=float(facts["iou"]),
     )
@@ -146,8 +120,3 @@ def fitted(example: Example, side: int = MOST_SIDE) -> Example:
         mask=mask(example.mask),
         truth=None if example.truth is None else mask(example.truth),
     )
-
-
-def by_image(table: pd.DataFrame) -> dict[str, dict[Any, Any]]:
-    """A run's table, row by row."""
-    return {row["image_id"]: row for row in table.to_dict("records")}

@@ -11,7 +11,6 @@ from jaxtyping import Float, UInt8
 
 from gradsam_exp.reports.colours import HEAT
 from gradsam_exp.reports.gallery import Example
-from gradsam_exp.tracking.examples import by_image
 
 if TYPE_CHECKING:
     import wandb
@@ -33,7 +32,7 @@ def examples_table(
     """
     import wandb  # noqa: PLC0415
 
-    facts = by_image(per_image)
+    facts = {row["image_id"]: row for row in per_image.to_dict("records")}
     columns = [str(column) for column in per_image if column != "image_id"]
     table = wandb.Table(columns=["image_id", "shown_as", *PICTURES, *columns])
     for example, drawn in zip(examples, drawn_prompts(examples), strict=True):

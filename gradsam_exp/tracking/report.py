@@ -9,15 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
-
-from gradsam_exp.config import check
 from gradsam_exp.errors import InputError
-from gradsam_exp.reports.sweep import about, collect_runs
-from gradsam_exp.runs.comparison import metric_facts
-from gradsam_exp.runs.finding import problem_in
+from gradsam_exp.runs.comparison import Runs
 from gradsam_exp.runs.summary import MetricFacts
-from gradsam_exp.tracking.content import flat_config
+from gradsam_exp.runs.sweep import about, collect_runs
+from gradsam_exp.tracking.content import flat_config, saved_config
 from gradsam_exp.tracking.settings import WandbSettings, api_key, server
 from gradsam_exp.tracking.upload import why_not
 
@@ -67,31 +63,27 @@ def read_sweep(folder: Path) -> SweepFacts:
         tables = (folder / "sweep.md").read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(f"sweep={folder} holds no sweep.md; give the folder of a finished sweep") from error
-    runs: dict[str, tuple[dict[str, Any], dict[str, float], bool]] = {}
-    for path in sorted(folder.glob("*/metrics.json"), key=lambda path: (len(path.parent.name), path)):
-        if problem_in(path.parent) is not None:
-            continue
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["status"] == "finished":
-            composed = OmegaConf.load(path.parent / ".hydra" / "config.yaml")
-            assert isinstance(composed, DictConfig)
-            config = flat_config(check(composed))
-            means = {name: metric["mean"] for name, metric in content["metrics"].items() if metric["n"]}
-            runs.setdefault(content["identity"], (config, means, bool(content.get("upper_bound"))))
-    if not runs:
+    found: dict[str | None, tuple[dict[str, Any], dict[str, float], bool]] = {}
+    runs = Runs(folder)
+    for run in map(runs.__getitem__, runs.jobs):
+        if run.problem is None and run.outcome.status == "finished":
+            means = {name: metric["mean"] for name, metric in run.outcome.metrics.items() if metric["n"]}
+            known = (flat_config(saved_config(run)), means, run.outcome.upper_bound)
+            found.setdefault(run.identity, known)
+    if not found:
         raise InputError(f"sweep={folder} holds no finished runs")
-    configs, means, bounds = zip(*runs.values(), strict=True)
+    configs, means, bounds = zip(*found.values(), strict=True)
     keys = dict.fromkeys(key for config in configs for key in config)
-    values = {key: [config.get(key) for config in configs] for key in keys}
-    table = collect_runs(folder)
-    known = metric_facts(folder, table)
+    knobs = {key: [config.get(key) for config in configs] for key in keys}
+    table = collect_runs(runs)
+    facts = runs.metric_facts(table)
     return SweepFacts(
         name=folder.resolve().name,
-        knobs={key: found for key, found in values.items() if len(set(found) - {None}) > 1},
-        metrics={name: metric for name, metric in known.items() if all(name in found for found in means)},
+        knobs={key: values for key, values in knobs.items() if len(set(values) - {None}) > 1},
+        metrics={name: metric for name, metric in facts.items() if all(name in known for known in means)},
         means=means,
         bounds=bounds,
-        about=about(folder, table),
+        about=about(runs, table),
         tables=tables,
     )
 

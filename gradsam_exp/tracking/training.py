@@ -11,8 +11,9 @@ from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from gradsam_exp.config import Config
+from gradsam_exp.runs import folder as results
 from gradsam_exp.tracking.artifacts import weights_artifact, weights_name
-from gradsam_exp.tracking.content import flat_training_config, run_name
+from gradsam_exp.tracking.content import as_written, flat_training_config, run_name
 from gradsam_exp.tracking.session import Heading, deliver, open_run, place_of
 from gradsam_exp.tracking.settings import WandbSettings
 from gradsam_exp.tracking.upload import warn
@@ -108,7 +109,7 @@ def track_training(
         job_type=config.task["name"],
         sweep=sweep,
         tags=[config.model["backbone"], config.data["name"]],
-        config=flat_training_config(config),
+        config=as_written(flat_training_config(config), results.Run(folder), flat_training_config),
     )
     run = TrainingRun(settings, folder, heading)
     try:

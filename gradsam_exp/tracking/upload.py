@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gradsam_exp.errors import InputError
-from gradsam_exp.runs.finding import config_of
+from gradsam_exp.runs.folder import Run
 from gradsam_exp.tracking.settings import WandbSettings, api_key, server, wandb_settings
 
 log = logging.getLogger(__name__)
@@ -193,7 +193,7 @@ def sync_command(folder: Path) -> str | None:
     if not offline:
         return None
     try:
-        settings = wandb_settings(config_of(offline[0].parents[1]).get("logger") or {})
+        settings = wandb_settings(Run(offline[0].parents[1]).config.get("logger") or {})
     except InputError:
         return None
     if settings is None or settings.uploads:

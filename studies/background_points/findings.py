@@ -5,7 +5,6 @@ The runs differ in their prompts and selectors only; ``fg`` is the one without b
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, UInt8
 from matplotlib.figure import Figure
-from pycocotools import mask as coco
 from scipy import ndimage
 
+from gradsam_exp.engine.predictions import decode_prediction
 from gradsam_exp.reports.colours import BACKGROUND_POINT as BG_COLOUR
 from gradsam_exp.reports.colours import FOREGROUND_POINT as FG_COLOUR
 from gradsam_exp.reports.figures import save_figure, styled
@@ -41,12 +40,11 @@ def background_places(predictions: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for image in predictions.to_dict("records"):
         right, bottom = image["width"] - 1 - NEAR, image["height"] - 1 - NEAR
-        for query in json.loads(image["prompts"]):
-            for (x, y), label in zip(query["points"], query["labels"], strict=True):
-                if label == BACKGROUND:
-                    sides = (x <= NEAR or x >= right) + (y <= NEAR or y >= bottom)
-                    across, down = (x + 0.5) / image["width"], (y + 0.5) / image["height"]
-                    rows.append((image["image_id"], x, y, across, down, sides > 0, sides == 2))
+        found = decode_prediction(image)
+        for x, y in found.points[found.labels == BACKGROUND].tolist():
+            sides = (x <= NEAR or x >= right) + (y <= NEAR or y >= bottom)
+            across, down = (x + 0.5) / image["width"], (y + 0.5) / image["height"]
+            rows.append((image["image_id"], x, y, across, down, sides > 0, sides == 2))
     return pd.DataFrame(rows, columns=["image_id", "x", "y", "across", "down", "edge", "corner"])
 
 
@@ -82,8 +80,7 @@ def errors(predictions: pd.DataFrame, truth: Mapping[str, Bool[np.ndarray, "heig
     """Count each mask's pixels outside the object (``extra``) and the object's outside the mask (``missed``)."""
     rows = []
     for image in predictions.to_dict("records"):
-        own = {"size": [image["height"], image["width"]], "counts": image["mask_rle"].encode("ascii")}
-        mask, true = coco.decode(own).astype(bool), truth[image["image_id"]]
+        mask, true = decode_prediction(image).mask, truth[image["image_id"]]
         rows.append((image["image_id"], int((mask & ~true).sum()), int((true & ~mask).sum())))
     return pd.DataFrame(rows, columns=["image_id", "extra", "missed"]).set_index("image_id")
 

@@ -26,9 +26,10 @@ from gradsam_exp.data.shapes import Shapes
 from gradsam_exp.engine.plan import plan
 from gradsam_exp.engine.session import RUNNING, Job, Session
 from gradsam_exp.errors import InputError
-from gradsam_exp.reports.sweep import collect_runs, with_comparison
 from gradsam_exp.reports.tables import BOUND_NOTE, markdown_table
-from gradsam_exp.runs.comparison import images_of
+from gradsam_exp.runs.comparison import Runs
+from gradsam_exp.runs.folder import Run
+from gradsam_exp.runs.sweep import collect_runs, with_comparison
 from gradsam_exp.tasks import evaluate
 from studies.background_points import findings
 
@@ -108,10 +109,10 @@ def write_findings(folder: Path, names: Sequence[str], dataset: ImageDataset) ->
         names: the runs'.
         dataset: the images that they were made on, with true masks.
     """
-    runs = {name: folder / "runs" / name for name in names}
-    per_image = {name: images_of(run) for name, run in runs.items()}
-    predictions = {name: pd.read_parquet(run / "predictions.parquet") for name, run in runs.items()}
-    table = with_comparison(folder / "runs", collect_runs(folder / "runs", list(runs.values())), "fg")
+    runs = Runs(folder / "runs", [Run(folder / "runs" / name) for name in names])
+    per_image = {name: runs[name].images for name in names}
+    predictions = {name: runs[name].predictions.reset_index() for name in names}
+    table = with_comparison(runs, collect_runs(runs), "fg")
     facts, truth = facts_and_truth(dataset)
     delta = (per_image["fgbg"]["iou"] - per_image["fg"]["iou"]).dropna()
     quartiles = findings.by_quartile(delta, facts.reindex(delta.index))

@@ -20,9 +20,10 @@ def finish(folder: Path, job: int, miou: float | None, *, upper_bound: bool = Fa
     hydra.mkdir(parents=True)
     (hydra / "overrides.yaml").write_text(f"- pipeline=fg\n- bg_threshold=0.{job}1234567\n- limit=8\n")
     if miou is None:
-        content = {"status": "failed", "error": "no such thing", "metrics": {}}
+        content = {"identity": None, "status": "failed", "error": "no such thing", "metrics": {}}
     else:
-        content = {"status": "finished", "upper_bound": upper_bound, "metrics": {"miou": {"mean": miou}}}
+        metrics = {"miou": {"mean": miou, "ci95": [miou, miou], "n": 1}}
+        content = {"identity": "x", "status": "finished", "upper_bound": upper_bound, "metrics": metrics}
     (folder / str(job) / "metrics.json").write_text(json.dumps(content))
 
 

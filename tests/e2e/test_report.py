@@ -18,7 +18,9 @@ from PIL import Image
 from gradsam_exp.classifiers.checkpoints import save_classifier
 from gradsam_exp.classifiers.classifier import ImageClassifier
 from gradsam_exp.reports.page import write_page
-from gradsam_exp.reports.sweep import collect_runs
+from gradsam_exp.runs.comparison import Runs
+from gradsam_exp.runs.folder import Run
+from gradsam_exp.runs.sweep import collect_runs
 from tests.e2e.conftest import ROOT
 from tests.reports.finished_runs import write_run
 
@@ -307,9 +309,10 @@ def test_runs_on_different_images(chromium: Any, tmp_path: Path):
     write_run(sweeps[1] / "0", {"pipeline": "fg", "bg_threshold": "0.1"}, [0.3, 0.3, 0.4, 0.2], data="y")
     write_run(sweeps[1] / "1", {"pipeline": "oracle", "bg_threshold": "0.1"}, ious, data="y", bound=True)
     write_run(sweeps[1] / "2", {"pipeline": "fgbg", "bg_threshold": "0.2"}, ious, data="z")
-    table = collect_runs(tmp_path, sorted(path.parent for path in tmp_path.rglob("metrics.json")))
+    runs = Runs(tmp_path, (Run(path.parent) for path in sorted(tmp_path.rglob("metrics.json"))))
+    table = collect_runs(runs)
     opened = Opened(
-        chromium, write_page(tmp_path, table, tmp_path / "report.html"), viewport={"width": 390, "height": 800}
+        chromium, write_page(runs, table, tmp_path / "report.html"), viewport={"width": 390, "height": 800}
     )
     page = opened.page
     in_short = [f"{name}/09-30-00/{k}" for name, k in ((long, 0), (long, 1), ("other", 0), ("other", 1))]

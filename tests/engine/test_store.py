@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from gradsam_exp.digest import digest
 from gradsam_exp.engine import store as module
 from gradsam_exp.engine.store import Store
+
+KEY = digest("key", size=16)
 
 
 class Maker:
@@ -29,14 +32,14 @@ class Maker:
 
 def test_a_chunk_is_made_once_and_read_back_bit_by_bit(tmp_path: Path):
     make = Maker(value=1 / 3)
-    made, _ = Store(tmp_path).get("maps", "key", make)
-    read, facts = Store(tmp_path).get("maps", "key", make)
+    made, _ = Store(tmp_path).get("heatmaps", KEY, make)
+    read, facts = Store(tmp_path).get("heatmaps", KEY, make)
     assert make.calls == 1
     assert facts == {"size": [3, 4]}
     assert {name: value.tolist() for name, value in read.items()} == {n: v.tolist() for n, v in made.items()}
     assert read["values"].dtype == torch.float32
-    Store(tmp_path).get("maps", "another key", make)
-    Store(tmp_path).get("other", "key", make)
+    Store(tmp_path).get("heatmaps", digest("another", size=16), make)
+    Store(tmp_path).get("quality", KEY, make)
     assert make.calls == 3
     assert not list(tmp_path.rglob("*.partial"))
 
@@ -45,7 +48,7 @@ def test_without_a_folder_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     make = Maker()
     for _ in range(2):
-        Store(None).get("maps", "key", make)
+        Store(None).get("heatmaps", KEY, make)
     assert make.calls == 2
     assert not list(tmp_path.iterdir())
 
@@ -53,8 +56,8 @@ def test_without_a_folder_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("damage", ["flipped byte", "other facts", "truncated", "empty"])
 def test_a_damaged_chunk_is_reported_and_made_again(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture):
     make = Maker()
-    Store(tmp_path).get("maps", "key", make)
-    path = tmp_path / "maps" / "key.safetensors"
+    Store(tmp_path).get("heatmaps", KEY, make)
+    path = tmp_path / "heatmaps" / f"{KEY}.safetensors"
     content = bytearray(path.read_bytes())
     if damage == "flipped byte":
         content[-100] ^= 1
@@ -62,39 +65,40 @@ def test_a_damaged_chunk_is_reported_and_made_again(tmp_path: Path, damage: str,
         content = content.replace(b"[3, 4]", b"[3, 5]")
     path.write_bytes({"truncated": content[:-50], "empty": b""}.get(damage, content))
     with caplog.at_level(logging.WARNING):
-        read, _ = Store(tmp_path).get("maps", "key", make)
-    assert "key.safetensors is damaged and is made again" in caplog.text
+        read, _ = Store(tmp_path).get("heatmaps", KEY, make)
+    assert f"{KEY}.safetensors is damaged and is made again" in caplog.text
     assert make.calls == 2
     assert read["values"].eq(1).all()
-    Store(tmp_path).get("maps", "key", make)
+    Store(tmp_path).get("heatmaps", KEY, make)
     assert make.calls == 2, "it is whole again"
 
 
 def test_the_least_recently_used_go_but_not_what_is_in_use(tmp_path: Path):
-    for name in ("first", "second"):  # of other processes
-        Store(tmp_path).get("maps", name, Maker())
+    first, second, third, fourth = (digest(k, size=16) for k in range(4))
+    for name in (first, second):  # of other processes
+        Store(tmp_path).get("heatmaps", name, Maker())
     store = Store(tmp_path, max_bytes=10_000)
     long_ago = time.time() - module.IN_USE_S - 100
-    for age, name in enumerate(("second", "first")):
-        os.utime(tmp_path / "maps" / f"{name}.safetensors", (long_ago + age, long_ago + age))
-    store.get("maps", "third", Maker())
-    assert {path.stem for path in tmp_path.rglob("*.safetensors")} == {"first", "third"}
-    store.get("maps", "first", Maker())  # read: in use again
-    store.get("maps", "fourth", Maker())
-    assert {path.stem for path in tmp_path.rglob("*.safetensors")} == {"first", "third", "fourth"}
-    assert {path.stem for path in tmp_path.rglob("*.lock")} == {"first", "third", "fourth"}
+    for age, name in enumerate((second, first)):
+        os.utime(tmp_path / "heatmaps" / f"{name}.safetensors", (long_ago + age, long_ago + age))
+    store.get("heatmaps", third, Maker())
+    assert {path.stem for path in tmp_path.rglob("*.safetensors")} == {first, third}
+    store.get("heatmaps", first, Maker())  # read: in use again
+    store.get("heatmaps", fourth, Maker())
+    assert {path.stem for path in tmp_path.rglob("*.safetensors")} == {first, third, fourth}
+    assert {path.stem for path in tmp_path.rglob("*.lock")} == {first, third, fourth}
 
 
 def test_of_what_a_run_needs_itself_as_much_as_fits_is_found_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     monkeypatch.setattr(module, "IN_USE_S", -1.0)
-    names, made = [f"{k}" for k in range(10)], []
+    names, made = [digest(k, size=16) for k in range(10)], []
     store = Store(tmp_path, max_bytes=8 * 4_300)  # eight of the ten
     for _ in range(4):
         makers = [Maker() for _ in names]
         for name, maker in zip(names, makers, strict=True):
-            store.get("maps", name, maker)
+            store.get("heatmaps", name, maker)
             time.sleep(0.002)  # file systems count time in steps
         made.append(sum(maker.calls for maker in makers))
     assert made[0] == 10
@@ -106,7 +110,7 @@ def test_of_what_a_run_needs_itself_as_much_as_fits_is_found_again(
 def test_bf16_tensors_are_kept(tmp_path: Path):
     values = torch.tensor([1.5, -2.0], dtype=torch.bfloat16)
     for _ in range(2):
-        kept, _ = Store(tmp_path).get("maps", "key", lambda: ({"values": values}, None))
+        kept, _ = Store(tmp_path).get("heatmaps", KEY, lambda: ({"values": values}, None))
         assert torch.equal(kept["values"], values)
 
 
@@ -117,7 +121,7 @@ def test_a_full_disk_costs_the_store_and_not_the_run(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(module, "save_file", full)
-    made, _ = Store(tmp_path).get("maps", "key", Maker())
+    made, _ = Store(tmp_path).get("heatmaps", KEY, Maker())
     assert made["values"].eq(1).all()
     assert "No space left on device" in caplog.text
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"]
@@ -129,7 +133,7 @@ def test_a_folder_that_cannot_be_written_to_costs_the_store_and_not_the_run(
     (tmp_path / "file").write_text("not a folder")
     store = Store(tmp_path / "file")
     for _ in range(2):
-        made, _ = store.get("maps", "key", Maker())
+        made, _ = store.get("heatmaps", KEY, Maker())
         assert made["values"].eq(1).all()
     assert caplog.text.count("cannot be used as a store") == 1
 
@@ -141,7 +145,7 @@ def _slowly(root: Path, calls: Path) -> None:
         time.sleep(0.5)
         return {"values": torch.ones(3)}, None
 
-    tensors, _ = Store(root).get("maps", "key", make)
+    tensors, _ = Store(root).get("heatmaps", KEY, make)
     assert tensors["values"].tolist() == [1, 1, 1]
 
 
@@ -163,7 +167,7 @@ def test_a_process_that_was_killed_holds_nobody_up_and_leaves_nothing_half_made(
             (root / "begun").touch()
             time.sleep(600)
 
-        Store(root).get("maps", "key", make)
+        Store(root).get("heatmaps", KEY, make)
 
     process = multiprocessing.get_context("fork").Process(target=forever, args=(tmp_path,))
     process.start()
@@ -172,7 +176,52 @@ def test_a_process_that_was_killed_holds_nobody_up_and_leaves_nothing_half_made(
     process.kill()
     process.join(60)
     start = time.monotonic()
-    made, _ = Store(tmp_path).get("maps", "key", Maker())
+    made, _ = Store(tmp_path).get("heatmaps", KEY, Maker())
     assert made["values"].eq(1).all()
     assert time.monotonic() - start < 5
-    assert [path.name for path in tmp_path.rglob("*.*") if path.suffix != ".lock"] == ["key.safetensors"]
+    assert [path.name for path in tmp_path.rglob("*.*") if path.suffix != ".lock"] == [f"{KEY}.safetensors"]
+
+
+def test_only_what_a_store_has_made_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Whoever puts a store on a folder of their own, with any size, loses nothing."""
+    monkeypatch.setattr(module, "IN_USE_S", -1.0)
+    own = [tmp_path / "models" / "my.safetensors", tmp_path / "images" / "my.safetensors"]
+    own += [tmp_path / "models" / f"{digest('x', size=16)}.safetensors", tmp_path / "images" / "my.partial"]
+    own += [tmp_path / "images" / f"{digest('x', size=16)}.partial"]
+    for path in own:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"mine")
+    store = Store(tmp_path, max_bytes=1)
+    for k in range(3):
+        store.get("heatmaps", digest(k, size=16), Maker())
+    assert [path for path in own if not path.exists()] == []
+    assert len(list((tmp_path / "heatmaps").glob("*.safetensors"))) == 1, "the store itself is emptied"
+
+
+def test_a_chunk_that_could_never_be_deleted_is_refused(tmp_path: Path):
+    for stage, key in (("models", KEY), ("images", "my"), ("images", f"../{KEY}")):
+        with pytest.raises(ValueError, match="is no place in a store"):
+            Store(tmp_path).get(stage, key, Maker())
+
+
+def test_peeking_leaves_no_trace(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    Store(tmp_path).get("heatmaps", KEY, Maker())
+    path = tmp_path / "heatmaps" / f"{KEY}.safetensors"
+    os.utime(path, (1000, 1000))
+    (tmp_path / "heatmaps" / f"{KEY}.lock").unlink(missing_ok=True)
+    found = Store(tmp_path, max_bytes=1).peek(f"heatmaps/{KEY}")
+    assert found is not None
+    assert found[0]["values"].eq(1).all()
+    assert path.stat().st_mtime == 1000
+    assert [path.name for path in tmp_path.rglob("*.*")] == [f"{KEY}.safetensors"]
+    (tmp_path / "secret.safetensors").write_bytes(path.read_bytes())
+    for place in (f"images/{KEY}", "heatmaps/../secret", f"heatmaps/../heatmaps/{KEY}", "", f"heatmaps/{KEY}/"):
+        assert Store(tmp_path).peek(place) is None
+    assert Store(None).peek(f"heatmaps/{KEY}") is None
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    assert Store(tmp_path).peek(f"heatmaps/{KEY}") is None, "damaged"
+    assert path.exists()
+    path.unlink()
+    os.mkfifo(path)
+    assert Store(tmp_path).peek(f"heatmaps/{KEY}") is None, "a pipe is not waited for"
+    assert caplog.text == ""

@@ -12,7 +12,8 @@ from PIL import Image
 from gradsam_exp.metrics.points import PointDistance
 from gradsam_exp.reports import figures
 from gradsam_exp.reports.curves import charts, curves_of, draw_curves, in_order
-from gradsam_exp.reports.sweep import collect_runs
+from gradsam_exp.runs.comparison import Runs
+from gradsam_exp.runs.sweep import collect_runs
 from tests.reports.finished_runs import facts_of, write_run
 
 
@@ -28,19 +29,19 @@ def sweep(folder: Path, **knobs: list[str]) -> Path:
 
 def test_one_curve_for_each_combination_of_the_others(tmp_path: Path):
     sweep(tmp_path, pipeline=["fg", "fgbg"], bg_threshold=["0.2", "0.05", "0.1"])
-    table = collect_runs(tmp_path)
-    fg, fgbg = curves_of(tmp_path, table, "bg_threshold")
+    table = collect_runs(Runs(tmp_path))
+    fg, fgbg = curves_of(Runs(tmp_path), table, "bg_threshold")
     assert (fg.name, fgbg.name) == ("fg", "fgbg")
     assert fg.x == ["0.05", "0.1", "0.2"], "by size, not as given"
     assert fg.mean == pytest.approx([0.4525, 0.455, 0.45])
     assert fgbg.low == pytest.approx([0.34, 0.35, 0.33])
-    by_word = curves_of(tmp_path, table, "pipeline")
+    by_word = curves_of(Runs(tmp_path), table, "pipeline")
     assert [curve.name for curve in by_word] == ["bg_threshold=0.2", "bg_threshold=0.05", "bg_threshold=0.1"]
 
 
 def test_too_many_curves_are_averaged_image_by_image(tmp_path: Path):
     sweep(tmp_path, grid_size=["1", "3"], bg_threshold=[f"0.{k:02}" for k in range(1, 11)])
-    (mean,) = curves_of(tmp_path, collect_runs(tmp_path), "grid_size")
+    (mean,) = curves_of(Runs(tmp_path), collect_runs(Runs(tmp_path)), "grid_size")
     assert mean.name == "mean over the rest"
     assert mean.x == ["1", "3"]
     assert mean.mean == pytest.approx([(0.345 + 1.5) / 4, (0.445 + 1.5) / 4])
@@ -51,11 +52,11 @@ def test_images_that_differ_are_not_averaged(tmp_path: Path):
     for k, (background, seed, share) in enumerate(product(["mixed", "cifar10"], seeds, shares)):
         knobs = {"background": background, "seed": seed, "fg_threshold": share}
         write_run(tmp_path / str(k), knobs, [0.01 * k, 0.4, 0.5, 0.6], data=background)
-    table = collect_runs(tmp_path)
-    curves = curves_of(tmp_path, table, "fg_threshold")
+    table = collect_runs(Runs(tmp_path))
+    curves = curves_of(Runs(tmp_path), table, "fg_threshold")
     assert [curve.name for curve in curves] == ["mean over the rest · mixed", "mean over the rest · cifar10"]
     assert curves[1].mean == pytest.approx([(0.14 + 1.5) / 4, (0.15 + 1.5) / 4])
-    (one,) = curves_of(tmp_path, table, "background")
+    (one,) = curves_of(Runs(tmp_path), table, "background")
     assert (one.name, one.x) == ("mean over the rest", ["mixed", "cifar10"]), "each value has images of its own"
 
 
@@ -67,7 +68,7 @@ def test_words_keep_their_order_and_numbers_are_sorted():
 def test_the_pages_charts(tmp_path: Path):
     sweep(tmp_path, pipeline=["fg", "fgbg"], bg_threshold=["0.05", "0.1"])
     write_run(tmp_path / "9", {"pipeline": "fg", "bg_threshold": "no"}, None, error="not a number")
-    found = {chart["id"]: chart["figure"] for chart in charts(tmp_path, collect_runs(tmp_path))}
+    found = {chart["id"]: chart["figure"] for chart in charts(Runs(tmp_path), collect_runs(Runs(tmp_path)))}
     assert set(found) == {"knob-0", "knob-1", "heatmap-0", "parallel"}
     band, line, *_ = found["knob-1"]["data"]
     assert line["x"] == [0.05, 0.1]
@@ -84,7 +85,7 @@ def test_heatmaps_average_no_runs_on_different_images(tmp_path: Path):
     for k, (data, bg, fg) in enumerate(product(["mixed", "cifar10"], ["0.1", "0.2"], ["0.6", "0.8"])):
         knobs = {"background": data, "bg_threshold": bg, "fg_threshold": fg}
         write_run(tmp_path / str(k), knobs, [0.1 * k] * 4, data=data)
-    found = [c for c in charts(tmp_path, collect_runs(tmp_path)) if c["id"].startswith("heatmap")]
+    found = [c for c in charts(Runs(tmp_path), collect_runs(Runs(tmp_path))) if c["id"].startswith("heatmap")]
     assert [chart["title"] for chart in found] == [
         "background × bg_threshold",
         "background × fg_threshold",
@@ -101,9 +102,9 @@ def test_upper_bounds_have_a_star(tmp_path: Path):
     for k, (pipeline, fg) in enumerate(product(["fg", "oracle"], ["0.6", "0.8"])):
         knobs = {"pipeline": pipeline, "fg_threshold": fg}
         write_run(tmp_path / str(k), knobs, [0.5, 0.6, 0.7, 0.8], bound=pipeline == "oracle")
-    table = collect_runs(tmp_path)
-    assert [curve.name for curve in curves_of(tmp_path, table, "fg_threshold")] == ["fg", "oracle*"]
-    words, numbers, heatmap, parallel = charts(tmp_path, table)
+    table = collect_runs(Runs(tmp_path))
+    assert [curve.name for curve in curves_of(Runs(tmp_path), table, "fg_threshold")] == ["fg", "oracle*"]
+    words, numbers, heatmap, parallel = charts(Runs(tmp_path), table)
     assert words["figure"]["layout"]["xaxis"]["ticktext"] == ["fg", "oracle*"]
     assert heatmap["figure"]["layout"]["yaxis"]["ticktext"] == ["fg", "oracle*"]
     assert parallel["figure"]["data"][0]["dimensions"][0]["ticktext"] == ["fg", "oracle*"]
@@ -114,7 +115,9 @@ def test_a_curve_of_one_point_has_an_interval(tmp_path: Path):
     write_run(tmp_path / "0", {"pipeline": "fg", "bg_threshold": "0.1"}, [0.5, 0.6, 0.7, 0.8])
     write_run(tmp_path / "1", {"pipeline": "fg", "bg_threshold": "0.2"}, [0.5, 0.6, 0.7, 0.8])
     write_run(tmp_path / "2", {"pipeline": "fgbg", "bg_threshold": "0.2"}, [0.5, 0.6, 0.7, 0.8])
-    found = {chart["id"]: chart["figure"]["data"] for chart in charts(tmp_path, collect_runs(tmp_path))}
+    found = {
+        chart["id"]: chart["figure"]["data"] for chart in charts(Runs(tmp_path), collect_runs(Runs(tmp_path)))
+    }
     band, line, single = found["knob-1"]
     assert band["fill"] == "toself"
     assert "error_y" not in line
@@ -126,17 +129,17 @@ def test_what_is_better_is_up(tmp_path: Path):
     for k, distance in enumerate((2.0, 3.0)):
         more = {"distance_px": facts_of(PointDistance) | {"mean": distance}}
         write_run(tmp_path / str(k), {"pipeline": ("fg", "fgbg")[k]}, [0.5 + 0.1 * k] * 4, more=more)
-    table = collect_runs(tmp_path)
-    *_, parallel = charts(tmp_path, table)
+    runs = Runs(tmp_path)
+    *_, parallel = charts(runs, collect_runs(runs))
     ranges = {d["label"]: d.get("range") for d in parallel["figure"]["data"][0]["dimensions"]}
     assert ranges == {"pipeline": None, "distance px": [3.0, 2.0], "mIoU": None}
 
 
 def test_nothing_varied_nothing_drawn(tmp_path: Path):
     write_run(tmp_path / "0", {"pipeline": "fg"}, [0.5] * 4)
-    table = collect_runs(tmp_path)
-    assert charts(tmp_path, table) == []
-    assert draw_curves(tmp_path, table, tmp_path / "sweep.png") is None
+    table = collect_runs(Runs(tmp_path))
+    assert charts(Runs(tmp_path), table) == []
+    assert draw_curves(Runs(tmp_path), table, tmp_path / "sweep.png") is None
 
 
 def test_long_names_leave_room_for_the_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -144,9 +147,9 @@ def test_long_names_leave_room_for_the_curves(tmp_path: Path, monkeypatch: pytes
     sweep(tmp_path, pipeline=words, selector=words, explainer=["gradcam", "layercam"])
     drawn: list[Figure] = []
     monkeypatch.setattr(figures, "save_figure", lambda figure, path: drawn.append(figure))
-    draw_curves(tmp_path, collect_runs(tmp_path), tmp_path / "sweep.png")
+    draw_curves(Runs(tmp_path), collect_runs(Runs(tmp_path)), tmp_path / "sweep.png")
     drawn[0].draw_without_rendering()
-    chart, *_ = charts(tmp_path, collect_runs(tmp_path))
+    chart, *_ = charts(Runs(tmp_path), collect_runs(Runs(tmp_path)))
     assert chart["figure"]["layout"]["height"] > 300, "of four names below one another"
     widths = [axes.get_position().width for axes in drawn[0].axes]
     assert min(widths) > 0.25, "of three panels side by side"
@@ -154,7 +157,7 @@ def test_long_names_leave_room_for_the_curves(tmp_path: Path, monkeypatch: pytes
 
 def test_curves_for_print(tmp_path: Path):
     sweep(tmp_path, pipeline=["fg", "fgbg"], bg_threshold=["0.05", "0.1"])
-    draw_curves(tmp_path, collect_runs(tmp_path), tmp_path / "sweep.png")
+    draw_curves(Runs(tmp_path), collect_runs(Runs(tmp_path)), tmp_path / "sweep.png")
     assert (tmp_path / "sweep.pdf").read_bytes().startswith(b"%PDF")
     with Image.open(tmp_path / "sweep.png") as picture:
         assert picture.width > 1000

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from gradsam_exp.reports.page import gather, render, short_names, write_page
-from gradsam_exp.reports.sweep import collect_runs, summarize_sweep, with_comparison
+from gradsam_exp.reports.sweep import summarize_sweep
+from gradsam_exp.runs.comparison import Runs
+from gradsam_exp.runs.sweep import collect_runs, with_comparison
 from tests.reports.finished_runs import write_run
 
 EVIL = "<script>alert(1)</script>"
@@ -26,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_rows_of_the_comparison(folder: Path):
-    content = gather(folder, collect_runs(folder))
+    content = gather(Runs(folder), collect_runs(Runs(folder)))
     same, bound, failed, other = content["runs"]
     assert same["jobs"] == ["0", "1"]
     assert same["varied"] == ["fg", "0.1, 0.2"]
@@ -39,8 +41,8 @@ def test_rows_of_the_comparison(folder: Path):
 
 
 def test_pairs_are_of_runs_on_the_same_images(folder: Path):
-    table = with_comparison(folder, collect_runs(folder))
-    (pair,) = gather(folder, table)["pairs"]
+    table = with_comparison(Runs(folder), collect_runs(Runs(folder)))
+    (pair,) = gather(Runs(folder), table)["pairs"]
     assert pair[:2] == [1, 0]
     assert pair[2] == pytest.approx(table["delta_miou"][2])
     assert pair[5] == pytest.approx(table["p"][2], rel=1e-3)
@@ -50,7 +52,7 @@ def test_pairs_are_of_runs_on_the_same_images(folder: Path):
 def test_charts_count_wins_as_the_table_does(tmp_path: Path):
     write_run(tmp_path / "0", {"pipeline": "fg"}, [0.5, 0.6, 0.7, 0.8])
     write_run(tmp_path / "1", {"pipeline": "fgbg"}, [0.5 + 3e-7, 0.6 - 2e-8, 0.7 + 1e-12, 0.8])
-    content = gather(tmp_path, collect_runs(tmp_path))
+    content = gather(Runs(tmp_path), collect_runs(Runs(tmp_path)))
     one, other = (run["iou"] for run in content["runs"])
     apart = [b - a for a, b in zip(one, other, strict=True)]
     tie = content["tie"]
@@ -78,23 +80,25 @@ def test_what_all_runs_have_in_common_takes_no_column(tmp_path: Path):
     for k, rate in enumerate((0.1, 0.2)):
         more = {"bg_hit_rate": {"mean": rate}, "accuracy": {"mean": 0.75}}
         write_run(tmp_path / str(k), {"pipeline": "fg"}, [0.5, 0.6, 0.7, 0.8], more=more)
-    folder, table = tmp_path, collect_runs(tmp_path)
-    content = gather(folder, table)
+    folder, table = tmp_path, collect_runs(Runs(tmp_path))
+    content = gather(Runs(folder), table)
     assert list(content["titles"]) == ["miou", "bg_hit_rate"]
     assert "accuracy is 0.750 in all runs" in content["notes"]
-    assert list(gather(folder, table.drop(columns="miou"))["titles"]) == ["bg_hit_rate", "accuracy"], "no mIoU"
+    assert list(gather(Runs(folder), table.drop(columns="miou"))["titles"]) == ["bg_hit_rate", "accuracy"], (
+        "no mIoU"
+    )
 
 
 def test_the_baseline_is_the_first_or_the_one_that_was_asked_for(folder: Path):
-    table = collect_runs(folder)
-    assert gather(folder, table)["baseline"] == 0
-    assert gather(folder, table, baseline="2")["baseline"] == 1
-    assert gather(folder, table, baseline="1")["baseline"] == 0, "it is the same run as 0"
-    assert with_comparison(folder, table, "2")["delta_miou"][0] == pytest.approx(-0.25)
+    table = collect_runs(Runs(folder))
+    assert gather(Runs(folder), table)["baseline"] == 0
+    assert gather(Runs(folder), table, baseline="2")["baseline"] == 1
+    assert gather(Runs(folder), table, baseline="1")["baseline"] == 0, "it is the same run as 0"
+    assert with_comparison(Runs(folder), table, "2")["delta_miou"][0] == pytest.approx(-0.25)
 
 
 def test_names_cannot_become_code(folder: Path):
-    text = render(gather(folder, collect_runs(folder)))
+    text = render(gather(Runs(folder), collect_runs(Runs(folder))))
     assert EVIL not in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt; is not known" in text
     (data,) = re.findall(r'<script type="application/json" id="content">(.*?)</script>', text, re.DOTALL)
@@ -102,7 +106,7 @@ def test_names_cannot_become_code(folder: Path):
 
 
 def test_the_page_needs_nothing_from_elsewhere(folder: Path):
-    text = write_page(folder, collect_runs(folder), folder / "report.html").read_text()
+    text = write_page(Runs(folder), collect_runs(Runs(folder)), folder / "report.html").read_text()
     head, _, rest = text.partition('<script type="application/json"')
     assert "default-src 'none'" in head
     for part in (head, rest.partition("</script>")[0]):
@@ -123,6 +127,6 @@ def test_a_report_that_fails_costs_no_sweep(folder: Path, caplog: pytest.LogCapt
 
 def test_runs_that_failed_alone_still_have_a_page(tmp_path: Path):
     write_run(tmp_path / "0", {"pipeline": "fgb"}, None, error="not known")
-    content = gather(tmp_path, collect_runs(tmp_path))
+    content = gather(Runs(tmp_path), collect_runs(Runs(tmp_path)))
     assert content["baseline"] is None
     assert "not known" in render(content)

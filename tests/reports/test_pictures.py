@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from gradsam_exp.reports import pictures
+from gradsam_exp.runs.folder import Run
 from tests.reports.finished_runs import write_run
 
 
@@ -42,7 +42,7 @@ def test_prompts_and_masks_of_a_run(tmp_path: Path, scale: float):
     run = write_run(tmp_path / "0", {}, [0.5] * 4)
     size = (int(6 * scale), int(4 * scale))
     found = pictures.Pictures(ids=["b", "a"], sizes=[size] * 2, scales=[scale] * 2)
-    masks, prompts = pictures.small_predictions(run, found)
+    masks, prompts = pictures.small_predictions(Run(run), found)
     decoded = coco.decode({"size": [size[1], size[0]], "counts": masks[0].encode()})
     xy, labels, boxes = prompts[0]
     assert (labels, boxes) == ("10", [])
@@ -60,34 +60,14 @@ def test_where_runs_disagree_comes_first_then_worst_and_best(monkeypatch: pytest
     assert pictures.wanted_images(ious, 100.0, 1) == ["y", "x", "z"]
 
 
-def test_runs_whose_data_are_gone_say_so(tmp_path: Path):
-    run = write_run(tmp_path / "0", {}, [0.5] * 4, config={"data": {"name": "folder", "root": "/gone"}})
-    ious = pd.DataFrame({"0": [0.5] * 4}, index=list("abcd"))
-    found = pictures.read_pictures({"x": run}, ious, explain=False)
-    assert found.ids == []
-    (note,) = found.notes
-    assert str(run) in note
-
-
-def test_a_classifier_trained_again_in_place_is_another_source(tmp_path: Path):
-    config = {"explainer": {"name": "gradcam"}, "model": {"checkpoint": "classifier.safetensors"}}
-    moved = {**config, "model": {"checkpoint": "elsewhere.safetensors"}}
-    one, again, other = (write_run(tmp_path / k, {}, [0.5] * 4) for k in "012")
-    facts = json.loads((other / "provenance.json").read_text())
-    facts["digests"]["classifier"] = "trained again"
-    (other / "provenance.json").write_text(json.dumps(facts))
-    assert pictures.heat_source(config, one) == pictures.heat_source(moved, again)
-    assert pictures.heat_source(config, one) != pictures.heat_source(config, other)
-
-
-@pytest.mark.parametrize("left", [None, b"no table"])
-def test_without_predictions_there_are_pictures_and_a_note(tmp_path: Path, left: bytes | None):
+@pytest.mark.parametrize(("left", "said"), [(None, "is missing"), (b"no table", "cannot be read")])
+def test_without_predictions_there_are_pictures_and_a_note(tmp_path: Path, left: bytes | None, said: str):
     run = write_run(tmp_path / "0", {}, [0.5] * 4)
     (run / "predictions.parquet").unlink()
     if left is not None:
         (run / "predictions.parquet").write_bytes(left)
     found = pictures.Pictures(ids=["b", "a"], sizes=[(6, 4)] * 2, scales=[1.0] * 2)
-    masks, prompts = pictures.small_predictions(run, found)
+    masks, prompts = pictures.small_predictions(Run(run), found)
     assert (masks, prompts) == ([None] * 2, [[[], "", []]] * 2)
     (note,) = found.notes
-    assert note.startswith(f"{run}: no masks and prompts, predictions.parquet cannot be read")
+    assert note.startswith(f"{run}: no masks and prompts, predictions.parquet {said}")

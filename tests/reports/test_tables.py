@@ -9,9 +9,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from gradsam_exp.reports.sweep import about, collect_runs, summarize_sweep, with_comparison
+from gradsam_exp.reports.sweep import summarize_sweep
 from gradsam_exp.reports.tables import as_latex, as_markdown, latex_text, print_tables, varied_columns
-from gradsam_exp.runs.comparison import metric_facts
+from gradsam_exp.runs.comparison import Runs
+from gradsam_exp.runs.sweep import about, collect_runs, with_comparison
 from tests.reports.finished_runs import write_run
 
 EVIL = r"50% & a_b #1 {x} \end~^ $y$"
@@ -22,8 +23,9 @@ def table(tmp_path: Path) -> str:
     write_run(tmp_path / "0", {"data.root": EVIL}, [0.5, 0.6, 0.7, 0.8], class_name="50% off")
     write_run(tmp_path / "1", {"data.root": "[plain]"}, [0.5, 0.5, 0.6, 0.7], class_name="50% off")
     write_run(tmp_path / "2", {"data.root": "missing"}, None, error="100% wrong\nreally")
-    table = with_comparison(tmp_path, collect_runs(tmp_path))
-    return as_latex(table, pd.DataFrame(), metric_facts(tmp_path, table))
+    runs = Runs(tmp_path)
+    table = with_comparison(runs, collect_runs(runs))
+    return as_latex(table, pd.DataFrame(), runs.metric_facts(table))
 
 
 def test_the_table_has_booktabs_rules_and_equal_columns(table: str):
@@ -74,8 +76,9 @@ def test_names_cannot_become_markup(tmp_path: Path):
     write_run(tmp_path / "0", {"root": "<b>"}, [0.5, 0.6, 0.7, 0.8], class_name="<img src=x> & |")
     write_run(tmp_path / "1", {"root": "plain"}, [0.5, 0.5, 0.6, 0.7], class_name="<img src=x> & |")
     write_run(tmp_path / "2", {"root": "plain"}, None, error="<script> is\nwrong")
-    table = with_comparison(tmp_path, collect_runs(tmp_path))
-    text = as_markdown(table, pd.DataFrame(), metric_facts(tmp_path, table))
+    runs = Runs(tmp_path)
+    table = with_comparison(runs, collect_runs(runs))
+    text = as_markdown(table, pd.DataFrame(), runs.metric_facts(table))
     assert "| mIoU &lt;img src=x&gt; &amp; \\| |" in text
     assert "- job 2: &lt;script&gt; is wrong" in text
     assert "<" not in text
@@ -84,8 +87,9 @@ def test_names_cannot_become_markup(tmp_path: Path):
 def test_brackets_are_printed_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     for k, layer in enumerate(("[layer2.-1]", "[/layer3.-1] :star:")):
         write_run(tmp_path / str(k), {"explainer.target_layers": layer}, [0.5] * 4)
-    table = collect_runs(tmp_path)
-    print_tables(table, pd.DataFrame(), metric_facts(tmp_path, table))
+    runs = Runs(tmp_path)
+    table = collect_runs(runs)
+    print_tables(table, pd.DataFrame(), runs.metric_facts(table))
     printed = capsys.readouterr().out
     assert "[layer2.-1]" in printed
     assert "[/layer3.-1] :star:" in printed
@@ -98,7 +102,7 @@ def test_what_all_runs_have_in_common_stands_above(tmp_path: Path, capsys: pytes
         config |= {"explainer": {"name": "gradcam"}, "model": {"backbone": "resnet18"}, "sam": {"name": "compact"}}
         write_run(tmp_path / str(k), {"pipeline": pipeline}, [0.5] * 4, config=config)
     line = "val · 4 images · shapes, mixed · gradcam · resnet18 · compact"
-    assert about(tmp_path, collect_runs(tmp_path)) == line
+    assert about(Runs(tmp_path), collect_runs(Runs(tmp_path))) == line
     summarize_sweep(tmp_path)
     assert capsys.readouterr().out.startswith(line + "\n")
     assert (tmp_path / "sweep.md").read_text().startswith(line + "\n\n| job |")

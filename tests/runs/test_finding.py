@@ -10,28 +10,26 @@ from pathlib import Path
 import pytest
 
 from gradsam_exp.errors import InputError
-from gradsam_exp.reports.sweep import collect_runs
-from gradsam_exp.runs.finding import (
-    chosen,
-    command_of,
-    common_folder,
-    config_of,
-    differences,
-    find_runs,
-    in_canon,
-    in_common,
-)
+from gradsam_exp.runs.comparison import Runs
+from gradsam_exp.runs.finding import chosen, differences, find_runs, in_canon, in_common
+from gradsam_exp.runs.folder import Run
+from gradsam_exp.runs.sweep import collect_runs
 from tests.reports.finished_runs import write_run
+
+
+def found(given: str | list[str]) -> list[Path]:
+    """The folders of the runs that are found."""
+    return [run.folder for run in find_runs(given)]
 
 
 def test_a_folder_a_run_and_a_glob_lead_to_runs(tmp_path: Path):
     runs = [write_run(tmp_path / "sweep" / str(k), {"pipeline": "fg"}, [0.5] * 4) for k in (0, 2, 10)]
     failed = write_run(tmp_path / "sweep" / "11", {"pipeline": "no"}, None, error="no")
     (write_run(tmp_path / "sweep" / "12", {}, [0.5] * 4) / "metrics.json").unlink()
-    assert find_runs(str(tmp_path)) == [*runs, failed], "in natural order, without what did not end"
-    assert find_runs(str(runs[1])) == [runs[1]]
-    assert find_runs([f"{tmp_path}/sweep/1*", str(runs[0])]) == [runs[0], runs[2], failed]
-    assert common_folder(runs) == (tmp_path / "sweep").resolve()
+    assert found(str(tmp_path)) == [*runs, failed], "in natural order, without what did not end"
+    assert found(str(runs[1])) == [runs[1]]
+    assert found([f"{tmp_path}/sweep/1*", str(runs[0])]) == [runs[0], runs[2], failed]
+    assert Runs.from_anywhere(map(Run, runs)).folder == (tmp_path / "sweep").resolve()
     with pytest.raises(InputError, match=r"runs=.*nowhere: no finished runs there"):
         find_runs(str(tmp_path / "nowhere"))
 
@@ -39,11 +37,11 @@ def test_a_folder_a_run_and_a_glob_lead_to_runs(tmp_path: Path):
 def test_the_command_is_quoted_and_an_experiment_is_one_run(tmp_path: Path):
     given = {"explainer.target_layers": "[layer2.-1]", "data.root": "my photos; rm"}
     run = write_run(tmp_path / "0", given, [0.5] * 4)
-    command = command_of(run)
+    command = Run(run).command
     assert shlex.split(command) == ["python", "run.py", *(f"{k}={v}" for k, v in given.items())]
     assert "hydra.mode" not in command
     again = write_run(tmp_path / "1", {"experiment": "table1", "pipeline": "fg"}, [0.5] * 4)
-    assert command_of(again).endswith("experiment=table1 pipeline=fg hydra.mode=RUN")
+    assert Run(again).command.endswith("experiment=table1 pipeline=fg hydra.mode=RUN")
 
 
 def test_what_a_configuration_says_is_written_as_on_the_command_line():
@@ -57,7 +55,7 @@ def test_runs_from_anywhere_say_what_only_others_were_given(tmp_path: Path):
     other = write_run(
         tmp_path / "y" / "0", {"bg_threshold": "0.2"}, [0.6] * 4, config={"pipeline": {"name": "fg"}}
     )
-    table = collect_runs(tmp_path, [one, other])
+    table = collect_runs(Runs(tmp_path, map(Run, (one, other))))
     assert table["job"].tolist() == ["x/0", "y/0"]
     assert table["pipeline"].tolist() == ["fgbg", "fg"]
     assert table["bg_threshold"].tolist() == ["", "0.2"]
@@ -77,13 +75,13 @@ def test_a_broken_configuration_is_named(tmp_path: Path):
     run = write_run(tmp_path / "0", {"pipeline": "fg"}, [0.5] * 4)
     (run / ".hydra" / "config.yaml").write_text("a: ${b}")
     with pytest.raises(InputError, match=r"0/\.hydra/config\.yaml cannot be read"):
-        config_of(run)
+        _ = Run(run).config
 
 
 def test_the_command_makes_a_run_again_rather_than_taking_it_from_there(tmp_path: Path):
     for k, key in enumerate(("resume", "++resume")):
         run = write_run(tmp_path / str(k), {"pipeline": "fg", key: "True"}, [0.5] * 4)
-        assert command_of(run) == "python run.py pipeline=fg"
+        assert Run(run).command == "python run.py pipeline=fg"
 
 
 def test_equal_numbers_are_one_value(tmp_path: Path):
@@ -96,17 +94,17 @@ def test_equal_numbers_are_one_value(tmp_path: Path):
     for k, (given, resolved) in enumerate((("1", 1.0), ("1.0", 1.0), (None, 1.0), ("2", 2.0))):
         overrides = {} if given is None else {"grid_offset": given}
         write_run(tmp_path / str(k), overrides, [0.5] * 4, config={"grid_offset": resolved})
-    table = collect_runs(tmp_path, find_runs(str(tmp_path)))
+    table = collect_runs(Runs(tmp_path, find_runs(str(tmp_path))))
     assert table["grid_offset"].tolist() == ["1", "1", "1", "2"]
-    assert collect_runs(tmp_path)["grid_offset"].tolist()[:2] == ["1", "1"], "of a sweep"
-    assert differences({str(k): config_of(tmp_path / str(k)) for k in (0, 1)}) == {"0": {}, "1": {}}
+    assert collect_runs(Runs(tmp_path))["grid_offset"].tolist()[:2] == ["1", "1"], "of a sweep"
+    assert differences({str(k): Run(tmp_path / str(k)).config for k in (0, 1)}) == {"0": {}, "1": {}}
 
 
 def test_an_option_may_have_another_name_than_what_it_configures(tmp_path: Path):
     blend = {"background": {"name": "blend"}, "model": {"backbone": "resnet18"}}
     one = write_run(tmp_path / "0", {"background": "mixed_cifar10", "model": "big"}, [0.5] * 4, config=blend)
     other = write_run(tmp_path / "1", {}, [0.5] * 4, config={**blend, "background": {"name": "mixed"}})
-    table = collect_runs(tmp_path, [one, other])
+    table = collect_runs(Runs(tmp_path, map(Run, (one, other))))
     assert table["background"].tolist() == ["mixed_cifar10", "mixed"]
     assert table["model"].tolist() == ["big", "resnet18"]
 
@@ -146,10 +144,10 @@ def test_a_damaged_run_costs_itself_and_one_line(
 ):
     whole, broken = (write_run(tmp_path / k, {"pipeline": "fg"}, [0.5] * 4) for k in "01")
     damage(broken / name)
-    assert find_runs(str(tmp_path)) == [whole]
+    assert found(str(tmp_path)) == [whole]
     (message,) = caplog.messages
     assert message.startswith(f"{broken} is left out: {said}")
-    ended = collect_runs(tmp_path)  # of a sweep it is a row
+    ended = collect_runs(Runs(tmp_path))  # of a sweep it is a row
     assert ended["status"].tolist()[0] == "finished"
     assert set(ended["status"][1:]) <= {"damaged", "interrupted"}
 
@@ -158,7 +156,7 @@ def test_runs_of_other_tasks_are_passed_over_in_silence(tmp_path: Path, caplog: 
     run = write_run(tmp_path / "0", {}, [0.5] * 4)
     explained = write_run(tmp_path / "1", {"task": "explain"}, None, config={"task": {"name": "explain"}})
     (explained / "metrics.json").unlink()
-    assert find_runs(str(tmp_path)) == [run]
+    assert found(str(tmp_path)) == [run]
     assert caplog.messages == []
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from gradsam_exp.reports.tables import as_markdown, varied_columns
-from gradsam_exp.runs.comparison import metric_facts
+from gradsam_exp.runs.comparison import Runs
 from gradsam_exp.runs.pooling import pool_runs
 
 
@@ -41,11 +41,11 @@ def test_seeds_are_averaged_image_by_image_before_anything_is_compared(tmp_path:
         ({"pipeline": "box", "model.checkpoint": "a"}, [0.5, 0.5, 0.7, 0.9], "x"),
         ({"pipeline": "box", "model.checkpoint": "b"}, [0.7, 0.7, 0.7, 0.7], "x"),
     )
-    pooled = pool_runs(tmp_path, table, varied_columns(table))
+    pooled = pool_runs(Runs(tmp_path), table, varied_columns(table))
     assert pooled["pipeline"].tolist() == ["fg", "box"]
     assert pooled["class_miou:circle"].tolist() == pytest.approx(pooled["miou"].tolist())
     assert pooled.loc[1, ["wins", "ties", "losses"]].tolist() == [4, 0, 0]
-    text = as_markdown(table, pooled, metric_facts(tmp_path, table))
+    text = as_markdown(table, pooled, Runs(tmp_path).metric_facts(table))
     assert "| wins / ties / losses | mIoU circle |" in text
     assert "| 4/0/0 | 0.675 |" in text
     assert pooled["runs"].tolist() == [2, 2]
@@ -53,7 +53,7 @@ def test_seeds_are_averaged_image_by_image_before_anything_is_compared(tmp_path:
     assert pooled["miou_sd"][0] == pytest.approx(0.1 / 2**0.5), "means 0.5 and 0.4"
     assert pooled["delta_miou"][1] == pytest.approx(0.225)
     assert (pooled["wins"][1], pooled["baseline"][1]) == (4, "fg")
-    text = as_markdown(table, pooled, metric_facts(tmp_path, table))
+    text = as_markdown(table, pooled, Runs(tmp_path).metric_facts(table))
     assert "| box | 2 | 0.675 [" in text
     assert "| fg | +0.225 [" in text
 
@@ -61,11 +61,11 @@ def test_seeds_are_averaged_image_by_image_before_anything_is_compared(tmp_path:
 def test_classifiers_of_different_networks_are_not_pooled(tmp_path: Path):
     jobs = [({"model.checkpoint": name}, [0.2 + 0.1 * k] * 4, "x") for k, name in enumerate("abc")]
     table = runs(tmp_path, *jobs, backbones="RRV")
-    pooled = pool_runs(tmp_path, table, varied_columns(table))
+    pooled = pool_runs(Runs(tmp_path), table, varied_columns(table))
     assert pooled["backbone"].tolist() == ["R", "V"]
     assert pooled["runs"].tolist() == [2, 1]
     assert pooled["delta_miou"][1] == pytest.approx(0.15)
-    assert "| V | 1 | 0.400 [" in as_markdown(table, pooled, metric_facts(tmp_path, table))
+    assert "| V | 1 | 0.400 [" in as_markdown(table, pooled, Runs(tmp_path).metric_facts(table))
 
 
 def test_runs_on_different_images_are_not_pooled(tmp_path: Path):
@@ -75,7 +75,7 @@ def test_runs_on_different_images_are_not_pooled(tmp_path: Path):
         ({"background": "mixed", "seed": "1"}, [0.4] * 4, "x"),
         ({"background": "noise", "seed": "0"}, [0.6] * 4, "y"),
     )
-    pooled = pool_runs(tmp_path, table, varied_columns(table))
+    pooled = pool_runs(Runs(tmp_path), table, varied_columns(table))
     assert pooled["runs"].tolist() == [2, 1]
     assert pooled["miou"].tolist() == pytest.approx([0.3, 0.6])
     assert "p" not in pooled, "each is the first on its images"
@@ -83,12 +83,12 @@ def test_runs_on_different_images_are_not_pooled(tmp_path: Path):
 
 def test_without_a_seed_there_is_nothing_to_pool(tmp_path: Path):
     table = runs(tmp_path, ({"pipeline": "fg"}, [0.2] * 4, "x"), ({"pipeline": "box"}, [0.4] * 4, "x"))
-    pooled = pool_runs(tmp_path, table, varied_columns(table))
+    pooled = pool_runs(Runs(tmp_path), table, varied_columns(table))
     assert pooled.empty
-    assert "runs" not in as_markdown(table, pooled, metric_facts(tmp_path, table))
+    assert "runs" not in as_markdown(table, pooled, Runs(tmp_path).metric_facts(table))
 
 
 def test_a_table_of_pools_needs_a_pool(tmp_path: Path):
     jobs = [({"pipeline": "fg", "seed": "0"}, [0.2] * 4, "x"), ({"pipeline": "box", "seed": "1"}, [0.4] * 4, "x")]
     table = runs(tmp_path, *jobs)
-    assert pool_runs(tmp_path, table, varied_columns(table)).empty, "each would be a pool of one"
+    assert pool_runs(Runs(tmp_path), table, varied_columns(table)).empty, "each would be a pool of one"

@@ -1,0 +1,106 @@
+"""Prompts and masks as rows of ``predictions.parquet``, and back: prompts as JSON, masks as COCO RLE."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from pycocotools import mask as coco
+from torch import Tensor
+
+from gradsam_exp.types import Prompts
+
+MOST_PIXELS = 2**28  # of one mask
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The prompts and the mask of one image.
+
+    Attributes:
+        points: ``(x, y)`` px, of all queries.
+        labels: 1 foreground, 0 background.
+        boxes: ``x0, y0, x1, y1`` px.
+    """
+
+    points: Float[np.ndarray, "points 2"]
+    labels: Int[np.ndarray, " points"]
+    boxes: Float[np.ndarray, "boxes 4"]
+    mask: Bool[np.ndarray, "height width"]
+
+
+def encode_predictions(
+    image_ids: Sequence[str], masks: Bool[Tensor, "batch height width"], prompts: Prompts
+) -> dict[str, Any]:
+    """Make the columns of the table: ``image_id``, ``height``, ``width``, ``mask_rle``, ``prompts``."""
+    stacked = np.asfortranarray(masks.permute(1, 2, 0).numpy().astype(np.uint8))
+    height, width = masks.shape[1:]
+    own: list[list[dict[str, Any]]] = [[] for _ in image_ids]
+    for image, query in zip(prompts.image_index.tolist(), _queries(prompts), strict=True):
+        own[image].append(query)
+    return {
+        "image_id": list(image_ids),
+        "height": [height] * len(image_ids),
+        "width": [width] * len(image_ids),
+        "mask_rle": [encoded["counts"].decode("ascii") for encoded in coco.encode(stacked)],
+        "prompts": [json.dumps(queries) for queries in own],
+    }
+
+
+def _queries(prompts: Prompts) -> Iterator[dict[str, Any]]:
+    """Every query as plain values: its real points, their labels, its box."""
+    boxes = [None] * len(prompts) if prompts.boxes is None else prompts.boxes.tolist()
+    for points, labels, box in zip(prompts.points.tolist(), prompts.labels.tolist(), boxes, strict=True):
+        query: dict[str, Any] = {
+            "points": [_rounded(xy) for xy, label in zip(points, labels, strict=True) if label >= 0],
+            "labels": [label for label in labels if label >= 0],
+        }
+        yield query if box is None else {**query, "box": _rounded(box)}
+
+
+def _rounded(values: Sequence[float]) -> list[float]:
+    return [round(value, 3) for value in values]
+
+
+def decode_prediction(row: Mapping[Any, Any]) -> Prediction:
+    """Read one row of the table.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is damaged.
+    """
+    points: list[list[float]] = []
+    labels: list[int] = []
+    boxes: list[list[float]] = []
+    for query in json.loads(row["prompts"]):
+        points += query["points"]
+        labels += query["labels"]
+        boxes += [query["box"]] if "box" in query else []
+    return Prediction(
+        points=np.array(points, dtype=np.float64).reshape(-1, 2),
+        labels=np.array(labels, dtype=np.int64),
+        boxes=np.array(boxes, dtype=np.float64).reshape(-1, 4),
+        mask=decode_mask(row["mask_rle"], int(row["height"]), int(row["width"])),
+    )
+
+
+def encode_mask(mask: Bool[np.ndarray, "height width"]) -> str:
+    """Write a mask as COCO's compressed run lengths."""
+    return str(coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode("ascii"))
+
+
+def decode_mask(text: str, height: int, width: int) -> Bool[np.ndarray, "height width"]:
+    """Read a mask from COCO's compressed run lengths.
+
+    Raises:
+        ValueError: they do not fill the image.
+    """
+    if not 0 < height * width <= MOST_PIXELS:
+        raise ValueError(f"a mask of {height}×{width} px")
+    mask = coco.decode({"size": [height, width], "counts": text.encode("ascii")})
+    if coco.encode(np.asfortranarray(mask))["counts"] != text.encode("ascii"):  # pixels that no run has set
+        raise ValueError("run lengths that do not fill the image")
+    return mask.astype(bool)

@@ -1,0 +1,140 @@
+"""One table of all runs of a sweep, or of runs from anywhere, and their comparison image by image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from gradsam_exp.errors import InputError
+from gradsam_exp.runs.comparison import CLASS_MIOU, Runs, against
+from gradsam_exp.runs.finding import ELSEWHERE, chosen, in_canon, in_common
+from gradsam_exp.runs.folder import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def collect_runs(runs: Runs) -> pd.DataFrame:
+    """Make one row per run: what was varied, status, each metric with interval and n, the error if it failed.
+
+    A run that is the same as an earlier one, as it does not depend on what was varied, names it in ``same_as``.
+    One whose files are damaged has the status ``damaged``, and its error says which and how.
+    """
+    import pandas as pd  # noqa: PLC0415  (a sweep's parent starts without pandas)
+
+    varied = [_given(runs[job]) for job in runs.jobs] if runs.of_sweep else _varied_between(runs)
+    rows = []
+    first: dict[str, str] = {}
+    for job, own in zip(runs.jobs, varied, strict=True):
+        row: dict[str, Any] = {"job": job, **own}
+        row |= {"status": "interrupted"} | _outcome(runs[job])
+        same = first.setdefault(row.pop("identity", None) or job, job)
+        rows.append(row if same == job else row | {"same_as": same})
+    table = pd.DataFrame(rows)
+    error = table.pop("error") if "error" in table else None
+    if error is not None:
+        table["error"] = error
+    return table
+
+
+def with_comparison(runs: Runs, table: pd.DataFrame, baseline: str | None = None) -> pd.DataFrame:
+    """Add `compare_runs`' columns to the table; a run that repeats another has that one's."""
+    import pandas as pd  # noqa: PLC0415
+
+    pairs = compare_runs(runs, table, baseline)
+    if not len(pairs):
+        return table
+    made_by = table["same_as"].fillna(table["job"]) if "same_as" in table else table["job"]
+    found = pairs.set_index("job").reindex(made_by).reset_index(drop=True)
+    return pd.concat([table, found], axis=1)
+
+
+def compare_runs(runs: Runs, table: pd.DataFrame, baseline: str | None = None) -> pd.DataFrame:
+    """Compare each finished run's mIoU with that of the first run on the same images, and give it by class.
+
+    Args:
+        baseline: the job that comes first on its images instead.
+
+    Returns:
+        One row per run: ``baseline`` (the job compared with), ``delta_miou`` with ``_low`` and ``_high``,
+        Wilcoxon's ``p`` corrected by Holm over the sweep, ``wins``, ``ties``, ``losses``, and one
+        ``class_miou:<class>`` per class. A baseline's own row has classes only.
+    """
+    import pandas as pd  # noqa: PLC0415
+
+    from gradsam_exp.runs.paired import holm  # noqa: PLC0415
+
+    baselines: dict[str, tuple[str, pd.Series]] = {}
+    rows: list[dict[str, Any]] = []
+    jobs = runs.evaluated(table)["job"].tolist()
+    for job in sorted(jobs, key=lambda job: job != baseline):
+        images, data = runs[job].images, runs[job].data_digest
+        by_class = images.groupby("class_name")["iou"].mean()
+        row: dict[str, Any] = {"job": job, **{f"{CLASS_MIOU}{name}": value for name, value in by_class.items()}}
+        if data in baselines:
+            row |= against(images["iou"], *baselines[data])
+        else:
+            baselines[data] = (job, images["iou"])
+        rows.append(row)
+    pairs = pd.DataFrame(rows)
+    if "p" not in pairs:
+        return pairs.iloc[:0]
+    pairs["p"] = holm(pairs["p"].tolist())
+    return pairs
+
+
+def about(runs: Runs, table: pd.DataFrame) -> str:
+    """What the finished runs have in common, in one line, see `in_common`; empty if there are none."""
+    finished = [runs[job] for job in runs.evaluated(table)["job"]]
+    if not finished:
+        return ""
+    configs = [run.config for run in finished]
+    for k, (run, config) in enumerate(zip(finished, configs, strict=True)):
+        if run.backbone:  # of the checkpoint, which the configuration need not say
+            configs[k] = {**config, "model": {**(config.get("model") or {}), "backbone": run.backbone}}
+    return in_common(configs, [len(run.images) for run in finished])
+
+
+def _varied_between(runs: Runs) -> list[dict[str, str]]:
+    """What runs from anywhere were given, and what the others have there, as their configurations say it."""
+    given = [runs[job].given for job in runs.jobs]
+    keys = [
+        key for key in dict.fromkeys(key for own in given for key in own) if key.split(".")[0] not in ELSEWHERE
+    ]
+    configs = [runs[job].config for job in runs.jobs]
+    return [
+        {key: in_canon(_value(key, own, config)) for key in keys}
+        for own, config in zip(given, configs, strict=True)
+    ]
+
+
+def _value(key: str, given: Mapping[str, str], config: Mapping[str, Any]) -> str:
+    """Of a group the option, which may have another name than what it configures."""
+    option = given.get(key) if isinstance(config.get(key), Mapping) else None
+    return option or chosen(config, key) or given.get(key) or ""
+
+
+def _given(run: Run) -> dict[str, str]:
+    """What a sweep's job was given; nothing if that cannot be read."""
+    try:
+        return {key: in_canon(value) for key, value in run.given.items()}
+    except InputError:
+        return {}
+
+
+def _outcome(run: Run) -> dict[str, Any]:
+    """Status, error and metrics of one run; empty if it left nothing."""
+    if not run.has_ended:
+        return {}
+    if run.problem is not None:
+        return {"status": "damaged", "error": run.problem}
+    outcome = run.outcome
+    row: dict[str, Any] = {"status": outcome.status, "identity": outcome.identity}
+    if outcome.error:
+        row["error"] = outcome.error
+    if outcome.upper_bound:
+        row["upper_bound"] = True
+    for name, metric in outcome.metrics.items():
+        row |= {name: metric["mean"], f"{name}_low": metric["ci95"][0], f"{name}_high": metric["ci95"][1]}
+        row[f"{name}_n"] = metric["n"]
+    return row
