@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from gradsam_exp.engine.store import Store, StoreSettings, Tensors
+from gradsam_exp.engine.store import Store, StoreSettings
 from gradsam_exp.registry import build_checked
 from gradsam_exp.runs.folder import Run
 from gradsam_exp.types import Tensors

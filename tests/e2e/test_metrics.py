@@ -28,7 +28,7 @@ def leak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.syspath_prepend(tmp_path)
     importlib.import_module("leak_metric")
     yield
-    monkeypatch.delitem(sys.modules, "leak_metric")
+    del sys.modules["leak_metric"]
 
 
 def metrics_of(run: Path) -> dict:

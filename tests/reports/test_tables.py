@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,11 +10,19 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+<<<<<<< HEAD
 from gradsam_exp.reports.sweep import summarize_sweep
 from gradsam_exp.reports.tables import as_latex, as_markdown, latex_text, print_tables, varied_columns
 from gradsam_exp.runs.comparison import Runs
 from gradsam_exp.runs.sweep import about, collect_runs, with_comparison
 from tests.reports.finished_runs import write_run
+=======
+from gradsam_exp.metrics.heatmaps import EnergyInMask, Sparsity
+from gradsam_exp.reports.sweep import about, collect_runs, summarize_sweep, with_comparison
+from gradsam_exp.reports.tables import as_latex, as_markdown, latex_text, print_tables, varied_columns
+from gradsam_exp.runs.comparison import metric_facts
+from tests.reports.finished_runs import facts_of, write_run
+>>>>>>> w1
 
 EVIL = r"50% & a_b #1 {x} \end~^ $y$"
 
@@ -116,3 +125,44 @@ def test_pooled_runs_are_in_the_latex_as_well(tmp_path: Path):
     text = (tmp_path / "sweep.tex").read_text()
     assert text.count(r"\toprule") == 3
     assert "sd between runs" in text
+
+
+def heat(mean: float) -> dict[str, object]:
+    """What ``metrics.json`` says of the energy in the mask."""
+    return facts_of(EnergyInMask) | {"mean": mean, "ci95": [mean - 0.1, mean + 0.1]}
+
+
+def test_metrics_of_heatmaps_have_a_table_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for k, (explainer, mean) in enumerate((("gradcam", 0.25), ("layercam", 0.375))):
+        more = {"energy_in_mask": heat(mean), "sparsity": facts_of(Sparsity)}
+        write_run(tmp_path / str(k), {"explainer": explainer}, [0.5, 0.6, 0.7, 0.8], more=more)
+    summarize_sweep(tmp_path)
+    markdown, latex = ((tmp_path / f"sweep.{kind}").read_text() for kind in ("md", "tex"))
+    assert "| job | explainer | mIoU |\n" in markdown
+    assert "| job | explainer | energy in mask |\n" in markdown, "the sparsity is the same in all runs"
+    assert "| 1 | layercam | 0.375 [0.275, 0.475] |\n" in markdown
+    assert r"job & explainer & energy in mask \\" in latex
+    printed = capsys.readouterr().out
+    assert printed.count("energy in mask") == 1
+    assert "0.375" in printed
+    assert "[0.275" not in printed, "the interval would make it too wide"
+
+
+def test_heatmaps_that_are_the_same_in_all_runs_have_no_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for k, pipeline in enumerate(("fg", "fgbg")):
+        write_run(tmp_path / str(k), {"pipeline": pipeline}, [0.5] * 4, more={"energy_in_mask": heat(0.25)})
+    summarize_sweep(tmp_path)
+    for text in (capsys.readouterr().out, *((tmp_path / f"sweep.{kind}").read_text() for kind in ("md", "tex"))):
+        assert "energy in mask" not in text
+    assert "energy_in_mask" in (tmp_path / "sweep.csv").read_text()
+
+
+def test_a_run_that_does_not_say_what_its_metrics_are_has_their_names(tmp_path: Path):
+    for k, pipeline in enumerate(("fg", "fgbg")):
+        run = write_run(tmp_path / str(k), {"pipeline": pipeline}, [0.5, 0.6, 0.7, 0.8], more={"sharpness": {}})
+        content = json.loads((run / "metrics.json").read_text())
+        metrics = {name: {key: v[key] for key in ("mean", "ci95", "n")} for name, v in content["metrics"].items()}
+        (run / "metrics.json").write_text(json.dumps(content | {"metrics": metrics}))
+    table = summarize_sweep(tmp_path)
+    assert varied_columns(table) == ["pipeline"]
+    assert "| job | pipeline | miou | sharpness |\n" in (tmp_path / "sweep.md").read_text()
