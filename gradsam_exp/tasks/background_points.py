@@ -17,6 +17,8 @@ import pandas as pd
 from pydantic.dataclasses import dataclass as checked
 
 from gradsam_exp.config import Config
+from gradsam_exp.data.base import FirstImages
+from gradsam_exp.data.shapes import Shapes
 from gradsam_exp.engine.devices import prepare_on_devices
 from gradsam_exp.engine.experiment import Evaluation
 from gradsam_exp.engine.pipeline import PipelineResult
@@ -105,7 +107,11 @@ def run(config: Config, job: Job) -> None:
             (folder / "runs" / name).mkdir(parents=True)
             write(variant, found[name], folder / "runs" / name)
             bar.advance(stage)
-    known = {dataset[index].image_id: dataset.facts(index) for index in range(len(dataset))}
+    drawn = dataset.dataset if isinstance(dataset, FirstImages) else dataset
+    if isinstance(drawn, Shapes):
+        known = {drawn[index].image_id: {"opacity": drawn.draw(index).opacity} for index in range(len(dataset))}
+    else:
+        known = {}
     all_facts = pd.concat(facts).join(pd.DataFrame.from_dict(known, orient="index"))
     bounds = {name for name, variant in plans.items() if variant.upper_bound}
     text = _write(folder, found, bounds, all_facts, truth)
