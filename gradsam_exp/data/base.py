@@ -41,11 +41,6 @@ class ImageDataset(Dataset[Sample], ABC):
     def image_size(self, index: int) -> tuple[int, int]:
         """``(width, height)`` of one image in pixels, without decoding it."""
 
-    def facts(self, index: int) -> dict[str, float]:
-        """What is known about one image besides its pixels, by name; nothing for most data sets."""
-        del index
-        return {}
-
     @property
     @abstractmethod
     def fingerprint(self) -> str:
@@ -75,10 +70,6 @@ class FirstImages(ImageDataset):
     def image_size(self, index: int) -> tuple[int, int]:
         """See `ImageDataset.image_size`."""
         return self.dataset.image_size(index)
-
-    def facts(self, index: int) -> dict[str, float]:
-        """See `ImageDataset.facts`."""
-        return self.dataset.facts(index)
 
     @property
     def fingerprint(self) -> str:

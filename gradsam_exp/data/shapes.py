@@ -116,10 +116,6 @@ class Shapes(ImageDataset):
         del index
         return self.width, self.height
 
-    def facts(self, index: int) -> dict[str, float]:
-        """The shape's opacity, in [0.6, 1]."""
-        return {"opacity": self.draw(index).opacity}
-
     @property
     def fingerprint(self) -> str:
         """Digest of the parameters, the generator's version and the background."""

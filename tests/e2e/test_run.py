@@ -65,7 +65,14 @@ def test_predictions_can_be_scored_again_without_the_run(run):
 
 @pytest.mark.parametrize("size", [1, 5])
 def test_results_depend_on_the_batch_size_by_rounding_only(run, size: int):
-    one, other = (run(f"batch_size={n}", "pipeline=fg", "store.enabled=false") for n in (8, size))
+    """Where nothing between layer and score has a kink.
+
+    A gradient that comes through a ReLU jumps where rounding moves the ReLU's input across zero: of these eight
+    images and this untrained network, the sixth has such an input, and its Grad-CAM of layer2 moves by 0.3 %.
+    From layer4 on there is only the mean and a linear layer.
+    """
+    smooth = ["pipeline=fg", "store.enabled=false", "explainer.target_layers=[layer4.-1]"]
+    one, other = (run(f"batch_size={n}", *smooth) for n in (8, size))
     assert one.code == other.code == 0
     first, second = (pd.read_parquet(folder / "per_image.parquet") for folder in other.runs)
     pd.testing.assert_frame_equal(first, second, rtol=1e-5, atol=1e-5)
