@@ -28,7 +28,7 @@ def test_overrides_mean_what_they_mean_on_the_command_line():
         ("pipeline=fgb", r"^pipeline='fgb' is not known; did you mean 'fgbg'\?"),
         ("bg_treshold=0.2", r"^'bg_treshold' is not a configuration key; did you mean 'bg_threshold'\?"),
         ("limit=many", r"^limit: Value 'many'"),
-        ("grid_size=4", r"^grid_size=4: must be odd"),
+        ("limit=0", r"^limit=0: must be at least 1"),
         ("model=null", r"^a group cannot be null: leave it out"),
         ("data=folder", r"^data\.root has no default: give data\.root="),
     ],

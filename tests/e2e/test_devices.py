@@ -48,11 +48,7 @@ def test_two_processes_give_what_one_gives(
             sorted(path.name for path in (tmp_path / s / stage).glob("*.safetensors")) for s in ("one", "two")
         ]
         assert names[0] == names[1]
-<<<<<<< HEAD
-        assert len(names[0]) == chunks * (4 if stage == "quality" else 1), "one file for each metric"
-=======
         assert len(names[0]) == chunks * entries
->>>>>>> w1
 
 
 @pytest.mark.slow

@@ -10,19 +10,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-<<<<<<< HEAD
+from gradsam_exp.metrics.heatmaps import EnergyInMask, Sparsity
 from gradsam_exp.reports.sweep import summarize_sweep
 from gradsam_exp.reports.tables import as_latex, as_markdown, latex_text, print_tables, varied_columns
 from gradsam_exp.runs.comparison import Runs
 from gradsam_exp.runs.sweep import about, collect_runs, with_comparison
-from tests.reports.finished_runs import write_run
-=======
-from gradsam_exp.metrics.heatmaps import EnergyInMask, Sparsity
-from gradsam_exp.reports.sweep import about, collect_runs, summarize_sweep, with_comparison
-from gradsam_exp.reports.tables import as_latex, as_markdown, latex_text, print_tables, varied_columns
-from gradsam_exp.runs.comparison import metric_facts
 from tests.reports.finished_runs import facts_of, write_run
->>>>>>> w1
 
 EVIL = r"50% & a_b #1 {x} \end~^ $y$"
 
