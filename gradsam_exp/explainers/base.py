@@ -125,7 +125,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 @dataclasses.dataclass(frozen=True)
 class Recorded:
-    """The raw maps of a batch, before anything is scaled.
+    """A record holds the raw maps of a batch, before anything is scaled.
 
     Attributes:
         maps: one raw map ``(B, h, w)`` per target layer, at the layer's resolution.
@@ -146,7 +146,7 @@ class ModelExplainer(ABC):
         model: any network that maps a batch of images to logits ``(B, classes)``.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(arbitrary_types_allowed=True)
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
     model: nn.Module = dataclasses.field(repr=False)
 

@@ -135,7 +135,14 @@ def test_shapleycam_of_a_vit(run, checkpoint):
     assert done.code == 0, done.err
 
 
-def test_without_a_checkpoint_the_mend_is_named(run):
+def test_a_sweep_says_once_what_fullgrad_leaves_out(run, checkpoint):
+    done = run("-m", "model=vit_b_16", checkpoint("vit_b_16"), "explainer=fullgrad", "grid_size=1,3", "limit=2")
+    assert done.code == 0, done.err
+    logs = "".join(path.read_text(encoding="utf-8") for path in done.folder.rglob("run.log"))
+    assert logs.count("leaves out the biases of the layer norms and linear layers of vit_b_16") == 1
+
+
+def test_without_a_checkpoint_the_hint_is_given(run):
     done = run("model=vit_b_16", "model.checkpoint=null")
     assert done.code == 1
     assert "model.checkpoint is null: train a classifier with task=train" in done.err
