@@ -40,6 +40,7 @@ from gradsam_exp.classifiers.classifier import ImageClassifier
 from gradsam_exp.data.backgrounds import Mixed
 from gradsam_exp.data.base import collate
 from gradsam_exp.data.shapes import Shapes
+from gradsam_exp.engine.session import Session
 from gradsam_exp.explainers.gradient import GradCAM
 from gradsam_exp.prompts.base import STRATEGIES
 from gradsam_exp.segmenters.base import Embeddings
