@@ -188,7 +188,7 @@ def test_predictions_and_places_that_are_broken_cost_pictures_only(tmp_path: Pat
 
 
 def test_a_report_that_is_to_compute_is_refused(tmp_path: Path):
-    with pytest.raises(InputError, match=r"^task\.explain is gone: a report computes nothing"):
+    with pytest.raises(InputError, match=r"^task\.explain is not a parameter"):
         report(Config(runs=str(tmp_path), task={"name": "report", "explain": True}), Job(tmp_path))
 
 
