@@ -65,7 +65,8 @@ def test_a_sweep_leaves_a_report_even_if_a_job_failed(sweep: Path):
 
 @pytest.mark.slow
 def test_a_report_of_any_runs(sweep: Path, run):
-    done = run("task=report", f"runs={sweep}/*", "task.baseline=2")
+    store = f"store.root={sweep.parent / 'outputs' / '.store'}"
+    done = run("task=report", f"runs={sweep}/*", "task.baseline=2", store)
     assert done.code == 0, done.err
     (page,) = done.folder.rglob("report.html")
     assert "data:image/webp" in page.read_text()
@@ -376,6 +377,6 @@ def test_runs_whose_images_are_gone_are_compared_without(chromium: Any, sweep: P
         opened = context.new_page()
         opened.goto(page.as_uri())
         opened.wait_for_selector("#missing li")
-        assert "gone" in opened.locator("#missing").inner_text()
+        assert "not in the store" in opened.locator("#missing").inner_text()
         assert "not in this page" in opened.locator("#panels").inner_text()
         assert opened.locator("#comparison tbody tr").count() == 3
