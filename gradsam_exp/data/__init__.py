@@ -1,1 +1,1 @@
-"""Data sets and what they are drawn on; one registry each for ``data`` and ``background``."""
+"""This package reads and draws data sets; ``data`` and ``background`` choose among what registers itself here."""

@@ -1,4 +1,4 @@
-"""What the shapes are drawn on. Each background answers one call: ``draw(rng, width, height)``.
+"""This module draws the backgrounds of the built-in shapes: noise, dead leaves, photographs or given pictures.
 
 A background is built for one split and never shows another split's pictures.
 """
@@ -30,11 +30,11 @@ class Background(Protocol):
     """Draws backgrounds of any size."""
 
     def draw(self, rng: Generator, width: int, height: int) -> UInt8[np.ndarray, "height width 3"]:
-        """One background, RGB in 0..255; equal generators give equal pixels."""
+        """Draw one background, RGB in 0..255; equal generators give equal pixels."""
 
     @property
     def fingerprint(self) -> str:
-        """Digest of everything the pixels depend on besides the generator."""
+        """Identify everything the pixels depend on besides the generator, by a digest."""
 
 
 BACKGROUNDS: Registry[Background] = Registry("background", "gradsam_exp.data")
@@ -42,7 +42,7 @@ BACKGROUNDS: Registry[Background] = Registry("background", "gradsam_exp.data")
 
 @BACKGROUNDS.register("mixed")
 class Mixed:
-    """Half random crops of the bundled photographs at several scales, half dead leaves (the default)."""
+    """Draws half random crops of the bundled photographs at several scales, half dead leaves (the default)."""
 
     def __init__(self, split: str) -> None:
         self.photos = photographs(split)
@@ -64,7 +64,7 @@ class Mixed:
 
 @BACKGROUNDS.register("noise")
 class Noise:
-    """Coloured noise: a blocky random picture at a random scale. Has no splits."""
+    """Draws coloured noise, blocky at a random scale; the same for all splits."""
 
     def __init__(self, split: str) -> None:
         self.split = split
@@ -83,7 +83,7 @@ class Noise:
 
 @BACKGROUNDS.register("folder")
 class Pictures:
-    """Whole pictures of a folder or zip archive, resized to the canvas; split by file 80/10/10.
+    """Shows whole pictures of a folder or zip archive, resized to the canvas; files are split 80/10/10.
 
     The split of a file is decided by a digest of its name, so adding pictures never moves one from
     test to train.
@@ -95,7 +95,7 @@ class Pictures:
 
     @cached_property
     def pictures(self) -> Sequence[UInt8[np.ndarray, "height width 3"]]:
-        """The decoded pictures of this split."""
+        """Decode the pictures of this split, once."""
         return [_decode(name, content) for name, content in self._files]
 
     def draw(self, rng: Generator, width: int, height: int) -> np.ndarray:
@@ -111,7 +111,7 @@ class Pictures:
 
 @BACKGROUNDS.register("cifar10")
 def cifar10(split: str, root: str | Path | None = None) -> Pictures:
-    """CIFAR-10 photographs (Krizhevsky 2009), from ``root`` (zip or folder) or torchvision's download.
+    """Draw on CIFAR-10 photographs (Krizhevsky 2009), from ``root`` (zip or folder) or torchvision's download.
 
     Args:
         split: ``train``, ``val`` or ``test`` of *this* framework: 80/10/10 of the files found.
@@ -123,7 +123,7 @@ def cifar10(split: str, root: str | Path | None = None) -> Pictures:
 
 @BACKGROUNDS.register("blend")
 class Blend:
-    """Each image on one of several backgrounds, chosen at random with equal chances.
+    """Draws each image on one of several backgrounds, chosen at random with equal chances.
 
     Args:
         of: config nodes of the backgrounds, such as ``[{"name": "mixed"}, {"name": "noise"}]``.
@@ -145,7 +145,7 @@ class Blend:
 
 
 def random_crop(rng: Generator, photo: np.ndarray, width: int, height: int) -> np.ndarray:
-    """A random window of ``photo`` with the canvas' aspect, at a random scale, flipped at random."""
+    """Cut a random window of ``photo`` with the canvas' aspect, at a random scale, flipped at random."""
     photo_height, photo_width = photo.shape[:2]
     largest = min(photo_width / width, photo_height / height)
     smallest = min(1.0, largest)

@@ -1,4 +1,4 @@
-"""What every data set offers, and the loader that turns it into batches of one image size."""
+"""This module defines what every data set offers, and the loader that makes batches of one image size."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gradsam_exp.types import ImageBatch
 
 @dataclass(frozen=True)
 class Sample:
-    """One image: RGB 0..255 in its own size, its true mask if there is one, class id (−1 unknown), name."""
+    """Holds one image: RGB 0..255 in its own size, true mask if there is one, class id (−1 unknown), name."""
 
     image: UInt8[Tensor, "3 height width"]
     mask: Bool[Tensor, "height width"] | None
@@ -27,7 +27,7 @@ class Sample:
 
 
 class ImageDataset(Dataset[Sample], ABC):
-    """A finite, ordered set of samples of one split."""
+    """Is a finite, ordered set of samples of one split; every data set derives from it."""
 
     class_names: Sequence[str]
 
@@ -39,21 +39,21 @@ class ImageDataset(Dataset[Sample], ABC):
 
     @abstractmethod
     def image_size(self, index: int) -> tuple[int, int]:
-        """``(width, height)`` of one image in pixels, without decoding it."""
+        """Return ``(width, height)`` of one image in pixels, without decoding it."""
 
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """Digest of everything the samples depend on."""
+        """Identify everything the samples depend on, by a digest."""
 
     @property
     def origin(self) -> str:
-        """Fingerprint of the whole that this is a part of: together with an index it names an image."""
+        """Return the fingerprint of the whole data set that this is a part of; with an index it names an image."""
         return self.fingerprint
 
 
 class FirstImages(ImageDataset):
-    """The first ``limit`` images of a data set, or all if it has fewer."""
+    """Cuts a data set to its first ``limit`` images, or all if it has fewer."""
 
     def __init__(self, dataset: ImageDataset, limit: int) -> None:
         self.dataset, self.limit = dataset, limit
@@ -98,7 +98,7 @@ def collate(samples: Sequence[Sample]) -> ImageBatch:
 
 
 class SizeBuckets(Sampler[list[int]]):
-    """Batches of at most ``batch_size`` indices whose images share one size, in order of first appearance.
+    """Groups at most ``batch_size`` indices whose images share one size, in order of first appearance.
 
     Args:
         pixels: most pixels of a batch; one image is never too many.

@@ -1,4 +1,4 @@
-"""The dead-leaves model: a procedural stand-in for natural images, with its own ground truth.
+"""This module draws dead-leaves pictures, a procedural stand-in for natural images with known segments.
 
 Opaque leaves of power-law sizes fall until they cover the picture. The result shares the scale
 invariance, edges and occlusions of photographs (Lee, Mumford, Huang: *Occlusion Models for Natural
@@ -83,7 +83,7 @@ class _Palette:
         self.hue_spread = 10 + 70 * rng.random() ** 2
 
     def draw(self) -> np.ndarray:
-        """RGB; may leave 0..255."""
+        """Draw a colour, RGB, which may lie outside of 0..255."""
         light = (self.rng.random() - 0.5) * self.light_spread
         hue = (self.rng.random(3) - 0.5) * self.hue_spread
         return self.base + light + hue
@@ -123,7 +123,7 @@ def _snap(value: float) -> float:
 
 
 def shading(rng: Generator, width: int, height: int, strength: float = 0.5) -> np.ndarray:
-    """Smooth illumination in [1 − strength, 1], float64 ``(height, width)``: a few random lights, interpolated."""
+    """Draw smooth illumination in [1 − strength, 1], float64 ``(height, width)``, from a few random lights."""
     lights = Image.fromarray(rng.integers(0, 256, (3, 4), dtype=np.uint8))
     smooth = np.asarray(lights.resize((width, height), Image.Resampling.BICUBIC), dtype=np.float64)
     return 1 - strength * smooth / 255

@@ -1,4 +1,4 @@
-"""Data sets that lie on disk as picture files: checked when they are listed, decoded when asked for."""
+"""This module reads data sets that are picture files; all are checked first, and decoded when they are needed."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from gradsam_exp.errors import InputError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 
-# Of ten buckets by name: 80/10/10 where folders do not say which split a file belongs to.
+# Which of ten buckets by name are a split: 80/10/10 where folders do not say which split a file belongs to.
 SHARES = {"train": range(8), "val": range(8, 9), "test": range(9, 10)}
 
 
 def belongs_to(split: str, name: str) -> bool:
-    """Whether the file ``name`` (relative, with forward slashes) is in ``split``.
+    """Tell whether the file ``name`` (relative, with forward slashes) is in ``split``.
 
     Decided by a digest of the name, the same on every machine: adding files moves none from test to train.
     """
@@ -33,7 +33,7 @@ def belongs_to(split: str, name: str) -> bool:
 
 @dataclass(frozen=True)
 class Entry:
-    """One image on disk: its name in the data set, picture, mask if there is one, class id (−1 unknown)."""
+    """Names one image on disk: its id in the data set, picture, mask if there is one, class id (−1 unknown)."""
 
     image_id: str
     image: Path
@@ -42,7 +42,7 @@ class Entry:
 
 
 class FileDataset(ImageDataset):
-    """Images listed as `Entry`.
+    """Reads images that are listed as `Entry`.
 
     Every file is read once when the data set is made, so that a broken one is named before anything
     expensive starts.
@@ -87,12 +87,12 @@ class FileDataset(ImageDataset):
 
     @property
     def fingerprint(self) -> str:
-        """Digest of names, labels and the content of every file."""
+        """Identify names, labels and the content of every file, by a digest."""
         return self._fingerprint
 
 
 def read_rgb(path: Path) -> np.ndarray:
-    """A picture as uint8 ``(height, width, 3)``.
+    """Read a picture as uint8 ``(height, width, 3)``.
 
     Raises:
         InputError: if it cannot be decoded.
@@ -105,7 +105,7 @@ def read_rgb(path: Path) -> np.ndarray:
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """A mask as bool ``(height, width)``: set where the grey value is above half of white (0/1 masks: 1).
+    """Read a mask as bool ``(height, width)``, set where grey is above half of white (0/1 masks: 1).
 
     Raises:
         InputError: if it cannot be decoded.
@@ -119,7 +119,7 @@ def read_mask(path: Path) -> np.ndarray:
 
 
 def pictures_in(folder: Path, *, key: str) -> dict[str, Path]:
-    """The picture files directly in ``folder``, by stem, sorted.
+    """List the picture files directly in ``folder``, by stem, sorted.
 
     Raises:
         InputError: if the folder does not exist, or two pictures differ in their ending only.
@@ -162,7 +162,7 @@ def _inspect(path: Path) -> tuple[tuple[int, int], bytes]:
 
 @lru_cache(maxsize=2**18)
 def _inspected(path: Path, modified: int, size_in_bytes: int) -> tuple[tuple[int, int], bytes]:
-    """Of an unchanged file, once a process: each job of a sweep asks again."""
+    """`_inspect` an unchanged file once a process, since each job of a sweep asks again."""
     del modified, size_in_bytes
     try:
         content = path.read_bytes()

@@ -1,4 +1,4 @@
-"""A data set of one's own: class folders of images and, if there are any, a parallel tree of masks."""
+"""This module reads your own data: class folders of images and, if there are any, a parallel tree of masks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gradsam_exp.errors import InputError
 
 @DATASETS.register("folder")
 def folder(split: str, *, root: str | Path, images: str = "images", masks: str = "masks") -> FileDataset:
-    """One split of ``<root>/<images>/[<split>/]<class>/*``, masks under ``<root>/<masks>/`` in the same tree.
+    """Read a split of ``<root>/<images>/[<split>/]<class>/*``, masks under ``<root>/<masks>/`` in the same tree.
 
     Images may differ in size and format; a mask shares its image's name, not necessarily its ending.
     Without split folders, files are split 80/10/10 by a digest of their name.

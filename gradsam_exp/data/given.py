@@ -1,4 +1,4 @@
-"""Pictures that somebody points at: without classes, masks or splits."""
+"""This module reads single pictures given on the command line, which have no classes, masks or splits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gradsam_exp.errors import InputError
 
 
 def find_pictures(given: str, *, key: str = "image") -> list[Path]:
-    """A picture, the pictures in a folder, or those of a glob.
+    """List a picture, the pictures in a folder, or those that match a glob.
 
     Raises:
         InputError: if there is none.
@@ -37,7 +37,7 @@ def find_pictures(given: str, *, key: str = "image") -> list[Path]:
 
 
 class GivenPictures(ImageDataset):
-    """Pictures as they lie on disk, turned as their camera says.
+    """Reads pictures as they lie on disk, turned as their camera says.
 
     Every file is read once when this is made.
 
@@ -65,7 +65,7 @@ class GivenPictures(ImageDataset):
         self._fingerprint = state.hexdigest()
 
     def with_classes(self, class_names: Sequence[str]) -> GivenPictures:
-        """This, where a classifier knows these classes."""
+        """Set the classes that the classifier knows, and return this data set."""
         self.class_names = tuple(class_names)
         return self
 
@@ -82,7 +82,7 @@ class GivenPictures(ImageDataset):
 
     @property
     def fingerprint(self) -> str:
-        """Digest of names and pixels."""
+        """Identify names and pixels, by a digest."""
         return self._fingerprint
 
     def _smaller(self, picture: Image.Image) -> Image.Image:

@@ -1,6 +1,6 @@
-"""Shapes that no training of ours has seen: letters, hearts, crosses and arrows.
+"""This module draws shapes that no shipped model was trained on: letters, hearts, crosses and arrows.
 
-They answer whether ``sam=compact`` segments *things*, or only the shapes it was raised on.
+They show whether ``sam=compact`` segments objects in general, or only the shapes it was trained on.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ OUTLINES = {
 
 
 class NovelShapes(Shapes):
-    """`Shapes` with other shapes: upright hearts, crosses and arrows, and capital letters of DejaVu Sans Bold."""
+    """Draws upright hearts, crosses and arrows, and capital letters of DejaVu Sans Bold, as `Shapes` does."""
 
     class_names = ("letter", "heart", "cross", "arrow")
 
     def stencil(self, shape: str, size: int, index: int) -> Bool[np.ndarray, "size size"]:
-        """The pixels of a shape in its box, hard-edged; letters take turns."""
+        """Return the pixels of a shape in its box, hard-edged; letters take turns."""
         if shape == "letter":
             return _letter(LETTERS[index // len(self.class_names) % len(LETTERS)], size)
         return _outline(shape, size)

@@ -1,4 +1,4 @@
-"""The colour photographs that come inside the wheels of scikit-image, scikit-learn and matplotlib.
+"""This module finds the colour photographs inside the installed scikit-image, scikit-learn and matplotlib.
 
 They are the only natural images a machine without network is sure to have. There are only a handful,
 so whole *scenes* are held out: no pixel of a validation or test scene is ever trained on.
@@ -38,7 +38,7 @@ SCENES_OF_SPLIT = {
 
 @cache
 def photographs(split: str) -> tuple[UInt8[np.ndarray, "height width 3"], ...]:
-    """The photographs of one split, RGB, each at its own size.
+    """Read the photographs of one split, RGB, each at its own size.
 
     Raises:
         FileNotFoundError: if an installed package no longer ships its picture.

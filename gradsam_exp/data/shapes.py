@@ -1,4 +1,4 @@
-"""The built-in data set: one flat, slightly translucent shape on a picture.
+"""This module draws the built-in data set: one flat, slightly translucent shape on a picture.
 
 Circle, square, triangle, star or diamond, as in the reference data set. Image ``i`` of a split is a
 pure function of ``(seed, split, i)``, on every platform: uniform random numbers, integer blending and
@@ -29,7 +29,7 @@ _SPLIT_STREAM = {"train": 0, "val": 1, "test": 2}
 
 @dataclass(frozen=True)
 class Drawing:
-    """One finished image with the facts it was drawn from.
+    """Holds one drawn image, and what it was drawn from.
 
     ``left``, ``top`` and ``size`` (px) give the box around the shape, ``opacity`` is in 0.6..1.0.
     """
@@ -44,7 +44,7 @@ class Drawing:
 
 
 class Shapes(ImageDataset):
-    """``length`` images of a split; asking for an index beyond the length draws a fresh image.
+    """Draws ``length`` images of a split; an index beyond the length draws a fresh image.
 
     Args:
         split: ``train``, ``val`` or ``test``; also selects the background's pictures.
@@ -82,7 +82,7 @@ class Shapes(ImageDataset):
         return self.length
 
     def draw(self, index: int) -> Drawing:
-        """Draw image ``index`` (any number ≥ 0) with its mask and facts."""
+        """Draw image ``index`` (any number ≥ 0) and its mask."""
         rng = np.random.default_rng([self.seed, _SPLIT_STREAM[self.split], index])
         shape = self.class_names[index % len(self.class_names)]
         size = int(rng.integers(self.min_size, self.max_size + 1))
@@ -98,7 +98,7 @@ class Shapes(ImageDataset):
         return Drawing(image, mask, shape, left, top, size, opacity / 256)
 
     def stencil(self, shape: str, size: int, index: int) -> Bool[np.ndarray, "size size"]:
-        """The pixels of a shape in its box; the same for every ``index`` here."""
+        """Return the pixels of a shape in its box; here they are the same for every ``index``."""
         del index
         return stencil(shape, size)
 
@@ -112,13 +112,13 @@ class Shapes(ImageDataset):
         )
 
     def image_size(self, index: int) -> tuple[int, int]:
-        """``(width, height)`` of any image: all have the same."""
+        """Return ``(width, height)``, which is the same for all images."""
         del index
         return self.width, self.height
 
     @property
     def fingerprint(self) -> str:
-        """Digest of the parameters, the generator's version and the background."""
+        """Identify the parameters, the generator's version and the background, by a digest."""
         facts = (
             _VERSION,
             type(self).__qualname__,
@@ -146,7 +146,7 @@ def shapes(
     min_size: Annotated[int, Field(ge=3)] = 13,
     max_size: Annotated[int, Field(ge=3)] = 19,
 ) -> Shapes:
-    """`Shapes` from a config: ``background`` is a config node, ``lengths`` the number of images by split."""
+    """Build `Shapes`; ``background`` is a config node, ``lengths`` the number of images by split."""
     return Shapes(
         split,
         BACKGROUNDS.build(background, split=split),
@@ -160,7 +160,7 @@ def shapes(
 
 
 def stencil(shape: str, size: int) -> Bool[np.ndarray, "size size"]:
-    """The pixels of a shape that spans ``size`` px, hard-edged as in the reference data set."""
+    """Return the pixels of a shape that spans ``size`` px, hard-edged as in the reference data set."""
     ys, xs = np.mgrid[0:size, 0:size]
     half = (size - 1) / 2
     if shape == "square":

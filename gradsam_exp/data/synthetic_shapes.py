@@ -1,4 +1,4 @@
-"""The reference data set's layout: ``images``, ``masks`` and ``labels``, each with a folder per split."""
+"""This module reads and writes the reference data set: ``images``, ``masks``, ``labels``, a folder per split."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def synthetic_shapes(
     url: str = URL,
     sha256: str | None = None,
 ) -> FileDataset:
-    """One split of ``images/<split>/*.png``, ``masks/<split>/*.png``, ``labels/<split>/*.txt``.
+    """Read a split of ``images/<split>/*.png``, ``masks/<split>/*.png``, ``labels/<split>/*.txt``.
 
     Args:
         split: only this one's folders need to exist.

@@ -1,4 +1,4 @@
-"""``task=export``: write the built-in shapes as files, in the layout of ``data=synthetic_shapes``."""
+"""``task=export`` writes the built-in shapes as files, in the layout of ``data=synthetic_shapes``."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""``task=probe_sam``: what a segmenter makes of one click, on objects, on unseen objects and on backgrounds.
+"""``task=probe_sam`` measures a segmenter by single clicks on known shapes, unseen shapes and the background.
 
-No classifier is involved: this is the quality of the tool, not of the method.
+No classifier is involved: what is measured is the segmenter alone.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def probe(
 
 
 def _one_click(segmenter: Segmenter, dataset: ImageDataset, what: str) -> Findings:
-    """IoU of a click at the true centre of mass, the mask with the best predicted IoU; overall and by class."""
+    """Measure the IoU of a click at the true centre of mass, overall and by class; predicted IoU chooses."""
     ious, labels = [], []
     for batch in loader(dataset, 32):
         labels.append(batch.labels)
@@ -85,7 +85,7 @@ def _one_click(segmenter: Segmenter, dataset: ImageDataset, what: str) -> Findin
 def _background_clicks(
     segmenter: Segmenter, dataset: ImageDataset, distance_px: float, shape_covered: float, seed: int
 ) -> Findings:
-    """A click at a random pixel at least ``distance_px`` from the shape: does the answer stay off the shape?"""
+    """Click at a random pixel at least ``distance_px`` from the shape, and measure if the mask avoids it."""
     rng = np.random.default_rng(seed)
     contains, spares, overlap = [], [], []
     for batch in loader(dataset, 32):

@@ -36,7 +36,7 @@ Positive = Annotated[int, Field(ge=1)]
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class TrainSettings:
-    """What ``conf/task/train.yaml`` says.
+    """Holds the settings of ``conf/task/train.yaml``, where their defaults are.
 
     Attributes:
         epochs: how often the training images are seen, at most.

@@ -33,7 +33,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class TrainSamSettings:
-    """What ``conf/task/train_sam.yaml`` says.
+    """Holds the settings of ``conf/task/train_sam.yaml``, where their defaults are.
 
     Attributes:
         steps: length of the training, rounded to whole epochs.

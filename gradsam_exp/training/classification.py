@@ -1,4 +1,4 @@
-"""What training a classifier needs besides the classifier: batches, a start from other weights, accuracies."""
+"""This module gives a classifier's training its batches and initial weights, and measures its accuracy."""
 
 from __future__ import annotations
 

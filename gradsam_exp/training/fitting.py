@@ -1,4 +1,4 @@
-"""What all trainings share: they resume from a checkpoint that cannot run code, and Ctrl-C stops them."""
+"""This module starts and resumes trainings: a checkpoint cannot run code, and Ctrl-C says how to go on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Segment Anything's interactive training recipe, for any `Sam`; ``sam=compact`` was made with it.
+"""This module trains a promptable segmenter by Segment Anything's interactive recipe, such as ``sam=compact``.
 
 Kirillov et al.: *Segment Anything* (ICCV 2023), section 3 and appendix A. A first prompt (one click, now
 and then several clicks or a jittered box) is answered by three candidate masks of which only the best is

@@ -1,4 +1,4 @@
-"""Random prompts for training a promptable segmenter: clicks, boxes, background points and corrections.
+"""This module draws the prompts a segmenter is trained with: clicks, boxes, background points, corrections.
 
 Every tensor is made on the device of the masks it is drawn from. What decides which operations run (how many
 points, box or points) comes from Python's `random`, so that no step waits for a value from the device.
@@ -21,7 +21,7 @@ Cells = Int[Tensor, "queries points 2"]
 
 @dataclass(frozen=True)
 class SceneBatch:
-    """Scenes in SAM's input frame.
+    """Holds scenes in SAM's input frame.
 
     Attributes:
         images: RGB 0..255, resized to the longer side and padded at the bottom and right.
@@ -40,7 +40,7 @@ class SceneBatch:
 
 @dataclass(frozen=True)
 class Queries:
-    """Prompts of one kind in SAM's input frame, one row a query, and the masks they ask for.
+    """Holds prompts of one kind in SAM's input frame, one row a query, and the masks they ask for.
 
     Attributes:
         image_index: which image of the batch a query is about.
@@ -86,7 +86,7 @@ def single_clicks(batch: SceneBatch, pick: Callable[[Masks, int], Cells]) -> Que
 def first_prompts(
     batch: SceneBatch, *, click_share: float, tight_clusters: float, idle_background: float
 ) -> tuple[Queries, Queries]:
-    """Ask for every target once.
+    """Ask for every target once, by a click, by several points or by a box.
 
     Args:
         click_share: share of the targets that is asked for by a single click.

@@ -1,4 +1,4 @@
-"""Batches of random scenes: new ones for training, the same ones for validation."""
+"""This module makes batches of random scenes: new ones for training, the same ones for validation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Endless random scenes with their segments: what ``sam=compact`` learns to segment from.
+"""This module draws random scenes and their segments, from which ``sam=compact`` learns to segment.
 
 A scene is several overlapping random shapes over a picture. Its targets are the visible part of every
 shape (with part, rest and whole where one shape lies on another) *and* segments of the picture itself,
@@ -27,7 +27,7 @@ Corners = list[tuple[float, float]]
 
 @dataclass
 class Scene:
-    """One picture, RGB 0..255, with its segments on a grid whose longer side is ``grid`` cells.
+    """Holds one picture, RGB 0..255, and its segments on a grid whose longer side is ``grid`` cells.
 
     ``objects`` are drawn things and may overlap. ``regions`` numbers the connected segments of what is
     seen behind them; those in ``region_ids`` are large enough to be asked for.
@@ -40,7 +40,7 @@ class Scene:
 
 
 class SceneGenerator:
-    """Draws scenes.
+    """Draws random scenes of shapes over a picture.
 
     Args:
         photos: photographs to crop backgrounds and textures from.
@@ -55,7 +55,7 @@ class SceneGenerator:
         self.photos, self.pictures, self.grid = photos, pictures, grid
 
     def draw(self, rng: Generator, *, plain: bool = False) -> Scene:
-        """One random scene; equal generators give equal scenes.
+        """Draw one random scene; equal generators give equal scenes.
 
         Args:
             plain: one flat object of middling size on a picture: where learning starts.
@@ -145,7 +145,7 @@ class SceneGenerator:
 
 
 class _Canvas:
-    """A picture under work: what was painted, and which cells of it are still visible."""
+    """Paints objects on a picture, and knows which cells of each are still visible."""
 
     def __init__(self, picture: np.ndarray, scale: float, cells: tuple[int, int]) -> None:
         self.picture = picture.astype(np.float64)
@@ -202,7 +202,7 @@ class _Canvas:
 
 
 def random_outline(rng: Generator) -> list[Corners]:
-    """A random shape inside the unit circle: its outline, then the outlines of its holes, if any."""
+    """Draw a random shape in the unit circle: its outline, then the outlines of its holes, if any."""
     return _FAMILIES[int(rng.choice(len(_FAMILIES), p=_FAMILY_SHARES))](rng)
 
 
@@ -291,7 +291,7 @@ def _plain(rng: Generator, width: int, height: int) -> np.ndarray:
 
 
 def _weather(rng: Generator, picture: np.ndarray) -> np.ndarray:
-    """What a camera adds: now and then a little blur or noise."""
+    """Add what a camera adds: now and then a little blur or noise."""
     if rng.random() < 0.3:
         picture = picture + rng.normal(0, 1, picture.shape) * rng.uniform(1, 8)
     pixels = np.clip(np.round(picture), 0, 255).astype(np.uint8)

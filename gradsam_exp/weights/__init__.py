@@ -1,4 +1,4 @@
-"""The weights that ship with the package, and the one file format used for trained weights.
+"""This package holds the shipped weights, and reads and writes the file format of all trained weights.
 
 A weights file is safetensors in half precision with a JSON header that says what it is. The digests of
 the shipped ones are in ``index.json`` and are checked on every load.
@@ -26,14 +26,14 @@ _HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """A weights file on disk: where, what its header says, and the SHA-256 of its bytes."""
+    """Describes a weights file on disk: its path, what its header says, and the SHA-256 of its bytes."""
 
     path: Path
     header: Mapping[str, Any]
     digest: str
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors, in single precision.
+        """Read all tensors, in single precision.
 
         Raises:
             InputError: if the file is truncated.
@@ -50,7 +50,7 @@ class WeightsFile:
 
 
 def shipped(name: str) -> WeightsFile:
-    """Weights that come with the package, digest checked.
+    """Find weights that come with the package, and check their digest.
 
     Raises:
         InputError: unknown name, missing file, or a file that is not the one that was released.
@@ -75,12 +75,12 @@ def open_weights(path: str | Path, *, sha256: str | None = None, key: str = "che
     except SafetensorError as error:
         raise InputError(f"{key}={path} is not a whole safetensors file ({error}); replace it") from error
     if "gradsam_exp" not in metadata:
-        raise InputError(f"{key}={path} was not written by gradsam_exp: it says nothing of what it holds")
+        raise InputError(f"{key}={path} was not written by gradsam_exp: its header does not say what it holds")
     return WeightsFile(path, json.loads(metadata["gradsam_exp"]), digest)
 
 
 def file_digest(path: Path, *, sha256: str | None = None, key: str = "checkpoint") -> str:
-    """SHA-256 of a file, compared with the expected one if there is one.
+    """Compute the SHA-256 of a file, and compare it with the expected one if there is one.
 
     Raises:
         InputError: the file is missing or has another digest.
@@ -99,7 +99,7 @@ def file_digest(path: Path, *, sha256: str | None = None, key: str = "checkpoint
 
 @lru_cache(maxsize=16)
 def _sha256(path: Path, modified: int, size: int) -> str:
-    """Of an unchanged file, read once a process: the jobs of a sweep ask again and again."""
+    """Read an unchanged file once a process, since the jobs of a sweep ask again and again."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -192,7 +192,7 @@ def test_a_download_with_another_digest_is_refused(shape_files: Path, served, tm
     assert not list((tmp_path / "cache").rglob("synthetic_shapes*"))
 
 
-def test_without_network_the_mend_is_named(served):
+def test_without_network_the_hint_is_named(served):
     _, url = served
     with pytest.raises(InputError, match=r"data\.root=PATH"):
         synthetic_shapes("test", url=f"{url}/nowhere.zip")
