@@ -6,6 +6,7 @@ import functools
 import http.server
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,30 @@ from gradsam_exp.types import ImageBatch
 
 os.environ["WANDB_MODE"] = "offline"
 os.environ["WANDB_SILENT"] = "true"
+
+COMMANDS = ("python", "wandb", "gradsam")
+_quick: list[str] = []  # the test that is running, unless it is slow
+
+
+def _refuse_processes(event: str, arguments: tuple[object, ...]) -> None:
+    command = Path(str(arguments[0])).name if event == "subprocess.Popen" else ""
+    starts = event == "os.fork" or command.startswith(COMMANDS)
+    if starts and _quick:
+        raise AssertionError(f"{_quick[0]} starts a process: mark it slow")
+
+
+sys.addaudithook(_refuse_processes)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Keep the quick tests from starting processes, by whichever way."""
+    if item.get_closest_marker("slow") is None:
+        _quick.append(item.nodeid)
+    try:
+        return (yield)
+    finally:
+        _quick.clear()
 
 
 @pytest.fixture(scope="session")

@@ -149,6 +149,7 @@ def _slowly(root: Path, calls: Path) -> None:
     assert tensors["values"].tolist() == [1, 1, 1]
 
 
+@pytest.mark.slow
 def test_processes_that_need_the_same_chunk_make_it_once(tmp_path: Path):
     calls = tmp_path / "calls"
     context = multiprocessing.get_context("fork")
@@ -161,6 +162,7 @@ def test_processes_that_need_the_same_chunk_make_it_once(tmp_path: Path):
     assert calls.read_text() == "made\n"
 
 
+@pytest.mark.slow
 def test_a_process_that_was_killed_holds_nobody_up_and_leaves_nothing_half_made(tmp_path: Path):
     def forever(root: Path) -> None:
         def make():

@@ -53,6 +53,7 @@ def test_what_latex_reads_as_commands_is_text():
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no LaTeX here: sweep.tex was not compiled")
+@pytest.mark.slow
 def test_latex_compiles_it(table: str, tmp_path: Path):
     text = "\\documentclass{article}\\usepackage[utf8]{inputenc}\\usepackage{booktabs}\\begin{document}\\tiny\n"
     (tmp_path / "t.tex").write_text(text + table + "\\end{document}\n")

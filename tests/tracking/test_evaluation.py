@@ -56,6 +56,7 @@ def examples(offline: Path) -> tuple[list[dict], dict[str, Path]]:
     return [dict(zip(found["columns"], row, strict=True)) for row in found["data"]], files
 
 
+@pytest.mark.slow
 def test_configuration_and_summary_are_flat(tracked):
     folder, offline = tracked("pipeline=fgbg", "bg_threshold=0.2", "pipeline.tie=median")
     found = inspect(offline)
@@ -81,6 +82,7 @@ def test_configuration_and_summary_are_flat(tracked):
     assert found["name"].endswith("fgbg·bg0.20·tie=median")
 
 
+@pytest.mark.slow
 def test_a_run_has_the_knobs_it_uses_and_no_others(tracked):
     _, offline = tracked("pipeline=center", "selector=oracle")
     config, tags = inspect(offline)["config"], inspect(offline)["tags"]
@@ -89,6 +91,7 @@ def test_a_run_has_the_knobs_it_uses_and_no_others(tracked):
     assert tags[-1] == "upper bound"
 
 
+@pytest.mark.slow
 def test_metrics_have_a_direction(tracked):
     _, offline = tracked(*USUAL)
     found = {metric["name"]: metric["summary"] for metric in records(offline, "metric")}
@@ -127,12 +130,14 @@ def test_a_sweep_of_twelve_is_twelve_runs_in_one_group(run):
         assert (header["run_group"], header["job_type"]) == (sweep.name, "evaluate")
 
 
+@pytest.mark.slow
 def test_jobs_that_are_the_same_run_are_shown_once(run):
     done = run("-m", "pipeline=fg", "bg_threshold=0.05,0.1", "logger=wandb", "limit=4")
     assert len(done.runs) == 2
     assert len(offline_runs(done.folder)) == 1
 
 
+@pytest.mark.slow
 def test_the_table_has_one_row_per_image(tracked):
     folder, _ = tracked(*USUAL)
     found = table(folder, "per_image")
@@ -154,6 +159,7 @@ def test_a_column_has_the_same_type_with_and_without_values():
         assert numbers_table(per_image) == added  # columns, their types, and rows
 
 
+@pytest.mark.slow
 def test_examples_have_masks_heatmap_prompts_and_metrics(tracked):
     folder, offline = tracked(*USUAL)
     per_image = pd.read_parquet(folder / "per_image.parquet").set_index("image_id")
@@ -179,6 +185,7 @@ def test_examples_have_masks_heatmap_prompts_and_metrics(tracked):
         assert orange.sum() > 20, "the foreground points"
 
 
+@pytest.mark.slow
 def test_class_labels_name_what_a_mask_shows(tracked):
     _, offline = tracked(*USUAL)
     rows, files = examples(offline)
@@ -191,11 +198,13 @@ def test_class_labels_name_what_a_mask_shows(tracked):
     assert [entry["name"] for entry in labels["class_set"]] == names
 
 
+@pytest.mark.slow
 def test_without_a_store_heatmaps_are_left_out_rather_than_computed_twice(tracked):
     _, offline = tracked("store.enabled=false", "logger.images=1")
     assert [row["heatmap"] for row in examples(offline)[0]] == [None] * 3
 
 
+@pytest.mark.slow
 def test_a_run_that_was_taken_from_an_earlier_one_is_shown_as_well(run):
     run("pipeline=fg")
     done = run("pipeline=fg", "resume=true", "logger=wandb")
@@ -206,6 +215,7 @@ def test_a_run_that_was_taken_from_an_earlier_one_is_shown_as_well(run):
     assert summary["per_image"]["nrows"] == 8
 
 
+@pytest.mark.slow
 def test_the_size_of_what_was_logged_is_said(tracked):
     folder, offline = tracked(*USUAL)
     (line,) = (line for line in (folder / "run.log").read_text().splitlines() if "images shown" in line)
@@ -250,6 +260,7 @@ def test_where_there_is_no_truth_the_score_decides():
     assert chosen_images(table, 1) == {"i1": "worst", "i2": "median", "i0": "best"}
 
 
+@pytest.mark.slow
 def test_results_are_an_artifact(tracked):
     folder, offline = tracked(*USUAL)
     identity = json.loads((folder / "metrics.json").read_text())["identity"]

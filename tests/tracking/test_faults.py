@@ -104,6 +104,7 @@ def online(run: Callable, monkeypatch: pytest.MonkeyPatch, address: str, *overri
     return run("logger=wandb", "logger.upload_seconds=4", *overrides)
 
 
+@pytest.mark.slow
 def test_a_server_that_works_gets_everything(run, server: Server):
     done = run("logger=wandb")
     assert done.code == 0, done.err
@@ -119,7 +120,8 @@ def test_a_server_that_works_gets_everything(run, server: Server):
     no_process_is_left(folder)
 
 
-@pytest.mark.parametrize("fault", ["refuses", pytest.param("hangs", marks=pytest.mark.slow), "401", "500"])
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["refuses", "hangs", "401", "500"])
 def test_a_server_out_of_order_costs_a_warning(run, monkeypatch, server, hanging, seconds, fault: str):
     server.answer = int(fault) if fault.isdigit() else None
     address = {"refuses": closed_port(), "hangs": hanging}.get(fault, server.url)
@@ -177,12 +179,14 @@ def test_a_sweep_uploads_while_it_goes_on(run, server: Server):
     no_process_is_left(done.folder)
 
 
+@pytest.mark.slow
 def test_a_key_is_needed_to_go_online(run):
     done = run("logger=wandb", "logger.mode=online")
     assert done.code == 0, done.err
     warned(done.err, "there is no API key (wandb login)", str(offline_runs(done.folder)[0]))
 
 
+@pytest.mark.slow
 def test_even_without_its_service_the_run_is_whole(run, monkeypatch, seconds):
     """W&B's own process is killed while a run is logged."""
     import wandb
