@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gradsam_exp.tracking.report import SweepFacts, _findings, read_sweep
+from gradsam_exp.tracking.report import SweepFacts, findings, read_sweep
 from tests.tracking.conftest import inspect, offline_runs
 from tests.tracking.server import Server, closed_port
 
@@ -116,11 +116,11 @@ def test_an_upper_bound_is_not_the_best():
     knobs = {"pipeline": ["fg", "oracle", "fgbg"], "pipeline_tie": [None, "x", "first"]}
     facts = SweepFacts("s", knobs, ["miou"], means, [False, True, False], "", "")
     assert facts.best == 2
-    best, _, bounds = _findings(facts)
+    best, _, bounds = findings(facts)
     assert best == "Best mIoU 0.900: pipeline=fgbg, pipeline_tie=first."
     assert bounds == "1 of them look at the truth: upper bounds, no choice."
     alone = SweepFacts("s", {}, ["miou"], means[1:2], [True], "", "")
-    assert (alone.best, _findings(alone)) == (None, [bounds])
+    assert (alone.best, findings(alone)) == (None, [bounds])
 
 
 def test_what_nobody_varied_has_no_panel(run):
