@@ -28,12 +28,14 @@ os.environ["WANDB_SILENT"] = "true"
 
 COMMANDS = ("python", "wandb", "gradsam")
 _quick: list[str] = []  # the test that is running, unless it is slow
+_started: list[str] = []  # what it has started
 
 
 def _refuse_processes(event: str, arguments: tuple[object, ...]) -> None:
     command = Path(str(arguments[0])).name if event == "subprocess.Popen" else ""
-    starts = event == "os.fork" or command.startswith(COMMANDS)
+    starts = event in ("os.fork", "os.posix_spawn", "os.system") or command.startswith(COMMANDS)
     if starts and _quick:
+        _started.append(command or event)
         raise AssertionError(f"{_quick[0]} starts a process: mark it slow")
 
 
@@ -49,6 +51,15 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         return (yield)
     finally:
         _quick.clear()
+        _started.clear()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Fail also where the program has coped with the refusal, as it does with a tracker that cannot start."""
+    del item
+    yield
+    assert not _started, f"starts {', '.join(_started)}: mark it slow"
 
 
 @pytest.fixture(scope="session")
