@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from gradsam_exp.runs.summary import MetricFacts
 from gradsam_exp.tracking.report import SweepFacts, _findings, read_sweep
 from tests.tracking.conftest import inspect, offline_runs
 from tests.tracking.server import Server, closed_port
 
 pytest.importorskip("wandb_workspaces")
 pytestmark = pytest.mark.slow
+
+MIOU = {"miou": MetricFacts("iou", "mIoU", higher_is_better=True, group="masks")}
 
 
 @pytest.fixture
@@ -114,12 +117,12 @@ def test_what_is_no_sweep_is_refused(run, tmp_path: Path):
 def test_an_upper_bound_is_not_the_best():
     means = [{"miou": 0.8}, {"miou": 0.95}, {"miou": 0.9}]
     knobs = {"pipeline": ["fg", "oracle", "fgbg"], "pipeline_tie": [None, "x", "first"]}
-    facts = SweepFacts("s", knobs, ["miou"], means, [False, True, False], "", "")
+    facts = SweepFacts("s", knobs, MIOU, means, [False, True, False], "", "")
     assert facts.best == 2
     best, _, bounds = _findings(facts)
     assert best == "Best mIoU 0.900: pipeline=fgbg, pipeline_tie=first."
     assert bounds == "1 of them look at the truth: upper bounds, no choice."
-    alone = SweepFacts("s", {}, ["miou"], means[1:2], [True], "", "")
+    alone = SweepFacts("s", {}, MIOU, means[1:2], [True], "", "")
     assert (alone.best, _findings(alone)) == (None, [bounds])
 
 
