@@ -29,7 +29,7 @@ from gradsam_exp.app.composing import HYDRA, prepare_hydra
 from gradsam_exp.app.launchers import is_parallel
 from gradsam_exp.app.messages import no_choice, one_line
 from gradsam_exp.app.renamed import refuse_renamed
-from gradsam_exp.app.startup import leave, load_task, share_store
+from gradsam_exp.app.startup import compose_once, leave, load_task, share_store
 from gradsam_exp.config import check
 from gradsam_exp.engine.session import Job, Session
 from gradsam_exp.errors import InputError, first_line, keep_traceback
@@ -54,6 +54,7 @@ def main() -> NoReturn:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors reach us: we say them in one line
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large tensors on huge pages: memory fragments less
     share_store()
+    compose_once()
     leave(run_program(_run_hydra))
 
 
