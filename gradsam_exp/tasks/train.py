@@ -93,7 +93,7 @@ def run(config: Config, job: Job) -> float:
     callbacks: list[pl.Callback] = [best, RichProgressBar(leave=True)]
     if settings.patience is not None:
         callbacks.append(EarlyStopping("val/loss", patience=settings.patience))
-    with track_training(tracker, config, folder, overrides=job.overrides, sweep=job.sweep) as tracked:
+    with track_training(tracker, config, job) as tracked:
         loggers: list[Logger] = [pl.loggers.CSVLogger(str(folder), name="", version="log")]
         trainer = pl.Trainer(
             **config.trainer,

@@ -1,4 +1,4 @@
-"""The stage that draws or decodes images, with their true masks and labels."""
+"""This stage draws or decodes images, with their true masks and labels."""
 
 from __future__ import annotations
 
@@ -25,19 +25,13 @@ class Images(Stage):
 
     name = "images"
     clock = "data"
-    depends_on = None
 
     def __init__(self, class_names: Sequence[str], modules: Sequence[str] = ()) -> None:
-        self.class_names, self._modules = class_names, modules
-
-    @property
-    def modules(self) -> Sequence[str]:
-        """See `Stage.modules`."""
-        return self._modules
+        super().__init__(modules=modules)
+        self.class_names = class_names
 
     def make(self, chunk: Chunk, batches: AdaptiveBatch) -> tuple[Tensors, Any]:
         """See `Stage.make`."""
-        del batches
         batch = collate([chunk.dataset[index] for index in chunk.indices])
         masks = {} if batch.masks is None else {"masks": batch.masks}
         return {"images": batch.images, "labels": batch.labels, **masks}, batch.image_ids

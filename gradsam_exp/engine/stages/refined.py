@@ -1,4 +1,4 @@
-"""The stage that brings heatmaps to the edges of the image."""
+"""This stage refines heatmaps, so that their borders follow the edges in the image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Refine(Stage):
 
     Args:
         refiner: does it.
-        depends_on: plain values that say what it depends on.
+        depends_on: None stands for its fields.
         modules: import paths of its plug-in.
     """
 
@@ -26,25 +26,14 @@ class Refine(Stage):
     counted = False
 
     def __init__(self, refiner: Refiner, depends_on: Any = None, modules: Sequence[str] = ()) -> None:
-        self.refiner, self._depends_on = refiner, depends_on
-        self._modules = [*modules, type(refiner).__module__]
-
-    @property
-    def depends_on(self) -> Any:
-        """See `Stage.depends_on`."""
-        return repr(self.refiner) if self._depends_on is None else self._depends_on
-
-    @property
-    def modules(self) -> Sequence[str]:
-        """See `Stage.modules`."""
-        return self._modules
+        known = repr(refiner) if depends_on is None else depends_on
+        super().__init__(known, [*modules, type(refiner).__module__])
+        self.refiner = refiner
 
     def make(self, chunk: Chunk, batches: AdaptiveBatch) -> tuple[Tensors, Any]:
         """See `Stage.make`."""
-        del batches
         return self.refiner(chunk.batch.images, chunk.heatmaps).as_tensors(), None
 
     def take(self, chunk: Chunk, tensors: Tensors, facts: Any) -> None:
         """See `Stage.take`."""
-        del facts
         chunk.heatmaps = Heatmaps(**tensors)
