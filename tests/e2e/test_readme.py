@@ -63,6 +63,7 @@ def test_the_library_example(capsys):
 def test_the_plug_in_example(batch, monkeypatch):
     import gradsam_exp as gs
 
+    gs.STRATEGIES.names()  # have all of ours first
     monkeypatch.setattr(gs.STRATEGIES, "_factories", dict(gs.STRATEGIES._factories))  # forget it afterwards
 
     _, example, _ = blocks("python")
@@ -81,6 +82,7 @@ def test_the_plug_in_example(batch, monkeypatch):
 def test_the_metric_example(monkeypatch):
     import gradsam_exp as gs
 
+    gs.METRICS.names()  # have all of ours first
     monkeypatch.setattr(gs.METRICS, "_factories", dict(gs.METRICS._factories))  # forget it afterwards
 
     *_, example = blocks("python")
