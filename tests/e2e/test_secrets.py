@@ -33,6 +33,7 @@ def weights(random_weights: list[str], tmp_path: Path) -> str:
     return f"model.checkpoint={tmp_path}/${{oc.env:SECRET}}/classifier.safetensors"
 
 
+@pytest.mark.slow
 def test_a_run_that_uses_a_secret_keeps_it(run, weights: str):
     done = run(weights, "logger=wandb", "logger.images=1")
     assert done.code == 0, done.err
