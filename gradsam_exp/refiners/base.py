@@ -12,13 +12,13 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from gradsam_exp.registry import Registry
-from gradsam_exp.types import Heatmaps
+from gradsam_exp.types import Heatmaps, Images
 
 
 class Refiner(ABC):
     """A refiner brings heatmaps, which have a layer's resolution, to the edges of the image."""
 
-    def __call__(self, images: UInt8[Tensor, "batch 3 height width"], heatmaps: Heatmaps) -> Heatmaps:
+    def __call__(self, images: Images, heatmaps: Heatmaps) -> Heatmaps:
         """Refine heatmaps on the CPU to [0, 1], scaled to a maximum of 1; an empty one stays empty."""
         refined = []
         for image, values, empty in zip(images, heatmaps.values, heatmaps.empty.tolist(), strict=True):
