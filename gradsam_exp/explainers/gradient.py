@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from typing import ClassVar
 
 import torch
+from jaxtyping import Float
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
