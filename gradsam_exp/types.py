@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, Self, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ Masks = Bool[Tensor, "batch height width"]
 PerImage = Float[Tensor, " batch"]
 Chosen = Bool[Tensor, " batch"]
 LowRes = Float[Tensor, "batch low low"]
+_Rows = TypeVar("_Rows", bound="TensorRows")
 
 
 @dataclass(frozen=True)
@@ -38,22 +39,22 @@ class TensorRows:
         """Returns the tensors that are there, by name."""
         return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
-    def _changed(self, change: Callable[[Tensor], Tensor]) -> Self:
+    def _changed(self: _Rows, change: Callable[[Tensor], Tensor]) -> _Rows:
         return replace(self, **{name: change(value) for name, value in self.as_tensors().items()})
 
     def __len__(self) -> int:
         return len(next(iter(self.as_tensors().values())))
 
-    def __getitem__(self, rows: slice | Tensor) -> Self:
+    def __getitem__(self: _Rows, rows: slice | Tensor) -> _Rows:
         """Returns some of the rows (a slice, a bool mask or indices)."""
         return self._changed(lambda value: value[rows])
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self: _Rows, device: torch.device | str) -> _Rows:
         """Returns the same rows on ``device``."""
         return self._changed(lambda value: value.to(device))
 
     @classmethod
-    def joined(cls, parts: Sequence[Self]) -> Self:
+    def joined(cls: type[_Rows], parts: Sequence[_Rows]) -> _Rows:
         """Joins the rows of several parts, one after the other; a tensor that one of them lacks is left out."""
         tensors = [part.as_tensors() for part in parts]
         shared = [name for name in tensors[0] if all(name in part for part in tensors)]
@@ -76,7 +77,7 @@ class ImageBatch(TensorRows):
     labels: Int[Tensor, " batch"]
     image_ids: tuple[str, ...]
 
-    def __getitem__(self, rows: slice | Tensor) -> Self:
+    def __getitem__(self, rows: slice | Tensor) -> ImageBatch:
         """Returns some of the images."""
         kept = torch.arange(len(self))[rows]
         return replace(super().__getitem__(rows), image_ids=tuple(self.image_ids[row] for row in kept))
@@ -131,7 +132,7 @@ class Prompts(TensorRows):
         return frozenset(used)
 
     @classmethod
-    def joined(cls, parts: Sequence[Self]) -> Self:
+    def joined(cls, parts: Sequence[Prompts]) -> Prompts:
         """Joins the queries of several prompts, one after the other.
 
         What only some of them use (points beyond the others', boxes, masks) is filled up with "no point here" and
@@ -145,7 +146,7 @@ class Prompts(TensorRows):
             if value is not None
         }
 
-        def filled(part: Self) -> Self:
+        def filled(part: Prompts) -> Prompts:
             missing = longest - part.labels.shape[1]
             lacking = {
                 name: value.new_zeros(len(part), *value.shape[1:])

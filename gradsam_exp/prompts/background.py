@@ -5,7 +5,7 @@ The reference report found that they make masks worse; `docs/background-points.m
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ class WithColdPixels(Foreground):
     bg_threshold: Fraction = BG_THRESHOLD
 
     @model_validator(mode="after")
-    def _below(self) -> Self:
+    def _below(self) -> WithColdPixels:
         if self.bg_threshold >= self.fg_threshold:
             raise ValueError(
                 f"bg_threshold={self.bg_threshold} must be below fg_threshold={self.fg_threshold}, "

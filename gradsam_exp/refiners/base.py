@@ -14,6 +14,9 @@ from torch import Tensor
 from gradsam_exp.registry import Registry
 from gradsam_exp.types import Heatmaps, Images
 
+Picture = UInt8[np.ndarray, "height width 3"]
+Heat = Float[np.ndarray, "height width"]
+
 
 class Refiner(ABC):
     """A refiner brings heatmaps, which have a layer's resolution, to the edges of the image."""
@@ -31,9 +34,7 @@ class Refiner(ABC):
         return replace(heatmaps, values=torch.stack(refined))
 
     @abstractmethod
-    def refine(
-        self, image: UInt8[np.ndarray, "height width 3"], heat: Float[np.ndarray, "height width"]
-    ) -> Float[np.ndarray, "height width"]:
+    def refine(self, image: Picture, heat: Heat) -> Heat:
         """Refine one heatmap that is not empty; values outside [0, 1] are cut off."""
 
 
@@ -50,9 +51,7 @@ class Unrefined(Refiner):
         del images
         return heatmaps
 
-    def refine(
-        self, image: UInt8[np.ndarray, "height width 3"], heat: Float[np.ndarray, "height width"]
-    ) -> Float[np.ndarray, "height width"]:
+    def refine(self, image: Picture, heat: Heat) -> Heat:
         """Give back the same heatmap."""
         del image
         return heat
