@@ -1,6 +1,6 @@
 """This room holds the prompt strategies: they turn a heatmap into points, boxes and mask prompts for a segmenter.
 
 `base` says what a strategy is and holds their registry (``pipeline``). The others hold some each: `foreground`
-(points on the object), `background` (and points off it), `adaptive` (those only where a mask leaks), `regions` (boxes,
-masks, grids), `peaks` (the heatmap's maxima), `reference` (yardsticks that ignore the heatmap).
+(points on the object), `background` (and points off it), `adaptive` (those only where a mask leaks), `regions`
+(boxes, masks, grids), `peaks` (the heatmap's maxima), `reference` (yardsticks that ignore the heatmap).
 """
