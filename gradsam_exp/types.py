@@ -10,21 +10,59 @@ predicted IoU. `PromptContext` brings images, heatmaps and true masks to the CPU
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 FOREGROUND, BACKGROUND, NO_POINT = 1, 0, -1
 Tensors = Mapping[str, Tensor]
+Images = UInt8[Tensor, "batch 3 height width"]
+Maps = Float[Tensor, "batch height width"]
+Masks = Bool[Tensor, "batch height width"]
+PerImage = Float[Tensor, " batch"]
+Chosen = Bool[Tensor, " batch"]
+LowRes = Float[Tensor, "batch low low"]
+_Rows = TypeVar("_Rows", bound="TensorRows")
 
 
 @dataclass(frozen=True)
-class ImageBatch:
+class TensorRows:
+    """Holds tensors with one row each for the same things, so that they are cut, moved and joined together."""
+
+    def as_tensors(self) -> dict[str, Tensor]:
+        """Returns the tensors that are there, by name."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+
+    def _changed(self: _Rows, change: Callable[[Tensor], Tensor]) -> _Rows:
+        return replace(self, **{name: change(value) for name, value in self.as_tensors().items()})
+
+    def __len__(self) -> int:
+        return len(next(iter(self.as_tensors().values())))
+
+    def __getitem__(self: _Rows, rows: slice | Tensor) -> _Rows:
+        """Returns some of the rows (a slice, a bool mask or indices)."""
+        return self._changed(lambda value: value[rows])
+
+    def to(self: _Rows, device: torch.device | str) -> _Rows:
+        """Returns the same rows on ``device``."""
+        return self._changed(lambda value: value.to(device))
+
+    @classmethod
+    def joined(cls: type[_Rows], parts: Sequence[_Rows]) -> _Rows:
+        """Joins the rows of several parts, one after the other; a tensor that one of them lacks is left out."""
+        tensors = [part.as_tensors() for part in parts]
+        shared = [name for name in tensors[0] if all(name in part for part in tensors)]
+        return cls(**{name: torch.cat([part[name] for part in tensors]) for name in shared})
+
+
+@dataclass(frozen=True)
+class ImageBatch(TensorRows):
     """Holds images of one size and what is known about them; on the CPU unless moved by `to`.
 
     Attributes:
@@ -34,32 +72,24 @@ class ImageBatch:
         image_ids: one unique name per image.
     """
 
-    images: UInt8[Tensor, "batch 3 height width"]
-    masks: Bool[Tensor, "batch height width"] | None
+    images: Images
+    masks: Masks | None
     labels: Int[Tensor, " batch"]
     image_ids: tuple[str, ...]
 
-    def __len__(self) -> int:
-        return len(self.image_ids)
-
-    def __getitem__(self, rows: slice) -> ImageBatch:
+    def __getitem__(self, rows: slice | Tensor) -> ImageBatch:
         """Returns some of the images."""
-        masks = None if self.masks is None else self.masks[rows]
-        return ImageBatch(self.images[rows], masks, self.labels[rows], self.image_ids[rows])
+        kept = torch.arange(len(self))[rows]
+        return replace(super().__getitem__(rows), image_ids=tuple(self.image_ids[row] for row in kept))
 
     @property
     def size(self) -> tuple[int, int]:
         """Returns ``(height, width)`` of every image, in pixels."""
         return self.images.shape[-2], self.images.shape[-1]
 
-    def to(self, device: torch.device | str) -> ImageBatch:
-        """Returns the same batch with its tensors on ``device``."""
-        masks = None if self.masks is None else self.masks.to(device)
-        return replace(self, images=self.images.to(device), masks=masks, labels=self.labels.to(device))
-
 
 @dataclass(frozen=True)
-class Heatmaps:
+class Heatmaps(TensorRows):
     """Says where the classifier looked: one map per image, on the CPU, or as an explainer makes it on its device.
 
     Attributes:
@@ -69,35 +99,14 @@ class Heatmaps:
         logits: the class scores of the same forward pass; None from explainers that have none.
     """
 
-    values: Float[Tensor, "batch height width"]
+    values: Maps
     empty: Bool[Tensor, " batch"]
     targets: Int[Tensor, " batch"]
     logits: Float[Tensor, "batch classes"] | None = None
 
-    def __len__(self) -> int:
-        return len(self.empty)
-
-    def as_tensors(self) -> dict[str, Tensor]:
-        """Returns the tensors that are there, by name."""
-        return {name: value for name, value in vars(self).items() if value is not None}
-
-    def __getitem__(self, rows: slice) -> Heatmaps:
-        """Returns some of the images."""
-        return Heatmaps(**{name: value[rows] for name, value in self.as_tensors().items()})
-
-    def to(self, device: torch.device | str) -> Heatmaps:
-        """Returns the same heatmaps on ``device``."""
-        return Heatmaps(**{name: value.to(device) for name, value in self.as_tensors().items()})
-
-    @staticmethod
-    def joined(parts: Sequence[Heatmaps]) -> Heatmaps:
-        """Joins the heatmaps of several batches of images of one size, one after the other."""
-        tensors = [part.as_tensors() for part in parts]
-        return Heatmaps(**{name: torch.cat([part[name] for part in tensors]) for name in tensors[0]})
-
 
 @dataclass(frozen=True)
-class Prompts:
+class Prompts(TensorRows):
     """Holds what a segmenter is asked, one row per query, on the CPU; an image can have several queries, or none.
 
     Attributes:
@@ -114,9 +123,6 @@ class Prompts:
     boxes: Float[Tensor, "queries 4"] | None = None
     mask_logits: Float[Tensor, "queries 1 low low"] | None = None
 
-    def __len__(self) -> int:
-        return len(self.image_index)
-
     @property
     def kinds(self) -> frozenset[str]:
         """Says which of ``points``, ``boxes``, ``masks`` are used."""
@@ -125,52 +131,39 @@ class Prompts:
         used |= {"masks"} if self.mask_logits is not None else set()
         return frozenset(used)
 
-    @staticmethod
-    def joined(first: Prompts, second: Prompts) -> Prompts:
-        """Joins the queries of both, one after the other.
+    @classmethod
+    def joined(cls, parts: Sequence[Prompts]) -> Prompts:
+        """Joins the queries of several prompts, one after the other.
 
-        A part that only one of them uses (points beyond the other's, boxes, masks) is filled up with "no
-        point here" and zeros, so joined prompts are for the record, not for decoding again.
+        What only some of them use (points beyond the others', boxes, masks) is filled up with "no point here" and
+        zeros, so joined prompts are for the record, not for decoding again.
         """
-        longest = max(first.labels.shape[1], second.labels.shape[1])
+        longest = max(part.labels.shape[1] for part in parts)
+        optional = {
+            name: value
+            for part in parts
+            for name, value in (("boxes", part.boxes), ("mask_logits", part.mask_logits))
+            if value is not None
+        }
 
-        def padded(prompts: Prompts) -> tuple[Tensor, Tensor]:
-            missing = longest - prompts.labels.shape[1]
-            points = torch.cat([prompts.points, prompts.points.new_zeros(len(prompts), missing, 2)], 1)
-            nothing = torch.full((len(prompts), missing), NO_POINT, dtype=prompts.labels.dtype)
-            return points, torch.cat([prompts.labels, nothing], 1)
+        def filled(part: Prompts) -> Prompts:
+            missing = longest - part.labels.shape[1]
+            lacking = {
+                name: value.new_zeros(len(part), *value.shape[1:])
+                for name, value in optional.items()
+                if getattr(part, name) is None
+            }
+            points, labels = (
+                F.pad(part.points, (0, 0, 0, missing)),
+                F.pad(part.labels, (0, missing), value=NO_POINT),
+            )
+            return replace(part, points=points, labels=labels, **lacking)
 
-        def optional(one: Tensor | None, other: Tensor | None) -> Tensor | None:
-            if one is None and other is None:
-                return None
-            known = other if one is None else one
-            assert known is not None
-            one = known.new_zeros(len(first), *known.shape[1:]) if one is None else one
-            other = known.new_zeros(len(second), *known.shape[1:]) if other is None else other
-            return torch.cat([one, other])
-
-        (points, labels), (more_points, more_labels) = padded(first), padded(second)
-        return Prompts(
-            torch.cat([first.image_index, second.image_index]),
-            torch.cat([points, more_points]),
-            torch.cat([labels, more_labels]),
-            optional(first.boxes, second.boxes),
-            optional(first.mask_logits, second.mask_logits),
-        )
-
-    def __getitem__(self, rows: Tensor) -> Prompts:
-        """Returns the given queries (bool mask or indices)."""
-        return Prompts(
-            self.image_index[rows],
-            self.points[rows],
-            self.labels[rows],
-            None if self.boxes is None else self.boxes[rows],
-            None if self.mask_logits is None else self.mask_logits[rows],
-        )
+        return super().joined([filled(part) for part in parts])
 
 
 @dataclass(frozen=True)
-class Segmentation:
+class Segmentation(TensorRows):
     """Holds the masks that a segmenter offers for each query, on the segmenter's device but for ``image_index``.
 
     Attributes:
@@ -187,30 +180,9 @@ class Segmentation:
     image_index: Int[Tensor, " queries"]
     single: Int[Tensor, " queries"] | None = None
 
-    def __len__(self) -> int:
-        return len(self.image_index)
-
-    def __getitem__(self, rows: Tensor) -> Segmentation:
-        """Returns the given queries (bool mask or indices)."""
-        single = None if self.single is None else self.single[rows]
-        return Segmentation(self.logits[rows], self.predicted_iou[rows], self.image_index[rows], single)
-
-    @staticmethod
-    def joined(first: Segmentation, second: Segmentation) -> Segmentation:
-        """Joins the queries of both, one after the other; both are answers of one segmenter."""
-        single = None
-        if first.single is not None and second.single is not None:
-            single = torch.cat([first.single, second.single])
-        return Segmentation(
-            torch.cat([first.logits, second.logits]),
-            torch.cat([first.predicted_iou, second.predicted_iou]),
-            torch.cat([first.image_index, second.image_index]),
-            single,
-        )
-
 
 @dataclass(frozen=True)
-class Choice:
+class Choice(TensorRows):
     """Says which candidate masks are kept; on the CPU. Rows of one image are united; an image may have none.
 
     Attributes:
@@ -225,27 +197,15 @@ class Choice:
     candidate: Int[Tensor, " rows"]
     predicted_iou: Float[Tensor, " rows"]
 
-    def __len__(self) -> int:
-        return len(self.image_index)
-
-    @property
-    def parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Returns the four tensors, in order."""
-        return self.image_index, self.query, self.candidate, self.predicted_iou
-
-    def __getitem__(self, rows: Tensor) -> Choice:
-        """Returns the given rows (bool mask or indices)."""
-        return Choice(*(part[rows] for part in self.parts))
-
 
 @runtime_checkable
 class Frames(Protocol):
     """Leads from the original frame to a segmenter's low-resolution grid and back, for one batch of images."""
 
-    def to_low_res(self, values: Float[Tensor, "maps height width"]) -> Float[Tensor, "maps low low"]:
+    def to_low_res(self, values: Maps) -> LowRes:
         """Brings maps of the original frame to the low-resolution grid, on their own device; 0 on padding."""
 
-    def to_original(self, logits: Float[Tensor, "masks low low"]) -> Bool[Tensor, "masks height width"]:
+    def to_original(self, logits: LowRes) -> Masks:
         """Makes masks in the original frame from low-resolution logits, on their own device."""
 
 
@@ -265,11 +225,11 @@ class PromptContext:
         ValueError: images, heatmaps and names of unequal number.
     """
 
-    images: UInt8[Tensor, "batch 3 height width"]
+    images: Images
     heatmaps: Heatmaps
     image_ids: Sequence[str] = ()
     seed: int = 0
-    masks: Bool[Tensor, "batch height width"] | None = None
+    masks: Masks | None = None
     frames: Frames | None = None
 
     def __post_init__(self) -> None:
@@ -280,13 +240,9 @@ class PromptContext:
                 f"{len(self.images)} images, {len(self.heatmaps)} heatmaps and {len(self.image_ids)} names "
                 "do not belong together"
             )
-        masks = None if self.masks is None else self.masks.cpu()
-        for name, value in (
-            ("images", self.images.cpu()),
-            ("heatmaps", self.heatmaps.to("cpu")),
-            ("masks", masks),
-        ):
-            object.__setattr__(self, name, value)
+        for name in ("images", "heatmaps", "masks"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else value.to("cpu"))
 
     def __len__(self) -> int:
         return len(self.images)

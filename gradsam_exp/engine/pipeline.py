@@ -179,19 +179,14 @@ def _merged(old: PipelineResult, new: PipelineResult, accepted: Tensor, active: 
     take = torch.nonzero(accepted[new.prompts.image_index]).flatten()
     kept_choice = _renumbered(old.choice[~accepted[old.choice.image_index]], keep, len(old.prompts), start=0)
     new_choice = _renumbered(new.choice[accepted[new.choice.image_index]], take, len(new.prompts), start=len(keep))
+    choice = Choice.joined([kept_choice, new_choice])
     return PipelineResult(
         masks=torch.where(accepted[:, None, None], new.masks, old.masks),
-        choice=_in_order(kept_choice, new_choice),
-        prompts=Prompts.joined(old.prompts[keep], new.prompts[take]),
-        segmentation=Segmentation.joined(old.segmentation[keep], new.segmentation[take]),
+        choice=choice[choice.image_index.argsort(stable=True)],
+        prompts=Prompts.joined([old.prompts[keep], new.prompts[take]]),
+        segmentation=Segmentation.joined([old.segmentation[keep], new.segmentation[take]]),
         rounds=old.rounds + active.long(),
     )
-
-
-def _in_order(first: Choice, second: Choice) -> Choice:
-    """Joins the rows of both, by image."""
-    both = Choice(*(torch.cat(pair) for pair in zip(first.parts, second.parts, strict=True)))
-    return both[both.image_index.argsort(stable=True)]
 
 
 def _renumbered(choice: Choice, rows: Tensor, count: int, *, start: int) -> Choice:

@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from gradsam_exp.explainers.attribution import InputExplainer
-from gradsam_exp.explainers.base import EXPLAINERS, Count, LayerExplainer, Recorded, checked_targets
+from gradsam_exp.explainers.base import EXPLAINERS, Count, Explained, LayerExplainer, Recorded, checked_targets
 from gradsam_exp.explainers.layers import frame_of, recording
 from gradsam_exp.explainers.scores import Score, class_score
 from gradsam_exp.explainers.suffix import Suffix
@@ -26,7 +26,6 @@ class PerturbationCAM(LayerExplainer):
     """A perturbation CAM weighs a layer's channels by forward passes.
 
     Attributes:
-        score: what is explained; see `class_score`.
         chunk: rows of one forward pass; memory and speed only.
     """
 
@@ -34,9 +33,7 @@ class PerturbationCAM(LayerExplainer):
     chunk: Count = 128
 
     @abstractmethod
-    def layer_map(
-        self, layer: nn.Module, pixels: Tensor, targets: Tensor | None
-    ) -> tuple[Float[Tensor, "batch h w"], Tensor, Tensor]:
+    def layer_map(self, layer: nn.Module, pixels: Tensor, targets: Tensor | None) -> Explained:
         """Make the raw map of one layer; returns the targets and the logits as well."""
 
     @torch.no_grad()
@@ -65,9 +62,7 @@ class AblationCAM(PerturbationCAM):
 
     by_influence = once = True
 
-    def layer_map(
-        self, layer: nn.Module, pixels: Tensor, targets: Tensor | None
-    ) -> tuple[Float[Tensor, "batch h w"], Tensor, Tensor]:
+    def layer_map(self, layer: nn.Module, pixels: Tensor, targets: Tensor | None) -> Explained:
         """Run the rest of the network without each of the channels."""
         suffix = Suffix(self.model, layer, pixels)
         targets = checked_targets(targets, suffix.logits)
@@ -95,9 +90,7 @@ class ScoreCAM(PerturbationCAM):
     these inputs, softmax over the channels, are the weights; the map is ``ReLU(Σ_k w_k A_k)``.
     """
 
-    def layer_map(
-        self, layer: nn.Module, pixels: Tensor, targets: Tensor | None
-    ) -> tuple[Float[Tensor, "batch h w"], Tensor, Tensor]:
+    def layer_map(self, layer: nn.Module, pixels: Tensor, targets: Tensor | None) -> Explained:
         """Run the network on the image seen through each of the channels."""
         with recording([layer], gradients=False) as recorded:
             logits = self.model(pixels)
@@ -158,7 +151,7 @@ class RISE(InputExplainer):
         return torch.stack([m[y : y + height, x : x + width] for m, y, x in zip(large, top, left, strict=True)])
 
     @torch.no_grad()
-    def input_maps(self, pixels: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def input_maps(self, pixels: Tensor, targets: Tensor | None) -> Explained:
         """Average the masks, weighted by the scores of what they leave."""
         logits = self.model(pixels)
         targets = checked_targets(targets, logits)

@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 
 from gradsam_exp.errors import InputError
+from gradsam_exp.weights import shape_differences
 
 
 def read_checkpoint(resume: str | None) -> Mapping[str, Any] | None:
@@ -50,15 +51,11 @@ def check_same_network(checkpoint: Mapping[str, Any], model: pl.LightningModule,
     Raises:
         InputError: naming ``task.resume`` and the first weight that differs.
     """
-    theirs = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
-    ours = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    for name in sorted(theirs.keys() | ours.keys()):
-        if theirs.get(name) != ours.get(name):
-            raise InputError(
-                f"task.resume={resume} is a training of another network: its {name} is "
-                f"{theirs.get(name, 'missing')}, here it is {ours.get(name, 'missing')}; "
-                "resume with the same task, model and data"
-            )
+    for name, theirs, ours in shape_differences(checkpoint["state_dict"], model.state_dict()):
+        raise InputError(
+            f"task.resume={resume} is a training of another network: its {name} is {theirs or 'missing'}, "
+            f"here it is {ours or 'missing'}; resume with the same task, model and data"
+        )
 
 
 def fit(

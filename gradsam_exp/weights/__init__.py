@@ -22,6 +22,7 @@ from torch import Tensor
 from gradsam_exp.errors import InputError, did_you_mean
 
 _HERE = Path(__file__).parent
+Shape = tuple[int, ...] | None
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,13 @@ def _sha256(path: Path, modified: int, size: int) -> str:
     """Read an unchanged file once a process, since the jobs of a sweep ask again and again."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def shape_differences(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> list[tuple[str, Shape, Shape]]:
+    """List by name the tensors of which two state dicts have different shapes; None stands for a missing one."""
+    shapes = [{name: tuple(value.shape) for name, value in state.items()} for state in (one, other)]
+    pairs = [(name, shapes[0].get(name), shapes[1].get(name)) for name in sorted(one.keys() | other.keys())]
+    return [(name, mine, theirs) for name, mine, theirs in pairs if mine != theirs]
 
 
 def save_weights(path: Path, state: Mapping[str, Tensor], header: Mapping[str, Any]) -> Path:
