@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
-from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -189,7 +188,7 @@ def hide(error: BaseException | None, hidden: Mapping[str, str]) -> None:
         error = error.__cause__ or error.__context__
 
 
-def _sweep_of(hydra_config: HydraConf) -> Path | None:
+def _sweep_of(hydra_config: Any) -> Path | None:
     return Path(hydra_config.sweep.dir) if hydra_config.mode == RunMode.MULTIRUN else None
 
 

@@ -68,7 +68,9 @@ def chosen(config: Mapping[str, Any], key: str) -> str | None:
         if not isinstance(value, Mapping) or part not in value:
             return None
         value = value[part]
-    return as_override(value.get("name", value.get("backbone")) if isinstance(value, Mapping) else value)
+    if isinstance(value, Mapping):  # a classifier is known by its network, everything else by its name
+        value = value.get("backbone") or value.get("name")
+    return as_override(value)
 
 
 def as_override(value: Any) -> str:

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from gradsam_exp.runs.summary import MetricFacts
 from tests.tracking.conftest import inspect, offline_runs
 from tests.tracking.server import Server, closed_port
 
 report = pytest.importorskip("gradsam_exp.tracking.report")
 pytestmark = pytest.mark.slow
+
+MIOU = {"miou": MetricFacts("iou", "mIoU", higher_is_better=True, group="masks")}
 
 
 @pytest.fixture
@@ -113,12 +116,12 @@ def test_what_is_no_sweep_is_refused(run, tmp_path: Path):
 def test_an_upper_bound_is_not_the_best():
     means = [{"miou": 0.8}, {"miou": 0.95}, {"miou": 0.9}]
     knobs = {"pipeline": ["fg", "oracle", "fgbg"], "pipeline_tie": [None, "x", "first"]}
-    facts = report.SweepFacts("s", knobs, ["miou"], means, [False, True, False], "", "")
+    facts = report.SweepFacts("s", knobs, MIOU, means, [False, True, False], "", "")
     assert facts.best == 2
     best, _, bounds = report._findings(facts)
     assert best == "Best mIoU 0.900: pipeline=fgbg, pipeline_tie=first."
     assert bounds == "1 of them look at the truth: upper bounds, no choice."
-    alone = report.SweepFacts("s", {}, ["miou"], means[1:2], [True], "", "")
+    alone = report.SweepFacts("s", {}, MIOU, means[1:2], [True], "", "")
     assert (alone.best, report._findings(alone)) == (None, [bounds])
 
 
