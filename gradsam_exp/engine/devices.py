@@ -1,4 +1,4 @@
-"""Devices are found and checked here: which one a run uses, and whether there are as many as were asked for."""
+"""This module finds the device that a run uses, and checks that there are as many as were asked for."""
 
 from __future__ import annotations
 

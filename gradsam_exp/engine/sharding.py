@@ -1,4 +1,4 @@
-"""Several devices prepare the images of one run: a process for each fills the store with its share of chunks."""
+"""This module lets several devices prepare one run's images: a process on each stores its share of the chunks."""
 
 from __future__ import annotations
 
