@@ -1,4 +1,4 @@
-"""This module digests plain values and source code, and finds libraries' versions: what a stored value depends on."""
+"""This module digests what a stored value depends on: plain values, source code, versions of libraries."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ class ImageBatch(TensorRows):
 
 @dataclass(frozen=True)
 class Heatmaps(TensorRows):
-    """Heatmaps say where the classifier looked: one map per image, on the CPU, or as an explainer makes it on its device.
+    """Heatmaps say where the classifier looked, one map per image; on the CPU, or as an explainer makes them.
 
     Attributes:
         values: saliency in the original frame, min–max scaled to [0, 1] per image.
@@ -107,7 +107,7 @@ class Heatmaps(TensorRows):
 
 @dataclass(frozen=True)
 class Prompts(TensorRows):
-    """Prompts hold what a segmenter is asked, one row per query, on the CPU; an image can have several queries, or none.
+    """Prompts are what a segmenter is asked, one row per query; on the CPU. An image can have several, or none.
 
     Attributes:
         image_index: which image of the batch each query belongs to.
@@ -164,7 +164,7 @@ class Prompts(TensorRows):
 
 @dataclass(frozen=True)
 class Segmentation(TensorRows):
-    """A segmentation holds the masks that a segmenter offers for each query, on the segmenter's device but for ``image_index``.
+    """A segmentation holds the masks that a segmenter offers for each query, on its device (not ``image_index``).
 
     Attributes:
         logits: low-resolution mask logits of every candidate, in the segmenter's padded input frame; candidate 0
@@ -183,7 +183,7 @@ class Segmentation(TensorRows):
 
 @dataclass(frozen=True)
 class Choice(TensorRows):
-    """A choice says which candidate masks are kept; on the CPU. Rows of one image are united; an image may have none.
+    """A choice says which candidate masks are kept; on the CPU. An image's rows are united; it may have none.
 
     Attributes:
         image_index: which image of the batch each row is about.
@@ -200,7 +200,7 @@ class Choice(TensorRows):
 
 @runtime_checkable
 class Frames(Protocol):
-    """Frames lead from the original frame to a segmenter's low-resolution grid and back, for one batch of images."""
+    """Frames lead from the original frame to a segmenter's low-resolution grid and back, for one batch."""
 
     def to_low_res(self, values: Maps) -> LowRes:
         """Bring maps of the original frame to the low-resolution grid, on their own device; 0 on padding."""
@@ -211,7 +211,7 @@ class Frames(Protocol):
 
 @dataclass(frozen=True)
 class PromptContext:
-    """A prompt context holds what is known about a batch when prompts and masks are chosen. Brings its tensors to the CPU.
+    """A prompt context is what is known about a batch when prompts and masks are chosen, all on the CPU.
 
     Attributes:
         images: RGB 0..255 in the original frame.

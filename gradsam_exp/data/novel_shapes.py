@@ -26,7 +26,7 @@ OUTLINES = {
 
 
 class NovelShapes(Shapes):
-    """NovelShapes draws upright hearts, crosses, arrows, and capital letters of DejaVu Sans Bold, as `Shapes` does."""
+    """NovelShapes draws upright hearts, crosses, arrows, and capitals of DejaVu Sans Bold, as `Shapes` does."""
 
     class_names = ("letter", "heart", "cross", "arrow")
 

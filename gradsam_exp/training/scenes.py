@@ -151,7 +151,7 @@ class _Canvas:
     def matte(
         self, outline: list[Corners], centre: tuple[float, float], size: float, turn: float, *, smooth: bool
     ) -> np.ndarray:
-        """Compute the coverage in [0, 1], ``(height, width)``, of an outline (in the unit circle) on the canvas."""
+        """Compute the coverage in [0, 1], ``(height, width)``, of an outline in the unit circle on the canvas."""
         zoom = 3 if smooth else 1
         pad = Image.new("L", (self.width * zoom, self.height * zoom))
         pen = ImageDraw.Draw(pad)
