@@ -156,7 +156,7 @@ def _as_cells(flat: Tensor, masks: Masks) -> Cells:
     return torch.stack([flat % masks.shape[-1], flat // masks.shape[-1]], -1)
 
 
-def cells_to_pixels(cells: Cells) -> Float[Tensor, "queries points 2"]:
+def cells_to_pixels(cells: Int[Tensor, "*rows 2"]) -> Float[Tensor, "*rows 2"]:
     """Convert cells of the low-resolution grid to the coordinates of their centres in the input frame."""
     return (cells + 0.5) * PIXELS_PER_CELL - 0.5
 
