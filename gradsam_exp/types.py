@@ -1,4 +1,4 @@
-"""These values flow between the five interfaces. They hold data only: no model, no file, no config.
+"""This module holds the values that pass between plug-ins. They are data only: no model, no file, no config.
 
 Coordinates are ``(x, y)`` in pixels of the original image; integer coordinates name pixel *centres*.
 A point hits a mask if the pixel it rounds to is set.
@@ -33,10 +33,10 @@ _Rows = TypeVar("_Rows", bound="TensorRows")
 
 @dataclass(frozen=True)
 class TensorRows:
-    """Holds tensors with one row each for the same things, so that they are cut, moved and joined together."""
+    """Values of this kind hold tensors with a row for each of the same things: cut, moved and joined together."""
 
     def as_tensors(self) -> dict[str, Tensor]:
-        """Returns the tensors that are there, by name."""
+        """Return the tensors that are there, by name."""
         return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
     def _changed(self: _Rows, change: Callable[[Tensor], Tensor]) -> _Rows:
@@ -46,16 +46,16 @@ class TensorRows:
         return len(next(iter(self.as_tensors().values())))
 
     def __getitem__(self: _Rows, rows: slice | Tensor) -> _Rows:
-        """Returns some of the rows (a slice, a bool mask or indices)."""
+        """Return some of the rows (a slice, a bool mask or indices)."""
         return self._changed(lambda value: value[rows])
 
     def to(self: _Rows, device: torch.device | str) -> _Rows:
-        """Returns the same rows on ``device``."""
+        """Return the same rows on ``device``."""
         return self._changed(lambda value: value.to(device))
 
     @classmethod
     def joined(cls: type[_Rows], parts: Sequence[_Rows]) -> _Rows:
-        """Joins the rows of several parts, one after the other; a tensor that one of them lacks is left out."""
+        """Join the rows of several parts, one after the other; a tensor that one of them lacks is left out."""
         tensors = [part.as_tensors() for part in parts]
         shared = [name for name in tensors[0] if all(name in part for part in tensors)]
         return cls(**{name: torch.cat([part[name] for part in tensors]) for name in shared})
@@ -63,7 +63,7 @@ class TensorRows:
 
 @dataclass(frozen=True)
 class ImageBatch(TensorRows):
-    """Holds images of one size and what is known about them; on the CPU unless moved by `to`.
+    """An image batch holds images of one size and what is known about them; on the CPU unless moved by `to`.
 
     Attributes:
         images: RGB, 0..255, in the original frame.
@@ -78,19 +78,19 @@ class ImageBatch(TensorRows):
     image_ids: tuple[str, ...]
 
     def __getitem__(self, rows: slice | Tensor) -> ImageBatch:
-        """Returns some of the images."""
+        """Return some of the images."""
         kept = torch.arange(len(self))[rows]
         return replace(super().__getitem__(rows), image_ids=tuple(self.image_ids[row] for row in kept))
 
     @property
     def size(self) -> tuple[int, int]:
-        """Returns ``(height, width)`` of every image, in pixels."""
+        """Return ``(height, width)`` of every image, in pixels."""
         return self.images.shape[-2], self.images.shape[-1]
 
 
 @dataclass(frozen=True)
 class Heatmaps(TensorRows):
-    """Says where the classifier looked: one map per image, on the CPU, or as an explainer makes it on its device.
+    """Heatmaps say where the classifier looked, one map per image; on the CPU, or as an explainer makes them.
 
     Attributes:
         values: saliency in the original frame, min–max scaled to [0, 1] per image.
@@ -107,7 +107,7 @@ class Heatmaps(TensorRows):
 
 @dataclass(frozen=True)
 class Prompts(TensorRows):
-    """Holds what a segmenter is asked, one row per query, on the CPU; an image can have several queries, or none.
+    """Prompts are what a segmenter is asked, one row per query; on the CPU. An image can have several, or none.
 
     Attributes:
         image_index: which image of the batch each query belongs to.
@@ -125,7 +125,7 @@ class Prompts(TensorRows):
 
     @property
     def kinds(self) -> frozenset[str]:
-        """Says which of ``points``, ``boxes``, ``masks`` are used."""
+        """Name which of ``points``, ``boxes``, ``masks`` are used."""
         used = {"points"} if (self.labels != NO_POINT).any() else set()
         used |= {"boxes"} if self.boxes is not None else set()
         used |= {"masks"} if self.mask_logits is not None else set()
@@ -133,7 +133,7 @@ class Prompts(TensorRows):
 
     @classmethod
     def joined(cls, parts: Sequence[Prompts]) -> Prompts:
-        """Joins the queries of several prompts, one after the other.
+        """Join the queries of several prompts, one after the other.
 
         What only some of them use (points beyond the others', boxes, masks) is filled up with "no point here" and
         zeros, so joined prompts are for the record, not for decoding again.
@@ -164,7 +164,7 @@ class Prompts(TensorRows):
 
 @dataclass(frozen=True)
 class Segmentation(TensorRows):
-    """Holds the masks that a segmenter offers for each query, on the segmenter's device but for ``image_index``.
+    """A segmentation holds the masks that a segmenter offers for each query, on its device (not ``image_index``).
 
     Attributes:
         logits: low-resolution mask logits of every candidate, in the segmenter's padded input frame; candidate 0
@@ -183,7 +183,7 @@ class Segmentation(TensorRows):
 
 @dataclass(frozen=True)
 class Choice(TensorRows):
-    """Says which candidate masks are kept; on the CPU. Rows of one image are united; an image may have none.
+    """A choice says which candidate masks are kept; on the CPU. An image's rows are united; it may have none.
 
     Attributes:
         image_index: which image of the batch each row is about.
@@ -200,18 +200,18 @@ class Choice(TensorRows):
 
 @runtime_checkable
 class Frames(Protocol):
-    """Leads from the original frame to a segmenter's low-resolution grid and back, for one batch of images."""
+    """Frames lead from the original frame to a segmenter's low-resolution grid and back, for one batch."""
 
     def to_low_res(self, values: Maps) -> LowRes:
-        """Brings maps of the original frame to the low-resolution grid, on their own device; 0 on padding."""
+        """Bring maps of the original frame to the low-resolution grid, on their own device; 0 on padding."""
 
     def to_original(self, logits: LowRes) -> Masks:
-        """Makes masks in the original frame from low-resolution logits, on their own device."""
+        """Make masks in the original frame from low-resolution logits, on their own device."""
 
 
 @dataclass(frozen=True)
 class PromptContext:
-    """Holds what is known about a batch when prompts and masks are chosen. Brings its tensors to the CPU.
+    """A prompt context is what is known about a batch when prompts and masks are chosen, all on the CPU.
 
     Attributes:
         images: RGB 0..255 in the original frame.
@@ -249,7 +249,7 @@ class PromptContext:
 
     @property
     def low_res(self) -> Frames:
-        """Returns the segmenter's frames.
+        """Return the segmenter's frames.
 
         Raises:
             ValueError: outside of a pipeline, where there is no segmenter.
@@ -262,22 +262,22 @@ class PromptContext:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Returns ``(height, width)`` of the images in pixels."""
+        """Return ``(height, width)`` of the images in pixels."""
         return self.images.shape[-2], self.images.shape[-1]
 
     @property
     def centre(self) -> Float[Tensor, " 2"]:
-        """Returns ``(x, y)`` px of the images' centre: where strategies click that know nothing better."""
+        """Return ``(x, y)`` px of the images' centre: where strategies click that know nothing better."""
         height, width = self.size
         return torch.tensor([(width - 1) / 2, (height - 1) / 2])
 
     def generator(self, row: int) -> np.random.Generator:
-        """Returns the random numbers of one image, which are the same however images are batched."""
+        """Return the random numbers of one image, which are the same however images are batched."""
         return np.random.default_rng([self.seed, *self.image_ids[row].encode()])
 
 
 def stack_points(rows: Sequence[Sequence[tuple[float, float, int]]]) -> tuple[Tensor, Tensor]:
-    """Stacks lists of ``(x, y, label)`` of unequal length into ``points (Q, N, 2)`` and ``labels (Q, N)``.
+    """Stack lists of ``(x, y, label)`` of unequal length into ``points (Q, N, 2)`` and ``labels (Q, N)``.
 
     Short rows are filled up with label −1.
     """

@@ -33,17 +33,17 @@ class ClassifierFile:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The meaning of the outputs, in order."""
+        """Name what the outputs mean, in order."""
         return tuple(self.hyper_parameters["class_names"])
 
     @property
     def backbone(self) -> str:
-        """The network's name, as torchvision knows it."""
+        """Return the network's name, as torchvision knows it."""
         return str(self.hyper_parameters["backbone"])
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """``(height, width)`` px to which images are resized; None keeps their own."""
+        """Return ``(height, width)`` px to which images are resized; None keeps their own."""
         size = (self.hyper_parameters.get("transform") or {}).get("size")
         return None if size is None else (int(size[0]), int(size[1]))
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from gradsam_exp.data.base import ImageDataset, Sample
-from gradsam_exp.data.files import IMAGE_SUFFIXES
+from gradsam_exp.data.files import IMAGE_SUFFIXES, readable
 from gradsam_exp.errors import InputError
 
 
@@ -37,7 +37,7 @@ def find_pictures(given: str, *, key: str = "image") -> list[Path]:
 
 
 class GivenPictures(ImageDataset):
-    """Reads pictures as they lie on disk, turned as their camera says.
+    """GivenPictures reads pictures as they lie on disk, turned as their camera says.
 
     Every file is read once when this is made.
 
@@ -92,18 +92,11 @@ class GivenPictures(ImageDataset):
 
     @staticmethod
     def _read(path: Path) -> Image.Image:
-        try:
-            with Image.open(path) as picture:
-                return ImageOps.exif_transpose(picture).convert("RGB")
-        except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-            reason = str(error) if str(path) not in str(error) else type(error).__name__
-            raise InputError(f"{path} cannot be read as a picture ({reason}); give another") from error
+        with readable(path, "give another"), Image.open(path) as picture:
+            return ImageOps.exif_transpose(picture).convert("RGB")
 
 
 def _free(name: str, taken: Sequence[str]) -> str:
-    """The name, or the first of ``name-2``, ``name-3``, … that is not taken."""
-    numbers = itertools.count(2)
-    wanted = name
-    while wanted in taken:
-        wanted = f"{name}-{next(numbers)}"
-    return wanted
+    """Return the name, or the first of ``name-2``, ``name-3``, … that is not taken."""
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(one for one in names if one not in taken)

@@ -17,9 +17,9 @@ from gradsam_exp.errors import InputError
 
 
 class FreshSamples(Sampler[int]):
-    """Gives new indices in every epoch, for data sets that can draw any image: epoch ``e`` starts at ``e·length``.
+    """FreshSamples gives new indices in every epoch, for data sets that can draw any image.
 
-    Lightning calls `set_epoch`; epoch 0 is the data set as it is.
+    Epoch ``e`` starts at ``e·length``. Lightning calls `set_epoch`; epoch 0 is the data set as it is.
     """
 
     def __init__(self, length: int) -> None:
