@@ -42,7 +42,7 @@ BACKGROUNDS: Registry[Background] = Registry("background", "gradsam_exp.data")
 
 @BACKGROUNDS.register("mixed")
 class Mixed:
-    """Mixed draws random crops of the bundled photographs at several scales, or dead leaves (the default)."""
+    """Mixed draws half crops of the bundled photographs at random scales, half dead leaves (the default)."""
 
     def __init__(self, split: str) -> None:
         self.photos = photographs(split)

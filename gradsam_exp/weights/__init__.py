@@ -27,7 +27,7 @@ Shape = tuple[int, ...] | None
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """Describes a weights file on disk: its path, what its header says, and the SHA-256 of its bytes."""
+    """A weights file on disk has a path, a header that says what it is, and the SHA-256 of its bytes."""
 
     path: Path
     header: Mapping[str, Any]
