@@ -3,8 +3,6 @@
 A background is built for one split and never shows another split's pictures.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import zipfile

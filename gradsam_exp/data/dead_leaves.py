@@ -9,8 +9,6 @@ Only uniform random numbers and exactly representable coordinates are used, so a
 pixels on every platform. Knows nothing of shapes, data sets or splits.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

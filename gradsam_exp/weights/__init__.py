@@ -4,8 +4,6 @@ A weights file is safetensors in half precision with a JSON header that says wha
 the shipped ones are in ``index.json`` and are checked on every load.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping
