@@ -1,7 +1,5 @@
 """This module decides how many rows are computed at once: fewer if they are large, half when memory runs out."""
 
-from __future__ import annotations
-
 import ctypes
 import logging
 from collections.abc import Callable, Iterator

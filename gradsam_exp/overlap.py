@@ -1,7 +1,5 @@
 """This module defines how much two masks overlap, for metrics, selectors, strategies and training alike."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -282,10 +282,6 @@ def stack_points(rows: Sequence[Sequence[tuple[float, float, int]]]) -> tuple[Te
     Short rows are filled up with label −1.
     """
     longest = max((len(row) for row in rows), default=0)
-    points = torch.zeros(len(rows), longest, 2)
-    labels = torch.full((len(rows), longest), NO_POINT)
-    for q, row in enumerate(rows):
-        for n, (x, y, label) in enumerate(row):
-            points[q, n] = torch.tensor([x, y])
-            labels[q, n] = label
-    return points, labels
+    padded = [[*row, *[(0.0, 0.0, NO_POINT)] * (longest - len(row))] for row in rows]
+    values = torch.tensor(padded, dtype=torch.float32).view(len(rows), longest, 3)
+    return values[..., :2], values[..., 2].long()

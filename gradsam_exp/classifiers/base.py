@@ -1,7 +1,5 @@
 """This module says what a source of classifiers is, and holds the registry of them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 

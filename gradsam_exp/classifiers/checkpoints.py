@@ -1,7 +1,5 @@
 """These functions save and find what ``task=train`` makes: weights files, Lightning checkpoints, shipped ones."""
 
-from __future__ import annotations
-
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 This module knows nothing of heatmaps, data sets or files' places.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar

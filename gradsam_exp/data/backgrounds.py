@@ -3,8 +3,6 @@
 A background is built for one split and never shows another split's pictures.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import zipfile
@@ -42,7 +40,7 @@ BACKGROUNDS: Registry[Background] = Registry("background", "gradsam_exp.data")
 
 @BACKGROUNDS.register("mixed")
 class Mixed:
-    """Mixed draws random crops of the bundled photographs at several scales, or dead leaves (the default)."""
+    """Mixed draws half crops of the bundled photographs at random scales, half dead leaves (the default)."""
 
     def __init__(self, split: str) -> None:
         self.photos = photographs(split)

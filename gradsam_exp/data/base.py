@@ -1,7 +1,5 @@
 """This module defines what every data set offers, and the loader that makes batches of one image size."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator, Sequence

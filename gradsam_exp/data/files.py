@@ -1,7 +1,5 @@
 """This module reads data sets that are picture files; all are checked first, and decoded when they are needed."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 from collections.abc import Iterable, Iterator, Sequence

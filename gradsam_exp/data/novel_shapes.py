@@ -3,8 +3,6 @@
 They show whether ``sam=compact`` segments objects in general, or only the shapes it was trained on.
 """
 
-from __future__ import annotations
-
 from functools import cache
 from pathlib import Path
 

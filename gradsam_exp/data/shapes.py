@@ -5,8 +5,6 @@ pure function of ``(seed, split, i)``, on every platform: uniform random numbers
 exactly representable coordinates only.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """This module reads and writes the reference data set: ``images``, ``masks``, ``labels``, a folder per split."""
 
-from __future__ import annotations
-
 import zipfile
 from pathlib import Path
 

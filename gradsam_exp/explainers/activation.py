@@ -1,7 +1,5 @@
 """These explainers make maps from activations alone: without gradients, and (but for CAM) without a class."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 
 import torch

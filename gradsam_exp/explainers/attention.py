@@ -1,7 +1,5 @@
 """These explainers explain vision transformers by their attention matrices."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager

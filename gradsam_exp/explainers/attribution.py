@@ -1,7 +1,5 @@
 """These explainers attribute the class score to the pixels of the network's input, smoothed into heatmaps."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from contextlib import ExitStack
 from dataclasses import KW_ONLY

@@ -1,7 +1,5 @@
 """This module says what an explainer is and takes raw maps to `Heatmaps`, as all explainers do."""
 
-from __future__ import annotations
-
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence

@@ -5,8 +5,6 @@ activations, ``g = ∂y_c/∂A`` the gradient of the explained score, ``k`` a ch
 index over a map's pixels.
 """
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from contextlib import nullcontext
 from typing import ClassVar

@@ -1,7 +1,5 @@
 """These functions find target layers by name, check them, record their outputs and bring them to one layout."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager

@@ -1,7 +1,5 @@
 """These explainers see what happens to the class score when something is taken away: many passes, no gradients."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from typing import Annotated, Literal
 

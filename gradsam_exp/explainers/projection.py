@@ -1,7 +1,5 @@
 """These functions project activations on their principal component: one number per pixel for what varies most."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

@@ -1,7 +1,5 @@
 """These functions compute the score that an explanation explains: one differentiable number per image."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

@@ -1,7 +1,5 @@
 """These explainers are made of others: several that vote, or one that sees an image and its mirror image."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY
 from functools import cached_property

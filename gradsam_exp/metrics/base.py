@@ -4,8 +4,6 @@ A metric is a torchmetrics module that gives one value for each image and rememb
 figures and trackers have to know about it are attributes of its class.
 """
 
-from __future__ import annotations
-
 import inspect
 from abc import abstractmethod
 from collections.abc import Mapping

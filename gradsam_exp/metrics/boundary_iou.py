@@ -1,7 +1,5 @@
 """This metric compares the masks' boundaries: it is sensitive to contours where mask IoU is to areas."""
 
-from __future__ import annotations
-
 import math
 from typing import Annotated, Any
 

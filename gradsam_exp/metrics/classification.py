@@ -1,7 +1,5 @@
 """This metric says whether the classifier is right."""
 
-from __future__ import annotations
-
 from jaxtyping import Int
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """This metric compares the predicted and the true masks by their Dice coefficient."""
 
-from __future__ import annotations
-
 import torch
 
 from gradsam_exp.metrics.base import METRICS, ExampleMetric

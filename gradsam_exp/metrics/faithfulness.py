@@ -1,7 +1,5 @@
 """These metrics ask how a classifier reacts when what a heatmap marks is taken from the image, or given back."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Annotated, Any

@@ -1,7 +1,5 @@
 """These metrics compare heatmaps with the true masks, before any prompt."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, ClassVar
 
 import torch

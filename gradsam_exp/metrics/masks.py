@@ -1,7 +1,5 @@
 """This metric compares the predicted and the true masks by their intersection over union."""
 
-from __future__ import annotations
-
 from gradsam_exp.metrics.base import METRICS, ExampleMetric
 from gradsam_exp.overlap import iou
 from gradsam_exp.types import Masks, PerImage

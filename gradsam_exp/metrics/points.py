@@ -1,7 +1,5 @@
 """These metrics say where point prompts lie, compared with the true masks."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """This module holds ``pipeline=adaptive``, which places background points only where the mask leaks."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import numpy as np

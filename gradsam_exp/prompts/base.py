@@ -4,8 +4,6 @@ Everything that a strategy looks at (`PromptContext`, masks, ``chosen`` logits) 
 (`Prompts`) is on the CPU; the segmenter brings prompts to its own device.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar

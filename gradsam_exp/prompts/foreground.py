@@ -1,7 +1,5 @@
 """This module holds ``pipeline=fg``: a small grid of foreground points around the heatmap's warm centre."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import numpy as np

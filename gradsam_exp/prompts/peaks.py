@@ -1,7 +1,5 @@
 """These strategies click the heatmap's maxima: what others tried for this task, and several objects at once."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import numpy as np

@@ -1,7 +1,5 @@
 """These strategies ignore the heatmap, as yardsticks for the others: a lower bound and three upper ones."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """These strategies ask with boxes, mask prompts or a grid of clicks, made from the heatmap's warm region."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 

@@ -1,7 +1,5 @@
 """This module says what a refiner is, and holds the registry of them."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """This module keeps what a segmenter has decoded, so that no query is decoded twice."""
 
-from __future__ import annotations
-
 from random import Random
 
 import torch

@@ -4,8 +4,6 @@ Official checkpoints are looked for at an explicit path, then in the user cache,
 progress bar. Everything that can be wrong with a file is found before a model is built.
 """
 
-from __future__ import annotations
-
 import inspect
 import pickle
 from collections.abc import Callable, Mapping

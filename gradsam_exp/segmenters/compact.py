@@ -6,8 +6,6 @@ convolutions make small vision transformers learn faster (Xiao et al.: *Early Co
 Transformers See Better*, NeurIPS 2021). Knows nothing of training or of files.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 from jaxtyping import Float

@@ -8,8 +8,6 @@ transposed, so that its softmax runs along contiguous memory; the transposed con
 not overlap, are matrix products.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

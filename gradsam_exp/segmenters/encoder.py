@@ -7,8 +7,6 @@ works channels-last, as the blocks before it do. Nothing upstream is changed or 
 weights, state-dict names and `SamPredictor` on the same model stay as they are.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float

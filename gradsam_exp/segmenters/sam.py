@@ -5,8 +5,6 @@ Coordinates reach the input frame by pixel *centres*, ``(x + 0.5)·s − 0.5`` (
 corners, which on small images shifts every prompt by up to half an original pixel).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import ClassVar, Literal

@@ -1,7 +1,5 @@
 """This module is test-time augmentation: masks are means over an image, its mirror images and transposed ones."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal

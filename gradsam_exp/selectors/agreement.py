@@ -1,7 +1,5 @@
 """These selectors choose by how a candidate lies on the heatmap, by its size, or by the truth."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import torch

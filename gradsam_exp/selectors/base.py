@@ -3,8 +3,6 @@
 A `Segmentation` is on the segmenter's device, the rest of what a selector sees, and its `Choice`, on the CPU.
 """
 
-from __future__ import annotations
-
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch

@@ -1,7 +1,5 @@
 """These selectors follow the segmenter's own judgement: its predicted IoU, or its single-mask output."""
 
-from __future__ import annotations
-
 import torch
 from pydantic.dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """This module gives a classifier's training its batches and initial weights, and measures its accuracy."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 

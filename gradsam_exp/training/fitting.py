@@ -1,7 +1,5 @@
 """This module starts and resumes trainings: a checkpoint cannot run code, and Ctrl-C says how to go on."""
 
-from __future__ import annotations
-
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -10,8 +10,6 @@ trained in all rounds (SAM trains the single-mask token only from the second pro
 candidates only on the first), and the IoU head is supervised for all of them.
 """
 
-from __future__ import annotations
-
 import random
 from typing import Any
 

@@ -1,7 +1,5 @@
 """This module makes batches of random scenes: new ones for training, the same ones for validation."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from itertools import count, islice

@@ -4,8 +4,6 @@ A weights file is safetensors in half precision with a JSON header that says wha
 the shipped ones are in ``index.json`` and are checked on every load.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping
@@ -27,7 +25,7 @@ Shape = tuple[int, ...] | None
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """Describes a weights file on disk: its path, what its header says, and the SHA-256 of its bytes."""
+    """A weights file on disk has a path, a header that says what it is, and the SHA-256 of its bytes."""
 
     path: Path
     header: Mapping[str, Any]
