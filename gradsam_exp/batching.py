@@ -90,10 +90,11 @@ class AdaptiveBatch:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Tell whether that is what PyTorch, CUDA's libraries or Python say when memory is used up."""
-    if isinstance(error, MemoryError) or is_oom_error(error):
-        return True
+    """Says whether that is what PyTorch, CUDA's libraries or Python say when memory is used up."""
     text = str(error)
+    # As text alone, since Lightning's function fails on an error whose first argument is no string.
+    if isinstance(error, MemoryError) or is_oom_error(RuntimeError(text)):
+        return True
     return "STATUS_ALLOC_FAILED" in text or "out of memory" in text  # cuBLAS and cuDNN; HIP and MPS
 
 

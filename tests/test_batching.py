@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-from copy import copy
 
 import pytest
 import torch
@@ -21,7 +20,6 @@ from gradsam_exp.explainers.gradient import GradCAM
 from gradsam_exp.metrics.masks import MeanMaskIoU
 from gradsam_exp.prompts.foreground import Foreground
 from gradsam_exp.refiners.base import Unrefined
-from gradsam_exp.segmenters.base import Embeddings
 from gradsam_exp.segmenters.sam import SamSegmenter
 from gradsam_exp.selectors.score import PredictedIoU
 from gradsam_exp.types import Heatmaps, Prompts
@@ -31,7 +29,7 @@ def out_of_memory(rows: int) -> RuntimeError:
     return RuntimeError(f"CUDA out of memory. Tried to allocate {rows} GiB")
 
 
-def test_a_portion_that_does_not_fit_is_halved_and_nothing_is_lost(caplog: pytest.LogCaptureFixture):
+def test_a_batch_that_does_not_fit_is_halved_and_nothing_is_lost(caplog: pytest.LogCaptureFixture):
     tried = []
 
     def call(rows: slice) -> list[int]:
@@ -40,14 +38,14 @@ def test_a_portion_that_does_not_fit_is_halved_and_nothing_is_lost(caplog: pytes
             raise out_of_memory(tried[-1])
         return list(range(rows.start, rows.stop))
 
-    portion = AdaptiveBatch("encode", 16)
+    batch = AdaptiveBatch("encode", 16)
     with caplog.at_level(logging.WARNING):
-        parts = list(portion.slices(20, call))
+        parts = list(batch.slices(20, call))
     assert [row for part in parts for row in part] == list(range(20))
     assert tried == [16, 8, 4, 4, 4, 4, 4]
     assert "encode: out of memory with 16 at once; going on with 8" in caplog.text
-    portion.fit(16)
-    assert portion.size == 4, "what was too much once is not tried again"
+    batch.fit(16)
+    assert batch.size == 4, "what was too much once is not tried again"
 
 
 @pytest.mark.parametrize(
@@ -56,6 +54,7 @@ def test_a_portion_that_does_not_fit_is_halved_and_nothing_is_lost(caplog: pytes
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB)"),
         MemoryError("Unable to allocate 8.00 GiB for an array"),
+        RuntimeError(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 8 GiB")),
     ],
 )
 def test_all_that_says_so_is_understood(error: Exception):
@@ -95,22 +94,23 @@ def test_a_heatmap_is_made_of_as_few_images_as_fit(classifier: ImageClassifier):
     assert seen == [16, 6, 3, 3, 3, 3, 1]
 
 
-def test_queries_that_do_not_fit_are_decoded_in_halves(segmenter: SamSegmenter, monkeypatch: pytest.MonkeyPatch):
+def test_queries_that_do_not_fit_are_decoded_in_halves(segmenter: SamSegmenter):
     prompts = Prompts(torch.zeros(40).long(), torch.rand(40, 1, 2) * 40, torch.ones(40, 1).long())
     embeddings = segmenter.encode(torch.randint(0, 256, (1, 3, 48, 64), dtype=torch.uint8))
     whole = segmenter.decode(embeddings, prompts)
-    small, seen = copy(segmenter), []
-    small._portion = AdaptiveBatch("decode", 64, row="query")
-    decode_alike = SamSegmenter._decode_alike
+    small, seen = SamSegmenter(lambda: segmenter.model, "random", max_queries=64), []
+    small.load(torch.device("cpu"))
 
-    def limited(self: SamSegmenter, embeddings: Embeddings, prompts: Prompts) -> tuple[torch.Tensor, torch.Tensor]:
-        seen.append(len(prompts))
-        if len(prompts) > 12:
-            raise out_of_memory(len(prompts))
-        return decode_alike(self, embeddings, prompts)
+    def limited(_: torch.nn.Module, __: tuple[()], given: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
+        seen.append(len(given["points"][0]))
+        if seen[-1] > 12:
+            raise out_of_memory(seen[-1])
 
-    monkeypatch.setattr(SamSegmenter, "_decode_alike", limited)
-    halved = small.decode(embeddings, prompts)
+    limit = small.model.prompt_encoder.register_forward_pre_hook(limited, with_kwargs=True)
+    try:
+        halved = small.decode(embeddings, prompts)
+    finally:
+        limit.remove()
     assert seen == [40, 20, 10, 10, 10, 10]
     assert torch.allclose(halved.logits, whole.logits, atol=1e-4)
     assert torch.allclose(halved.predicted_iou, whole.predicted_iou, atol=1e-5)
@@ -133,20 +133,32 @@ def test_one_image_that_does_not_fit_is_said():
         list(AdaptiveBatch("segment", 4).slices(4, call))
 
 
-def test_other_errors_pass():
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("something else"),
+        RuntimeError(28, "no space"),
+        RuntimeError(ValueError("the cause")),
+        RuntimeError(),
+    ],
+)
+def test_other_errors_pass_as_they_are(error: RuntimeError):
+    """Also those whose first argument is no text, as of the file system or of another error."""
+
     def call(rows: slice) -> None:
-        raise RuntimeError("something else")
+        raise error
 
-    with pytest.raises(RuntimeError, match="something else"):
+    with pytest.raises(RuntimeError) as raised:
         list(AdaptiveBatch("segment", 4).slices(4, call))
+    assert raised.value is error
 
 
-def test_a_small_first_portion_may_grow():
+def test_a_small_first_batch_may_grow():
     sizes = []
-    portion = AdaptiveBatch("segment", 64, first=8)
-    for size in portion.slices(100, lambda rows: rows.stop - rows.start):
+    batch = AdaptiveBatch("segment", 64, first=8)
+    for size in batch.slices(100, lambda rows: rows.stop - rows.start):
         sizes.append(size)
-        portion.fit(1000)
+        batch.fit(1000)
     assert sizes == [8, 64, 28]
 
 

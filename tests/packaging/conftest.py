@@ -66,7 +66,11 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Enviro
 @pytest.fixture(scope="session")
 def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that holds ``examples/plugin``, installed."""
-    folder = tmp_path_factory.mktemp("plugin")
+    return install_plugin(tmp_path_factory.mktemp("plugin"))
+
+
+def install_plugin(folder: Path) -> Path:
+    """Installs ``examples/plugin`` into a folder, which it returns."""
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--no-deps", "--no-index"]
     succeeded([*pip, "--no-build-isolation", "--target", folder, ROOT / "examples" / "plugin"])
     return folder
