@@ -1,7 +1,7 @@
 """A script for a copy of the package: after each edit, which stages and whether the run would be made again.
 
-``python depends.py OVERRIDES EDITS``, both JSON: what a command line would give; files to edit, relative to the current
-folder. Prints a JSON object ``{file: [stages that changed, …, "run" if its identity did]}``.
+``python depends.py OVERRIDES EDITS``, both JSON: what a command line would give; files to edit, relative to the
+current folder. Prints a JSON object ``{file: [stages that changed, …, "run" if its identity did]}``.
 
 Each answer comes from a fork that has imported everything and has read no source yet, as a new command has not.
 """

@@ -47,7 +47,7 @@ class Copy:
         return +new, {name: value["mean"] for name, value in metrics.items()}, "taken from there" in out
 
     def changed_by(self, edits: Sequence[str], *overrides: str) -> dict[str, set[str]]:
-        """The stages that an edit of each file changes, with ``run`` if it changes the run; one after the other."""
+        """The stages that an edit of each file changes, with ``run`` if it changes the run."""
         out = self._python(DEPENDS, json.dumps([*GIVEN, *self.weights, *overrides]), json.dumps(list(edits)))
         found = {edit: set(names) for edit, names in json.loads(out).items()}
         return {edit: {name.partition(" ")[0] for name in names} for edit, names in found.items()}
