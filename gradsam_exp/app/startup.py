@@ -1,4 +1,4 @@
-"""Makes the program start and end sooner; each measure says what it saves, and does nothing where it cannot.
+"""This module makes the program start and end sooner; each measure says what it saves, or does nothing.
 
 These are the only places that reach into other packages' private interfaces.
 """

@@ -26,12 +26,7 @@ def find_device(name: str) -> torch.device:
 
 
 def check_devices(number: int, device: torch.device, *, stored: bool) -> None:
-    """Check that a run can be shared out over several devices.
-
-    Args:
-        number: of devices.
-        device: the run's.
-        stored: whether there is a store, in which they hand over their work.
+    """Check that a run can be shared out over several devices, which hand over their work in the store.
 
     Raises:
         InputError: naming ``devices``, and what to do.

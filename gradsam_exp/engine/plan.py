@@ -50,11 +50,7 @@ class Plan:
 
     Attributes:
         classifier: described, not yet read.
-        store: where images, heatmaps and embeddings are kept.
-        device: where the networks run.
-        job: whose run it is.
-        metrics: what is measured.
-        settings: of the store.
+        store: where images, heatmaps and embeddings are kept, by ``settings``.
     """
 
     config: Config
@@ -109,7 +105,7 @@ class Plan:
         return {"data": data, "classifier": classifier, "sam": sam}
 
     def experiment(self, *, among_others: bool = False) -> Experiment:
-        """Put everything together.
+        """Put the experiment together that the plan describes.
 
         The classifier is read when a heatmap is needed that the store does not have.
 

@@ -1,4 +1,4 @@
-"""Preparation makes what depends on the data and the weights alone, once for all runs: heatmaps and embeddings.
+"""This module prepares what depends on the data and the weights alone, once for all runs: heatmaps, embeddings.
 
 Images go in chunks whose bounds depend on the data set only. What each stage makes of a chunk is read from the
 store, or made and put there.

@@ -17,9 +17,7 @@ class StageBars:
     """Shows the stages of a run as bars on a terminal, gone at its end; elsewhere prints a line a minute.
 
     Args:
-        title: of the run.
-        total: images.
-        stopwatch: counts the stages' seconds and images.
+        total: so many images come.
         last: the stage that ends an image's way.
     """
 

@@ -87,11 +87,7 @@ def curves_of(runs: Runs, table: pd.DataFrame, knob: str) -> list[Curve]:
     """Make the curves of mIoU against ``knob``, one for each combination of the other knobs.
 
     If there are more combinations than can be told apart, they are averaged image by image, and there is one
-    curve for each set of images.
-
-    Args:
-        runs: of the comparison.
-        table: see `gradsam_exp.runs.sweep.collect_runs`.
+    curve for each set of images. ``table`` is that of `gradsam_exp.runs.sweep.collect_runs`.
     """
     done, varied = known_runs(table)
     others = [column for column in varied if column != knob]

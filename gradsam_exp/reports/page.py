@@ -50,7 +50,6 @@ def write_page(
     """Write the report of the runs in ``table``; None if it holds no evaluation.
 
     Args:
-        runs: of the comparison.
         table: see `gradsam_exp.runs.sweep.collect_runs`.
         store: where images and heatmaps are read from; None leaves them out.
         baseline: the job that others are first compared with; the reader can choose another.

@@ -79,13 +79,7 @@ def wanted_images(ious: pd.DataFrame, pixels: float, sources: int) -> list[str]:
 
 
 def read_pictures(runs: Mapping[str, Run], ious: pd.DataFrame, store: Store | None) -> Pictures:
-    """Read the pictures for runs on the same images.
-
-    Args:
-        runs: one run for each source of heatmaps.
-        ious: images by runs.
-        store: the reader's; None if there is none.
-    """
+    """Read the pictures for runs on the same images: one run for each source of heatmaps; IoU of images by runs."""
     found = Pictures()
     if store is None:
         found.notes.append("there are no pictures: store.enabled=false, where they would be read from")
@@ -160,7 +154,7 @@ def shrunk_mask(mask: Bool[np.ndarray, "height width"], size: tuple[int, int]) -
 
 
 def small_predictions(run: Run, found: Pictures) -> tuple[list[str | None], list[list[Any]]]:
-    """A run's masks (COCO RLE) and prompts, for each picture and in its pixels.
+    """Shrink a run's masks (COCO RLE) and prompts to each picture's pixels.
 
     Returns:
         Masks, and for each image ``[x, y, x, y, …]``, a string of the points' labels, and

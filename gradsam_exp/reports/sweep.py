@@ -24,10 +24,8 @@ def summarize_sweep(folder: Path, store: Store | None = None) -> pd.DataFrame:
     """Collect the runs below ``folder``, write their tables and report there, and print the tables.
 
     ``sweep.csv``, ``sweep.md``, ``sweep.tex``, ``report.html`` and the curves ``sweep.png``; where a seed was
-    varied, ``pooled.csv`` holds one row for the runs that differ in nothing else.
-
-    Args:
-        store: where the page finds pictures; None leaves them out.
+    varied, ``pooled.csv`` holds one row for the runs that differ in nothing else. The page finds pictures in the
+    store; None leaves them out.
     """
     from gradsam_exp.reports.tables import print_tables  # noqa: PLC0415  (a sweep's parent starts without pandas)
 

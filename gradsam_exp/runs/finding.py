@@ -91,9 +91,7 @@ def in_short(key: str, value: str) -> str:
 def in_common(configs: Sequence[Mapping[str, Any]], images: Sequence[int]) -> str:
     """Say what all of some runs are made with: ``val · 40 images · shapes, mixed · gradcam · resnet18 · compact``.
 
-    Args:
-        configs: the runs', resolved.
-        images: how many images each run has.
+    ``images`` says how many each run has.
     """
     number = f"{images[0]} images" if len(set(images)) == 1 else ""
     split, data, background, *rest = (

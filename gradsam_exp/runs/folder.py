@@ -414,9 +414,6 @@ def calls_a_resolver(text: str) -> bool:
 def without_resolvers(plain: Mapping[str, Any]) -> dict[str, Any]:
     """Resolve the keys that a configuration's strings name; strings that call a resolver stay as they are.
 
-    Args:
-        plain: the configuration as plain values, interpolations as strings.
-
     Raises:
         OmegaConfBaseException: a key that does not exist.
     """

@@ -91,7 +91,7 @@ class _Upload:
         return self.run / "logs" / "upload.log"
 
     def wait(self, seconds: float) -> bool:
-        """Whether it has ended by itself."""
+        """Say whether it has ended by itself."""
         try:
             self.process.wait(timeout=max(seconds, 0))
         except subprocess.TimeoutExpired:

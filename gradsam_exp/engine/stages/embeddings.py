@@ -12,12 +12,9 @@ from gradsam_exp.types import Tensors
 
 
 class Encode(Stage):
-    """Encodes the images.
+    """Encodes the images by a segmenter, which is loaded before the first.
 
-    Args:
-        segmenter: does it; loaded before the first image.
-        depends_on: the kind of device included; None stands for its digest and the device it is on now.
-        modules: import paths of its plug-in.
+    ``depends_on`` includes the kind of device; None stands for the segmenter's digest and the device it is on now.
     """
 
     name = "embeddings"

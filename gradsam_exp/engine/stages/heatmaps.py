@@ -89,9 +89,7 @@ def explained_by(source: ClassifierSource, node: Node, *, device: torch.device, 
     """Bring together a classifier and the explainer that a config node describes.
 
     Args:
-        source: the classifier.
         node: the ``explainer`` group: ``name``, ``target``, ``augment``, and the explainer's parameters.
-        device: where the classifier runs.
         session: keeps the classifier for the next run.
     """
     own = {key: value for key, value in node.items() if key not in {"target", "augment"}}
@@ -113,11 +111,7 @@ def explained_by(source: ClassifierSource, node: Node, *, device: torch.device, 
 
 
 class Explain(Stage):
-    """Makes a heatmap of every image.
-
-    Args:
-        explained: the classifier and the explainer.
-    """
+    """Makes a heatmap of every image."""
 
     name = "heatmaps"
     clock = "explain"

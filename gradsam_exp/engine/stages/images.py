@@ -16,12 +16,7 @@ from gradsam_exp.types import ImageBatch, Tensors
 
 
 class Images(Stage):
-    """Reads images from a data set and gives them the classifier's class ids.
-
-    Args:
-        class_names: the classifier's.
-        modules: import paths of the plug-ins that draw or read them.
-    """
+    """Reads images from a data set and gives them the class ids of the classifier's ``class_names``."""
 
     name = "images"
     clock = "data"

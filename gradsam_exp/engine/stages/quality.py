@@ -20,7 +20,6 @@ class Quality(Stage):
     """Measures one metric of the heatmaps or the classifier.
 
     Args:
-        metric: needs no prompts and no masks.
         explained: the classifier, for metrics that ask it.
         after: label of the stage that the heatmaps come from.
     """

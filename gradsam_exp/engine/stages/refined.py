@@ -12,13 +12,7 @@ from gradsam_exp.types import Heatmaps, Tensors
 
 
 class Refine(Stage):
-    """Refines the heatmaps.
-
-    Args:
-        refiner: does it.
-        depends_on: None stands for its fields.
-        modules: import paths of its plug-in.
-    """
+    """Refines the heatmaps; without ``depends_on``, they depend on the refiner's fields."""
 
     name = "refined"
     clock = "explain"
