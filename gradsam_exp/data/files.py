@@ -40,7 +40,26 @@ class Entry:
     label: int
 
 
-class FileDataset(ImageDataset):
+class PictureFiles(ImageDataset):
+    """A data set of picture files finds the images' sizes and its fingerprint when it is made."""
+
+    _sizes: list[tuple[int, int]]
+    _fingerprint: str
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def image_size(self, index: int) -> tuple[int, int]:
+        """See `ImageDataset.image_size`."""
+        return self._sizes[index]
+
+    @property
+    def fingerprint(self) -> str:
+        """Identify names, labels and content, by a digest."""
+        return self._fingerprint
+
+
+class FileDataset(PictureFiles):
     """FileDataset reads images that are listed as `Entry`.
 
     Every file is read once when the data set is made, so that a broken one is named before anything
@@ -68,9 +87,6 @@ class FileDataset(ImageDataset):
             self._sizes.append(size)
         self._fingerprint = state.hexdigest()
 
-    def __len__(self) -> int:
-        return len(self.entries)
-
     def __getitem__(self, index: int) -> Sample:
         entry = self.entries[index]
         return Sample(
@@ -79,15 +95,6 @@ class FileDataset(ImageDataset):
             label=entry.label,
             image_id=entry.image_id,
         )
-
-    def image_size(self, index: int) -> tuple[int, int]:
-        """See `ImageDataset.image_size`."""
-        return self._sizes[index]
-
-    @property
-    def fingerprint(self) -> str:
-        """Identify names, labels and the content of every file, by a digest."""
-        return self._fingerprint
 
 
 def read_rgb(path: Path) -> np.ndarray:

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from gradsam_exp.data.base import ImageDataset, Sample
-from gradsam_exp.data.files import IMAGE_SUFFIXES, readable
+from gradsam_exp.data.base import Sample
+from gradsam_exp.data.files import IMAGE_SUFFIXES, PictureFiles, readable
 from gradsam_exp.errors import InputError
 
 
@@ -36,7 +36,7 @@ def find_pictures(given: str, *, key: str = "image") -> list[Path]:
     return found
 
 
-class GivenPictures(ImageDataset):
+class GivenPictures(PictureFiles):
     """GivenPictures reads pictures as they lie on disk, turned as their camera says.
 
     Every file is read once when this is made.
@@ -53,7 +53,7 @@ class GivenPictures(ImageDataset):
         self.paths, self.class_names, self.max_side = list(paths), tuple(class_names), max_side
         self.original_sizes: list[tuple[int, int]] = []
         self.names: list[str] = []
-        self._sizes: list[tuple[int, int]] = []
+        self._sizes = []
         state = hashlib.blake2b(f"{max_side}".encode(), digest_size=16)
         for path in self.paths:
             picture = self._read(path)
@@ -69,21 +69,9 @@ class GivenPictures(ImageDataset):
         self.class_names = tuple(class_names)
         return self
 
-    def __len__(self) -> int:
-        return len(self.paths)
-
     def __getitem__(self, index: int) -> Sample:
         pixels = np.array(self._smaller(self._read(self.paths[index])))
         return Sample(torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), None, -1, self.names[index])
-
-    def image_size(self, index: int) -> tuple[int, int]:
-        """See `ImageDataset.image_size`."""
-        return self._sizes[index]
-
-    @property
-    def fingerprint(self) -> str:
-        """Identify names and pixels, by a digest."""
-        return self._fingerprint
 
     def _smaller(self, picture: Image.Image) -> Image.Image:
         small = picture.copy()

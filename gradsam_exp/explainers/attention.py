@@ -40,9 +40,6 @@ class AttentionExplainer(ModelExplainer):
     For networks built of `nn.MultiheadAttention`, such as torchvision's ViT. The map is the class token's
     row of the result; without a class token, the mean over all rows.
 
-    Attributes:
-        upsample: interpolation from the grid of patches to the image.
-
     Raises:
         InputError: if the network has no `nn.MultiheadAttention`.
     """

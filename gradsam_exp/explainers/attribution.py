@@ -41,7 +41,6 @@ class InputExplainer(ModelExplainer):
 
     Attributes:
         smoothing: standard deviation of a Gaussian blur of the map, in pixels of the network's input; 0 is none.
-        upsample: interpolation from the network's input to the image, if they differ.
     """
 
     _: KW_ONLY

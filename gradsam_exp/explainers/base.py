@@ -32,6 +32,7 @@ from gradsam_exp.types import Heatmaps
 Explained = tuple[Float[Tensor, "batch _ _"], Targets, Logits]
 """Raw maps, the class ids explained, and the logits of the forward pass."""
 Upsample = Literal["bilinear", "bicubic"]
+"""How maps are interpolated from their own resolution (a layer's, the patches', the input's) to the image's."""
 Combine = Literal["mean", "max"]
 Count = Annotated[int, Field(ge=1)]
 Width = Annotated[float, Field(ge=0)]
@@ -172,7 +173,6 @@ class LayerExplainer(ModelExplainer):
 
     Attributes:
         target_layers: modules of the network, or their dotted names such as ``layer2.-1``.
-        upsample: interpolation from the layer's resolution to the image's.
         combine: each layer's map is scaled to [0, 1]; then their ``mean`` or ``max`` is taken.
         by_influence: what counts is how the output changes with the layer (gradients, ablation).
         once: runs the network again behind a layer, which must have one place in it.

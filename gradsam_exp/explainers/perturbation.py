@@ -48,11 +48,11 @@ class PerturbationCAM(LayerExplainer):
 
 @EXPLAINERS.register("ablationcam")
 class AblationCAM(PerturbationCAM):
-    """AblationCAM weights a layer's channels by what their loss costs (Desai and Ramaswamy, WACV 2020, eq. 2, 3).
+    """AblationCAM weights a layer's channels by what the score loses without them.
 
-    ``w_k = (y_c − y_c^k) / y_c`` with ``y_c^k`` the score after channel ``k`` is set to zero; the map is
-    ``ReLU(Σ_k w_k A_k)``. Only the part of the network behind the layer is run again. Channels that are
-    zero everywhere have weight zero and are not run.
+    Desai and Ramaswamy (WACV 2020), eq. 2 and 3: ``w_k = (y_c − y_c^k) / y_c`` with ``y_c^k`` the score after
+    channel ``k`` is set to zero; the map is ``ReLU(Σ_k w_k A_k)``. Only the part of the network behind the layer
+    is run again. Channels that are zero everywhere have weight zero and are not run.
 
     Since eq. 2 divides by the score, a negative ``y_c`` (a logit or a margin of a class that is not predicted)
     turns all signs round: the map then shows what lowers the score. The grad-cam package does the same.

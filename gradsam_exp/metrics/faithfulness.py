@@ -51,7 +51,7 @@ class FaithfulnessMetric(ExampleMetric):
 
 
 class PixelSteps(FaithfulnessMetric):
-    """The area under the explained class's probability while pixels change step by step, hottest first.
+    """A pixel-step metric is the area under the explained class's probability while pixels change, hottest first.
 
     In [0, 1]. Petsiuk et al., *RISE* (BMVC 2018), section 3.3.
 
@@ -92,7 +92,7 @@ class DeletionAUC(PixelSteps):
 
 @METRICS.register("insertion_auc")
 class InsertionAUC(PixelSteps):
-    """The insertion AUC gives the hottest pixels to a blurred image first; large is good. See `PixelSteps`."""
+    """The insertion AUC returns the hottest pixels to a blurred image first; large is good. See `PixelSteps`."""
 
     name, title = "insertion_auc", "insertion AUC"
     higher_is_better = True

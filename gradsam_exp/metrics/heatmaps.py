@@ -10,7 +10,7 @@ from gradsam_exp.types import Heatmaps, Masks, PerImage
 
 
 class HeatmapMetric(ExampleMetric):
-    """A heatmap metric compares heatmaps with the true masks; larger is better."""
+    """A heatmap metric looks at heatmaps, most beside the true masks, before any prompt; larger is better."""
 
     group = "heatmaps"
     needs: ClassVar[tuple[str, ...]] = ("heatmaps", "truth")

@@ -58,10 +58,10 @@ class Oracle(PromptStrategy):
 @STRATEGIES.register("oracle_heatmap")
 @dataclass(frozen=True)
 class OracleHeatmap(PromptStrategy):
-    """OracleHeatmap places the points of `Foreground` as if the true mask were the heatmap: an upper bound.
+    """OracleHeatmap places the points of `Foreground` as if the true mask were the heatmap.
 
-    Against `Foreground` it says what the heatmap costs, against `Oracle` what these points cost. An empty mask
-    gets the image's centre.
+    It is an upper bound, not a method. Against `Foreground` it says what the heatmap costs, against `Oracle` what
+    these points cost. An empty mask gets the image's centre.
 
     Attributes:
         grid_size, grid_offset: as those of `Foreground`.

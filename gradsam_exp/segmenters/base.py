@@ -19,7 +19,7 @@ from gradsam_exp.types import LowRes, Maps, Masks, Prompts, Segmentation
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Holds encoded images of one size: on the CPU as the store gives them, else where ``encode`` has made them.
+    """Embeddings are encoded images of one size: on the CPU from the store, else where ``encode`` made them.
 
     Attributes:
         levels: one tensor for each resolution that the segmenter's decoder looks at, a row per image.

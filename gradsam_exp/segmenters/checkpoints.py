@@ -5,7 +5,6 @@ progress bar. Everything that can be wrong with a file is found before a model i
 """
 
 import inspect
-import pickle
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,7 @@ from gradsam_exp.segmenters.base import SEGMENTERS, Segmenter
 from gradsam_exp.segmenters.compact import build_compact
 from gradsam_exp.segmenters.sam import Precision, SamSegmenter
 from gradsam_exp.segmenters.tta import Tta, augmented
-from gradsam_exp.weights import WeightsFile, file_digest, open_weights, shape_differences, shipped
+from gradsam_exp.weights import WeightsFile, file_digest, open_weights, read_pickle, shape_differences, shipped
 
 BASE_URL = "https://dl.fbaipublicfiles.com/segment_anything/"
 OFFICIAL = {
@@ -166,11 +165,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     Raises:
         InputError: if the file is truncated or holds anything else.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"sam.checkpoint={path} is not a whole PyTorch state dict ({reason})") from error
+    state = read_pickle(path, "PyTorch state dict", key="sam.checkpoint", mmap=True)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"sam.checkpoint={path} holds no plain state dict of tensors")
     return state

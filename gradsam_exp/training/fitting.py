@@ -11,6 +11,8 @@ import torch
 from gradsam_exp.errors import InputError
 from gradsam_exp.weights import shape_differences
 
+Say = Callable[[str], None]
+
 
 def read_checkpoint(resume: str | None) -> Mapping[str, Any] | None:
     """Read the checkpoint that ``task.resume`` names, as tensors and plain values only.
@@ -57,13 +59,7 @@ def check_same_network(checkpoint: Mapping[str, Any], model: pl.LightningModule,
 
 
 def fit(
-    trainer: pl.Trainer,
-    model: pl.LightningModule,
-    *,
-    resume: str | None,
-    last: Path,
-    say: Callable[[str], None],
-    **data: Any,
+    trainer: pl.Trainer, model: pl.LightningModule, *, resume: str | None, last: Path, say: Say, **data: Any
 ) -> None:
     """Train a model; Ctrl-C raises `KeyboardInterrupt` after a line that says how to go on.
 

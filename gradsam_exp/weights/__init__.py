@@ -6,6 +6,7 @@ the shipped ones are in ``index.json`` and are checked on every load.
 
 import hashlib
 import json
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gradsam_exp.errors import InputError, did_you_mean
+from gradsam_exp.errors import InputError, did_you_mean, first_line
 
 _HERE = Path(__file__).parent
 Shape = tuple[int, ...] | None
@@ -76,6 +77,22 @@ def open_weights(path: str | Path, *, sha256: str | None = None, key: str = "che
     if "gradsam_exp" not in metadata:
         raise InputError(f"{key}={path} was not written by gradsam_exp: its header does not say what it holds")
     return WeightsFile(path, json.loads(metadata["gradsam_exp"]), digest)
+
+
+def read_pickle(path: Path, what: str, *, key: str, mmap: bool = False) -> Any:
+    """Read a PyTorch file as tensors and plain values only, without running any code in it.
+
+    Args:
+        what: it should be, for errors.
+        mmap: map it into memory instead of reading it at once.
+
+    Raises:
+        InputError: if it is truncated or holds anything else.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+        raise InputError(f"{key}={path} is not a whole {what} ({first_line(error)})") from error
 
 
 def file_digest(path: Path, *, sha256: str | None = None, key: str = "checkpoint") -> str:
