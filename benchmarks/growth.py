@@ -21,13 +21,13 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import psutil
-from hydra import compose, initialize_config_dir
 from rich.table import Table
 
 from benchmarks.timing import result
-from gradsam_exp.config import check, register_schema
+from gradsam_exp.app.composing import compose
 from gradsam_exp.console import console
 from gradsam_exp.engine.plan import plan
+from gradsam_exp.engine.session import Job
 
 SIZES = (125, 250, 500, 1000, 2000)
 WARM = 512
@@ -48,7 +48,7 @@ def main() -> None:
     found = {}
     for size in arguments.sizes:
         child = [sys.executable, "-m", "benchmarks.growth", "--one", str(size)]
-        finished = subprocess.run(child, check=True, capture_output=True, text=True, env=environment)
+        finished = subprocess.run(child, check=True, stdout=subprocess.PIPE, text=True, env=environment)
         found[size] = json.loads(finished.stdout)
         slope = found[size]["mb_per_1000"]
         table.add_row(
@@ -61,12 +61,10 @@ def main() -> None:
 
 
 def _one(count: int) -> dict[str, float | None]:
-    register_schema()
     process, resident = psutil.Process(), []
     with tempfile.TemporaryDirectory() as folder:
         overrides = [f"data.lengths.test={count}", f"output_root={folder}", "logger=none"]
-        with initialize_config_dir(str(HERE.parent / "conf"), version_base="1.3"):
-            planned = plan(check(compose("config", overrides)))
+        planned = plan(compose(overrides), Job(Path(folder)))
         start = time.perf_counter()
 
         def on_batch(item: object, _: object) -> None:

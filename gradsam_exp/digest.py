@@ -53,6 +53,7 @@ class Sources:
     def __init__(self) -> None:
         self._scans: dict[str, _Scan | None] = {}
         self._roots: dict[str, Path | None] = {}
+        self._versions: dict[str, str | None] = {}
 
     def digest(self, *modules: str) -> str:
         """Digest the source code that modules run: their own, and what they import, directly or not.
@@ -72,7 +73,7 @@ class Sources:
         for module in modules:
             if module not in found:
                 raise ValueError(f"the source of {module} cannot be found")
-        foreign = {home: _version_of(home) for home in sorted(homes - {_OWN})}
+        foreign = {home: self._version(home) for home in sorted(homes - {_OWN})}
         return digest([sorted(found.items()), foreign])
 
     def reached(self, *modules: str) -> list[str]:
@@ -110,6 +111,12 @@ class Sources:
             else:
                 self._scans[module] = None
         return self._scans[module]
+
+    def _version(self, top: str) -> str | None:
+        """The version of the distribution that a package came with; None if it came with none."""
+        if top not in self._versions:
+            self._versions[top] = _version_of(top)
+        return self._versions[top]
 
     def _file_of(self, module: str) -> Path | None:
         """Find a module's source; None if there is none."""
@@ -172,7 +179,6 @@ def _root(top: str) -> Path | None:
     return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
 
 
-@cache
 def _version_of(top: str) -> str | None:
     """Find the version of the distribution that a package came with; None if it came with none."""
     try:

@@ -1,6 +1,7 @@
 """Which source files count for a module, and that an edit of any of them is seen."""
 
 import ast
+import shutil
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,15 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, text in FILES.items():
         (folder / f"{name}.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
+    installed(folder, "1.0")
     return folder
+
+
+def installed(package: Path, version: str) -> None:
+    """As if pip had installed it in this version."""
+    facts = package.parent / f"{package.name}-1.dist-info"
+    facts.mkdir(exist_ok=True)
+    (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package.name}\nVersion: {version}\n")
 
 
 @pytest.mark.parametrize(
@@ -87,12 +96,14 @@ def test_what_imports_the_package_itself_depends_on_all_that_it_offers(package: 
     )
 
 
-def test_the_version_of_its_distribution_counts(package: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_version_of_its_distribution_counts(package: Path):
     found = []
-    for version in ("1.0", "1.1"):
-        monkeypatch.setattr("gradsam_exp.digest._version_of", lambda top, version=version: version)
+    for version in ("1.0", "1.1", "1.0"):
+        installed(package, version)
         found.append(Sources().digest("somebodys.strategy"))
-    assert found[0] != found[1]
+    assert found[0] == found[2] != found[1]
+    shutil.rmtree(package.parent / "somebodys-1.dist-info")
+    assert Sources().digest("somebodys.strategy") not in found, "it came with none"
 
 
 def test_code_without_a_file_is_never_taken_for_known(monkeypatch: pytest.MonkeyPatch):

@@ -1,4 +1,4 @@
-"""This module composes configurations from ``conf``, from the ``conf`` folders of installed plug-ins, and from overrides."""
+"""Composes configurations from ``conf``, from the ``conf`` folders of installed plug-ins, and from overrides."""
 
 from __future__ import annotations
 

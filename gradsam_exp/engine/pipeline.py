@@ -53,7 +53,7 @@ class PipelineResult:
 
 
 class Pipeline:
-    """Turns heatmaps into masks: the strategy makes prompts, the loaded segmenter masks, the selector keeps some."""
+    """Turns heatmaps into masks: the strategy makes prompts, the segmenter masks, the selector keeps some."""
 
     def __init__(self, strategy: PromptStrategy, segmenter: Segmenter, selector: MaskSelector) -> None:
         self.strategy, self.segmenter, self.selector = strategy, segmenter, selector
@@ -117,7 +117,7 @@ class SamForegroundPipeline(Pipeline):
 class SamBackgroundPipeline(Pipeline):
     """Segments by foreground and background points, as the reference report's class does: ``pipeline=fgbg``.
 
-    `PredictedIoU` chooses among the masks. The knobs are fields of `ForegroundBackground`, such as ``bg_threshold``.
+    `PredictedIoU` chooses among the masks. The knobs are fields of `ForegroundBackground`: ``bg_threshold``, ….
     """
 
     def __init__(self, segmenter: Segmenter, **knobs: Any) -> None:

@@ -79,7 +79,13 @@ def wanted_images(ious: pd.DataFrame, pixels: float, sources: int) -> list[str]:
 
 
 def read_pictures(runs: Mapping[str, Run], ious: pd.DataFrame, store: Store | None) -> Pictures:
-    """Read the pictures for runs on the same images: one run for each source of heatmaps; IoU of images by runs."""
+    """Read the pictures for runs on the same images.
+
+    Args:
+        runs: one run for each source of heatmaps.
+        ious: images by runs.
+        store: the reader's.
+    """
     found = Pictures()
     if store is None:
         found.notes.append("there are no pictures: store.enabled=false, where they would be read from")

@@ -128,7 +128,7 @@ def build_report(facts: SweepFacts, *, entity: str, project: str) -> wr.Report:
         width="fluid",
         blocks=[
             *([wr.P(facts.about)] if facts.about else []),
-            wr.P(" ".join([f"{len(facts.means)} different runs.", *_findings(facts)])),
+            wr.P(" ".join([f"{len(facts.means)} different runs.", *findings(facts)])),
             wr.H1("Which knob matters"),
             panels(_parallel(facts)),
             wr.H1("mIoU against each knob"),
@@ -142,7 +142,7 @@ def build_report(facts: SweepFacts, *, entity: str, project: str) -> wr.Report:
     )
 
 
-def _findings(facts: SweepFacts) -> list[str]:
+def findings(facts: SweepFacts) -> list[str]:
     """Sentences on the best run and on what is no choice."""
     found = []
     if facts.best is not None:

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from gradsam_exp.errors import InputError, did_you_mean, first_line
 
-_HERE = Path(__file__).parent
+FOLDER = Path(__file__).parent
+"""Where the shipped weights lie."""
 Shape = tuple[int, ...] | None
 
 
@@ -55,10 +56,10 @@ def shipped(name: str) -> WeightsFile:
     Raises:
         InputError: unknown name, missing file, or a file that is not the one that was released.
     """
-    index = json.loads((_HERE / "index.json").read_text())
+    index = json.loads((FOLDER / "index.json").read_text())
     if name not in index:
         raise InputError(f"no weights named {name!r} ship with gradsam_exp{did_you_mean(name, index)}")
-    return open_weights(_HERE / index[name]["file"], sha256=index[name]["sha256"])
+    return open_weights(FOLDER / index[name]["file"], sha256=index[name]["sha256"])
 
 
 def open_weights(path: str | Path, *, sha256: str | None = None, key: str = "checkpoint") -> WeightsFile:

@@ -220,7 +220,7 @@ def test_shipped_weights_are_checked(monkeypatch, tmp_path: Path):
     from gradsam_exp import weights
     from gradsam_exp.errors import InputError
 
-    monkeypatch.setattr(weights, "_HERE", tmp_path)
+    monkeypatch.setattr(weights, "FOLDER", tmp_path)
     save_weights(tmp_path / "x.safetensors", {"a": torch.zeros(1)}, {"kind": "compact"})
     (tmp_path / "index.json").write_text(json.dumps({"x": {"file": "x.safetensors", "sha256": "1" * 64}}))
     with pytest.raises(InputError, match="fails its check"):

@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from gradsam_exp.config import check
+import gradsam_exp as gs
 from gradsam_exp.engine.plan import plan
 from gradsam_exp.engine.session import Job
 from gradsam_exp.segmenters.sam import SamSegmenter
-from tests.app.test_launchers import composed
 
 
 def files(folder: Path) -> list[bytes]:
@@ -35,8 +34,7 @@ def test_two_processes_give_what_one_gives(
     given = (f"limit={limit}", "pipeline=fgbg", "task.faithfulness=false")
     one = run(*given, f"store.root={tmp_path / 'one'}")
     with monkeypatch.context() as patch:  # of this process; those that are spawned do not see it
-        for name in ("encode", "_embedded"):
-            patch.setattr(SamSegmenter, name, made_here)
+        patch.setattr(SamSegmenter, "encode", made_here)
         patch.setattr("gradsam_exp.classifiers.checkpoints.ClassifierFile.load", made_here)
         two = run(*given, f"store.root={tmp_path / 'two'}", f"devices={devices}")
     assert one.code == two.code == 0, two.out + two.err
@@ -86,26 +84,30 @@ def test_devices_that_cannot_be_are_refused(run, overrides: list[str], message: 
     assert re.match(f"gradsam_exp: {message}", line), line
 
 
-def test_chunks_that_another_process_has_in_hand_come_last(tmp_path: Path, random_weights: list[str]):
-    config = composed("limit=200", f"store.root={tmp_path}", "logger=none", *random_weights, with_hydra=False)
-    planned = plan(check(config), Job(tmp_path))
-    preparation = planned.experiment().prepare
-    everything = preparation.missing(planned.dataset)
-    assert [len(chunk) for chunk in everything] == [64, 64, 64, 8]
-    origin = planned.dataset.origin
-    ours, theirs = (preparation._in_turn(planned.dataset, origin) for _ in range(2))
-    assert next(ours) == everything[0]
-    assert next(theirs) == everything[1]
-    assert next(ours) == everything[2], "the second is in the other's hands"
-    assert next(theirs) == everything[3]
-    assert list(ours) == [everything[1], everything[3]]
-    assert list(theirs) == [everything[0], everything[2]]
+def test_chunks_that_another_process_has_in_hand_come_last(
+    tmp_path: Path, random_weights: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("gradsam_exp.engine.preparation.CHUNK", 2)
+    planned = plan(
+        gs.compose(["limit=7", f"store.root={tmp_path}", "logger=none", *random_weights]), Job(tmp_path)
+    )
+    images, preparation = planned.dataset, planned.preparation()
+    first, second, third, last = (batch.image_ids for batch in preparation.images(images))
+    assert [len(ids) for ids in (first, second, third, last)] == [2, 2, 2, 1]
+    ours, theirs = ((batch.image_ids for batch in preparation.images(images)) for _ in range(2))
+    assert next(ours) == first
+    assert next(theirs) == second
+    assert next(ours) == third, "the second is in the other's hands"
+    assert next(theirs) == last
+    assert list(ours) == [second, last]
+    assert list(theirs) == [first, third]
     assert not list((tmp_path / "claims").iterdir())
 
 
 def test_what_is_missing_is_told_by_the_store(tmp_path: Path, random_weights: list[str]):
-    config = composed("limit=72", f"store.root={tmp_path}", "logger=none", *random_weights, with_hydra=False)
-    planned = plan(check(config), Job(tmp_path))
+    planned = plan(
+        gs.compose(["limit=72", f"store.root={tmp_path}", "logger=none", *random_weights]), Job(tmp_path)
+    )
     preparation = planned.experiment().prepare
     first, second = preparation.missing(planned.dataset)
     for item in preparation(planned.dataset, chunks=[second]):

@@ -205,7 +205,7 @@ def test_smoothgradcam_written_out(network, pixels: Tensor, monkeypatch: pytest.
     else:
         noise = iter([copy - pixels for copy in copies])
         with torchcam.methods.SmoothGradCAMpp(network, network.features[3], num_samples=5) as extractor:
-            monkeypatch.setattr(extractor._distrib, "sample", lambda size: next(noise))
+            monkeypatch.setattr(torch.distributions.Normal, "sample", lambda self, size: next(noise))
             network(pixels)
             found = extractor(TARGETS.tolist(), normalized=False)[0].detach()
     for k, target in enumerate(TARGETS.tolist()):

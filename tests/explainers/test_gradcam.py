@@ -12,6 +12,7 @@ from gradsam_exp.explainers.base import EXPLAINERS, scale_to_unit, to_frame
 from gradsam_exp.explainers.gradient import GradCAM
 from gradsam_exp.explainers.layers import find_layer
 from gradsam_exp.types import ImageBatch
+from tests.networks import held
 
 
 class Tiny(nn.Module):
@@ -97,12 +98,12 @@ def test_nothing_is_left_behind(classifier: ImageClassifier, batch: ImageBatch):
     classifier.train()
     classifier.backbone.layer1.eval()
     flags = [m.training for m in classifier.modules()]
-    explainer = GradCAM(classifier, ["layer2.-1"])
+    explainer, before = GradCAM(classifier, ["layer2.-1"]), held(classifier)
     explainer(batch.images)
     with pytest.raises(ValueError, match=r"class ids in 0\.\.4"):
         explainer(batch.images, torch.full((len(batch),), 99))
     assert [m.training for m in classifier.modules()] == flags
-    assert all(not m._forward_hooks for m in classifier.modules())
+    assert held(classifier) == before
     assert all(p.grad is None for p in classifier.parameters())
     assert torch.is_grad_enabled()
     classifier.eval()

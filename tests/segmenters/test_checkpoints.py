@@ -10,6 +10,7 @@ from segment_anything import sam_model_registry
 
 from gradsam_exp import weights
 from gradsam_exp.errors import InputError
+from gradsam_exp.segmenters import checkpoints
 from gradsam_exp.segmenters.base import SEGMENTERS
 from gradsam_exp.segmenters.checkpoints import load_segmenter
 from gradsam_exp.segmenters.compact import build_compact
@@ -17,19 +18,24 @@ from gradsam_exp.segmenters.sam import SamSegmenter
 from gradsam_exp.types import Prompts
 
 
-def test_the_encoder_is_read_with_the_first_image():
+def test_the_encoder_is_read_with_the_first_image(monkeypatch: pytest.MonkeyPatch):
     images = torch.randint(0, 256, (1, 3, 48, 64), dtype=torch.uint8)
     click = Prompts(torch.tensor([0]), torch.tensor([[[30.0, 20.0]]]), torch.tensor([[1]]))
     first = load_segmenter("compact")
     assert isinstance(first, SamSegmenter)
     embeddings = first.encode(images)
 
+    read: list[str] = []
+    load = checkpoints.load_encoder
+    monkeypatch.setattr(checkpoints, "load_encoder", lambda *given: read.append("encoder") or load(*given))
     second = SEGMENTERS.build({"name": "compact"})
     second.load(torch.device("cpu"))
     answer = second.decode(embeddings, click)
     assert torch.equal(answer.logits, first.decode(embeddings, click).logits)
-    assert all(p.is_meta for p in second._decoding.image_encoder.parameters()), "decoding needs no encoder"
+    assert read == [], "decoding needs no encoder"
     assert torch.equal(second.encode(images).levels[0], embeddings.levels[0])
+    second.encode(images)
+    assert read == ["encoder"]
 
 
 def test_all_of_the_model_is_there_afterwards():

@@ -118,11 +118,11 @@ def test_an_upper_bound_is_not_the_best():
     knobs = {"pipeline": ["fg", "oracle", "fgbg"], "pipeline_tie": [None, "x", "first"]}
     facts = report.SweepFacts("s", knobs, MIOU, means, [False, True, False], "", "")
     assert facts.best == 2
-    best, _, bounds = report._findings(facts)
+    best, _, bounds = report.findings(facts)
     assert best == "Best mIoU 0.900: pipeline=fgbg, pipeline_tie=first."
     assert bounds == "1 of them look at the truth: upper bounds, no choice."
     alone = report.SweepFacts("s", {}, MIOU, means[1:2], [True], "", "")
-    assert (alone.best, report._findings(alone)) == (None, [bounds])
+    assert (alone.best, report.findings(alone)) == (None, [bounds])
 
 
 def test_what_nobody_varied_has_no_panel(run):
