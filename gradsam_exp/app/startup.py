@@ -46,7 +46,7 @@ def compose_once() -> None:
     if check is None or getattr(check, "__module__", None) == __name__:
         return
 
-    def validate_batch_is_legal(self: Sweeper, batch: Sequence[Sequence[str]]) -> None:
+    def validate_batch_is_legal(self: Any, batch: Sequence[Sequence[str]]) -> None:
         loader: Any = getattr(getattr(self, "hydra_context", None), "config_loader", None)
         compose = getattr(loader, "load_sweep_config", None)
         if compose is None or self.config is None or is_parallel(self.config.hydra.launcher):

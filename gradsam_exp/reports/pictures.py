@@ -107,7 +107,7 @@ def _read_images(found: Pictures, run: Run, ious: pd.DataFrame, sources: int, st
     if not any(chunk["stored"] for chunk in run.prepared):
         raise InputError(f"{run.folder}: no pictures were kept (store.enabled=false)")
     first = fitting((int(run.predictions["width"].iloc[0]), int(run.predictions["height"].iloc[0])), SIDE)[0]
-    wanted = set(wanted_images(ious, math.prod(first), sources))
+    wanted = set(wanted_images(ious, float(math.prod(first)), sources))
     images = stored_images(run, store, wanted, most_pixels=MOST_PIXELS)
     if not images:
         raise InputError(f"{run.folder}: the pictures are not in the store {store.root}")
