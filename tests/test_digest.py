@@ -2,12 +2,15 @@
 
 import ast
 import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import gradsam_exp
 from gradsam_exp.digest import Sources, digest, source_digest
+from gradsam_exp.engine.plan import plan
 from gradsam_exp.prompts.base import STRATEGIES
 
 PACKAGE = Path(gradsam_exp.__file__).parent
@@ -129,3 +132,33 @@ def test_the_plug_ins_named_in_a_node_and_inside_it_count():
 def test_plain_values_have_one_digest():
     assert digest({"a": 1, "b": [1.5, None]}) == digest({"b": [1.5, None], "a": 1})
     assert digest([1]) != digest(["1"])
+
+
+def least_seconds(call: Callable[[], object]) -> float:
+    """Of several calls, in seconds of this process: others may keep the machine busy."""
+    seconds = []
+    for _ in range(7):
+        start = time.process_time()
+        call()
+        seconds.append(time.process_time() - start)
+    return min(seconds)
+
+
+@pytest.mark.slow
+def test_digests_cost_a_run_next_to_nothing(tmp_path: Path):
+    config = gradsam_exp.compose(["metrics=full", "refine=guided", "pipeline=fgbg"])
+    plans = iter([plan(config, gradsam_exp.Job(tmp_path)) for _ in range(8)])
+    first = next(plans)
+    assert first.identity  # all is imported now, and every source is read
+    assert least_seconds(lambda: next(plans).identity) < 0.010
+
+    stages = first.preparation().stages
+    modules = [(type(stage).__module__, *stage.modules) for stage in stages]
+    modules += [("gradsam_exp.engine.plan", "gradsam_exp.runs.summary", "gradsam_exp.prompts.background")]
+
+    def for_the_first_time() -> None:
+        sources = Sources()
+        for some in modules:
+            sources.digest(*some)
+
+    assert least_seconds(for_the_first_time) < 0.040

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
+import pytest
 import torch
+from torch import nn
 
+from gradsam_exp.data.backgrounds import Noise
+from gradsam_exp.data.shapes import SHAPES, Shapes
+from gradsam_exp.engine.preparation import Explained, Preparation, Prepared
+from gradsam_exp.engine.store import Store
+from gradsam_exp.refiners.base import Unrefined
 from gradsam_exp.segmenters.base import Embeddings
 from gradsam_exp.segmenters.cached import CachedSegmenter
 from gradsam_exp.segmenters.compact import build_compact
 from gradsam_exp.segmenters.sam import SamSegmenter
 from gradsam_exp.segmenters.tta import Augmented
-from gradsam_exp.types import Prompts
+from gradsam_exp.types import Heatmaps, Prompts
 from tests.accelerator import pretended_accelerator
 from tests.album import Album
 
@@ -88,3 +96,35 @@ def test_levels_are_cut_and_joined_together():
     embeddings = Album().encode(IMAGES)
     joined = Embeddings.joined([embeddings[:1], embeddings[1:]])
     assert all(torch.equal(*pair) for pair in zip(joined.levels, embeddings.levels, strict=True))
+
+
+def never(*_: object) -> None:
+    raise AssertionError("the store has the embeddings")
+
+
+def test_levels_come_out_of_the_store_as_they_went_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("gradsam_exp.engine.preparation.CHUNK", 5)
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 5))
+    dataset = Shapes("test", Noise("test"), length=8)
+
+    def explainer(images: torch.Tensor, targets: torch.Tensor | None) -> Heatmaps:
+        values = images[:, 0].float() / 255
+        return Heatmaps(values, torch.zeros(len(images), dtype=torch.bool), torch.zeros(len(images)).long())
+
+    def prepared() -> list[Prepared]:
+        explained = Explained(SHAPES, lambda: (network, explainer))
+        preparation = Preparation(explained, Unrefined(), Album(), store=Store(tmp_path))
+        return list(preparation(dataset, batch_size=2))
+
+    made = prepared()
+    monkeypatch.setattr(Album, "encode", never)
+    read = prepared()
+    assert [len(chunk.embeddings) for chunk in read] == [5, 3]
+    assert len(list((tmp_path / "embeddings").glob("*.safetensors"))) == 2
+    for before, after in zip(made, read, strict=True):
+        red, green = after.embeddings.levels
+        assert torch.equal(red[:, 0], after.batch.images[:, 0].float())
+        assert torch.equal(green[:, 0], after.batch.images[:, 1, ::2, ::2].float())
+        assert (after.embeddings.input_size, after.embeddings.original_size) == ((192, 256), (48, 64))
+        first, second = (TwoLevels().decode(chunk.embeddings, asked()).logits for chunk in (before, after))
+        assert torch.equal(first, second)
