@@ -1,7 +1,5 @@
 """This module decides how many rows are computed at once: fewer if they are large, half when memory runs out."""
 
-from __future__ import annotations
-
 import ctypes
 import logging
 from collections.abc import Callable, Iterator
@@ -21,9 +19,9 @@ T = TypeVar("T")
 
 
 def filled(rows: Tensor, most: int) -> Tensor:
-    """Repeats the last row up to a multiple of eight, if as many may be computed at once.
+    """Repeat the last row up to a multiple of eight, if as many may be computed at once.
 
-    Matrix kernels round differently for a few rows than for many; with this an answer depends less on which
+    Matrix kernels round differently for a few rows than for many; with this a row's result depends less on which
     others are computed with it. Rounding that remains (of how threads share the rows) is about 1e-7. A row that
     comes alone stays alone: it would take eight times as long.
 
@@ -36,7 +34,7 @@ def filled(rows: Tensor, most: int) -> Tensor:
 
 
 class AdaptiveBatch:
-    """Bounds how many rows are handled at once; what did not fit into memory is not tried again.
+    """AdaptiveBatch bounds how many rows are handled at once; what did not fit into memory is not tried again.
 
     Args:
         stage: for messages, such as ``encode``.
@@ -57,11 +55,11 @@ class AdaptiveBatch:
         self.on_done: Callable[[int], None] = lambda rows: None
 
     def fit(self, size: int) -> None:
-        """Handles ``size`` rows from now on, but at least one and no more than ever fitted."""
+        """Handle ``size`` rows from now on, but at least one and no more than ever fitted."""
         self.size = max(1, min(size, self.most))
 
     def slices(self, count: int, call: Callable[[slice], T]) -> Iterator[T]:
-        """Applies ``call`` to consecutive slices that cover ``count`` rows; an out-of-memory error halves them.
+        """Apply ``call`` to consecutive slices that cover ``count`` rows; an out-of-memory error halves them.
 
         Raises:
             InputError: if even one row is too much.
@@ -101,7 +99,7 @@ def _out_of_memory(error: Exception) -> bool:
 
 
 def return_freed_memory() -> None:
-    """Gives freed memory back to the system, where the C library (glibc) would keep it.
+    """Give freed memory back to the system, where the C library (glibc) would keep it.
 
     Its heap fragments under large tensors that come and go: without this a run's resident memory creeps up by
     some 300 MB per 1000 images although no tensor stays alive.

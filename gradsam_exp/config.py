@@ -21,7 +21,7 @@ SPLITS = ("train", "val", "test")
 
 @dataclass
 class Config:
-    """Holds the configuration of a run; ``conf/config.yaml`` says what each key means.
+    """Config holds the configuration of a run; ``conf/config.yaml`` says what each key means.
 
     The first four are knobs of prompt strategies, whose fields say default and range.
     """
@@ -63,12 +63,12 @@ KNOBS = tuple(f.name for f in fields(Config) if f.name not in GROUPS)
 
 
 def register_schema() -> None:
-    """Makes the schema known to Hydra as ``schema``; called before Hydra composes."""
+    """Make the schema known to Hydra as ``schema``; called before Hydra composes."""
     ConfigStore.instance().store(name="schema", node=Config)
 
 
 def check(cfg: DictConfig) -> Config:
-    """Returns the resolved configuration as plain values, checked as far as that needs no plug-in.
+    """Return the resolved configuration as plain values, checked as far as that needs no plug-in.
 
     Raises:
         InputError: naming the key and the range.
@@ -95,7 +95,7 @@ def check(cfg: DictConfig) -> Config:
 
 
 def chosen_model(config: Config) -> Node:
-    """Returns the ``model`` group for a task that needs a classifier.
+    """Return the ``model`` group for a task that needs a classifier.
 
     Raises:
         InputError: if it was left out (``~model``).

@@ -1,4 +1,4 @@
-"""Holds the terminal that everything is printed on."""
+"""This module holds the terminal that everything is printed on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names for plain values, for source code, and for libraries: what a stored value depends on."""
+"""This module digests what a stored value depends on: plain values, source code, versions of libraries."""
 
 from __future__ import annotations
 
@@ -16,15 +16,8 @@ from typing import Any
 from uuid import uuid4
 
 LIBRARIES = (
-    "torch",
-    "torchvision",
-    "segment-anything",
-    "numpy",
-    "scipy",
-    "scikit-image",
-    "scikit-learn",
-    "pillow",
-)
+    "torch", "torchvision", "segment-anything", "numpy", "scipy", "scikit-image", "scikit-learn", "pillow"
+)  # fmt: skip
 """The distributions that compute pixels, heatmaps, embeddings and masks."""
 
 _OWN = __name__.partition(".")[0]
@@ -55,7 +48,7 @@ def source_digest(*modules: str) -> str:
 
 
 class Sources:
-    """Reads the source files of modules and of what they import, each once."""
+    """Sources reads the source files of modules and of what they import, each once."""
 
     def __init__(self) -> None:
         self._scans: dict[str, _Scan | None] = {}
@@ -89,7 +82,7 @@ class Sources:
         return sorted(name for name, _ in self._closure(modules, homes))
 
     def _closure(self, modules: Iterable[str], homes: set[str]) -> Iterator[tuple[str, _Scan]]:
-        """Every module that is reached, once, with the packages that hold it."""
+        """Yield every module that is reached, once, with the packages that hold it."""
         todo, seen = list(modules), set[str]()
         while todo:
             name = todo.pop()
@@ -107,7 +100,7 @@ class Sources:
                 todo.append(parent)
 
     def _scanned(self, module: str) -> _Scan | None:
-        """The file of a module; None if there is no such module."""
+        """Read the file of a module; None if there is no such module."""
         if module not in self._scans:
             path = self._file_of(module)
             if path is not None:
@@ -126,7 +119,7 @@ class Sources:
         return self._versions[top]
 
     def _file_of(self, module: str) -> Path | None:
-        """Where a module's source is; None if there is none."""
+        """Find a module's source; None if there is none."""
         top, *rest = module.split(".")
         if top not in self._roots:
             self._roots[top] = _root(top)
@@ -146,7 +139,7 @@ _PROCESS = Sources()
 
 @dataclass(frozen=True)
 class _Scan:
-    """What a source file holds: a digest of its text, and the modules that it may import."""
+    """A scan is what a source file holds: a digest of its text, and the modules that it may import."""
 
     digest: str
     imports: frozenset[str]
@@ -159,7 +152,7 @@ class _Scan:
 
 
 def _imports(text: bytes, package: str) -> Iterator[str]:
-    """Every name that may be an imported module; what is none is sorted out by looking for its file."""
+    """Yield every name that may be an imported module; what is none is sorted out by looking for its file."""
     for source, names, plain in _IMPORT.findall(text):
         if plain:
             yield from (name.decode() for name in _NAME.findall(plain) if name not in _NO_NAMES)
@@ -174,22 +167,20 @@ def _imports(text: bytes, package: str) -> Iterator[str]:
 
 
 def _root(top: str) -> Path | None:
-    """The folder of a top-level package, or the file of a single module."""
+    """Find the folder of a top-level package, or the file of a single module."""
     if top == _OWN:
         return Path(__file__).parent
     try:
         spec = find_spec(top)
     except (ImportError, ValueError):
         return None
-    if spec is None:
-        return None
-    if spec.submodule_search_locations:
+    if spec and spec.submodule_search_locations:
         return Path(next(iter(spec.submodule_search_locations)))
-    return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
+    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
 
 
 def _version_of(top: str) -> str | None:
-    """The version of the distribution that a package came with; None if it came with none."""
+    """Find the version of the distribution that a package came with; None if it came with none."""
     try:
         return version(top)
     except PackageNotFoundError:

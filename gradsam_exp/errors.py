@@ -1,4 +1,4 @@
-"""The one error that a person's input can cause, what they may have meant, and what is said of other errors."""
+"""This module holds the error that a person's input can cause, and helps to word messages."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ log = logging.getLogger(__name__)
 
 
 class InputError(Exception):
-    """Something the user gave is wrong; the message names the file or config key, and the mend.
+    """Something the user gave is wrong; the message names the file or config key, and the hint what to do.
 
     ``run.py`` prints it as one line without a traceback and exits with 1.
     """
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """``"; did you mean 'fgbg'? Known: center, fg, fgbg"``: the end of an unknown-name message."""
+    """Word the end of an unknown-name message: ``"; did you mean 'fgbg'? Known: center, fg, fgbg"``."""
     names = sorted(known)
     nearest = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
     guess = f"; did you mean {nearest[0]!r}?" if nearest else "."
@@ -28,7 +28,7 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Of an error's message; its kind if it says nothing."""
+    """Return the first line of an error's message; its kind if it says nothing."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 

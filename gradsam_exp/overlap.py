@@ -1,19 +1,17 @@
 """This module defines how much two masks overlap, for metrics, selectors, strategies and training alike."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
 
 def iou(one: Tensor, other: Tensor) -> Tensor:
-    """Returns the IoU of bool masks ``(*, height, width)``, in float64; two empty masks have IoU 1."""
+    """Compute the IoU of bool masks ``(*, height, width)``, in float64; two empty masks have IoU 1."""
     intersection, union = (one & other).sum((-2, -1)).double(), (one | other).sum((-2, -1)).double()
     return torch.where(union > 0, intersection / union.clamp(min=1), 1.0)
 
 
 def soft_iou(probability: Tensor, heat: Tensor) -> Tensor:
-    """Returns ``Σ p·h / Σ max(p, h)`` of maps ``(*, height, width)`` in [0, 1]; 0 if both are zero everywhere.
+    """Compute ``Σ p·h / Σ max(p, h)`` of maps ``(*, height, width)`` in [0, 1]; 0 if both are zero everywhere.
 
     `iou` for two binary maps, and ``Σ min(p, h) / Σ max(p, h)`` (the Ruzicka similarity) if one is binary. For
     two soft maps it is no more than that, 0.5 for a constant 0.5 and itself: a number to rank masks by, no

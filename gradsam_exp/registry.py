@@ -1,4 +1,4 @@
-"""A registry finds the plug-ins of one kind by the names that configurations use, and builds them with checks.
+"""This module finds plug-ins by the names that configurations use, and builds them with checks.
 
 A package of plug-ins owns one registry. Its modules register themselves with a decorator, and are
 imported when a name is first looked up; other distributions add theirs through the entry-point group of
@@ -26,7 +26,7 @@ _Factory = TypeVar("_Factory", bound=Callable[..., Any])
 
 
 class Registry(Generic[T]):
-    """Knows the plug-ins of one kind by name.
+    """A registry knows the plug-ins of one kind by name.
 
     Args:
         key: the config key that chooses among them, named in errors (``pipeline``).
@@ -41,7 +41,7 @@ class Registry(Generic[T]):
         self._complete = False
 
     def register(self, name: str) -> Callable[[_Factory], _Factory]:
-        """Returns a decorator that makes a class or function known as ``name``."""
+        """Return a decorator that makes a class or function known as ``name``."""
 
         def add(factory: _Factory) -> _Factory:
             known = self._factories.get(name)
@@ -53,12 +53,12 @@ class Registry(Generic[T]):
         return add
 
     def names(self) -> list[str]:
-        """Returns all known names, sorted."""
+        """Return all known names, sorted."""
         self._import_all()
         return sorted(self._factories.keys() | self._offered.keys())
 
     def get(self, name: str) -> Callable[..., T]:
-        """Returns the class or function registered as ``name``.
+        """Return the class or function registered as ``name``.
 
         Raises:
             InputError: if there is none (lists the known names and the nearest), or if another distribution offers
@@ -73,7 +73,7 @@ class Registry(Generic[T]):
         return self._factories[name]
 
     def build(self, node: Mapping[str, Any], **runtime: Any) -> T:
-        """Constructs what a config node describes: ``name`` chooses, the other keys are parameters.
+        """Construct what a config node describes: ``name`` chooses, the other keys are parameters.
 
         Parameters are checked against the constructor's signature and annotations before it is called.
 
@@ -95,7 +95,7 @@ class Registry(Generic[T]):
         return sorted({self.get(name).__module__ for name in known})
 
     def code(self, node: Any) -> str:
-        """Digest the source code behind a config node: an edited plug-in's earlier answers are not its answers."""
+        """Digest the source code behind a config node: what an edited plug-in computed before counts no more."""
         return source_digest(*self.modules(node))
 
     def _import_all(self) -> None:
@@ -120,7 +120,7 @@ class Registry(Generic[T]):
 
 
 def _names_in(node: Any) -> Iterator[str]:
-    """Yields every ``name`` in a config node and in those inside it."""
+    """Yield every ``name`` in a config node and in those inside it."""
     if isinstance(node, Mapping):
         if "name" in node:
             yield str(node["name"])
@@ -132,7 +132,7 @@ def _names_in(node: Any) -> Iterator[str]:
 
 
 def build_checked(key: str, factory: Callable[..., T], node: Mapping[str, Any], **runtime: Any) -> T:
-    """Calls ``factory`` with the parameters of a config node, checked against its signature and annotations.
+    """Call ``factory`` with the parameters of a config node, checked against its signature and annotations.
 
     Args:
         key: the node's place in the configuration, named in errors.
@@ -164,7 +164,7 @@ def build_checked(key: str, factory: Callable[..., T], node: Mapping[str, Any], 
 
 
 def check_value(key: str, annotation: Any, value: Any) -> Any:
-    """Converts ``value`` to ``annotation`` (bounds in ``Annotated`` included).
+    """Convert ``value`` to ``annotation`` (bounds in ``Annotated`` included).
 
     Raises:
         InputError: naming ``key`` if it does not fit.
@@ -176,7 +176,7 @@ def check_value(key: str, annotation: Any, value: Any) -> Any:
 
 
 def first_problem(error: ValidationError) -> str:
-    """Returns the first of pydantic's complaints, in one line."""
+    """Return the first of pydantic's complaints, in one line."""
     problem = error.errors()[0]
     place = ".".join(str(part) for part in problem["loc"])
     text = problem["msg"].removeprefix("Value error, ")

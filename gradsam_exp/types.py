@@ -1,4 +1,4 @@
-"""These values flow between the five interfaces. They hold data only: no model, no file, no config.
+"""This module holds the values that pass between plug-ins. They are data only: no model, no file, no config.
 
 Coordinates are ``(x, y)`` in pixels of the original image; integer coordinates name pixel *centres*.
 A point hits a mask if the pixel it rounds to is set.
@@ -10,22 +10,60 @@ predicted IoU. `PromptContext` brings images, heatmaps and true masks to the CPU
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 FOREGROUND, BACKGROUND, NO_POINT = 1, 0, -1
 Tensors = Mapping[str, Tensor]
+Images = UInt8[Tensor, "batch 3 height width"]
+Maps = Float[Tensor, "batch height width"]
+Masks = Bool[Tensor, "batch height width"]
+PerImage = Float[Tensor, " batch"]
+Chosen = Bool[Tensor, " batch"]
+LowRes = Float[Tensor, "batch low low"]
+_Rows = TypeVar("_Rows", bound="TensorRows")
 
 
 @dataclass(frozen=True)
-class ImageBatch:
-    """Holds images of one size and what is known about them; on the CPU unless moved by `to`.
+class TensorRows:
+    """Values of this kind hold tensors with a row for each of the same things: cut, moved and joined together."""
+
+    def as_tensors(self) -> dict[str, Tensor]:
+        """Return the tensors that are there, by name."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+
+    def _changed(self: _Rows, change: Callable[[Tensor], Tensor]) -> _Rows:
+        return replace(self, **{name: change(value) for name, value in self.as_tensors().items()})
+
+    def __len__(self) -> int:
+        return len(next(iter(self.as_tensors().values())))
+
+    def __getitem__(self: _Rows, rows: slice | Tensor) -> _Rows:
+        """Return some of the rows (a slice, a bool mask or indices)."""
+        return self._changed(lambda value: value[rows])
+
+    def to(self: _Rows, device: torch.device | str) -> _Rows:
+        """Return the same rows on ``device``."""
+        return self._changed(lambda value: value.to(device))
+
+    @classmethod
+    def joined(cls: type[_Rows], parts: Sequence[_Rows]) -> _Rows:
+        """Join the rows of several parts, one after the other; a tensor that one of them lacks is left out."""
+        tensors = [part.as_tensors() for part in parts]
+        shared = [name for name in tensors[0] if all(name in part for part in tensors)]
+        return cls(**{name: torch.cat([part[name] for part in tensors]) for name in shared})
+
+
+@dataclass(frozen=True)
+class ImageBatch(TensorRows):
+    """An image batch holds images of one size and what is known about them; on the CPU unless moved by `to`.
 
     Attributes:
         images: RGB, 0..255, in the original frame.
@@ -34,33 +72,25 @@ class ImageBatch:
         image_ids: one unique name per image.
     """
 
-    images: UInt8[Tensor, "batch 3 height width"]
-    masks: Bool[Tensor, "batch height width"] | None
+    images: Images
+    masks: Masks | None
     labels: Int[Tensor, " batch"]
     image_ids: tuple[str, ...]
 
-    def __len__(self) -> int:
-        return len(self.image_ids)
-
-    def __getitem__(self, rows: slice) -> ImageBatch:
-        """Returns some of the images."""
-        masks = None if self.masks is None else self.masks[rows]
-        return ImageBatch(self.images[rows], masks, self.labels[rows], self.image_ids[rows])
+    def __getitem__(self, rows: slice | Tensor) -> ImageBatch:
+        """Return some of the images."""
+        kept = torch.arange(len(self))[rows]
+        return replace(super().__getitem__(rows), image_ids=tuple(self.image_ids[row] for row in kept))
 
     @property
     def size(self) -> tuple[int, int]:
-        """Returns ``(height, width)`` of every image, in pixels."""
+        """Return ``(height, width)`` of every image, in pixels."""
         return self.images.shape[-2], self.images.shape[-1]
-
-    def to(self, device: torch.device | str) -> ImageBatch:
-        """Returns the same batch with its tensors on ``device``."""
-        masks = None if self.masks is None else self.masks.to(device)
-        return replace(self, images=self.images.to(device), masks=masks, labels=self.labels.to(device))
 
 
 @dataclass(frozen=True)
-class Heatmaps:
-    """Says where the classifier looked: one map per image, on the CPU, or as an explainer makes it on its device.
+class Heatmaps(TensorRows):
+    """Heatmaps say where the classifier looked, one map per image; on the CPU, or as an explainer makes them.
 
     Attributes:
         values: saliency in the original frame, min–max scaled to [0, 1] per image.
@@ -69,36 +99,15 @@ class Heatmaps:
         logits: the class scores of the same forward pass; None from explainers that have none.
     """
 
-    values: Float[Tensor, "batch height width"]
+    values: Maps
     empty: Bool[Tensor, " batch"]
     targets: Int[Tensor, " batch"]
     logits: Float[Tensor, "batch classes"] | None = None
 
-    def __len__(self) -> int:
-        return len(self.empty)
-
-    def as_tensors(self) -> dict[str, Tensor]:
-        """Returns the tensors that are there, by name."""
-        return {name: value for name, value in vars(self).items() if value is not None}
-
-    def __getitem__(self, rows: slice) -> Heatmaps:
-        """Returns some of the images."""
-        return Heatmaps(**{name: value[rows] for name, value in self.as_tensors().items()})
-
-    def to(self, device: torch.device | str) -> Heatmaps:
-        """Returns the same heatmaps on ``device``."""
-        return Heatmaps(**{name: value.to(device) for name, value in self.as_tensors().items()})
-
-    @staticmethod
-    def joined(parts: Sequence[Heatmaps]) -> Heatmaps:
-        """Joins the heatmaps of several batches of images of one size, one after the other."""
-        tensors = [part.as_tensors() for part in parts]
-        return Heatmaps(**{name: torch.cat([part[name] for part in tensors]) for name in tensors[0]})
-
 
 @dataclass(frozen=True)
-class Prompts:
-    """Holds what a segmenter is asked, one row per query, on the CPU; an image can have several queries, or none.
+class Prompts(TensorRows):
+    """Prompts are what a segmenter is asked, one row per query; on the CPU. An image can have several, or none.
 
     Attributes:
         image_index: which image of the batch each query belongs to.
@@ -114,64 +123,48 @@ class Prompts:
     boxes: Float[Tensor, "queries 4"] | None = None
     mask_logits: Float[Tensor, "queries 1 low low"] | None = None
 
-    def __len__(self) -> int:
-        return len(self.image_index)
-
     @property
     def kinds(self) -> frozenset[str]:
-        """Says which of ``points``, ``boxes``, ``masks`` are used."""
+        """Name which of ``points``, ``boxes``, ``masks`` are used."""
         used = {"points"} if (self.labels != NO_POINT).any() else set()
         used |= {"boxes"} if self.boxes is not None else set()
         used |= {"masks"} if self.mask_logits is not None else set()
         return frozenset(used)
 
-    @staticmethod
-    def joined(first: Prompts, second: Prompts) -> Prompts:
-        """Joins the queries of both, one after the other.
+    @classmethod
+    def joined(cls, parts: Sequence[Prompts]) -> Prompts:
+        """Join the queries of several prompts, one after the other.
 
-        A part that only one of them uses (points beyond the other's, boxes, masks) is filled up with "no
-        point here" and zeros, so joined prompts are for the record, not for decoding again.
+        What only some of them use (points beyond the others', boxes, masks) is filled up with "no point here" and
+        zeros, so joined prompts are for the record, not for decoding again.
         """
-        longest = max(first.labels.shape[1], second.labels.shape[1])
+        longest = max(part.labels.shape[1] for part in parts)
+        optional = {
+            name: value
+            for part in parts
+            for name, value in (("boxes", part.boxes), ("mask_logits", part.mask_logits))
+            if value is not None
+        }
 
-        def padded(prompts: Prompts) -> tuple[Tensor, Tensor]:
-            missing = longest - prompts.labels.shape[1]
-            points = torch.cat([prompts.points, prompts.points.new_zeros(len(prompts), missing, 2)], 1)
-            nothing = torch.full((len(prompts), missing), NO_POINT, dtype=prompts.labels.dtype)
-            return points, torch.cat([prompts.labels, nothing], 1)
+        def filled(part: Prompts) -> Prompts:
+            missing = longest - part.labels.shape[1]
+            lacking = {
+                name: value.new_zeros(len(part), *value.shape[1:])
+                for name, value in optional.items()
+                if getattr(part, name) is None
+            }
+            points, labels = (
+                F.pad(part.points, (0, 0, 0, missing)),
+                F.pad(part.labels, (0, missing), value=NO_POINT),
+            )
+            return replace(part, points=points, labels=labels, **lacking)
 
-        def optional(one: Tensor | None, other: Tensor | None) -> Tensor | None:
-            if one is None and other is None:
-                return None
-            known = other if one is None else one
-            assert known is not None
-            one = known.new_zeros(len(first), *known.shape[1:]) if one is None else one
-            other = known.new_zeros(len(second), *known.shape[1:]) if other is None else other
-            return torch.cat([one, other])
-
-        (points, labels), (more_points, more_labels) = padded(first), padded(second)
-        return Prompts(
-            torch.cat([first.image_index, second.image_index]),
-            torch.cat([points, more_points]),
-            torch.cat([labels, more_labels]),
-            optional(first.boxes, second.boxes),
-            optional(first.mask_logits, second.mask_logits),
-        )
-
-    def __getitem__(self, rows: Tensor) -> Prompts:
-        """Returns the given queries (bool mask or indices)."""
-        return Prompts(
-            self.image_index[rows],
-            self.points[rows],
-            self.labels[rows],
-            None if self.boxes is None else self.boxes[rows],
-            None if self.mask_logits is None else self.mask_logits[rows],
-        )
+        return super().joined([filled(part) for part in parts])
 
 
 @dataclass(frozen=True)
-class Segmentation:
-    """Holds the masks that a segmenter offers for each query, on the segmenter's device but for ``image_index``.
+class Segmentation(TensorRows):
+    """A segmentation holds the masks that a segmenter offers for each query, on its device (not ``image_index``).
 
     Attributes:
         logits: low-resolution mask logits of every candidate, in the segmenter's padded input frame; candidate 0
@@ -187,31 +180,10 @@ class Segmentation:
     image_index: Int[Tensor, " queries"]
     single: Int[Tensor, " queries"] | None = None
 
-    def __len__(self) -> int:
-        return len(self.image_index)
-
-    def __getitem__(self, rows: Tensor) -> Segmentation:
-        """Returns the given queries (bool mask or indices)."""
-        single = None if self.single is None else self.single[rows]
-        return Segmentation(self.logits[rows], self.predicted_iou[rows], self.image_index[rows], single)
-
-    @staticmethod
-    def joined(first: Segmentation, second: Segmentation) -> Segmentation:
-        """Joins the queries of both, one after the other; both are answers of one segmenter."""
-        single = None
-        if first.single is not None and second.single is not None:
-            single = torch.cat([first.single, second.single])
-        return Segmentation(
-            torch.cat([first.logits, second.logits]),
-            torch.cat([first.predicted_iou, second.predicted_iou]),
-            torch.cat([first.image_index, second.image_index]),
-            single,
-        )
-
 
 @dataclass(frozen=True)
-class Choice:
-    """Says which candidate masks are kept; on the CPU. Rows of one image are united; an image may have none.
+class Choice(TensorRows):
+    """A choice says which candidate masks are kept; on the CPU. An image's rows are united; it may have none.
 
     Attributes:
         image_index: which image of the batch each row is about.
@@ -225,33 +197,21 @@ class Choice:
     candidate: Int[Tensor, " rows"]
     predicted_iou: Float[Tensor, " rows"]
 
-    def __len__(self) -> int:
-        return len(self.image_index)
-
-    @property
-    def parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Returns the four tensors, in order."""
-        return self.image_index, self.query, self.candidate, self.predicted_iou
-
-    def __getitem__(self, rows: Tensor) -> Choice:
-        """Returns the given rows (bool mask or indices)."""
-        return Choice(*(part[rows] for part in self.parts))
-
 
 @runtime_checkable
 class Frames(Protocol):
-    """Leads from the original frame to a segmenter's low-resolution grid and back, for one batch of images."""
+    """Frames lead from the original frame to a segmenter's low-resolution grid and back, for one batch."""
 
-    def to_low_res(self, values: Float[Tensor, "maps height width"]) -> Float[Tensor, "maps low low"]:
-        """Brings maps of the original frame to the low-resolution grid, on their own device; 0 on padding."""
+    def to_low_res(self, values: Maps) -> LowRes:
+        """Bring maps of the original frame to the low-resolution grid, on their own device; 0 on padding."""
 
-    def to_original(self, logits: Float[Tensor, "masks low low"]) -> Bool[Tensor, "masks height width"]:
-        """Makes masks in the original frame from low-resolution logits, on their own device."""
+    def to_original(self, logits: LowRes) -> Masks:
+        """Make masks in the original frame from low-resolution logits, on their own device."""
 
 
 @dataclass(frozen=True)
 class PromptContext:
-    """Holds what is known about a batch when prompts and masks are chosen. Brings its tensors to the CPU.
+    """A prompt context is what is known about a batch when prompts and masks are chosen, all on the CPU.
 
     Attributes:
         images: RGB 0..255 in the original frame.
@@ -265,11 +225,11 @@ class PromptContext:
         ValueError: images, heatmaps and names of unequal number.
     """
 
-    images: UInt8[Tensor, "batch 3 height width"]
+    images: Images
     heatmaps: Heatmaps
     image_ids: Sequence[str] = ()
     seed: int = 0
-    masks: Bool[Tensor, "batch height width"] | None = None
+    masks: Masks | None = None
     frames: Frames | None = None
 
     def __post_init__(self) -> None:
@@ -280,20 +240,16 @@ class PromptContext:
                 f"{len(self.images)} images, {len(self.heatmaps)} heatmaps and {len(self.image_ids)} names "
                 "do not belong together"
             )
-        masks = None if self.masks is None else self.masks.cpu()
-        for name, value in (
-            ("images", self.images.cpu()),
-            ("heatmaps", self.heatmaps.to("cpu")),
-            ("masks", masks),
-        ):
-            object.__setattr__(self, name, value)
+        for name in ("images", "heatmaps", "masks"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else value.to("cpu"))
 
     def __len__(self) -> int:
         return len(self.images)
 
     @property
     def low_res(self) -> Frames:
-        """Returns the segmenter's frames.
+        """Return the segmenter's frames.
 
         Raises:
             ValueError: outside of a pipeline, where there is no segmenter.
@@ -306,30 +262,26 @@ class PromptContext:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Returns ``(height, width)`` of the images in pixels."""
+        """Return ``(height, width)`` of the images in pixels."""
         return self.images.shape[-2], self.images.shape[-1]
 
     @property
     def centre(self) -> Float[Tensor, " 2"]:
-        """Returns ``(x, y)`` px of the images' centre: where strategies click that know nothing better."""
+        """Return ``(x, y)`` px of the images' centre: where strategies click that know nothing better."""
         height, width = self.size
         return torch.tensor([(width - 1) / 2, (height - 1) / 2])
 
     def generator(self, row: int) -> np.random.Generator:
-        """Returns the random numbers of one image, which are the same however images are batched."""
+        """Return the random numbers of one image, which are the same however images are batched."""
         return np.random.default_rng([self.seed, *self.image_ids[row].encode()])
 
 
 def stack_points(rows: Sequence[Sequence[tuple[float, float, int]]]) -> tuple[Tensor, Tensor]:
-    """Stacks lists of ``(x, y, label)`` of unequal length into ``points (Q, N, 2)`` and ``labels (Q, N)``.
+    """Stack lists of ``(x, y, label)`` of unequal length into ``points (Q, N, 2)`` and ``labels (Q, N)``.
 
     Short rows are filled up with label −1.
     """
     longest = max((len(row) for row in rows), default=0)
-    points = torch.zeros(len(rows), longest, 2)
-    labels = torch.full((len(rows), longest), NO_POINT)
-    for q, row in enumerate(rows):
-        for n, (x, y, label) in enumerate(row):
-            points[q, n] = torch.tensor([x, y])
-            labels[q, n] = label
-    return points, labels
+    padded = [[*row, *[(0.0, 0.0, NO_POINT)] * (longest - len(row))] for row in rows]
+    values = torch.tensor(padded, dtype=torch.float32).view(len(rows), longest, 3)
+    return values[..., :2], values[..., 2].long()

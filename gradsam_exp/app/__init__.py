@@ -1,1 +1,1 @@
-"""The program around the tasks: command line, sweeps, launchers."""
+"""The program around the tasks: it reads the command line, and starts and watches runs and sweeps."""

@@ -1,4 +1,4 @@
-"""Hydra's callbacks: what is said while a sweep runs, and its table and report at the end."""
+"""This module is called back by Hydra: it says how far a sweep is, and writes its table and report at the end."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def end_watch() -> None:
 
 
 class SweepProgress(Callback):
-    """Hydra callback: says after each job how far the sweep is; before the first, shares out the cores."""
+    """Says, when Hydra calls it, how far the sweep is; before the first job, shares out the cores."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Start to watch the sweep's folder, which must not hold another sweep."""
@@ -195,11 +195,7 @@ class SweepProgress(Callback):
 
 
 def conclude(folder: Path, store: Mapping[str, Any]) -> pd.DataFrame:
-    """Write and print a sweep's table and report, and say how its offline W&B runs are uploaded.
-
-    Args:
-        store: the ``store`` node of the sweep's configuration, where the report finds pictures.
-    """
+    """Write and print a sweep's table and report, and say how its offline W&B runs are uploaded."""
     # Here, as ``--help`` does without.
     from gradsam_exp.reports.sweep import summarize_sweep  # noqa: PLC0415
     from gradsam_exp.runs.stored import readers_store  # noqa: PLC0415
@@ -213,7 +209,7 @@ def conclude(folder: Path, store: Mapping[str, Any]) -> pd.DataFrame:
 
 
 class SweepSummary(Callback):
-    """Hydra callback: writes tables and a page when all jobs are done, even if some failed."""
+    """Writes tables and a page when Hydra says that all jobs are done, even if some failed."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Summarise the sweep; exits with 1 if a job failed, or if there can be no table."""

@@ -1,4 +1,4 @@
-"""Runs the program ``gradsam-exp``: starts a task, turns whatever goes wrong into one clear line and an exit code.
+"""This module is the program ``gradsam-exp``: it starts a task, and says in one line whatever goes wrong.
 
 Imports nothing heavy, so that ``--help`` and a mistyped override answer at once.
 """
@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
-from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -30,7 +29,7 @@ from gradsam_exp.app.composing import HYDRA, prepare_hydra
 from gradsam_exp.app.launchers import is_parallel
 from gradsam_exp.app.messages import no_choice, one_line
 from gradsam_exp.app.renamed import refuse_renamed
-from gradsam_exp.app.startup import leave, load_task, share_store
+from gradsam_exp.app.startup import compose_once, leave, load_task, share_store
 from gradsam_exp.config import check
 from gradsam_exp.engine.session import Job, Session
 from gradsam_exp.errors import InputError, first_line, keep_traceback
@@ -55,6 +54,7 @@ def main() -> NoReturn:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors reach us: we say them in one line
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large tensors on huge pages: memory fragments less
     share_store()
+    compose_once()
     leave(run_program(_run_hydra))
 
 
@@ -118,8 +118,8 @@ def run_job(cfg: DictConfig) -> float | None:
         # Not resolved: what ``${oc.env:KEY}`` gives may be a secret, and overrides are shown.
         overrides = OmegaConf.to_container(DictConfig(hydra_config.overrides), resolve=False)
         assert isinstance(overrides, dict)
-        job = Job(folder, tuple(map(str, overrides["task"])), _sweep_of(hydra_config), SESSION)
-        value = task.run(settings, job)
+        sweep = Path(hydra_config.sweep.dir) if sweeping else None
+        value = task.run(settings, Job(folder, tuple(map(str, overrides["task"])), sweep, SESSION))
     except KeyboardInterrupt as error:
         run.fail(error)
         raise
@@ -145,7 +145,7 @@ def run_job(cfg: DictConfig) -> float | None:
 
 
 def hidden_values(cfg: DictConfig) -> dict[str, str]:
-    """What resolvers (``${oc.env:KEY}``) gave, and how it is written instead: it may be a secret.
+    """Find what resolvers (``${oc.env:KEY}``) gave, and how it is written instead: it may be a secret.
 
     Strings that call one, and of each string the parts that came from a call. Values of fewer than
     `LEAST_HIDDEN` characters are no secrets, and stand in many a text.
@@ -176,7 +176,7 @@ def hidden_values(cfg: DictConfig) -> dict[str, str]:
 
 
 def without_values(text: str, hidden: Mapping[str, str]) -> str:
-    """The text with `hidden_values` as they are written in the configuration."""
+    """Write `hidden_values` in a text as they are written in the configuration."""
     for value in sorted(hidden, key=len, reverse=True):
         text = text.replace(value, hidden[value])
     return text
@@ -189,7 +189,7 @@ def hide(error: BaseException | None, hidden: Mapping[str, str]) -> None:
         error = error.__cause__ or error.__context__
 
 
-def _sweep_of(hydra_config: HydraConf) -> Path | None:
+def _sweep_of(hydra_config: Any) -> Path | None:
     return Path(hydra_config.sweep.dir) if hydra_config.mode == RunMode.MULTIRUN else None
 
 
@@ -244,7 +244,7 @@ class _Hiding(logging.Formatter):
         self.hidden = hidden
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line, with its traceback if it has one."""
+        """Return the line, with its traceback if it has one."""
         return without_values(super().format(record), self.hidden)
 
 

@@ -64,7 +64,7 @@ def prepare_hydra() -> Path:
 
 
 def conf_folder() -> Path:
-    """The folder of our configuration files: inside the installed package; in a checkout, beside the package."""
+    """Find the folder of our configuration files: inside the installed package, or beside it in a checkout."""
     package = Path(__file__).resolve().parents[1]
     installed = package / "conf"
     return installed if installed.is_dir() else package.parent / "conf"
@@ -84,7 +84,7 @@ class PluginFolders(SearchPathPlugin):
 
 
 def plugin_folders() -> list[tuple[str, Path]]:
-    """Packages that offer classes in one of our entry-point groups, and their ``conf`` folders; imports none."""
+    """Find packages that offer classes in our entry-point groups, and their ``conf`` folders; imports none."""
     offered = entry_points()
     entries = [
         e for group in offered.groups if group.startswith("gradsam_exp.") for e in offered.select(group=group)

@@ -1,4 +1,4 @@
-"""Sets Hydra's launchers and sweepers up: their defaults, their jobs' thread counts, the extra that brings each.
+"""This module sets up Hydra's launchers and sweepers: defaults, thread counts of jobs, the extra that brings each.
 
 The engines are Hydra's plugins: joblib, submitit (this machine or Slurm), Ray, Optuna.
 """
@@ -50,7 +50,7 @@ def missing_extra(choice: str) -> str | None:
 
 
 def is_parallel(launcher: DictConfig) -> bool:
-    """Whether the jobs of a sweep run in processes of their own."""
+    """Say whether the jobs of a sweep run in processes of their own."""
     return not str(launcher["_target_"]).endswith(".BasicLauncher")
 
 

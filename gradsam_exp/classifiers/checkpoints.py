@@ -1,20 +1,19 @@
 """These functions save and find what ``task=train`` makes: weights files, Lightning checkpoints, shipped ones."""
 
-from __future__ import annotations
-
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from gradsam_exp.classifiers.base import CLASSIFIERS
 from gradsam_exp.classifiers.classifier import ImageClassifier, without_weights
 from gradsam_exp.errors import InputError
-from gradsam_exp.weights import file_digest, open_weights, save_weights, shipped
+from gradsam_exp.weights import file_digest, open_weights, read_pickle, save_weights, shipped
+
+_read_lightning = partial(read_pickle, what="Lightning checkpoint", key="model.checkpoint")
 
 
 @dataclass(frozen=True)
@@ -33,17 +32,17 @@ class ClassifierFile:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The meaning of the outputs, in order."""
+        """Name what the outputs mean, in order."""
         return tuple(self.hyper_parameters["class_names"])
 
     @property
     def backbone(self) -> str:
-        """The network's name, as torchvision knows it."""
+        """Return the network's name, as torchvision knows it."""
         return str(self.hyper_parameters["backbone"])
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """``(height, width)`` px to which images are resized; None keeps their own."""
+        """Return ``(height, width)`` px to which images are resized; None keeps their own."""
         size = (self.hyper_parameters.get("transform") or {}).get("size")
         return None if size is None else (int(size[0]), int(size[1]))
 
@@ -132,14 +131,6 @@ def save_classifier(model: ImageClassifier, path: Path, **facts: Any) -> Path:
     """Save a classifier as a weights file in half precision; ``facts`` join its header."""
     header = {"kind": "classifier", "hyper_parameters": dict(model.hparams), **facts}
     return save_weights(path, model.backbone.state_dict(), header)
-
-
-def _read_lightning(path: Path) -> dict[str, Any]:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"model.checkpoint={path} is not a whole Lightning checkpoint ({reason})") from error
 
 
 def _hyper_parameters(checkpoint: Mapping[str, Any], path: Path) -> Mapping[str, Any]:

@@ -3,8 +3,6 @@
 This module knows nothing of heatmaps, data sets or files' places.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -60,20 +58,10 @@ class ImageClassifier(pl.LightningModule):
         self.val_accuracy = MulticlassAccuracy(len(self.class_names), average="micro")
         self.val_accuracy_by_class = MulticlassAccuracy(len(self.class_names), average="none")
         # Plain types only, so that a checkpoint loads with weights_only=True.
-        self.save_hyperparameters(
-            {
-                "backbone": backbone,
-                "class_names": list(self.class_names),
-                "transform": {
-                    "size": list(self.transform.size) if self.transform.size else None,
-                    "mean": list(self.transform.mean),
-                    "std": list(self.transform.std),
-                },
-                "learning_rate": learning_rate,
-                "weight_decay": weight_decay,
-                "flip": flip,
-            }
-        )
+        fields = {name: list(value) if value else None for name, value in vars(self.transform).items()}
+        rates = {"learning_rate": learning_rate, "weight_decay": weight_decay}
+        names = {"backbone": backbone, "class_names": list(self.class_names)}
+        self.save_hyperparameters({**names, "transform": fields, **rates, "flip": flip})
 
     def forward(self, images: Tensor) -> Float[Tensor, "batch classes"]:
         """Compute the logits of uint8 images ``(B, 3, H, W)``, or of network input, which is floating-point."""

@@ -1,7 +1,5 @@
 """`Transform` says what happens to an image before the classifier sees it; it is kept with the weights."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -3,8 +3,6 @@
 A background is built for one split and never shows another split's pictures.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import zipfile
@@ -16,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 from numpy.random import Generator
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from gradsam_exp.data.dead_leaves import dead_leaves
 from gradsam_exp.data.files import IMAGE_SUFFIXES, belongs_to
@@ -27,7 +25,7 @@ from gradsam_exp.registry import Registry
 
 @runtime_checkable
 class Background(Protocol):
-    """Draws backgrounds of any size."""
+    """A background is a source of pictures of any size, on which shapes are drawn."""
 
     def draw(self, rng: Generator, width: int, height: int) -> UInt8[np.ndarray, "height width 3"]:
         """Draw one background, RGB in 0..255; equal generators give equal pixels."""
@@ -42,7 +40,7 @@ BACKGROUNDS: Registry[Background] = Registry("background", "gradsam_exp.data")
 
 @BACKGROUNDS.register("mixed")
 class Mixed:
-    """Draws half random crops of the bundled photographs at several scales, half dead leaves (the default)."""
+    """Mixed draws half crops of the bundled photographs at random scales, half dead leaves (the default)."""
 
     def __init__(self, split: str) -> None:
         self.photos = photographs(split)
@@ -64,7 +62,7 @@ class Mixed:
 
 @BACKGROUNDS.register("noise")
 class Noise:
-    """Draws coloured noise, blocky at a random scale; the same for all splits."""
+    """Noise draws coloured noise, blocky at a random scale; the same for all splits."""
 
     def __init__(self, split: str) -> None:
         self.split = split
@@ -83,7 +81,7 @@ class Noise:
 
 @BACKGROUNDS.register("folder")
 class Pictures:
-    """Shows whole pictures of a folder or zip archive, resized to the canvas; files are split 80/10/10.
+    """Pictures shows whole pictures of a folder or zip archive, resized to the canvas; files are split 80/10/10.
 
     The split of a file is decided by a digest of its name, so adding pictures never moves one from
     test to train.
@@ -123,7 +121,7 @@ def cifar10(split: str, root: str | Path | None = None) -> Pictures:
 
 @BACKGROUNDS.register("blend")
 class Blend:
-    """Draws each image on one of several backgrounds, chosen at random with equal chances.
+    """Blend draws each image on one of several backgrounds, chosen at random with equal chances.
 
     Args:
         of: config nodes of the backgrounds, such as ``[{"name": "mixed"}, {"name": "noise"}]``.
@@ -154,12 +152,8 @@ def random_crop(rng: Generator, photo: np.ndarray, width: int, height: int) -> n
     left, top = rng.random() * (photo_width - crop_width), rng.random() * (photo_height - crop_height)
     x0, y0 = int(left), int(top)
     window = Image.fromarray(photo[y0 : int(top + crop_height) + 1, x0 : int(left + crop_width) + 1])
-    box = (
-        left - x0,
-        top - y0,
-        min(left - x0 + crop_width, window.width),
-        min(top - y0 + crop_height, window.height),
-    )
+    right, bottom = min(left - x0 + crop_width, window.width), min(top - y0 + crop_height, window.height)
+    box = (left - x0, top - y0, right, bottom)
     pixels = np.asarray(window.resize((width, height), Image.Resampling.BILINEAR, box=box))
     return np.ascontiguousarray(pixels[:, ::-1]) if rng.random() < 0.5 else pixels
 
@@ -189,7 +183,7 @@ def _decode(name: str, content: bytes) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(content)) as picture:
             return np.asarray(picture.convert("RGB"))
-    except (OSError, UnidentifiedImageError) as error:
+    except OSError as error:
         raise InputError(f"background picture {name} cannot be read ({error}); remove or replace it") from error
 
 

@@ -1,11 +1,10 @@
 """This module defines what every data set offers, and the loader that makes batches of one image size."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, UInt8
@@ -18,7 +17,7 @@ from gradsam_exp.types import ImageBatch
 
 @dataclass(frozen=True)
 class Sample:
-    """Holds one image: RGB 0..255 in its own size, true mask if there is one, class id (−1 unknown), name."""
+    """A sample is one image: RGB 0..255 in its own size, true mask if there is one, class id (−1 unknown), id."""
 
     image: UInt8[Tensor, "3 height width"]
     mask: Bool[Tensor, "height width"] | None
@@ -27,7 +26,7 @@ class Sample:
 
 
 class ImageDataset(Dataset[Sample], ABC):
-    """Is a finite, ordered set of samples of one split; every data set derives from it."""
+    """An image data set is a finite, ordered set of samples of one split."""
 
     class_names: Sequence[str]
 
@@ -53,7 +52,7 @@ class ImageDataset(Dataset[Sample], ABC):
 
 
 class FirstImages(ImageDataset):
-    """Cuts a data set to its first ``limit`` images, or all if it has fewer."""
+    """FirstImages cuts a data set to its first ``limit`` images, or all if it has fewer."""
 
     def __init__(self, dataset: ImageDataset, limit: int) -> None:
         self.dataset, self.limit = dataset, limit
@@ -98,7 +97,7 @@ def collate(samples: Sequence[Sample]) -> ImageBatch:
 
 
 class SizeBuckets(Sampler[list[int]]):
-    """Groups at most ``batch_size`` indices whose images share one size, in order of first appearance.
+    """SizeBuckets groups at most ``batch_size`` indices whose images share one size, in order of first appearance.
 
     Args:
         pixels: most pixels of a batch; one image is never too many.
@@ -134,9 +133,7 @@ class SizeBuckets(Sampler[list[int]]):
 
 def loader(dataset: ImageDataset, batch_size: int, *, workers: int = 0) -> DataLoader[ImageBatch]:
     """Read ``dataset`` in order, in batches of one image size each."""
+    samples: Any = dataset  # DataLoader's type does not know that collate changes it
     return DataLoader(
-        dataset,  # type: ignore[arg-type]  # DataLoader's type does not know that collate changes it
-        batch_sampler=SizeBuckets(dataset, batch_size),
-        collate_fn=collate,
-        num_workers=workers,
+        samples, batch_sampler=SizeBuckets(dataset, batch_size), collate_fn=collate, num_workers=workers
     )

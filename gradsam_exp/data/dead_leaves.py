@@ -9,8 +9,6 @@ Only uniform random numbers and exactly representable coordinates are used, so a
 pixels on every platform. Knows nothing of shapes, data sets or splits.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 
@@ -73,7 +71,7 @@ def dead_leaves(
 
 
 class _Palette:
-    """Colours of one picture: lightness varies widely, hue little, as in photographs."""
+    """A palette has the colours of one picture: lightness varies widely, hue little, as in photographs."""
 
     def __init__(self, rng: Generator) -> None:
         self.rng = rng
@@ -90,7 +88,7 @@ class _Palette:
 
 
 def _leaf(rng: Generator, radius: float) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """An oblong ellipse or an irregular convex polygon: never one of the shapes to be recognised.
+    """Draw an oblong ellipse or an irregular convex polygon: never one of the shapes to be recognised.
 
     Returns:
         Which pixels it covers, given their distance from its centre: a row of x and a column of y.

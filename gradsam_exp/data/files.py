@@ -1,17 +1,16 @@
 """This module reads data sets that are picture files; all are checked first, and decoded when they are needed."""
 
-from __future__ import annotations
-
 import hashlib
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from gradsam_exp.data.base import ImageDataset, Sample
 from gradsam_exp.errors import InputError
@@ -33,7 +32,7 @@ def belongs_to(split: str, name: str) -> bool:
 
 @dataclass(frozen=True)
 class Entry:
-    """Names one image on disk: its id in the data set, picture, mask if there is one, class id (−1 unknown)."""
+    """An entry names one image on disk: its id, picture, mask if there is one, class id (−1 unknown)."""
 
     image_id: str
     image: Path
@@ -41,8 +40,27 @@ class Entry:
     label: int
 
 
-class FileDataset(ImageDataset):
-    """Reads images that are listed as `Entry`.
+class PictureFiles(ImageDataset):
+    """A data set of picture files finds the images' sizes and its fingerprint when it is made."""
+
+    _sizes: list[tuple[int, int]]
+    _fingerprint: str
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def image_size(self, index: int) -> tuple[int, int]:
+        """See `ImageDataset.image_size`."""
+        return self._sizes[index]
+
+    @property
+    def fingerprint(self) -> str:
+        """Identify names, labels and content, by a digest."""
+        return self._fingerprint
+
+
+class FileDataset(PictureFiles):
+    """FileDataset reads images that are listed as `Entry`.
 
     Every file is read once when the data set is made, so that a broken one is named before anything
     expensive starts.
@@ -69,9 +87,6 @@ class FileDataset(ImageDataset):
             self._sizes.append(size)
         self._fingerprint = state.hexdigest()
 
-    def __len__(self) -> int:
-        return len(self.entries)
-
     def __getitem__(self, index: int) -> Sample:
         entry = self.entries[index]
         return Sample(
@@ -81,15 +96,6 @@ class FileDataset(ImageDataset):
             image_id=entry.image_id,
         )
 
-    def image_size(self, index: int) -> tuple[int, int]:
-        """See `ImageDataset.image_size`."""
-        return self._sizes[index]
-
-    @property
-    def fingerprint(self) -> str:
-        """Identify names, labels and the content of every file, by a digest."""
-        return self._fingerprint
-
 
 def read_rgb(path: Path) -> np.ndarray:
     """Read a picture as uint8 ``(height, width, 3)``.
@@ -97,11 +103,8 @@ def read_rgb(path: Path) -> np.ndarray:
     Raises:
         InputError: if it cannot be decoded.
     """
-    try:
-        with Image.open(path) as picture:
-            return np.array(picture.convert("RGB"))
-    except (OSError, UnidentifiedImageError, SyntaxError) as error:
-        raise _unreadable(path, error) from error
+    with readable(path), Image.open(path) as picture:
+        return np.array(picture.convert("RGB"))
 
 
 def read_mask(path: Path) -> np.ndarray:
@@ -110,11 +113,8 @@ def read_mask(path: Path) -> np.ndarray:
     Raises:
         InputError: if it cannot be decoded.
     """
-    try:
-        with Image.open(path) as picture:
-            values = np.asarray(picture if picture.mode in {"P", "I", "I;16"} else picture.convert("L"))
-    except (OSError, UnidentifiedImageError, SyntaxError) as error:
-        raise _unreadable(path, error) from error
+    with readable(path), Image.open(path) as picture:
+        values = np.asarray(picture if picture.mode in {"P", "I", "I;16"} else picture.convert("L"))
     return values > 127 if values.max(initial=0) > 127 else values > 0
 
 
@@ -152,19 +152,17 @@ def require_same_names(one: Iterable[str], one_folder: Path, other: Iterable[str
 
 
 def _inspect(path: Path) -> tuple[tuple[int, int], bytes]:
-    """Size (width, height) and digest of a picture whose data is whole, as far as its format can tell."""
-    try:
+    """Find the size (width, height) and digest of a picture whose data is whole, as far as its format can tell."""
+    with readable(path):
         state = path.stat()
-    except OSError as error:
-        raise _unreadable(path, error) from error
     return _inspected(path, state.st_mtime_ns, state.st_size)
 
 
 @lru_cache(maxsize=2**18)
 def _inspected(path: Path, modified: int, size_in_bytes: int) -> tuple[tuple[int, int], bytes]:
-    """`_inspect` an unchanged file once a process, since each job of a sweep asks again."""
+    """Inspect an unchanged file once a process, since each job of a sweep asks again."""
     del modified, size_in_bytes
-    try:
+    with readable(path):
         content = path.read_bytes()
         with Image.open(io.BytesIO(content)) as picture:
             size = picture.size
@@ -172,11 +170,18 @@ def _inspected(path: Path, modified: int, size_in_bytes: int) -> tuple[tuple[int
                 picture.verify()
             else:
                 picture.load()
-    except (OSError, UnidentifiedImageError, SyntaxError) as error:
-        raise _unreadable(path, error) from error
     return size, hashlib.blake2b(content, digest_size=16).digest()
 
 
-def _unreadable(path: Path, error: Exception) -> InputError:
-    reason = str(error) if str(path) not in str(error) else type(error).__name__
-    return InputError(f"{path} cannot be read as a picture ({reason}); replace or remove it")
+@contextmanager
+def readable(path: Path, hint: str = "replace or remove it") -> Iterator[None]:
+    """Name the picture at ``path``, with a hint, in an error that reading it raises.
+
+    Raises:
+        InputError: in place of what Pillow or the file system raises.
+    """
+    try:
+        yield
+    except (OSError, SyntaxError, ValueError) as error:
+        reason = str(error) if str(path) not in str(error) else type(error).__name__
+        raise InputError(f"{path} cannot be read as a picture ({reason}); {hint}") from error

@@ -1,7 +1,5 @@
 """This module reads your own data: class folders of images and, if there are any, a parallel tree of masks."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from gradsam_exp.data.base import DATASETS

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
-from gradsam_exp.data.base import ImageDataset, Sample
-from gradsam_exp.data.files import IMAGE_SUFFIXES
+from gradsam_exp.data.base import Sample
+from gradsam_exp.data.files import IMAGE_SUFFIXES, PictureFiles, readable
 from gradsam_exp.errors import InputError
 
 
@@ -36,8 +36,8 @@ def find_pictures(given: str, *, key: str = "image") -> list[Path]:
     return found
 
 
-class GivenPictures(ImageDataset):
-    """Reads pictures as they lie on disk, turned as their camera says.
+class GivenPictures(PictureFiles):
+    """GivenPictures reads pictures as they lie on disk, turned as their camera says.
 
     Every file is read once when this is made.
 
@@ -53,7 +53,7 @@ class GivenPictures(ImageDataset):
         self.paths, self.class_names, self.max_side = list(paths), tuple(class_names), max_side
         self.original_sizes: list[tuple[int, int]] = []
         self.names: list[str] = []
-        self._sizes: list[tuple[int, int]] = []
+        self._sizes = []
         state = hashlib.blake2b(f"{max_side}".encode(), digest_size=16)
         for path in self.paths:
             picture = self._read(path)
@@ -69,21 +69,9 @@ class GivenPictures(ImageDataset):
         self.class_names = tuple(class_names)
         return self
 
-    def __len__(self) -> int:
-        return len(self.paths)
-
     def __getitem__(self, index: int) -> Sample:
         pixels = np.array(self._smaller(self._read(self.paths[index])))
         return Sample(torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), None, -1, self.names[index])
-
-    def image_size(self, index: int) -> tuple[int, int]:
-        """See `ImageDataset.image_size`."""
-        return self._sizes[index]
-
-    @property
-    def fingerprint(self) -> str:
-        """Identify names and pixels, by a digest."""
-        return self._fingerprint
 
     def _smaller(self, picture: Image.Image) -> Image.Image:
         small = picture.copy()
@@ -92,18 +80,11 @@ class GivenPictures(ImageDataset):
 
     @staticmethod
     def _read(path: Path) -> Image.Image:
-        try:
-            with Image.open(path) as picture:
-                return ImageOps.exif_transpose(picture).convert("RGB")
-        except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-            reason = str(error) if str(path) not in str(error) else type(error).__name__
-            raise InputError(f"{path} cannot be read as a picture ({reason}); give another") from error
+        with readable(path, "give another"), Image.open(path) as picture:
+            return ImageOps.exif_transpose(picture).convert("RGB")
 
 
 def _free(name: str, taken: Sequence[str]) -> str:
-    """The name, or the first of ``name-2``, ``name-3``, … that is not taken."""
-    numbers = itertools.count(2)
-    wanted = name
-    while wanted in taken:
-        wanted = f"{name}-{next(numbers)}"
-    return wanted
+    """Return the name, or the first of ``name-2``, ``name-3``, … that is not taken."""
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(one for one in names if one not in taken)

@@ -3,8 +3,6 @@
 They show whether ``sam=compact`` segments objects in general, or only the shapes it was trained on.
 """
 
-from __future__ import annotations
-
 from functools import cache
 from pathlib import Path
 
@@ -26,7 +24,7 @@ OUTLINES = {
 
 
 class NovelShapes(Shapes):
-    """Draws upright hearts, crosses and arrows, and capital letters of DejaVu Sans Bold, as `Shapes` does."""
+    """NovelShapes draws upright hearts, crosses, arrows, and capitals of DejaVu Sans Bold, as `Shapes` does."""
 
     class_names = ("letter", "heart", "cross", "arrow")
 
@@ -51,9 +49,8 @@ def _letter(letter: str, size: int) -> np.ndarray:
     glyph = Image.new("L", (int(right - left), int(bottom - top)))
     ImageDraw.Draw(glyph).text((-left, -top), letter, fill=255, font=font)
     scale = size / max(glyph.size)
-    small = glyph.resize(
-        (max(1, round(glyph.width * scale)), max(1, round(glyph.height * scale))), Image.Resampling.BOX
-    )
+    width, height = (max(1, round(side * scale)) for side in glyph.size)
+    small = glyph.resize((width, height), Image.Resampling.BOX)
     mask = np.zeros((size, size), dtype=bool)
     mask[: small.height, : small.width] = np.asarray(small) >= 128
     return mask

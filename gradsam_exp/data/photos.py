@@ -4,8 +4,6 @@ They are the only natural images a machine without network is sure to have. Ther
 so whole *scenes* are held out: no pixel of a validation or test scene is ever trained on.
 """
 
-from __future__ import annotations
-
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path

@@ -5,8 +5,6 @@ pure function of ``(seed, split, i)``, on every platform: uniform random numbers
 exactly representable coordinates only.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from dataclasses import dataclass
@@ -29,7 +27,7 @@ _SPLIT_STREAM = {"train": 0, "val": 1, "test": 2}
 
 @dataclass(frozen=True)
 class Drawing:
-    """Holds one drawn image, and what it was drawn from.
+    """A drawing is one image of the data set, with what it was drawn from.
 
     ``left``, ``top`` and ``size`` (px) give the box around the shape, ``opacity`` is in 0.6..1.0.
     """
@@ -44,7 +42,7 @@ class Drawing:
 
 
 class Shapes(ImageDataset):
-    """Draws ``length`` images of a split; an index beyond the length draws a fresh image.
+    """Shapes draws ``length`` images of a split; an index beyond the length draws a fresh image.
 
     Args:
         split: ``train``, ``val`` or ``test``; also selects the background's pictures.
@@ -119,18 +117,8 @@ class Shapes(ImageDataset):
     @property
     def fingerprint(self) -> str:
         """Identify the parameters, the generator's version and the background, by a digest."""
-        facts = (
-            _VERSION,
-            type(self).__qualname__,
-            self.class_names,
-            self.split,
-            self.seed,
-            self.width,
-            self.height,
-            self.length,
-            self.min_size,
-            self.max_size,
-        )
+        sizes = (self.width, self.height, self.length, self.min_size, self.max_size)
+        facts = (_VERSION, type(self).__qualname__, self.class_names, self.split, self.seed, *sizes)
         return hashlib.blake2b(f"{facts}{self.background.fingerprint}".encode(), digest_size=16).hexdigest()
 
 
@@ -147,15 +135,10 @@ def shapes(
     max_size: Annotated[int, Field(ge=3)] = 19,
 ) -> Shapes:
     """Build `Shapes`; ``background`` is a config node, ``lengths`` the number of images by split."""
+    drawn_on = BACKGROUNDS.build(background, split=split)
+    length = {**LENGTHS, **(lengths or {})}[split]
     return Shapes(
-        split,
-        BACKGROUNDS.build(background, split=split),
-        width=width,
-        height=height,
-        length={**LENGTHS, **(lengths or {})}[split],
-        seed=seed,
-        min_size=min_size,
-        max_size=max_size,
+        split, drawn_on, width=width, height=height, length=length, seed=seed, min_size=min_size, max_size=max_size
     )
 
 
@@ -183,7 +166,7 @@ def stencil(shape: str, size: int) -> Bool[np.ndarray, "size size"]:
 
 
 def _star_corners(half: float) -> list[tuple[float, float]]:
-    """Ten corners of an upright star in a box of ``2·half + 1`` px, on a 1/64 px grid (see the module's text)."""
+    """Compute ten corners of an upright star in a box of ``2·half + 1`` px, on a 1/64 px grid (see the module)."""
     outer = half + 0.5
     inner = 0.45  # a little fatter than the pentagram's 0.382, so that the arms survive at 13 px
     wide, high = math.sin(2 * math.pi / 5), (1 + math.cos(math.pi / 5)) / 2  # half extents for radius 1

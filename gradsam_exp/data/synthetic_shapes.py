@@ -1,7 +1,5 @@
 """This module reads and writes the reference data set: ``images``, ``masks``, ``labels``, a folder per split."""
 
-from __future__ import annotations
-
 import zipfile
 from pathlib import Path
 
@@ -74,15 +72,8 @@ def download(url: str = URL, sha256: str | None = None) -> Path:
     import pooch  # noqa: PLC0415  (only who downloads needs it)
 
     try:
-        archive = Path(
-            pooch.retrieve(
-                url,
-                known_hash=sha256 and f"sha256:{sha256}",
-                fname="synthetic_shapes.zip",
-                path=pooch.os_cache("gradsam_exp"),
-                progressbar=True,
-            )
-        )
+        known, cache = sha256 and f"sha256:{sha256}", pooch.os_cache("gradsam_exp")
+        archive = Path(pooch.retrieve(url, known, fname="synthetic_shapes.zip", path=cache, progressbar=True))
     except (OSError, ValueError) as error:
         raise InputError(
             f"the data set could not be fetched from {url} ({error}); fetch it elsewhere and give data.root=PATH"

@@ -1,1 +1,1 @@
-"""One run: from a configuration to per-image results, and what runs share."""
+"""The engine makes one run: from a configuration to per-image results; it keeps what runs share."""

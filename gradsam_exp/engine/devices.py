@@ -1,4 +1,4 @@
-"""Devices are found and checked here: which one a run uses, and whether there are as many as were asked for."""
+"""This module finds the device that a run uses, and checks that there are as many as were asked for."""
 
 from __future__ import annotations
 
@@ -26,12 +26,7 @@ def find_device(name: str) -> torch.device:
 
 
 def check_devices(number: int, device: torch.device, *, stored: bool) -> None:
-    """Check that a run can be shared out over several devices.
-
-    Args:
-        number: of devices.
-        device: the run's.
-        stored: whether there is a store, in which they hand over their work.
+    """Check that a run can be shared out over several devices, which hand over their work in the store.
 
     Raises:
         InputError: naming ``devices``, and what to do.

@@ -1,4 +1,4 @@
-"""One run: prepare heatmaps and embeddings, evaluate prompts and masks, keep every image's numbers.
+"""This module makes one run: it prepares heatmaps and embeddings, evaluates prompts and masks, keeps all numbers.
 
 Heatmaps and embeddings depend on the data and the weights alone; prompts and masks on everything else.
 `Experiment.prepare` is the first half, `Experiment.evaluate` the second. Knows nothing of configs,
@@ -32,7 +32,7 @@ Observer = Callable[[Prepared, PipelineResult], None]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a run found.
+    """Holds what a run found.
 
     Attributes:
         metrics: with the values of all images, in no particular order.
@@ -50,7 +50,7 @@ class Evaluation:
 
 
 class Experiment:
-    """Everything that stands behind one run.
+    """Evaluates images by one preparation and one pipeline.
 
     Args:
         preparation: heatmaps, embeddings, and the metrics that are measured.
@@ -63,22 +63,11 @@ class Experiment:
         self.stopwatch = preparation.stopwatch
         self._batches = AdaptiveBatch("segment", CHUNK)
 
-    def run(
-        self,
-        dataset: ImageDataset,
-        *,
-        batch_size: int = 32,
-        on_batch: Observer | None = None,
-    ) -> Evaluation:
+    def run(self, dataset: ImageDataset, *, batch_size: int = 32, on_batch: Observer | None = None) -> Evaluation:
         """Evaluate every image of ``dataset``; ``on_batch`` sees each chunk that is done."""
         return self.evaluate(self.prepare(dataset, batch_size=batch_size), on_batch=on_batch)
 
-    def evaluate(
-        self,
-        prepared: Iterable[Prepared],
-        *,
-        on_batch: Observer | None = None,
-    ) -> Evaluation:
+    def evaluate(self, prepared: Iterable[Prepared], *, on_batch: Observer | None = None) -> Evaluation:
         """Prompt, segment and score what was prepared."""
         names = self.prepare.explained.class_names
         metrics = tuple(deepcopy(metric) for metric in self.prepare.metrics)

@@ -1,8 +1,6 @@
-"""A pipeline turns heatmaps into masks: a strategy asks, a segmenter answers, a selector keeps some of its masks.
+"""A pipeline turns heatmaps into masks: a strategy makes prompts, a segmenter masks, a selector keeps some.
 
-A strategy may look at the masks and ask again.
-
-Knows nothing of data sets, classifiers, Hydra or W&B; usable as a library.
+A strategy may look at the masks and prompt again. Knows nothing of data sets, classifiers, Hydra or W&B.
 """
 
 from __future__ import annotations
@@ -55,13 +53,7 @@ class PipelineResult:
 
 
 class Pipeline:
-    """Turns heatmaps into masks by a prompt strategy, a segmenter and a mask selector.
-
-    Args:
-        strategy: turns heatmaps into prompts.
-        segmenter: answers prompts with masks; loaded before the first call.
-        selector: says which masks are kept.
-    """
+    """Turns heatmaps into masks: the strategy makes prompts, the segmenter masks, the selector keeps some."""
 
     def __init__(self, strategy: PromptStrategy, segmenter: Segmenter, selector: MaskSelector) -> None:
         self.strategy, self.segmenter, self.selector = strategy, segmenter, selector
@@ -72,12 +64,7 @@ class Pipeline:
         return self.strategy.needs_truth or self.selector.needs_truth
 
     def __call__(self, ctx: PromptContext, embeddings: Embeddings) -> PipelineResult:
-        """Segments a batch of images of one size.
-
-        Args:
-            ctx: images, heatmaps and names, in the embeddings' order.
-            embeddings: the segmenter's encoding of the same images.
-        """
+        """Segments a batch of images of one size; ``embeddings`` are the segmenter's of the same images."""
         ctx = replace(ctx, frames=_Frames(self.segmenter, embeddings))
         kept = self._ask(ctx, embeddings, self.strategy.propose(ctx))
         going = torch.ones(len(ctx), dtype=torch.bool)
@@ -120,11 +107,7 @@ class Pipeline:
 class SamForegroundPipeline(Pipeline):
     """Segments by foreground points alone, as the reference report's class does: ``pipeline=fg``.
 
-    `Foreground` asks, `PredictedIoU` chooses.
-
-    Args:
-        segmenter: loaded before the first call.
-        knobs: fields of `Foreground`, such as ``fg_threshold``.
+    `PredictedIoU` chooses among the masks. The knobs are fields of `Foreground`, such as ``fg_threshold``.
     """
 
     def __init__(self, segmenter: Segmenter, **knobs: Any) -> None:
@@ -134,11 +117,7 @@ class SamForegroundPipeline(Pipeline):
 class SamBackgroundPipeline(Pipeline):
     """Segments by foreground and background points, as the reference report's class does: ``pipeline=fgbg``.
 
-    `ForegroundBackground` asks, `PredictedIoU` chooses.
-
-    Args:
-        segmenter: loaded before the first call.
-        knobs: fields of `ForegroundBackground`, such as ``bg_threshold``.
+    `PredictedIoU` chooses among the masks. The knobs are fields of `ForegroundBackground`: ``bg_threshold``, ….
     """
 
     def __init__(self, segmenter: Segmenter, **knobs: Any) -> None:
@@ -147,7 +126,7 @@ class SamBackgroundPipeline(Pipeline):
 
 @dataclass(frozen=True)
 class _Frames:
-    """`Frames` of one batch."""
+    """Brings maps of one batch to the segmenter's resolution, and masks back."""
 
     segmenter: Segmenter
     embeddings: Embeddings
@@ -179,19 +158,14 @@ def _merged(old: PipelineResult, new: PipelineResult, accepted: Tensor, active: 
     take = torch.nonzero(accepted[new.prompts.image_index]).flatten()
     kept_choice = _renumbered(old.choice[~accepted[old.choice.image_index]], keep, len(old.prompts), start=0)
     new_choice = _renumbered(new.choice[accepted[new.choice.image_index]], take, len(new.prompts), start=len(keep))
+    choice = Choice.joined([kept_choice, new_choice])
     return PipelineResult(
         masks=torch.where(accepted[:, None, None], new.masks, old.masks),
-        choice=_in_order(kept_choice, new_choice),
-        prompts=Prompts.joined(old.prompts[keep], new.prompts[take]),
-        segmentation=Segmentation.joined(old.segmentation[keep], new.segmentation[take]),
+        choice=choice[choice.image_index.argsort(stable=True)],
+        prompts=Prompts.joined([old.prompts[keep], new.prompts[take]]),
+        segmentation=Segmentation.joined([old.segmentation[keep], new.segmentation[take]]),
         rounds=old.rounds + active.long(),
     )
-
-
-def _in_order(first: Choice, second: Choice) -> Choice:
-    """Joins the rows of both, by image."""
-    both = Choice(*(torch.cat(pair) for pair in zip(first.parts, second.parts, strict=True)))
-    return both[both.image_index.argsort(stable=True)]
 
 
 def _renumbered(choice: Choice, rows: Tensor, count: int, *, start: int) -> Choice:

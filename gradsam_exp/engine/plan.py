@@ -1,4 +1,4 @@
-"""A plan turns a configuration into the objects of a run, cheap checks first.
+"""This module plans a run: it turns a configuration into the run's objects, cheap checks first.
 
 Everything that can be wrong with names, parameters and files is found while a `Plan` is made; models are
 read only when it is carried out.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal
 
 import torch
@@ -46,14 +46,11 @@ _PLACES = {"checkpoint", "url", "sha256", "max_queries"}
 
 @dataclass(frozen=True)
 class Plan:
-    """A run that is known to be possible, before anything expensive was done.
+    """Holds the objects of a run that is known to be possible, before anything expensive was done.
 
     Attributes:
         classifier: described, not yet read.
-        store: where images, heatmaps and embeddings are kept.
-        device: where the networks run.
-        job: whose run it is.
-        metrics: what is measured.
+        store: where images, heatmaps and embeddings are kept, by ``settings``.
     """
 
     config: Config
@@ -65,10 +62,11 @@ class Plan:
     device: torch.device
     job: Job
     metrics: tuple[ExampleMetric, ...]
+    settings: StoreSettings
 
     @property
     def upper_bound(self) -> bool:
-        """Whether the strategy or the selector looks at the true masks."""
+        """Says whether the strategy or the selector looks at the true masks."""
         return self.pipeline.needs_truth
 
     @property
@@ -82,7 +80,7 @@ class Plan:
 
     @cached_property
     def identity(self) -> str:
-        """Digest of everything that the results depend on: runs of equal identity have equal results."""
+        """Digests everything that the results depend on: runs of equal identity have equal results."""
         config, ignored = self.config, self.pipeline.strategy.ignored
         return digest(
             {
@@ -102,23 +100,23 @@ class Plan:
 
     @property
     def digests(self) -> dict[str, str]:
-        """Digests of the data and the weights."""
-        return {
-            "data": self.dataset.fingerprint,
-            "classifier": self.classifier.digest,
-            "sam": self.pipeline.segmenter.digest,
-        }
+        """Lists the digests of the data and the weights."""
+        data, classifier, sam = self.dataset.fingerprint, self.classifier.digest, self.pipeline.segmenter.digest
+        return {"data": data, "classifier": classifier, "sam": sam}
 
     def experiment(self, *, among_others: bool = False) -> Experiment:
-        """Put everything together.
+        """Put the experiment together that the plan describes.
 
         The classifier is read when a heatmap is needed that the store does not have.
 
         Args:
             among_others: this process makes other runs as well, and decodes what they have in common once.
         """
-        segmenter = self._loaded_segmenter()
-        decoder = self._cached(segmenter) if among_others else segmenter
+        segmenter = decoder = self._loaded_segmenter()
+        most = int(self.settings.answers_gb * 2**30) if self.settings.enabled and among_others else 0
+        if most:
+            make = partial(CachedSegmenter, segmenter, most)
+            decoder = self.job.session.keep("answers", (segmenter, most), make)
         pipeline = Pipeline(self.pipeline.strategy, decoder, self.pipeline.selector)
         return Experiment(self.preparation(segmenter), pipeline, seed=self.config.seed)
 
@@ -157,14 +155,6 @@ class Plan:
         key = [self.config.sam, segmenter.digest, str(self.device)]
         return self.job.session.keep("segmenter", key, load)
 
-    def _cached(self, segmenter: Segmenter) -> Segmenter:
-        """The segmenter with the answers that earlier runs of this process got from it."""
-        settings = build_checked("store", StoreSettings, self.config.store)
-        most = int(settings.answers_gb * 2**30)
-        if not (settings.enabled and most):
-            return segmenter
-        return self.job.session.keep("answers", (segmenter, most), lambda: CachedSegmenter(segmenter, most))
-
 
 def plan(config: Config, job: Job, given: Callable[[Sequence[str]], ImageDataset] | None = None) -> Plan:
     """Check a run before anything expensive starts: names and numbers first, then weights' files, then the data's.
@@ -177,51 +167,36 @@ def plan(config: Config, job: Job, given: Callable[[Sequence[str]], ImageDataset
     """
     check_knobs(vars(config))
     strategy, selector = STRATEGIES.build(config.pipeline), SELECTORS.build(config.selector)
-    refiner, metrics = REFINERS.build(config.refine), _metrics(config)
+    asked = dict.fromkeys(FAITHFULNESS, True) if config.task.get("faithfulness") else {}
+    refiner, metrics = REFINERS.build(config.refine), build_metrics({**asked, **config.metrics})
     EXPLAINERS.get(str(config.explainer.get("name")))
     check_value("explainer.target", Literal["predicted", "label"], config.explainer.get("target"))
     check_value("explainer.augment", Literal["none", "mirror"], config.explainer.get("augment"))
     device = find_device(config.device)
-    classifier = _classifier(config)
+    model = {key: value for key, value in chosen_model(config).items() if key != "layers"}
+    classifier = CLASSIFIERS.build(model)
     config = settled(config, classifier, job)
     check_explainer(config, classifier, job.session)
     pipeline = Pipeline(strategy, SEGMENTERS.build(config.sam), selector)
-    _check_kinds(config, pipeline)
-    dataset = find_dataset(config, config.split) if given is None else given(classifier.class_names)
-    align_classes(dataset.class_names, classifier.class_names)
-    width, height = dataset.image_size(0)
-    check_explainer(config, classifier, job.session, (height, width))
-    _check_truth(config, pipeline, dataset)
-    store = find_store(build_checked("store", StoreSettings, config.store), job.session)
-    check_devices(config.devices, device, stored=store.root is not None)
-    return Plan(config, dataset, classifier, refiner, pipeline, store, device, job, metrics)
-
-
-def _metrics(config: Config) -> tuple[ExampleMetric, ...]:
-    """The metrics that ``metrics`` chooses, and those of the heatmaps' faithfulness if the task asks for them."""
-    added = dict.fromkeys(FAITHFULNESS, True) if config.task.get("faithfulness") else {}
-    return build_metrics({**added, **config.metrics})
-
-
-def _check_kinds(config: Config, pipeline: Pipeline) -> None:
-    unasked = pipeline.strategy.kinds - pipeline.segmenter.accepts
+    unasked = strategy.kinds - pipeline.segmenter.accepts
     if unasked:
         raise InputError(
             f"pipeline={config.pipeline['name']} prompts with {', '.join(sorted(unasked))}, "
             f"which sam={config.sam['name']} does not accept"
         )
-
-
-def _check_truth(config: Config, pipeline: Pipeline, dataset: ImageDataset) -> None:
+    dataset = find_dataset(config, config.split) if given is None else given(classifier.class_names)
+    align_classes(dataset.class_names, classifier.class_names)
+    width, height = dataset.image_size(0)
+    check_explainer(config, classifier, job.session, (height, width))
     if pipeline.needs_truth and dataset[0].mask is None:
         raise InputError(f"pipeline={config.pipeline['name']} looks at the true masks, but the data set has none")
+    settings = build_checked("store", StoreSettings, config.store)
+    store = find_store(settings, job.session)
+    check_devices(config.devices, device, stored=store.root is not None)
+    return Plan(config, dataset, classifier, refiner, pipeline, store, device, job, metrics, settings)
 
 
 def find_dataset(config: Config, split: str) -> ImageDataset:
-    """The data set's split, cut to ``limit`` images."""
+    """Build the data set of a split, cut to ``limit`` images."""
     dataset = DATASETS.build(config.data, split=split)
     return dataset if config.limit is None else FirstImages(dataset, config.limit)
-
-
-def _classifier(config: Config) -> ClassifierSource:
-    return CLASSIFIERS.build({key: value for key, value in chosen_model(config).items() if key != "layers"})

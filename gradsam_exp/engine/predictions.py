@@ -1,4 +1,4 @@
-"""Prompts and masks as rows of ``predictions.parquet``, and back: prompts as JSON, masks as COCO RLE."""
+"""This module writes prompts (JSON) and masks (COCO RLE) as rows of ``predictions.parquet``, and reads them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST_PIXELS = 2**28  # of one mask
 
 @dataclass(frozen=True)
 class Prediction:
-    """The prompts and the mask of one image.
+    """Holds the prompts and the mask of one image.
 
     Attributes:
         points: ``(x, y)`` px, of all queries.
@@ -55,15 +55,10 @@ def _queries(prompts: Prompts) -> Iterator[dict[str, Any]]:
     """Every query as plain values: its real points, their labels, its box."""
     boxes = [None] * len(prompts) if prompts.boxes is None else prompts.boxes.tolist()
     for points, labels, box in zip(prompts.points.tolist(), prompts.labels.tolist(), boxes, strict=True):
-        query: dict[str, Any] = {
-            "points": [_rounded(xy) for xy, label in zip(points, labels, strict=True) if label >= 0],
-            "labels": [label for label in labels if label >= 0],
-        }
-        yield query if box is None else {**query, "box": _rounded(box)}
-
-
-def _rounded(values: Sequence[float]) -> list[float]:
-    return [round(value, 3) for value in values]
+        real = [(xy, label) for xy, label in zip(points, labels, strict=True) if label >= 0]
+        query: dict[str, Any] = {"points": [[round(x, 3), round(y, 3)] for (x, y), _ in real]}
+        query["labels"] = [label for _, label in real]
+        yield query if box is None else {**query, "box": [round(value, 3) for value in box]}
 
 
 def decode_prediction(row: Mapping[Any, Any]) -> Prediction:

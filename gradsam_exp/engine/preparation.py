@@ -1,4 +1,4 @@
-"""Preparation makes what depends on the data and the weights alone, once for all runs: heatmaps and embeddings.
+"""This module prepares what depends on the data and the weights alone, once for all runs: heatmaps, embeddings.
 
 Images go in chunks whose bounds depend on the data set only. What each stage makes of a chunk is read from the
 store, or made and put there.
@@ -32,11 +32,12 @@ from gradsam_exp.types import Heatmaps, ImageBatch
 
 CHUNK = 64  # images, fewer if they are large: everything of a chunk is in memory at once
 CHUNK_PIXELS = 2**24
+_HINTS = {"explain": "a smaller explainer.chunk, if it has one, "}  # where memory runs out
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """One chunk of images of one size with all that does not depend on prompts.
+    """Holds one chunk of images of one size with all that does not depend on prompts.
 
     Attributes:
         batch: labels are the classifier's class ids.
@@ -54,7 +55,7 @@ class Prepared:
     stored: Mapping[str, str] = field(default_factory=dict)
 
     def __getitem__(self, rows: slice) -> Prepared:
-        """Some of the images."""
+        """Return some of the images."""
         return Prepared(
             self.batch[rows],
             self.heatmaps[rows],
@@ -140,12 +141,12 @@ class Preparation:
 
     @property
     def recipe(self) -> list[str]:
-        """What each stage's things depend on besides the images, as digests."""
+        """Digests what each stage's things depend on besides the images."""
         return [stage.recipe for stage in self.stages]
 
     @property
     def heatmap_stage(self) -> str:
-        """The label of the stage that the heatmaps come from."""
+        """Names the stage that the heatmaps come from, by its label."""
         return "refined" if any(stage.label == "refined" for stage in self.stages) else "heatmaps"
 
     def __call__(
@@ -157,9 +158,10 @@ class Preparation:
             chunks: some of those that `missing` names; None: all. Where several processes prepare the same images,
                 those that another has in hand come last.
         """
+        places = {"images": "images", "heatmaps": self.heatmap_stage} if self.store.root is not None else {}
         for chunk in self._made(dataset, self.stages, batch_size, chunks):
-            heatmaps, stored = chunk.heatmaps, self._stored(chunk.keys)
-            yield Prepared(chunk.batch, heatmaps, chunk.embeddings, chunk.predicted, chunk.quality, stored)
+            stored = {what: f"{stage}/{chunk.keys[stage]}" for what, stage in places.items()}
+            yield Prepared(chunk.batch, chunk.heatmaps, chunk.embeddings, chunk.predicted, chunk.quality, stored)
 
     def explain(self, dataset: ImageDataset, *, batch_size: int = 32) -> Iterator[tuple[ImageBatch, Heatmaps]]:
         """Prepare images and heatmaps alone; the segmenter need not be loaded."""
@@ -179,10 +181,12 @@ class Preparation:
             among: some of the chunks; None: all.
         """
         chunks, origin = _chunks(dataset) if among is None else among, dataset.origin
-        return [list(indices) for indices in chunks if not self._has(self._keys(origin, indices))]
-
-    def _has(self, keys: Mapping[str, str]) -> bool:
-        return all(self.store.has(stage.name, keys[stage.label]) for stage in self.stages)
+        missing = []
+        for indices in chunks:
+            keys = self._keys(origin, indices)
+            if not all(self.store.has(stage.name, keys[stage.label]) for stage in self.stages):
+                missing.append(list(indices))
+        return missing
 
     def _keys(self, origin: str, indices: Sequence[int]) -> dict[str, str]:
         """The store's key of what each stage makes of a chunk, by the stage's label."""
@@ -214,7 +218,7 @@ class Preparation:
     def _prepare(self, stage: Stage, chunk: Chunk, batches: AdaptiveBatch) -> None:
         counted = len(chunk.indices) if stage.counted else 0
         with self.stopwatch.time(stage.clock, counted) as count:
-            batches.on_done = count if stage.counted else _uncounted
+            batches.on_done = count if stage.counted else lambda rows: None
             make = partial(stage.make, chunk, batches)
             stage.take(chunk, *self.store.get(stage.name, chunk.keys[stage.label], make))
 
@@ -228,20 +232,6 @@ class Preparation:
                 else:
                     later.append(indices)
         yield from later
-
-    def _stored(self, keys: Mapping[str, str]) -> Mapping[str, str]:
-        """See `Prepared.stored`."""
-        if self.store.root is None:
-            return {}
-        heatmaps = f"{self.heatmap_stage}/{keys[self.heatmap_stage]}"
-        return {"images": f"images/{keys['images']}", "heatmaps": heatmaps}
-
-
-_HINTS = {"explain": "a smaller explainer.chunk, if it has one, "}
-
-
-def _uncounted(rows: int) -> None:
-    """Images that another stage of the same clock counts."""
 
 
 def _chunks(dataset: ImageDataset) -> SizeBuckets:

@@ -1,4 +1,4 @@
-"""What the runs of one process share, and what is known of one job besides its configuration."""
+"""This module holds what the runs of one process share, and what a job knows besides its configuration."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Session:
         self._kept: dict[str, tuple[Any, Any]] = {}
 
     def keep(self, kind: str, key: Any, make: Callable[[], T]) -> T:
-        """The thing of this kind that was last made, if it was made for an equal key; else what ``make`` gives.
+        """Return the thing of this kind that was last made, if for an equal key; else what ``make`` gives.
 
         Args:
             kind: such as ``segmenter``.
@@ -36,7 +36,7 @@ class Session:
 
 @dataclass(frozen=True)
 class Job:
-    """Where a task leaves its files, what was given for it, and what it shares with other jobs.
+    """Says where a task leaves its files, what was given for it, and what it shares with other jobs.
 
     Attributes:
         folder: of this job alone.
@@ -52,5 +52,5 @@ class Job:
     session: Session = field(default_factory=Session)
 
     def given(self, *keys: str) -> bool:
-        """Whether one of these configuration keys was given as an override."""
+        """Say whether one of these configuration keys was given as an override."""
         return any(override.lstrip("+~").partition("=")[0] in keys for override in self.overrides)

@@ -1,4 +1,4 @@
-"""Several devices prepare the images of one run: a process for each fills the store with its share of chunks."""
+"""This module lets several devices prepare one run's images: a process on each stores its share of the chunks."""
 
 from __future__ import annotations
 
@@ -29,8 +29,6 @@ def share_out(planned: Plan, preparation: Preparation, chunks: Sequence[list[int
     """Fill the store with some chunks, on as many of the run's devices as there are chunks for.
 
     Args:
-        planned: the run.
-        preparation: its own; says what is still missing.
         chunks: see `Preparation.missing`; none is prepared twice or left out.
         stopwatch: counts the images that have come into the store, as the stage ``prepare``.
 

@@ -1,4 +1,4 @@
-"""What was computed once is read again: tensors by content, in files that several processes share.
+"""The store keeps what was computed, to be read again: tensors, in files that several processes share.
 
 A value is a chunk of images' heatmaps, embeddings or pixels. Its key is a digest of everything it depends
 on, so nothing is ever out of date: what depends on something else has another key.
@@ -41,7 +41,7 @@ LOOK_AGAIN = 8  # times while the free room is filled: listing thousands of chun
 
 @dataclass
 class Store:
-    """Chunks of tensors in a folder.
+    """Keeps chunks of tensors in a folder.
 
     A chunk appears whole or not at all; one that is damaged is reported and made again. Processes that need
     the same chunk wait for the first of them to make it.
@@ -58,7 +58,7 @@ class Store:
     _room: float = field(default=0.0, init=False)  # bytes that may be written before the folder is looked at
 
     def get(self, stage: str, key: str, make: Make) -> tuple[Tensors, Any]:
-        """The chunk of this key: read, or made and kept.
+        """Return the chunk of this key: read, or made and kept.
 
         Args:
             stage: what kind of thing it is, one of `STAGES`; a folder's name.
@@ -107,18 +107,17 @@ class Store:
         if self.root is None or stage not in STAGES or not _KEY.fullmatch(key):
             return None
         path = self.root / stage / f"{key}.safetensors"
-        try:
+        with suppress(*_UNREADABLE):
             return _whole(path) if path.is_file() else None
-        except _UNREADABLE:
-            return None
+        return None
 
     def has(self, stage: str, key: str) -> bool:
-        """Whether there is a chunk of this key, whole or not."""
+        """Say whether there is a chunk of this key, whole or not."""
         return self.root is not None and (self.root / stage / f"{key}.safetensors").is_file()
 
     @contextmanager
     def claim(self, key: str) -> Iterator[bool]:
-        """Take a piece of work in hand, if no other process has: whether it was free.
+        """Take a piece of work in hand, if no other process has; tells whether it was free.
 
         Only a hint, so that processes with the same work do different parts of it first; ``get`` keeps them
         from doing the same twice.
@@ -154,12 +153,12 @@ class Store:
             return None
         except _UNREADABLE:
             found = None
-        if found is not None:
+        if found is None:
+            log.warning("the stored chunk %s is damaged and is made again", path)
+        else:
             with suppress(OSError):  # another user's chunk
                 os.utime(path)
-            return found
-        log.warning("the stored chunk %s is damaged and is made again", path)
-        return None
+        return found
 
     def _write(self, path: Path, tensors: Tensors, facts: Any) -> None:
         contiguous = {name: value.detach().cpu().contiguous() for name, value in sorted(tensors.items())}
@@ -194,11 +193,9 @@ class Store:
                     path.unlink()
         chunks = []
         for path in self._own_files(".safetensors"):
-            try:
+            with suppress(FileNotFoundError):
                 state = path.stat()
-            except FileNotFoundError:
-                continue
-            chunks.append((state.st_mtime, state.st_size, path))
+                chunks.append((state.st_mtime, state.st_size, path))
         excess = sum(size for _, size, _ in chunks) - self.max_bytes
         # Others write as well: the folder is looked at again long before it can be too large.
         self._room = -excess / LOOK_AGAIN
@@ -256,7 +253,7 @@ def _checksum(tensors: Tensors, facts: str) -> str:
 
 @dataclass(frozen=True)
 class StoreSettings:
-    """What ``store`` in ``conf/config.yaml`` says.
+    """Holds the settings of ``store`` in ``conf/config.yaml``.
 
     Attributes:
         enabled: keep images, heatmaps and embeddings.

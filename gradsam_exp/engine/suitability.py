@@ -65,7 +65,6 @@ def check_explainer(
 
     Args:
         config: `settled`.
-        file: the classifier's.
         session: keeps the explainer, and what was found out, for the next job.
         frame: ``(height, width)`` px of an image; None checks names and parameters only.
 

@@ -1,22 +1,16 @@
 """These explainers make maps from activations alone: without gradients, and (but for CAM) without a class."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 
 import torch
-from jaxtyping import Float
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from gradsam_exp.errors import InputError
 from gradsam_exp.explainers.base import EXPLAINERS, LayerExplainer, Recorded, checked_targets
-from gradsam_exp.explainers.layers import recording
+from gradsam_exp.explainers.layers import Map, Maps, recording
 from gradsam_exp.explainers.projection import Kernel, first_component, first_kernel_component
 from gradsam_exp.explainers.scores import Score, class_score
-
-Maps = Float[Tensor, "batch channels h w"]
-Map = Float[Tensor, "batch h w"]
 
 
 class ActivationCAM(LayerExplainer):

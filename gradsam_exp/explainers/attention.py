@@ -1,7 +1,5 @@
 """These explainers explain vision transformers by their attention matrices."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,18 +16,20 @@ from gradsam_exp.errors import InputError
 from gradsam_exp.explainers.base import (
     EXPLAINERS,
     ModelExplainer,
+    Recorded,
     Upsample,
     checked_targets,
     combine_layers,
     evaluation_mode,
     network_input,
 )
-from gradsam_exp.explainers.layers import as_maps, frame_of
-from gradsam_exp.explainers.scores import Score, class_score
+from gradsam_exp.explainers.layers import Frame, Map, as_maps, frame_of
+from gradsam_exp.explainers.scores import Logits, Score, Targets, class_score
 from gradsam_exp.types import Heatmaps
 
 Attention = Float[Tensor, "batch heads tokens tokens"]
 Relation = Float[Tensor, "batch tokens tokens"]
+Related = tuple[Relation, Targets, Logits]
 Fusion = Literal["mean", "max", "min"]
 
 
@@ -39,9 +39,6 @@ class AttentionExplainer(ModelExplainer):
 
     For networks built of `nn.MultiheadAttention`, such as torchvision's ViT. The map is the class token's
     row of the result; without a class token, the mean over all rows.
-
-    Attributes:
-        upsample: interpolation from the grid of patches to the image.
 
     Raises:
         InputError: if the network has no `nn.MultiheadAttention`.
@@ -64,12 +61,10 @@ class AttentionExplainer(ModelExplainer):
         with evaluation_mode(self.model), attention_matrices(self.model) as matrices:
             relation, targets, logits = self.relate(pixels, targets, matrices)
         maps = token_map(relation.detach(), frame_of(pixels))
-        return combine_layers([maps], frame_of(images), targets, logits.detach(), self.upsample)
+        return combine_layers(Recorded([maps], targets, logits.detach()), frame_of(images), self.upsample)
 
     @abstractmethod
-    def relate(
-        self, pixels: Tensor, targets: Tensor | None, matrices: list[Attention]
-    ) -> tuple[Relation, Tensor, Tensor]:
+    def relate(self, pixels: Tensor, targets: Tensor | None, matrices: list[Attention]) -> Related:
         """Find how much each token owes to each patch; runs the network, which fills ``matrices``."""
 
 
@@ -87,9 +82,7 @@ class AttentionRollout(AttentionExplainer):
 
     fusion: Fusion = "mean"
 
-    def relate(
-        self, pixels: Tensor, targets: Tensor | None, matrices: list[Attention]
-    ) -> tuple[Relation, Tensor, Tensor]:
+    def relate(self, pixels: Tensor, targets: Tensor | None, matrices: list[Attention]) -> Related:
         """Multiply the layers' matrices."""
         with torch.no_grad():
             logits = self.model(pixels)
@@ -110,16 +103,11 @@ class AttentionRelevance(AttentionExplainer):
 
     ``R ← R + mean_h(ReLU(∇A ⊙ A))·R`` from layer to layer, starting from the identity (Chefer et al., ICCV 2021,
     eq. 5 and 6, self-attention only).
-
-    Attributes:
-        score: what is explained; see `class_score`.
     """
 
     score: Score = "logit"
 
-    def relate(
-        self, pixels: Tensor, targets: Tensor | None, matrices: list[Attention]
-    ) -> tuple[Relation, Tensor, Tensor]:
+    def relate(self, pixels: Tensor, targets: Tensor | None, matrices: list[Attention]) -> Related:
         """Add up the layers' matrices, weighted by their gradients."""
         with torch.enable_grad():
             logits = self.model(pixels)
@@ -132,7 +120,7 @@ class AttentionRelevance(AttentionExplainer):
         return relation, targets, logits
 
 
-def token_map(relation: Relation, frame: tuple[int, int]) -> Float[Tensor, "batch h w"]:
+def token_map(relation: Relation, frame: Frame) -> Map:
     """Tell what the output owes to each patch: the class token's row without itself, or the mean of all rows.
 
     Args:

@@ -1,14 +1,13 @@
 """These explainers attribute the class score to the pixels of the network's input, smoothed into heatmaps."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
+from contextlib import ExitStack
 from dataclasses import KW_ONLY
 from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import gaussian_blur
@@ -16,7 +15,9 @@ from torchvision.transforms.v2.functional import gaussian_blur
 from gradsam_exp.explainers.base import (
     EXPLAINERS,
     Count,
+    Explained,
     ModelExplainer,
+    Recorded,
     Upsample,
     Width,
     checked_targets,
@@ -26,12 +27,10 @@ from gradsam_exp.explainers.base import (
     to_frame,
 )
 from gradsam_exp.explainers.gradient import noisy_copies
-from gradsam_exp.explainers.layers import frame_of
+from gradsam_exp.explainers.layers import Map, Maps, Pixels, frame_of
 from gradsam_exp.explainers.scores import Score, class_score
 from gradsam_exp.types import Heatmaps
 
-Pixels = Float[Tensor, "batch 3 height width"]
-Map = Float[Tensor, "batch height width"]
 Sign = Literal["absolute", "positive"]
 Scaling = Literal["layer", "channel", "none"]
 
@@ -42,7 +41,6 @@ class InputExplainer(ModelExplainer):
 
     Attributes:
         smoothing: standard deviation of a Gaussian blur of the map, in pixels of the network's input; 0 is none.
-        upsample: interpolation from the network's input to the image, if they differ.
     """
 
     _: KW_ONLY
@@ -53,10 +51,10 @@ class InputExplainer(ModelExplainer):
         """Explain a batch of images of one size; see `Explainer`."""
         with evaluation_mode(self.model):
             maps, targets, logits = self.input_maps(network_input(self.model, images), targets)
-        return combine_layers([self.smoothed(maps)], frame_of(images), targets, logits, self.upsample)
+        return combine_layers(Recorded([self.smoothed(maps)], targets, logits), frame_of(images), self.upsample)
 
     @abstractmethod
-    def input_maps(self, pixels: Pixels, targets: Tensor | None) -> tuple[Map, Tensor, Tensor]:
+    def input_maps(self, pixels: Pixels, targets: Tensor | None) -> Explained:
         """Make the raw maps at the network's input resolution; returns the targets and the logits as well."""
 
     def smoothed(self, maps: Map) -> Map:
@@ -73,7 +71,6 @@ class GradientAttribution(InputExplainer):
     """A gradient attribution takes the class score's gradient with respect to the input.
 
     Attributes:
-        score: what is explained; see `class_score`.
         sign: a pixel's attribution is the sum over its channels of the ``absolute`` values, or of the
             ``positive`` ones.
     """
@@ -86,7 +83,7 @@ class GradientAttribution(InputExplainer):
     def attribute(self, pixels: Pixels, targets: Tensor) -> Pixels:
         """Attribute the score to every input value."""
 
-    def input_maps(self, pixels: Pixels, targets: Tensor | None) -> tuple[Map, Tensor, Tensor]:
+    def input_maps(self, pixels: Pixels, targets: Tensor | None) -> Explained:
         """Add up the attributions of each pixel's channels."""
         with torch.no_grad():
             logits = self.model(pixels)
@@ -170,7 +167,6 @@ class FullGrad(InputExplainer):
     much as any other or as little as it is. All scale image by image.
 
     Attributes:
-        score: what is explained; see `class_score`.
         scaling: of ``|x·∂y_c/∂x|`` and of each layer's ``|b·∂y_c/∂z|``. ``layer`` scales all channels of a
             layer together to [0, 1], as the authors' code does (idiap/fullgrad-saliency, ``_postProcess``),
             which resizes with corners aligned where ours keeps pixel centres. ``channel`` scales each channel
@@ -183,13 +179,13 @@ class FullGrad(InputExplainer):
 
     @property
     def caveat(self) -> str | None:
-        """A sentence on the biases that are left out of a network with layer norms."""
+        """Name the biases that are left out of a network with layer norms."""
         if not any(isinstance(module, nn.LayerNorm) for module in self.model.modules()):
             return None
         network = getattr(self.model, "backbone_name", type(self.model).__name__)
         return f"explainer=fullgrad leaves out the biases of the layer norms and linear layers of {network}"
 
-    def input_maps(self, pixels: Pixels, targets: Tensor | None) -> tuple[Map, Tensor, Tensor]:
+    def input_maps(self, pixels: Pixels, targets: Tensor | None) -> Explained:
         """Add up the terms of the input and of every layer with a bias."""
         outputs: list[tuple[Tensor, Tensor]] = []
 
@@ -197,17 +193,14 @@ class FullGrad(InputExplainer):
             outputs.append((_bias(module), output))
             return output.clone()
 
-        handles = [m.register_forward_hook(keep) for m in self.model.modules() if _has_bias(m)]
-        try:
-            with torch.enable_grad():
-                leaf = pixels.detach().requires_grad_()
-                logits = self.model(leaf)
-                targets = checked_targets(targets, logits)
-                score = class_score(self.score, logits, targets).sum()
-                own, *gradients = torch.autograd.grad(score, [leaf, *(output for _, output in outputs)])
-        finally:
-            for handle in handles:
-                handle.remove()
+        with ExitStack() as hooks, torch.enable_grad():
+            for module in filter(_has_bias, self.model.modules()):
+                hooks.enter_context(module.register_forward_hook(keep))
+            leaf = pixels.detach().requires_grad_()
+            logits = self.model(leaf)
+            targets = checked_targets(targets, logits)
+            score = class_score(self.score, logits, targets).sum()
+            own, *gradients = torch.autograd.grad(score, [leaf, *(output for _, output in outputs)])
         size = frame_of(pixels)
         total = _scaled((pixels * own).abs(), self.scaling).sum(1)
         for (bias, _), gradient in zip(outputs, gradients, strict=True):
@@ -230,7 +223,7 @@ def _bias(module: nn.Module) -> Tensor:
     return bias
 
 
-def _scaled(values: Float[Tensor, "batch channels h w"], scaling: Scaling) -> Float[Tensor, "batch channels h w"]:
+def _scaled(values: Maps, scaling: Scaling) -> Maps:
     """Scale each image's channels to [0, 1], together or each alone; what is constant becomes 0."""
     if scaling == "none":
         return values

@@ -1,7 +1,5 @@
 """This module says what an explainer is and takes raw maps to `Heatmaps`, as all explainers do."""
 
-from __future__ import annotations
-
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,16 +10,29 @@ from typing import Annotated, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from gradsam_exp.explainers.layers import as_maps, check_layers, find_layer, frame_of, layers_with_channels_last
+from gradsam_exp.explainers.layers import (
+    Frame,
+    Map,
+    Maps,
+    as_maps,
+    check_layers,
+    find_layer,
+    frame_of,
+    layers_with_channels_last,
+)
+from gradsam_exp.explainers.scores import Logits, Targets
 from gradsam_exp.registry import Registry
 from gradsam_exp.types import Heatmaps
 
+Explained = tuple[Float[Tensor, "batch _ _"], Targets, Logits]
+"""Raw maps, the class ids explained, and the logits of the forward pass."""
 Upsample = Literal["bilinear", "bicubic"]
+"""How maps are interpolated from their own resolution (a layer's, the patches', the input's) to the image's."""
 Combine = Literal["mean", "max"]
 Count = Annotated[int, Field(ge=1)]
 Width = Annotated[float, Field(ge=0)]
@@ -46,7 +57,7 @@ TargetLayers = Annotated[Sequence[str | nn.Module], BeforeValidator(_listed), Af
 class Explainer(Protocol):
     """An explainer turns images into heatmaps of the class that is explained."""
 
-    def __call__(self, images: Tensor, targets: Int[Tensor, " batch"] | None = None) -> Heatmaps:
+    def __call__(self, images: Tensor, targets: Targets | None = None) -> Heatmaps:
         """Explain a batch of images of one size.
 
         Args:
@@ -61,9 +72,7 @@ class Explainer(Protocol):
 EXPLAINERS: Registry[Explainer] = Registry("explainer", "gradsam_exp.explainers")
 
 
-def scale_to_unit(
-    maps: Float[Tensor, "batch h w"],
-) -> tuple[Float[Tensor, "batch h w"], Bool[Tensor, " batch"]]:
+def scale_to_unit(maps: Map) -> tuple[Map, Bool[Tensor, " batch"]]:
     """Scale each map so that its values span [0, 1].
 
     Returns:
@@ -78,37 +87,11 @@ def scale_to_unit(
     return torch.where(empty, 0.0, scaled), empty.flatten()
 
 
-def to_frame(
-    maps: Float[Tensor, "batch h w"], size: tuple[int, int], upsample: Upsample = "bilinear"
-) -> Float[Tensor, "batch height width"]:
-    """Interpolate maps of a layer's resolution to ``size`` = (height, width), pixel centres kept."""
+def to_frame(maps: Map, size: Frame, upsample: Upsample = "bilinear") -> Float[Tensor, "batch height width"]:
+    """Interpolate maps of a layer's resolution to ``size``, pixel centres kept."""
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
     return F.interpolate(maps[:, None].float(), size, mode=upsample, align_corners=False)[:, 0]
-
-
-def combine_layers(
-    layer_maps: Sequence[Float[Tensor, "batch _ _"]],
-    size: tuple[int, int],
-    targets: Int[Tensor, " batch"],
-    logits: Float[Tensor, "batch classes"] | None = None,
-    upsample: Upsample = "bilinear",
-    combine: Combine = "mean",
-) -> Heatmaps:
-    """Bring each layer's map to the original frame, scale it to [0, 1], and take their mean or maximum.
-
-    An image's heatmap is empty only if every layer's map is.
-    """
-    values, empties = [], []
-    for raw in layer_maps:
-        scaled, empty = scale_to_unit(to_frame(raw, size, upsample))
-        values.append(scaled)
-        empties.append(empty)
-    if len(values) == 1:
-        return Heatmaps(values[0], empties[0], targets, logits)
-    stacked = torch.stack(values)
-    together, empty = scale_to_unit(stacked.mean(0) if combine == "mean" else stacked.amax(0))
-    return Heatmaps(together, empty, targets, logits)
 
 
 @contextmanager
@@ -134,8 +117,21 @@ class Recorded:
     """
 
     maps: Sequence[Float[Tensor, "batch _ _"]]
-    targets: Int[Tensor, " batch"]
-    logits: Float[Tensor, "batch classes"]
+    targets: Targets
+    logits: Logits
+
+
+def combine_layers(found: Recorded, size: Frame, upsample: Upsample, combine: Combine = "mean") -> Heatmaps:
+    """Bring each layer's map to the original frame, scale it to [0, 1], and take their mean or maximum.
+
+    An image's heatmap is empty only if every layer's map is.
+    """
+    scaled = [scale_to_unit(to_frame(raw, size, upsample)) for raw in found.maps]
+    if len(scaled) == 1:
+        return Heatmaps(*scaled[0], found.targets, found.logits)
+    stacked = torch.stack([values for values, _ in scaled])
+    together, empty = scale_to_unit(stacked.mean(0) if combine == "mean" else stacked.amax(0))
+    return Heatmaps(together, empty, found.targets, found.logits)
 
 
 @dataclass(frozen=True)
@@ -151,12 +147,12 @@ class ModelExplainer(ABC):
     model: nn.Module = dataclasses.field(repr=False)
 
     @abstractmethod
-    def __call__(self, images: Tensor, targets: Int[Tensor, " batch"] | None = None) -> Heatmaps:
+    def __call__(self, images: Tensor, targets: Targets | None = None) -> Heatmaps:
         """Explain a batch of images of one size; see `Explainer`."""
 
     @property
     def caveat(self) -> str | None:
-        """A sentence that readers of the heatmaps of this network should know; None if there is none."""
+        """Say what readers of this network's heatmaps should know, in a sentence; None if there is nothing."""
         return None
 
     def check(self, frame: tuple[int, int]) -> None:
@@ -177,7 +173,6 @@ class LayerExplainer(ModelExplainer):
 
     Attributes:
         target_layers: modules of the network, or their dotted names such as ``layer2.-1``.
-        upsample: interpolation from the layer's resolution to the image's.
         combine: each layer's map is scaled to [0, 1]; then their ``mean`` or ``max`` is taken.
         by_influence: what counts is how the output changes with the layer (gradients, ablation).
         once: runs the network again behind a layer, which must have one place in it.
@@ -199,19 +194,14 @@ class LayerExplainer(ModelExplainer):
 
     @cached_property
     def layers(self) -> list[nn.Module]:
-        """The target layers as modules."""
-        return [
-            layer if isinstance(layer, nn.Module) else find_layer(self.model, layer)
-            for layer in self.target_layers
-        ]
+        """Find the target layers' modules."""
+        return [one if isinstance(one, nn.Module) else find_layer(self.model, one) for one in self.target_layers]
 
-    def __call__(self, images: Tensor, targets: Int[Tensor, " batch"] | None = None) -> Heatmaps:
+    def __call__(self, images: Tensor, targets: Targets | None = None) -> Heatmaps:
         """Explain a batch of images; works inside ``torch.no_grad`` as well, not in ``inference_mode``."""
         with evaluation_mode(self.model):
             found = self.layer_maps(network_input(self.model, images), targets)
-        return combine_layers(
-            found.maps, frame_of(images), found.targets, found.logits, self.upsample, self.combine
-        )
+        return combine_layers(found, frame_of(images), self.upsample, self.combine)
 
     def check(self, frame: tuple[int, int]) -> None:
         """Refuse layers that give no maps; only for a model on the meta device, in eval mode."""
@@ -224,7 +214,7 @@ class LayerExplainer(ModelExplainer):
     def layer_maps(self, pixels: Tensor, targets: Tensor | None = None) -> Recorded:
         """Make the raw maps from the network's input; the model is in eval mode."""
 
-    def as_maps(self, values: Tensor, layer: nn.Module, pixels: Tensor) -> Float[Tensor, "batch channels h w"]:
+    def as_maps(self, values: Tensor, layer: nn.Module, pixels: Tensor) -> Maps:
         """Bring a layer's output for ``pixels``, or its gradient, to one layout; see `layers.as_maps`."""
         return as_maps(values, layer, frame_of(pixels), self._channels_last)
 
@@ -254,7 +244,7 @@ def network_input(model: nn.Module, images: Tensor) -> Float[Tensor, "batch chan
     return transform(images)
 
 
-def checked_targets(targets: Tensor | None, logits: Float[Tensor, "batch classes"]) -> Int[Tensor, " batch"]:
+def checked_targets(targets: Tensor | None, logits: Logits) -> Targets:
     """Check the given class ids and bring them to the logits' device, or take each image's arg-max.
 
     Raises:

@@ -5,8 +5,6 @@ activations, ``g = ∂y_c/∂A`` the gradient of the explained score, ``k`` a ch
 index over a map's pixels.
 """
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from contextlib import nullcontext
 from typing import ClassVar
@@ -18,12 +16,12 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gradsam_exp.explainers.base import EXPLAINERS, Count, LayerExplainer, Recorded, Width, checked_targets
-from gradsam_exp.explainers.layers import recording
+from gradsam_exp.explainers.layers import Map, Maps, Pixels, recording
 from gradsam_exp.explainers.projection import first_component
-from gradsam_exp.explainers.scores import Score, class_score, finer_score
+from gradsam_exp.explainers.scores import Logits, Score, Targets, class_score, finer_score
+from gradsam_exp.types import PerImage
 
-Maps = Float[Tensor, "batch channels h w"]
-Map = Float[Tensor, "batch h w"]
+Derivatives = tuple[list[Tensor], list[Tensor], Targets, Logits]
 
 
 class GradientCAM(LayerExplainer):
@@ -42,7 +40,7 @@ class GradientCAM(LayerExplainer):
         """Make the raw map of one layer: what tells one method from another."""
 
     @abstractmethod
-    def explained(self, logits: Tensor, targets: Tensor) -> Float[Tensor, " batch"]:
+    def explained(self, logits: Tensor, targets: Tensor) -> PerImage:
         """Compute the score of each image whose gradient is taken."""
 
     def layer_maps(self, pixels: Tensor, targets: Tensor | None = None) -> Recorded:
@@ -51,9 +49,7 @@ class GradientCAM(LayerExplainer):
         maps = [self.weigh(a, g) for a, g in zip(activations, gradients, strict=True)]
         return Recorded(maps, targets, logits)
 
-    def activations_and_gradients(
-        self, pixels: Tensor, targets: Tensor | None
-    ) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
+    def activations_and_gradients(self, pixels: Pixels, targets: Tensor | None) -> Derivatives:
         """Run one forward and one backward pass.
 
         Returns:
@@ -81,9 +77,7 @@ def _second_order(gradient: Tensor, activation: Tensor) -> Tensor:
     """Compute ``g − ½·H·A`` with ``H`` the Hessian of the score with respect to the activations."""
     if not gradient.requires_grad:  # the score is linear in these activations
         return gradient
-    product = torch.autograd.grad(
-        gradient, activation, grad_outputs=activation, retain_graph=True, allow_unused=True
-    )[0]
+    product = torch.autograd.grad(gradient, activation, activation, retain_graph=True, allow_unused=True)[0]
     return gradient if product is None else gradient - 0.5 * product
 
 
@@ -93,15 +87,11 @@ def _channel_sum(weights: Float[Tensor, "batch channels"], activations: Maps) ->
 
 @dataclass(frozen=True, kw_only=True)
 class ClassCAM(GradientCAM):
-    """A class CAM is a gradient CAM whose score can be chosen.
-
-    Attributes:
-        score: what is explained; see `class_score`.
-    """
+    """A class CAM is a gradient CAM whose score can be chosen."""
 
     score: Score = "logit"
 
-    def explained(self, logits: Tensor, targets: Tensor) -> Float[Tensor, " batch"]:
+    def explained(self, logits: Tensor, targets: Tensor) -> PerImage:
         """Compute the chosen score of each image's class."""
         return class_score(self.score, logits, targets)
 
@@ -120,8 +110,8 @@ class GradCAMPlusPlus(ClassCAM):
     """GradCAMPlusPlus weights a layer's channels by their positive gradients, which are weighted pixel by pixel.
 
     Chattopadhyay et al.: *Grad-CAM++* (WACV 2018), eq. 10 and 19. For the score ``exp(y_c)`` the paper's
-    derivatives are powers of the gradient. Of two readings of
-    eq. 19 in circulation, ours takes the printed one: ``g³`` at the pixel times the sum of ``A``.
+    derivatives are powers of the gradient. Two readings of eq. 19 are in circulation; ours takes the printed one:
+    ``g³`` at the pixel times the sum of ``A``.
     """
 
     def weigh(self, activations: Maps, gradients: Maps) -> Map:
@@ -216,7 +206,7 @@ class FinerCAM(GradientCAM):
         """Compute the map of Grad-CAM, ``ReLU(Σ_k α_k A_k)`` with ``α_k = mean(g_k)``."""
         return _channel_sum(gradients.mean((2, 3)), activations)
 
-    def explained(self, logits: Tensor, targets: Tensor) -> Float[Tensor, " batch"]:
+    def explained(self, logits: Tensor, targets: Tensor) -> PerImage:
         """Compare the logit of each image's class with the most similar ones."""
         return finer_score(logits, targets, similar=self.similar, alpha=self.alpha)
 
@@ -257,9 +247,7 @@ class SmoothGradCAMPlusPlus(GradCAMPlusPlus):
         return Recorded(maps, targets, logits)
 
 
-def noisy_copies(
-    pixels: Float[Tensor, "batch 3 height width"], samples: int, noise: float, seed: int
-) -> list[Float[Tensor, "batch 3 height width"]]:
+def noisy_copies(pixels: Pixels, samples: int, noise: float, seed: int) -> list[Pixels]:
     """Make copies with Gaussian noise of ``noise`` × (maximum − minimum) of each image, one pattern for all."""
     generator = torch.Generator().manual_seed(seed)
     span = pixels.amax((1, 2, 3), keepdim=True) - pixels.amin((1, 2, 3), keepdim=True)

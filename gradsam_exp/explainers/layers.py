@@ -1,10 +1,8 @@
 """These functions find target layers by name, check them, record their outputs and bring them to one layout."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -16,9 +14,14 @@ from torchvision.models.swin_transformer import SwinTransformer
 from gradsam_exp.errors import InputError, did_you_mean
 
 KEY = "explainer.target_layers"
+Maps = Float[Tensor, "batch channels h w"]
+Map = Float[Tensor, "batch h w"]
+Pixels = Float[Tensor, "batch channels height width"]
+Frame = tuple[int, int]
+"""The height and the width of images or of the network's input, in pixels."""
 
 
-def find_layer(model: nn.Module, path: str, *, key: str = KEY) -> nn.Module:
+def find_layer(model: nn.Module, path: str) -> nn.Module:
     """Find the submodule at a dotted path; numbers index into sequences, negative ones from the end.
 
     A model that keeps its network in ``backbone`` (as `ImageClassifier` does) is searched below that.
@@ -35,7 +38,7 @@ def find_layer(model: nn.Module, path: str, *, key: str = KEY) -> nn.Module:
             name = list(children)[int(part)]
         if name not in children:
             place = f"below {'.'.join(walked)!r}" if walked else f"in {type(module).__name__}"
-            raise InputError(f"{key}={path!r}: there is no layer {part!r} {place}{did_you_mean(part, children)}")
+            raise InputError(f"{KEY}={path!r}: there is no layer {part!r} {place}{did_you_mean(part, children)}")
         module = children[name]
         walked.append(part)
     return module
@@ -59,9 +62,7 @@ def layers_with_channels_last(model: nn.Module) -> frozenset[nn.Module]:
     return frozenset(found)
 
 
-def as_maps(
-    values: Tensor, layer: nn.Module, frame: tuple[int, int], channels_last: Collection[nn.Module] = ()
-) -> Float[Tensor, "batch channels h w"]:
+def as_maps(values: Tensor, layer: nn.Module, frame: Frame, channels_last: Collection[nn.Module] = ()) -> Maps:
     """Lay out a layer's output (or its gradient) as maps: channels first, then rows and columns.
 
     Convolutional maps are taken as they are; maps with their channels last are turned; a sequence of
@@ -91,8 +92,8 @@ def as_maps(
     raise ValueError(f"{tokens} tokens do not form a grid with the aspect of a {frame[1]}×{frame[0]} px input")
 
 
-def _grid(tokens: int, frame: tuple[int, int]) -> tuple[int, int] | None:
-    """Rows and columns of square patches; None if the number does not fit the frame's aspect."""
+def _grid(tokens: int, frame: Frame) -> tuple[int, int] | None:
+    """Find the rows and columns of square patches; None if the number does not fit the frame's aspect."""
     rows = round(math.sqrt(tokens * frame[0] / frame[1]))
     if rows == 0 or tokens % rows:
         return None
@@ -100,7 +101,7 @@ def _grid(tokens: int, frame: tuple[int, int]) -> tuple[int, int] | None:
     return (rows, columns) if abs(frame[0] / rows - frame[1] / columns) < 1 else None
 
 
-def frame_of(images: Tensor) -> tuple[int, int]:
+def frame_of(images: Tensor) -> Frame:
     """Tell the ``(height, width)`` in pixels of a batch of images or of network input."""
     return images.shape[-2], images.shape[-1]
 
@@ -108,12 +109,11 @@ def frame_of(images: Tensor) -> tuple[int, int]:
 def check_layers(
     network: nn.Module,
     layers: Mapping[str, nn.Module],
-    frame: tuple[int, int],
+    frame: Frame,
     channels_last: Collection[nn.Module] = (),
     *,
     by_influence: bool = False,
     once: bool = False,
-    key: str = KEY,
 ) -> None:
     """Refuse layers that give no maps, found out by one forward pass that computes nothing.
 
@@ -126,7 +126,6 @@ def check_layers(
         channels_last: see `as_maps`.
         by_influence: the layers are explained by what their patches change in the output.
         once: the network is run again behind each layer, which must have one place in it.
-        key: of the configuration, named in errors.
 
     Raises:
         InputError: a layer that is not used, has no rows and columns, or is used more often than it may be; one
@@ -143,18 +142,17 @@ def check_layers(
         last_in_sight.update(dict.fromkeys(last_in_sight, False))
 
     attentions = [module for module in network.modules() if isinstance(module, nn.MultiheadAttention)]
-    handles = [layer.register_forward_hook(keep) for layer in outputs]
-    handles += [module.register_forward_pre_hook(attend) for module in attentions]
     try:
-        with torch.no_grad():
+        with ExitStack() as hooks, torch.no_grad():
+            for layer in outputs:
+                hooks.enter_context(layer.register_forward_hook(keep))
+            for module in attentions:
+                hooks.enter_context(module.register_forward_pre_hook(attend))
             network(torch.empty(2, 3, *frame, device="meta"))
     except Exception:  # of many kinds; whether the network runs is not the question here
         return
-    finally:
-        for handle in handles:
-            handle.remove()
     for name, layer in layers.items():
-        given = f"{key}={name}"
+        given = f"{KEY}={name}"
         if not outputs[layer]:
             raise InputError(f"{given} is not used when the network runs; take the block that it is in")
         if once and len(outputs[layer]) > 1:
@@ -170,9 +168,7 @@ def check_layers(
             )
 
 
-def _check_map(
-    given: str, layer: nn.Module, output: Any, frame: tuple[int, int], channels_last: Collection[nn.Module]
-) -> bool:
+def _check_map(given: str, layer: nn.Module, output: Any, frame: Frame, turned: Collection[nn.Module]) -> bool:
     """Tell whether a layer gives a class token beside the map of each of two images; refuse it without a map."""
     hint = "take one that does, such as layer2.-1 of a ResNet or encoder.layers.-1.ln_1 of a ViT"
     if not isinstance(output, Tensor):
@@ -180,7 +176,7 @@ def _check_map(
     if len(output) != 2:
         raise InputError(f"{given} does not give one map for each image; {hint}")
     try:
-        maps = as_maps(output, layer, frame, channels_last)
+        maps = as_maps(output, layer, frame, turned)
     except ValueError as error:
         shape = "×".join(map(str, output.shape[1:]))
         numbers = f"{given} ({type(layer).__name__}) gives {shape} numbers for an image"
@@ -222,9 +218,7 @@ def recording(layers: Sequence[nn.Module], *, gradients: bool) -> Iterator[dict[
         recorded[module] = output if output.requires_grad else output.detach().requires_grad_()
         return recorded[module].clone()
 
-    handles = [layer.register_forward_hook(keep) for layer in layers]
-    try:
+    with ExitStack() as hooks:
+        for layer in layers:
+            hooks.enter_context(layer.register_forward_hook(keep))
         yield recorded
-    finally:
-        for handle in handles:
-            handle.remove()

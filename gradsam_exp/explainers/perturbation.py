@@ -1,7 +1,5 @@
 """These explainers see what happens to the class score when something is taken away: many passes, no gradients."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from typing import Annotated, Literal
 
@@ -13,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from gradsam_exp.explainers.attribution import InputExplainer
-from gradsam_exp.explainers.base import EXPLAINERS, Count, LayerExplainer, Recorded, checked_targets
+from gradsam_exp.explainers.base import EXPLAINERS, Count, Explained, LayerExplainer, Recorded, checked_targets
 from gradsam_exp.explainers.layers import frame_of, recording
 from gradsam_exp.explainers.scores import Score, class_score
 from gradsam_exp.explainers.suffix import Suffix
@@ -26,7 +24,6 @@ class PerturbationCAM(LayerExplainer):
     """A perturbation CAM weighs a layer's channels by forward passes.
 
     Attributes:
-        score: what is explained; see `class_score`.
         chunk: rows of one forward pass; memory and speed only.
     """
 
@@ -34,9 +31,7 @@ class PerturbationCAM(LayerExplainer):
     chunk: Count = 128
 
     @abstractmethod
-    def layer_map(
-        self, layer: nn.Module, pixels: Tensor, targets: Tensor | None
-    ) -> tuple[Float[Tensor, "batch h w"], Tensor, Tensor]:
+    def layer_map(self, layer: nn.Module, pixels: Tensor, targets: Tensor | None) -> Explained:
         """Make the raw map of one layer; returns the targets and the logits as well."""
 
     @torch.no_grad()
@@ -53,11 +48,11 @@ class PerturbationCAM(LayerExplainer):
 
 @EXPLAINERS.register("ablationcam")
 class AblationCAM(PerturbationCAM):
-    """AblationCAM weights a layer's channels by what their loss costs (Desai and Ramaswamy, WACV 2020, eq. 2, 3).
+    """AblationCAM weights a layer's channels by what the score loses without them.
 
-    ``w_k = (y_c − y_c^k) / y_c`` with ``y_c^k`` the score after channel ``k`` is set to zero; the map is
-    ``ReLU(Σ_k w_k A_k)``. Only the part of the network behind the layer is run again. Channels that are
-    zero everywhere have weight zero and are not run.
+    Desai and Ramaswamy (WACV 2020), eq. 2 and 3: ``w_k = (y_c − y_c^k) / y_c`` with ``y_c^k`` the score after
+    channel ``k`` is set to zero; the map is ``ReLU(Σ_k w_k A_k)``. Only the part of the network behind the layer
+    is run again. Channels that are zero everywhere have weight zero and are not run.
 
     Since eq. 2 divides by the score, a negative ``y_c`` (a logit or a margin of a class that is not predicted)
     turns all signs round: the map then shows what lowers the score. The grad-cam package does the same.
@@ -65,9 +60,7 @@ class AblationCAM(PerturbationCAM):
 
     by_influence = once = True
 
-    def layer_map(
-        self, layer: nn.Module, pixels: Tensor, targets: Tensor | None
-    ) -> tuple[Float[Tensor, "batch h w"], Tensor, Tensor]:
+    def layer_map(self, layer: nn.Module, pixels: Tensor, targets: Tensor | None) -> Explained:
         """Run the rest of the network without each of the channels."""
         suffix = Suffix(self.model, layer, pixels)
         targets = checked_targets(targets, suffix.logits)
@@ -95,9 +88,7 @@ class ScoreCAM(PerturbationCAM):
     these inputs, softmax over the channels, are the weights; the map is ``ReLU(Σ_k w_k A_k)``.
     """
 
-    def layer_map(
-        self, layer: nn.Module, pixels: Tensor, targets: Tensor | None
-    ) -> tuple[Float[Tensor, "batch h w"], Tensor, Tensor]:
+    def layer_map(self, layer: nn.Module, pixels: Tensor, targets: Tensor | None) -> Explained:
         """Run the network on the image seen through each of the channels."""
         with recording([layer], gradients=False) as recorded:
             logits = self.model(pixels)
@@ -158,7 +149,7 @@ class RISE(InputExplainer):
         return torch.stack([m[y : y + height, x : x + width] for m, y, x in zip(large, top, left, strict=True)])
 
     @torch.no_grad()
-    def input_maps(self, pixels: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def input_maps(self, pixels: Tensor, targets: Tensor | None) -> Explained:
         """Average the masks, weighted by the scores of what they leave."""
         logits = self.model(pixels)
         targets = checked_targets(targets, logits)

@@ -1,17 +1,17 @@
 """These functions project activations on their principal component: one number per pixel for what varies most."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gradsam_exp.explainers.layers import Map, Maps
+
 Kernel = Literal["sigmoid", "rbf", "linear"]
 
 
-def first_component(values: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch h w"]:
+def first_component(values: Maps) -> Map:
     """Project each pixel on the first principal component of the map's pixels, mean removed.
 
     A component's sign means nothing; it is chosen so that the projection rises with the sum of the channels.
@@ -25,9 +25,7 @@ def first_component(values: Float[Tensor, "batch channels h w"]) -> Float[Tensor
     return _signed((centred @ directions[..., -1:])[..., 0], values)
 
 
-def first_kernel_component(
-    values: Float[Tensor, "batch channels h w"], kernel: Kernel = "sigmoid"
-) -> Float[Tensor, "batch h w"]:
+def first_kernel_component(values: Maps, kernel: Kernel = "sigmoid") -> Map:
     """Project each pixel on the first component in the feature space of a kernel with γ = 1 / channels.
 
     Schölkopf et al. (1998). Work grows with the cube of the pixels: that space has more
@@ -47,17 +45,13 @@ def first_kernel_component(
     return _leading(gram - gram.mean(2, keepdim=True), values)
 
 
-def _leading(
-    gram: Float[Tensor, "batch pixels pixels"], values: Float[Tensor, "batch channels h w"]
-) -> Float[Tensor, "batch h w"]:
+def _leading(gram: Float[Tensor, "batch pixels pixels"], values: Maps) -> Map:
     """Project the pixels on the Gram matrix's leading eigenvector."""
     eigenvalues, eigenvectors = torch.linalg.eigh(gram)
     return _signed(eigenvectors[..., -1] * eigenvalues[..., -1:].clamp(min=0).sqrt(), values)
 
 
-def _signed(
-    scores: Float[Tensor, "batch pixels"], values: Float[Tensor, "batch channels h w"]
-) -> Float[Tensor, "batch h w"]:
+def _signed(scores: Float[Tensor, "batch pixels"], values: Maps) -> Map:
     """Lay the scores out as maps, turned round where they fall with the sum of the channels."""
     brightness = values.double().sum(1).flatten(1)
     brightness = brightness - brightness.mean(1, keepdim=True)

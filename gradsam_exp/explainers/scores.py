@@ -1,19 +1,20 @@
 """These functions compute the score that an explanation explains: one differentiable number per image."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gradsam_exp.types import PerImage
+
+Logits = Float[Tensor, "batch classes"]
+Targets = Int[Tensor, " batch"]
 Score = Literal["logit", "margin", "rest"]
+"""Explainers with a field of this type explain this score of a class; see `class_score`."""
 
 
-def class_score(
-    kind: Score, logits: Float[Tensor, "batch classes"], targets: Int[Tensor, " batch"]
-) -> Float[Tensor, " batch"]:
+def class_score(kind: Score, logits: Logits, targets: Targets) -> PerImage:
     """Compute the score of each image's target class.
 
     Args:
@@ -27,20 +28,11 @@ def class_score(
     if kind == "logit":
         return own
     if kind == "margin":
-        return own - others(logits, targets).amax(1)
+        return own - logits.scatter(1, targets[:, None], -torch.inf).amax(1)
     return own + logits.log_softmax(1).gather(1, targets[:, None])[:, 0]
 
 
-def others(
-    logits: Float[Tensor, "batch classes"], targets: Int[Tensor, " batch"]
-) -> Float[Tensor, "batch classes"]:
-    """Replace the target's logit by −∞."""
-    return logits.scatter(1, targets[:, None], -torch.inf)
-
-
-def finer_score(
-    logits: Float[Tensor, "batch classes"], targets: Int[Tensor, " batch"], *, similar: int, alpha: float
-) -> Float[Tensor, " batch"]:
+def finer_score(logits: Logits, targets: Targets, *, similar: int, alpha: float) -> PerImage:
     """Compare the target's logit with the ``similar`` classes of the nearest logits.
 
     ``Σ_d p_d (y_c − α·y_d) / Σ_d p_d`` over these classes ``d``. Zhang et al.: *Finer-CAM* (CVPR 2025), section

@@ -1,7 +1,5 @@
 """These explainers are made of others: several that vote, or one that sees an image and its mirror image."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY
 from functools import cached_property
@@ -39,12 +37,12 @@ class Ensemble(ModelExplainer):
 
     @cached_property
     def members(self) -> list[Explainer]:
-        """The explainers that vote."""
+        """Build the explainers that vote."""
         return [EXPLAINERS.build(node, model=self.model) for node in self.of]
 
     @property
     def caveat(self) -> str | None:
-        """The members' caveats."""
+        """Join the members' caveats."""
         caveats = [member.caveat for member in self.members if isinstance(member, ModelExplainer)]
         return "; ".join(filter(None, caveats)) or None
 

@@ -1,4 +1,4 @@
-"""Metrics: numbers that say how good prompts, masks, predictions and heatmaps are, one for each image.
+"""This room holds the metrics: they say how good prompts, masks, predictions and heatmaps are, image by image.
 
-`gradsam_exp.metrics.base` says what a metric is and holds their registry; every other module defines one family.
+`base` says what a metric is and holds their registry (``metrics``); every other module defines one family.
 """

@@ -1,10 +1,8 @@
-"""The base class and the registry of metrics.
+"""This module says what a metric is, and holds the registry of them.
 
 A metric is a torchmetrics module that gives one value for each image and remembers all of them. What tables,
 figures and trackers have to know about it are attributes of its class.
 """
-
-from __future__ import annotations
 
 import inspect
 from abc import abstractmethod
@@ -12,12 +10,13 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 from torchmetrics import Metric
 
 from gradsam_exp.errors import InputError, did_you_mean
 from gradsam_exp.registry import Registry, build_checked
+from gradsam_exp.types import Images, Maps, PerImage
 
 INPUTS = ("masks", "truth", "prompts", "heatmaps", "predicted", "labels", "images", "network")
 """What a metric can be measured on; see `ExampleMetric`."""
@@ -26,7 +25,7 @@ GROUPS = ("prompts", "masks", "classification", "heatmaps", "faithfulness")
 
 
 class ExampleMetric(Metric):
-    """A mean over images that remembers every image's value; an image without a value (NaN) is left out.
+    """An example metric has one value per image, and their mean; an image without a value (NaN) is left out.
 
     A subclass states the facts below and implements `measure`; its constructor keeps every argument in an
     attribute of the same name, as scikit-learn's estimators do. Under ``torch.distributed``, `compute` gives the
@@ -70,15 +69,15 @@ class ExampleMetric(Metric):
         self.add_state("values", default=[], dist_reduce_fx="cat")
 
     @abstractmethod
-    def measure(self, *inputs: Any, **_: Any) -> Float[Tensor, " batch"]:
-        """One value for each image of a batch, from what the metric `needs`; NaN where it does not apply.
+    def measure(self, *inputs: Any, **_: Any) -> PerImage:
+        """Measure each image of a batch, from what the metric `needs`; NaN where it does not apply.
 
         Nothing is recorded. Where a label is unknown or a heatmap is empty the value is not used: `measure_known`
         replaces it by NaN.
         """
 
-    def measure_known(self, known: Mapping[str, Any], images: int) -> Float[Tensor, " batch"]:
-        """`measure`, with NaN for every image of which something that the metric needs is not known.
+    def measure_known(self, known: Mapping[str, Any], images: int) -> PerImage:
+        """Measure a batch, with NaN for every image of which something that the metric needs is not known.
 
         Args:
             known: what is known of a batch, by its name in `INPUTS`; None or missing: not known of any image.
@@ -97,7 +96,7 @@ class ExampleMetric(Metric):
             values = torch.where(inputs["heatmaps"].empty.cpu(), torch.nan, values)
         return values
 
-    def update(self, *inputs: Any, values: Float[Tensor, " batch"] | None = None) -> None:
+    def update(self, *inputs: Any, values: PerImage | None = None) -> None:
         """Add a batch.
 
         Args:
@@ -111,23 +110,23 @@ class ExampleMetric(Metric):
         assert isinstance(self.values, list), "not while the values of all processes are gathered"
         self.values.append(values.detach().double().cpu())
 
-    def record(self, values: Float[Tensor, " batch"]) -> None:
+    def record(self, values: PerImage) -> None:
         """Add a batch that was measured before: one value for each image, NaN where the metric does not apply."""
         self.update(values=values)
 
     def per_example(self) -> Float[Tensor, " images"]:
-        """All values so far in float64, in the order in which they came."""
+        """Return all values so far in float64, in the order in which they came."""
         values = self.values if isinstance(self.values, list) else [self.values]
         return torch.cat([torch.zeros(0, dtype=torch.float64), *(value.double().cpu() for value in values)])
 
     def compute(self) -> Float[Tensor, ""]:
-        """Mean over the images that have a value, the same in whatever order they came; NaN if none has."""
+        """Average over the images that have a value, the same in whatever order they came; NaN if none has."""
         values = self.per_example()
         return values[~values.isnan()].sort().values.mean()
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The constructor's arguments, by name."""
+        """Return the constructor's arguments, by name."""
         given = inspect.signature(type(self)).parameters.values()
         return {
             argument.name: getattr(self, argument.name)
@@ -137,12 +136,12 @@ class ExampleMetric(Metric):
 
     @property
     def depends_on(self) -> list[Any]:
-        """Plain values that say all a value depends on besides what is measured: name, parameters and code."""
+        """Return all that a value depends on besides what is measured, as plain values: name, parameters, code."""
         return [self.name, self.arguments, METRICS.code({"name": self.name})]
 
     @property
     def before_prompts(self) -> bool:
-        """Whether a value depends on heatmaps or the classifier, but on no prompts and masks."""
+        """Tell whether a value depends on heatmaps or the classifier, but on no prompts and masks."""
         return not {"masks", "prompts"} & set(self.needs) and bool({"heatmaps", "network"} & set(self.needs))
 
 
@@ -151,20 +150,20 @@ METRICS: Registry[ExampleMetric] = Registry("metrics", "gradsam_exp.metrics")
 
 @runtime_checkable
 class Network(Protocol):
-    """The classifier, as a metric can ask it."""
+    """A network is the classifier, as a metric can ask it."""
 
-    def pixels(self, images: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 h w"]:
-        """Images as the network takes them: resized and normalised, so that 0 is the mean colour."""
+    def pixels(self, images: Images) -> Float[Tensor, "batch 3 h w"]:
+        """Make images what the network takes: resized and normalised, so that 0 is the mean colour."""
 
-    def resized(self, maps: Float[Tensor, "batch height width"], pixels: Tensor) -> Float[Tensor, "batch h w"]:
-        """Maps of the images at the resolution of ``pixels``."""
+    def resized(self, maps: Maps, pixels: Tensor) -> Float[Tensor, "batch h w"]:
+        """Resize maps of the images to the resolution of ``pixels``."""
 
     def logits(self, pixels: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch classes"]:
-        """Class scores in eval mode, on the CPU."""
+        """Compute the class scores in eval mode, on the CPU."""
 
 
 def build_metrics(node: Mapping[str, Any]) -> tuple[ExampleMetric, ...]:
-    """The metrics that a configuration chooses, in the order in which tables show them.
+    """Build the metrics that a configuration chooses, in the order in which tables show them.
 
     Args:
         node: each metric's name with true, with false or None (left out), or with its parameters.
@@ -189,7 +188,7 @@ def build_metrics(node: Mapping[str, Any]) -> tuple[ExampleMetric, ...]:
 
 
 def _gathered(values: Tensor, group: Any = None) -> list[Tensor]:
-    """The values of every process.
+    """Gather the values of every process.
 
     torchmetrics' own way needs tensors of one type on the backend's device; a process without any values has
     an empty float32 there.

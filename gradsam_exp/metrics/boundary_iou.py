@@ -1,21 +1,18 @@
-"""Intersection over union of the masks' boundaries: sensitive to contours where mask IoU is to areas."""
-
-from __future__ import annotations
+"""This metric compares the masks' boundaries: it is sensitive to contours where mask IoU is to areas."""
 
 import math
 from typing import Annotated, Any
 
-from jaxtyping import Bool, Float
 from pydantic import Field
-from torch import Tensor
 from torch.nn.functional import max_pool2d, pad
 
 from gradsam_exp.metrics.base import METRICS, ExampleMetric
 from gradsam_exp.overlap import iou
+from gradsam_exp.types import Masks, PerImage
 
 
-def boundary(masks: Bool[Tensor, "batch height width"], distance: int) -> Bool[Tensor, "batch height width"]:
-    """The pixels of each mask that are at most ``distance`` px from its outside, or from the image's border.
+def boundary(masks: Masks, distance: int) -> Masks:
+    """Find the pixels of each mask that are at most ``distance`` px from its outside, or from the image's border.
 
     Distances are the larger of those along x and y: as many erosions by 3×3 pixels, the outside of the image
     counting as background.
@@ -28,7 +25,9 @@ def boundary(masks: Bool[Tensor, "batch height width"], distance: int) -> Bool[T
 
 @METRICS.register("boundary_iou")
 class BoundaryIoU(ExampleMetric):
-    """IoU of the two masks' boundaries, in [0, 1]; two empty masks have 1. Cheng et al. (CVPR 2021).
+    """Boundary IoU is the IoU of the two masks' boundaries, in [0, 1]; two empty masks have 1.
+
+    Cheng et al. (CVPR 2021).
 
     Args:
         dilation: width of the boundary as a share of the image's diagonal, rounded to pixels, at least 1 px; the
@@ -43,9 +42,7 @@ class BoundaryIoU(ExampleMetric):
         super().__init__(**kwargs)
         self.dilation = dilation
 
-    def measure(
-        self, masks: Bool[Tensor, "batch height width"], truth: Bool[Tensor, "batch height width"]
-    ) -> Float[Tensor, " batch"]:
-        """Boundary IoU of each image."""
+    def measure(self, masks: Masks, truth: Masks) -> PerImage:
+        """Compute the IoU of each image's two boundaries."""
         distance = max(1, round(self.dilation * math.hypot(*masks.shape[-2:])))
         return iou(boundary(masks, distance), boundary(truth, distance))

@@ -1,19 +1,17 @@
-"""Dice coefficient of the predicted and the true masks."""
-
-from __future__ import annotations
+"""This metric compares the predicted and the true masks by their Dice coefficient."""
 
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
 
 from gradsam_exp.metrics.base import METRICS, ExampleMetric
+from gradsam_exp.types import Masks, PerImage
 
 
 @METRICS.register("dice")
 class Dice(ExampleMetric):
-    """Twice the pixels that both masks have, over the sum of their areas, in [0, 1]; two empty masks have 1.
+    """The Dice coefficient is twice the pixels that both masks have, over the sum of their areas.
 
-    Dice, *Measures of the amount of ecologic association between species* (1945); the F1 score of the pixels.
+    In [0, 1]; two empty masks have 1. It is the F1 score of the pixels. Dice, *Measures of the amount of ecologic
+    association between species* (1945).
 
     >>> import torch
     >>> metric = Dice()
@@ -26,10 +24,8 @@ class Dice(ExampleMetric):
     needs = ("masks", "truth")
     higher_is_better = True
 
-    def measure(
-        self, masks: Bool[Tensor, "batch height width"], truth: Bool[Tensor, "batch height width"]
-    ) -> Float[Tensor, " batch"]:
-        """Dice coefficient of each image."""
+    def measure(self, masks: Masks, truth: Masks) -> PerImage:
+        """Compute the Dice coefficient of each image."""
         both = (masks & truth).sum((1, 2)).double()
         areas = (masks.sum((1, 2)) + truth.sum((1, 2))).double()
         return torch.where(areas > 0, 2 * both / areas.clamp(min=1), 1.0)

@@ -1,13 +1,13 @@
-"""How a classifier reacts when what a heatmap marks is taken away from the image, or given back."""
+"""These metrics ask how a classifier reacts when what a heatmap marks is taken from the image, or given back."""
 
-from __future__ import annotations
-
+from abc import abstractmethod
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int
+from numpy.random import Generator, default_rng
 from pydantic import Field
 from scipy.sparse import csr_matrix, eye
 from scipy.sparse.linalg import spsolve
@@ -15,109 +15,145 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from gradsam_exp.metrics.base import METRICS, ExampleMetric, Network
-from gradsam_exp.types import Heatmaps
+from gradsam_exp.types import Heatmaps, Images, Maps, PerImage
 
 FAITHFULNESS = ("deletion_auc", "insertion_auc", "road")
 """The metrics that ``task.faithfulness=true`` adds."""
-Maps = Float[Tensor, "batch height width"]
-PerImage = Float[Tensor, " batch"]
+PERCENTILES = (20, 40, 60, 80)
+"""ROAD removes these shares of the pixels, in percent, and takes the mean."""
+Pixels = Float[Tensor, "batch channels height width"]
+Image = Float[Tensor, "channels height width"]
 Predict = Callable[[Tensor], Tensor]
 
 
-def deletion_auc(
-    predict: Predict, pixels: Tensor, heatmaps: Maps, targets: Int[Tensor, " batch"], *, steps: int = 16
-) -> PerImage:
-    """Area under the target's probability while the hottest pixels are set to the mean colour; small is good.
+class FaithfulnessMetric(ExampleMetric):
+    """A faithfulness metric changes images where the heatmap is hot, and asks the classifier again."""
 
-    Petsiuk et al., *RISE* (BMVC 2018), section 3.3.
+    group = "faithfulness"
+    needs = ("heatmaps", "images", "network")
+
+    @torch.no_grad()
+    def measure(self, heatmaps: Heatmaps, images: Images, network: Network) -> PerImage:
+        """Measure at the resolution of the network's input."""
+        pixels = network.pixels(images)
+        return self.react(network.logits, pixels, network.resized(heatmaps.values, pixels), heatmaps.targets)
+
+    @abstractmethod
+    def react(self, predict: Predict, pixels: Pixels, maps: Maps, targets: Int[Tensor, " batch"]) -> PerImage:
+        """Measure each image of a batch.
+
+        Args:
+            predict: network input to logits.
+            pixels: network input, normalised, so that 0 is the mean colour.
+            maps: the heatmaps at the same resolution.
+            targets: the explained class ids.
+        """
+
+
+class PixelSteps(FaithfulnessMetric):
+    """A pixel-step metric is the area under the explained class's probability while pixels change, hottest first.
+
+    In [0, 1]. Petsiuk et al., *RISE* (BMVC 2018), section 3.3.
 
     Args:
-        predict: network input to logits.
-        pixels: network input ``(B, 3, H, W)``, normalised, so that 0 is the mean colour.
-        heatmaps: at the same resolution.
-        targets: class ids.
         steps: equal shares of the pixels that are changed one after the other.
     """
-    return _auc(predict, pixels, torch.zeros_like(pixels), heatmaps, targets, steps)
+
+    def __init__(self, steps: Annotated[int, Field(ge=1)] = 16, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.steps = steps
+
+    @abstractmethod
+    def ends(self, pixels: Pixels) -> tuple[Pixels, Pixels]:
+        """Make the images before the first step and after the last."""
+
+    def react(self, predict: Predict, pixels: Pixels, maps: Maps, targets: Int[Tensor, " batch"]) -> PerImage:
+        """Integrate the probability by trapezoids."""
+        start, end = self.ends(pixels)
+        rank = _rank(maps)
+        curve = []
+        for step in range(self.steps + 1):
+            changed = (rank < round(step / self.steps * rank[0].numel()))[:, None]
+            curve.append(_probability(predict, torch.where(changed, end, start), targets))
+        return torch.trapezoid(torch.stack(curve, 1), dx=1 / self.steps, dim=1)
 
 
-def insertion_auc(
-    predict: Predict, pixels: Tensor, heatmaps: Maps, targets: Int[Tensor, " batch"], *, steps: int = 16
-) -> PerImage:
-    """Area under the target's probability while the hottest pixels return to a blurred image; large is good.
+@METRICS.register("deletion_auc")
+class DeletionAUC(PixelSteps):
+    """The deletion AUC sets the hottest pixels to the mean colour first; small is good. See `PixelSteps`."""
 
-    See `deletion_auc`. The blur has a standard deviation of a tenth of the shorter side.
-    """
-    sigma = min(pixels.shape[-2:]) / 10
-    side = 2 * int(min(2 * sigma, min(pixels.shape[-2:]) - 1)) + 1
-    blurred = gaussian_blur(pixels, [side, side], [sigma, sigma])
-    return _auc(predict, blurred, pixels, heatmaps, targets, steps)
+    name, title = "deletion_auc", "deletion AUC"
+    higher_is_better = False
 
-
-@torch.no_grad()
-def _auc(predict: Predict, start: Tensor, end: Tensor, heatmaps: Maps, targets: Tensor, steps: int) -> PerImage:
-    """Trapezoidal area while pixels go from ``start`` to ``end``, hottest first."""
-    rank = _rank(heatmaps)
-    count = rank[0].numel()
-    curve = []
-    for step in range(steps + 1):
-        changed = (rank < round(step / steps * count))[:, None]
-        probability = predict(torch.where(changed, end, start)).softmax(1)
-        curve.append(probability.gather(1, targets[:, None])[:, 0].double())
-    return torch.trapezoid(torch.stack(curve, 1), dx=1 / steps, dim=1)
+    def ends(self, pixels: Pixels) -> tuple[Pixels, Pixels]:
+        """Go from the image to its mean colour."""
+        return pixels, torch.zeros_like(pixels)
 
 
-def road(
-    predict: Predict,
-    pixels: Tensor,
-    heatmaps: Maps,
-    targets: Int[Tensor, " batch"],
-    *,
-    order: Literal["most", "least"] = "most",
-    percentiles: tuple[int, ...] = (20, 40, 60, 80),
-    noise: float = 0.01,
-    seed: int = 0,
-) -> PerImage:
-    """ROAD: mean change of the target's probability after pixels were imputed from their neighbours.
+@METRICS.register("insertion_auc")
+class InsertionAUC(PixelSteps):
+    """The insertion AUC returns the hottest pixels to a blurred image first; large is good. See `PixelSteps`."""
 
-    Rong et al. (ICML 2022). For the ``most`` relevant pixels a faithful heatmap gives a large drop (a
-    negative number), for the ``least`` relevant ones none.
+    name, title = "insertion_auc", "insertion AUC"
+    higher_is_better = True
+
+    def ends(self, pixels: Pixels) -> tuple[Pixels, Pixels]:
+        """Go from the image, blurred with a standard deviation of a tenth of its shorter side, to itself."""
+        sigma = min(pixels.shape[-2:]) / 10
+        side = 2 * int(min(2 * sigma, min(pixels.shape[-2:]) - 1)) + 1
+        return gaussian_blur(pixels, [side, side], [sigma, sigma]), pixels
+
+
+@METRICS.register("road")
+class CombinedROAD(FaithfulnessMetric):
+    """ROAD compares what the least and the most relevant pixels do when they are imputed from their neighbours.
+
+    Half the difference of the class probability's changes, in [−1, 1]; large for a faithful heatmap. Rong et al.
+    (ICML 2022); the same as ``ROADCombined`` of the grad-cam package.
 
     Args:
-        predict, pixels, heatmaps, targets: see `deletion_auc`.
-        order: which pixels are removed.
-        percentiles: shares removed, in percent; the result is the mean over them.
-        noise: standard deviation of the noise added to imputed pixels.
+        noise: standard deviation of the noise that is added to imputed pixels.
         seed: of the noise.
     """
-    rank = _rank(heatmaps)
-    if order == "least":
-        rank = rank[0].numel() - 1 - rank
-    with torch.no_grad():
-        before = predict(pixels).softmax(1).gather(1, targets[:, None])[:, 0].double()
+
+    name, title = "road", "ROAD"
+    higher_is_better = True
+
+    def __init__(self, noise: Annotated[float, Field(ge=0)] = 0.01, seed: int = 0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.noise, self.seed = noise, seed
+
+    def react(self, predict: Predict, pixels: Pixels, maps: Maps, targets: Int[Tensor, " batch"]) -> PerImage:
+        """Subtract the change that the most relevant pixels make from that of the least relevant ones."""
+        rank = _rank(maps)
+        most = self.change(predict, pixels, rank, targets)
+        least = self.change(predict, pixels, rank[0].numel() - 1 - rank, targets)
+        return (least - most) / 2
+
+    def change(
+        self, predict: Predict, pixels: Pixels, rank: Int[Tensor, "batch height width"], targets: Tensor
+    ) -> PerImage:
+        """Compute the mean change of the class's probability after the pixels of lowest rank were imputed.
+
+        For the most relevant pixels a faithful heatmap gives a large drop (a negative number), for the least
+        relevant ones none.
+        """
+        before = _probability(predict, pixels, targets)
         changes = []
-        for percentile in percentiles:
+        for percentile in PERCENTILES:
             removed = rank < round(percentile / 100 * rank[0].numel())
-            rng = np.random.default_rng(seed)
-            imputed = torch.stack(
-                [impute(image, gone, noise=noise, rng=rng) for image, gone in zip(pixels, removed, strict=True)]
-            )
-            after = predict(imputed).softmax(1).gather(1, targets[:, None])[:, 0].double()
-            changes.append(after - before)
-    return torch.stack(changes).mean(0)
+            rng = default_rng(self.seed)
+            pairs = zip(pixels, removed, strict=True)
+            imputed = torch.stack([impute(image, gone, noise=self.noise, rng=rng) for image, gone in pairs])
+            changes.append(_probability(predict, imputed, targets) - before)
+        return torch.stack(changes).mean(0)
 
 
 _NEIGHBOURS = [(dy, dx, 1 / 6 if dy == 0 or dx == 0 else 1 / 12) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
 
 
-def impute(
-    image: Float[Tensor, "channels height width"],
-    removed: Bool[Tensor, "height width"],
-    *,
-    noise: float,
-    rng: np.random.Generator,
-) -> Float[Tensor, "channels height width"]:
-    """Noisy linear imputation: each removed pixel is the weighted mean of its eight neighbours.
+def impute(image: Image, removed: Bool[Tensor, "height width"], *, noise: float, rng: Generator) -> Image:
+    """Replace each removed pixel by the weighted mean of its eight neighbours: noisy linear imputation.
 
     Direct neighbours weigh 1/6, diagonal ones 1/12; all removed pixels are solved for together.
     """
@@ -156,93 +192,12 @@ def impute(
     return torch.from_numpy(filled).to(image.dtype)
 
 
-def _rank(heatmaps: Maps) -> Int[Tensor, "batch height width"]:
-    """0 for the hottest pixel; ties in scan order."""
-    order = heatmaps.flatten(1).argsort(dim=1, descending=True, stable=True)
-    return order.argsort(1).unflatten(1, heatmaps.shape[1:])
+def _rank(maps: Maps) -> Int[Tensor, "batch height width"]:
+    """Number the pixels from 0 for the hottest; ties in scan order."""
+    order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
+    return order.argsort(1).unflatten(1, maps.shape[1:])
 
 
-@METRICS.register("deletion_auc")
-class DeletionAUC(ExampleMetric):
-    """Area under the explained class's probability while the hottest pixels are deleted, in [0, 1]; small is good.
-
-    See `deletion_auc`.
-
-    Args:
-        steps: equal shares of the pixels that are deleted one after the other.
-    """
-
-    name, title, group = "deletion_auc", "deletion AUC", "faithfulness"
-    needs = ("heatmaps", "images", "network")
-    higher_is_better = False
-
-    def __init__(self, steps: Annotated[int, Field(ge=1)] = 16, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.steps = steps
-
-    def measure(
-        self, heatmaps: Heatmaps, images: UInt8[Tensor, "batch 3 height width"], network: Network
-    ) -> PerImage:
-        """Area of each image."""
-        pixels = network.pixels(images)
-        maps = network.resized(heatmaps.values, pixels)
-        return deletion_auc(network.logits, pixels, maps, heatmaps.targets, steps=self.steps)
-
-
-@METRICS.register("insertion_auc")
-class InsertionAUC(ExampleMetric):
-    """Area under the explained class's probability while the hottest pixels come back to a blurred image.
-
-    In [0, 1]; large is good. See `insertion_auc`.
-
-    Args:
-        steps: equal shares of the pixels that come back one after the other.
-    """
-
-    name, title, group = "insertion_auc", "insertion AUC", "faithfulness"
-    needs = ("heatmaps", "images", "network")
-    higher_is_better = True
-
-    def __init__(self, steps: Annotated[int, Field(ge=1)] = 16, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.steps = steps
-
-    def measure(
-        self, heatmaps: Heatmaps, images: UInt8[Tensor, "batch 3 height width"], network: Network
-    ) -> PerImage:
-        """Area of each image."""
-        pixels = network.pixels(images)
-        maps = network.resized(heatmaps.values, pixels)
-        return insertion_auc(network.logits, pixels, maps, heatmaps.targets, steps=self.steps)
-
-
-@METRICS.register("road")
-class CombinedROAD(ExampleMetric):
-    """ROAD of the least minus the most relevant pixels, halved, in [−1, 1]; large for a faithful heatmap.
-
-    See `road`; the same as ``ROADCombined`` of the grad-cam package.
-
-    Args:
-        noise: standard deviation of the noise that is added to imputed pixels.
-        seed: of the noise.
-    """
-
-    name, title, group = "road", "ROAD", "faithfulness"
-    needs = ("heatmaps", "images", "network")
-    higher_is_better = True
-
-    def __init__(self, noise: Annotated[float, Field(ge=0)] = 0.01, seed: int = 0, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.noise, self.seed = noise, seed
-
-    def measure(
-        self, heatmaps: Heatmaps, images: UInt8[Tensor, "batch 3 height width"], network: Network
-    ) -> PerImage:
-        """Combined ROAD of each image."""
-        pixels = network.pixels(images)
-        maps = network.resized(heatmaps.values, pixels)
-        least, most = (
-            road(network.logits, pixels, maps, heatmaps.targets, order=order, noise=self.noise, seed=self.seed)
-            for order in ("least", "most")
-        )
-        return (least - most) / 2
+def _probability(predict: Predict, pixels: Pixels, targets: Int[Tensor, " batch"]) -> PerImage:
+    """Compute the probability of each image's target class."""
+    return predict(pixels).softmax(1).gather(1, targets[:, None])[:, 0].double()

@@ -1,17 +1,13 @@
-"""Intersection over union of the predicted and the true masks."""
-
-from __future__ import annotations
-
-from jaxtyping import Bool, Float
-from torch import Tensor
+"""This metric compares the predicted and the true masks by their intersection over union."""
 
 from gradsam_exp.metrics.base import METRICS, ExampleMetric
 from gradsam_exp.overlap import iou
+from gradsam_exp.types import Masks, PerImage
 
 
 @METRICS.register("miou")
 class MeanMaskIoU(ExampleMetric):
-    """Intersection over union of each image's two masks, averaged over images, in [0, 1]; two empty masks have 1.
+    """Mask IoU is the intersection over union of an image's two masks, in [0, 1]; two empty masks have 1.
 
     >>> import torch
     >>> metric = MeanMaskIoU()
@@ -24,8 +20,6 @@ class MeanMaskIoU(ExampleMetric):
     needs = ("masks", "truth")
     higher_is_better = True
 
-    def measure(
-        self, masks: Bool[Tensor, "batch height width"], truth: Bool[Tensor, "batch height width"]
-    ) -> Float[Tensor, " batch"]:
-        """IoU of each image."""
+    def measure(self, masks: Masks, truth: Masks) -> PerImage:
+        """Compute the IoU of each image."""
         return iou(masks, truth)

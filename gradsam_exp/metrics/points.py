@@ -1,60 +1,34 @@
-"""Where point prompts lie, compared with the true masks."""
-
-from __future__ import annotations
+"""These metrics say where point prompts lie, compared with the true masks."""
 
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
 from gradsam_exp.metrics.base import METRICS, ExampleMetric
-from gradsam_exp.types import BACKGROUND, FOREGROUND, Prompts
+from gradsam_exp.types import BACKGROUND, FOREGROUND, Masks, PerImage, Prompts
 
 
-def points_on_masks(prompts: Prompts, masks: Bool[Tensor, "batch height width"]) -> Bool[Tensor, "queries points"]:
-    """Whether each point hits its image's mask: whether the pixel that it rounds to is set.
+class PointMetric(ExampleMetric):
+    """A point metric averages a number over an image's points; an image without such points has none (NaN)."""
 
-    Halves round up (x = 2.5 is the border of pixels 2 and 3 and counts as 3).
-    """
-    height, width = masks.shape[-2:]
-    x = (prompts.points[..., 0] + 0.5).floor().long().clamp(0, width - 1)
-    y = (prompts.points[..., 1] + 0.5).floor().long().clamp(0, height - 1)
-    return masks[prompts.image_index[:, None], y, x]
+    group, needs = "prompts", ("prompts", "truth")
 
-
-def hit_rates(prompts: Prompts, masks: Bool[Tensor, "batch height width"], label: int) -> Float[Tensor, " batch"]:
-    """Share of each image's foreground points inside its mask, or background points outside of it.
-
-    Args:
-        label: ``FOREGROUND`` (1) or ``BACKGROUND`` (0): which points are looked at.
-
-    Returns:
-        One value per image; NaN for an image without such points.
-    """
-    asked = prompts.labels == label
-    right = points_on_masks(prompts, masks) == (label == FOREGROUND)
-    return _per_image((right & asked).double().sum(1), asked.double().sum(1), prompts, len(masks))
+    @staticmethod
+    def mean(values: Tensor, asked: Bool[Tensor, "queries points"], prompts: Prompts, images: int) -> PerImage:
+        """Average over the points that are ``asked`` for, of all queries of an image."""
+        sums = [
+            torch.zeros(images, dtype=torch.float64).index_add(0, prompts.image_index, part.double().sum(1))
+            for part in (values * asked, asked)
+        ]
+        return sums[0] / sums[1]
 
 
-def point_distances(prompts: Prompts, masks: Bool[Tensor, "batch height width"]) -> Float[Tensor, " batch"]:
-    """Mean Euclidean distance (px) of an image's foreground points from the true mask's centre of mass.
+class PointHitRate(PointMetric):
+    """The hit rate is the share of an image's foreground points on its mask, or background points off it.
 
-    NaN for an image without foreground points or with an empty mask.
-    """
-    weights = masks.double()
-    height, width = masks.shape[-2:]
-    area = weights.sum((1, 2))
-    centre_x = (weights.sum(1) * torch.arange(width)).sum(1) / area
-    centre_y = (weights.sum(2) * torch.arange(height)).sum(1) / area
-    centres = torch.stack([centre_x, centre_y], 1)[prompts.image_index]
-    distance = (prompts.points.double() - centres[:, None]).norm(dim=2)
-    asked = prompts.labels == FOREGROUND
-    return _per_image((distance * asked).sum(1), asked.double().sum(1), prompts, len(masks))
-
-
-class PointHitRate(ExampleMetric):
-    """Share of an image's foreground points on its true mask, or of its background points off it, in [0, 1].
+    In [0, 1]. A point is on the mask if the pixel that it rounds to is set.
 
     >>> import torch
     >>> from gradsam_exp.types import Prompts
@@ -69,8 +43,7 @@ class PointHitRate(ExampleMetric):
         label: ``FOREGROUND`` (1) or ``BACKGROUND`` (0): which points are looked at.
     """
 
-    name, title, group = "hit_rate", "hit rate", "prompts"
-    needs = ("prompts", "truth")
+    name, title = "hit_rate", "hit rate"
     higher_is_better = True
 
     def __init__(self, label: int = FOREGROUND, **kwargs: Any) -> None:
@@ -79,14 +52,15 @@ class PointHitRate(ExampleMetric):
             raise ValueError(f"label must be 1 (foreground) or 0 (background), got {label}")
         self.label = label
 
-    def measure(self, prompts: Prompts, truth: Bool[Tensor, "batch height width"]) -> Float[Tensor, " batch"]:
-        """Hit rate of each image; see `hit_rates`."""
-        return hit_rates(prompts, truth, self.label)
+    def measure(self, prompts: Prompts, truth: Masks) -> PerImage:
+        """Count the points that lie where they should."""
+        right = points_on_masks(prompts, truth) == (self.label == FOREGROUND)
+        return self.mean(right, prompts.labels == self.label, prompts, len(truth))
 
 
 @METRICS.register("fg_hit_rate")
 class ForegroundHitRate(PointHitRate):
-    """Share of an image's foreground points that lie on its true mask, in [0, 1]."""
+    """The foreground hit rate is the share of an image's foreground points on its true mask, in [0, 1]."""
 
     name, title = "fg_hit_rate", "fg hit rate"
 
@@ -96,7 +70,7 @@ class ForegroundHitRate(PointHitRate):
 
 @METRICS.register("bg_hit_rate")
 class BackgroundHitRate(PointHitRate):
-    """Share of an image's background points that do not lie on its true mask, in [0, 1]."""
+    """The background hit rate is the share of an image's background points off its true mask, in [0, 1]."""
 
     name, title = "bg_hit_rate", "bg hit rate"
 
@@ -105,20 +79,33 @@ class BackgroundHitRate(PointHitRate):
 
 
 @METRICS.register("distance_px")
-class PointDistance(ExampleMetric):
-    """Mean distance of an image's foreground points from its true mask's centre of mass, in pixels."""
+class PointDistance(PointMetric):
+    """The distance is the mean Euclidean one of an image's foreground points from its true mask's centre of mass.
 
-    name, title, unit, group = "distance_px", "distance", "px", "prompts"
-    needs = ("prompts", "truth")
+    In pixels. NaN for an image with an empty mask.
+    """
+
+    name, title, unit = "distance_px", "distance", "px"
     higher_is_better = False
 
-    def measure(self, prompts: Prompts, truth: Bool[Tensor, "batch height width"]) -> Float[Tensor, " batch"]:
-        """Mean distance of each image; see `point_distances`."""
-        return point_distances(prompts, truth)
+    def measure(self, prompts: Prompts, truth: Masks) -> PerImage:
+        """Average the distances of each image."""
+        weights = truth.double()
+        height, width = truth.shape[-2:]
+        area = weights.sum((1, 2))
+        centre_x = (weights.sum(1) * torch.arange(width)).sum(1) / area
+        centre_y = (weights.sum(2) * torch.arange(height)).sum(1) / area
+        centres = torch.stack([centre_x, centre_y], 1)[prompts.image_index]
+        distance = (prompts.points.double() - centres[:, None]).norm(dim=2)
+        return self.mean(distance, prompts.labels == FOREGROUND, prompts, len(truth))
 
 
-def _per_image(sums: Tensor, counts: Tensor, prompts: Prompts, batch: int) -> Tensor:
-    """Add up over an image's queries and divide; 0/0 is NaN."""
-    total = torch.zeros(batch, dtype=torch.float64).index_add(0, prompts.image_index, sums)
-    count = torch.zeros(batch, dtype=torch.float64).index_add(0, prompts.image_index, counts)
-    return total / count
+def points_on_masks(prompts: Prompts, masks: Masks) -> Bool[Tensor, "queries points"]:
+    """Tell whether each point hits its image's mask: whether the pixel that it rounds to is set.
+
+    Halves round up (x = 2.5 is the border of pixels 2 and 3 and counts as 3).
+    """
+    height, width = masks.shape[-2:]
+    x = (prompts.points[..., 0] + 0.5).floor().long().clamp(0, width - 1)
+    y = (prompts.points[..., 1] + 0.5).floor().long().clamp(0, height - 1)
+    return masks[prompts.image_index[:, None], y, x]

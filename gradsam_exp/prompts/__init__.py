@@ -1,5 +1,6 @@
-"""Prompt strategies turn a heatmap into what a segmenter is asked: points, boxes and mask prompts.
+"""This room holds the prompt strategies: they turn a heatmap into points, boxes and mask prompts for a segmenter.
 
-Each strategy is a class that is found by name (``pipeline=fg``) in `gradsam_exp.prompts.base.STRATEGIES`; `base`
-says what a strategy is, each of the other modules holds some.
+`base` says what a strategy is and holds their registry (``pipeline``). The others hold some each: `foreground`
+(points on the object), `background` (and points off it), `adaptive` (those only where a mask leaks), `regions`
+(boxes, masks, grids), `peaks` (the heatmap's maxima), `reference` (yardsticks that ignore the heatmap).
 """

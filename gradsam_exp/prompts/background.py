@@ -1,4 +1,4 @@
-"""``pipeline=fgbg`` adds background points to the foreground points.
+"""This module holds ``pipeline=fgbg``, which adds background points to the foreground points.
 
 The reference report found that they make masks worse; `docs/background-points.md` says why.
 """
@@ -16,29 +16,42 @@ from scipy import ndimage
 from torch import Tensor
 
 from gradsam_exp.prompts.base import BG_THRESHOLD, STRATEGIES, Fraction
-from gradsam_exp.prompts.foreground import (
-    Foreground,
-    pixel_positions,
-    point_prompts,
-    squared_distances,
-    warm_centres,
-)
+from gradsam_exp.prompts.foreground import Foreground, pixel_positions, point_prompts, squared_distances
 from gradsam_exp.types import BACKGROUND, FOREGROUND, NO_POINT, PromptContext, Prompts
 
 Tie = Literal["first", "median", "farthest"]
 Placement = Literal["extreme", "ring"]
 
 
+@dataclass(frozen=True)
+class WithColdPixels(Foreground):
+    """A strategy with cold pixels tells them from the warm ones, so that it can click on what is not the object.
+
+    Attributes:
+        bg_threshold: cold pixels have heatmap < this; must lie below ``fg_threshold``, so that none is warm too.
+    """
+
+    bg_threshold: Fraction = BG_THRESHOLD
+
+    @model_validator(mode="after")
+    def _below(self) -> WithColdPixels:
+        if self.bg_threshold >= self.fg_threshold:
+            raise ValueError(
+                f"bg_threshold={self.bg_threshold} must be below fg_threshold={self.fg_threshold}, "
+                "or warm pixels would be taken for background"
+            )
+        return self
+
+
 @STRATEGIES.register("fgbg")
 @dataclass(frozen=True)
-class ForegroundBackground(Foreground):
-    """Asks with `Foreground` and background points on the coldest parts of the heatmap.
+class ForegroundBackground(WithColdPixels):
+    """ForegroundBackground asks with `Foreground` and background points on the coldest parts of the heatmap.
 
-    Cold pixels are those with heatmap < ``bg_threshold``. An image without any gets no background
+    An image without cold pixels gets no background
     points; neither does one with an empty heatmap, of which nothing is known.
 
     Attributes:
-        bg_threshold: cold pixels have heatmap < this; must lie below ``fg_threshold``.
         n: so many background points are placed; 0 makes it `Foreground`.
         placement: ``extreme`` takes the top-most, bottom-most, left-most and right-most cold pixel, in
             that order and again from the start for more than four, each from the pixels not yet taken.
@@ -49,27 +62,21 @@ class ForegroundBackground(Foreground):
         ring_distance: gap in pixels between the warm region and the ring.
     """
 
-    bg_threshold: Fraction = BG_THRESHOLD
     n: Annotated[int, Field(ge=0)] = 4
     placement: Placement = "extreme"
     tie: Tie = "first"
     ring_distance: Annotated[float, Field(ge=0)] = 6.0
 
-    @model_validator(mode="after")
-    def _below(self) -> ForegroundBackground:
-        check_thresholds(self.bg_threshold, self.fg_threshold)
-        return self
-
     @property
     def ignored(self) -> frozenset[str]:
-        """Names the parameter of the other placement; without background points, all that place them."""
+        """Name the parameter of the other placement; without background points, all that place them."""
         own = {"bg_threshold", "placement", "tie", "ring_distance"}
         return super().ignored | (
             own if not self.n else {"ring_distance" if self.placement == "extreme" else "tie"}
         )
 
     def propose(self, ctx: PromptContext) -> Prompts:
-        """Asks one query per image: the foreground grid, then up to ``n`` background points."""
+        """Ask one query per image: the foreground grid, then up to ``n`` background points."""
         foreground = self.foreground_points(ctx)
         if self.n == 0:
             return point_prompts(foreground)
@@ -85,9 +92,9 @@ class ForegroundBackground(Foreground):
     def background_points(
         self, ctx: PromptContext
     ) -> tuple[Float[Tensor, "batch points 2"], Bool[Tensor, "batch points"]]:
-        """Returns ``(x, y)`` px of the background points, and which of them exist."""
+        """Find ``(x, y)`` px of the background points, and which of them exist."""
         cold = (ctx.heatmaps.values < self.bg_threshold) & ~ctx.heatmaps.empty[:, None, None]
-        centres = warm_centres(ctx.heatmaps, self.fg_threshold, self.region, self.weighting)
+        centres = self.warm_centres(ctx)
         places = self._ring(ctx, centres) if self.placement == "ring" else None
         points, found = [], []
         for number in range(self.n):
@@ -104,7 +111,7 @@ class ForegroundBackground(Foreground):
         return torch.stack(points, 1), torch.stack(found, 1)
 
     def _extremeness(self, number: int, cold: Tensor, centres: Tensor) -> Tensor:
-        """Returns a cost for each pixel: lower is more extreme in direction ``number``; decimals break ties."""
+        """Give a cost for each pixel: lower is more extreme in direction ``number``; decimals break ties."""
         height, width = cold.shape[-2:]
         y = torch.arange(height, dtype=torch.float64)[:, None].expand(height, width)
         x = torch.arange(width, dtype=torch.float64).expand(height, width)
@@ -121,7 +128,7 @@ class ForegroundBackground(Foreground):
         return torch.where(tied, -squared_distances(centres.double(), (height, width)), torch.inf)
 
     def _ring(self, ctx: PromptContext, centres: Tensor) -> Float[Tensor, "batch points 2"]:
-        """Returns ``(x, y)`` px of the places on the ring, clockwise from the top; outside of the image too."""
+        """Find ``(x, y)`` px of the places on the ring, clockwise from the top; outside of the image too."""
         values = ctx.heatmaps.values.numpy()
         height, width = ctx.size
         reach = height + width
@@ -139,16 +146,3 @@ class ForegroundBackground(Foreground):
             first = np.where(far.all(0), 0, np.minimum(outermost + 1, len(steps) - 1))
             places[image] = ways[first, np.arange(self.n)]
         return torch.from_numpy(places)
-
-
-def check_thresholds(bg_threshold: float, fg_threshold: float) -> None:
-    """Refuse thresholds for which a pixel could be warm and cold.
-
-    Raises:
-        ValueError: naming both.
-    """
-    if bg_threshold >= fg_threshold:
-        raise ValueError(
-            f"bg_threshold={bg_threshold} must be below fg_threshold={fg_threshold}, "
-            "or warm pixels would be taken for background"
-        )

@@ -1,21 +1,17 @@
-"""A prompt strategy decides what a segmenter is asked about each image, from its heatmap.
+"""This module says what a prompt strategy is, and holds the registry of them.
 
 Everything that a strategy looks at (`PromptContext`, masks, ``chosen`` logits) and everything that it returns
 (`Prompts`) is on the CPU; the segmenter brings prompts to its own device.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
-from jaxtyping import Bool, Float
 from pydantic import AfterValidator, Field
-from torch import Tensor
 
 from gradsam_exp.registry import Registry, check_value
-from gradsam_exp.types import PromptContext, Prompts, Segmentation
+from gradsam_exp.types import Chosen, LowRes, Masks, PromptContext, Prompts, Segmentation
 
 
 def _fraction(value: float) -> float:
@@ -43,7 +39,7 @@ KNOBS = {"fg_threshold": Fraction, "bg_threshold": Fraction, "grid_size": OddInt
 
 
 class PromptStrategy(ABC):
-    """Turns heatmaps into prompts. Subclasses are small dataclasses whose fields are the knobs."""
+    """A prompt strategy turns heatmaps into prompts; its fields are the knobs of its configuration."""
 
     kinds: ClassVar[frozenset[str]] = frozenset({"points"})
     """Its prompts hold these of ``points``, ``boxes``, ``masks``; checked against the segmenter up front."""
@@ -56,30 +52,25 @@ class PromptStrategy(ABC):
 
     @property
     def ignored(self) -> frozenset[str]:
-        """Names parameters that make no difference beside the others; runs that differ in these only are equal."""
+        """Name parameters that make no difference beside the others; runs that differ in these only are equal."""
         return frozenset()
 
     @abstractmethod
     def propose(self, ctx: PromptContext) -> Prompts:
-        """Makes the first prompts for a batch; an image may get several queries, or none."""
+        """Make the first prompts for a batch; an image may get several queries, or none."""
 
     max_rounds: int = 1
     """Each image is asked at most so often; more than once needs `revise`."""
 
     def revise(
-        self,
-        ctx: PromptContext,
-        prompts: Prompts,
-        segmentation: Segmentation,
-        masks: Bool[Tensor, "batch height width"],
-        chosen: Float[Tensor, "batch low low"],
-    ) -> tuple[Prompts, Bool[Tensor, " batch"]]:
-        """Looks at the answer and makes the prompts of the next round.
+        self, ctx: PromptContext, prompts: Prompts, segmentation: Segmentation, masks: Masks, chosen: LowRes
+    ) -> tuple[Prompts, Chosen]:
+        """Look at the segmentation and make the prompts of the next round.
 
         Args:
             ctx: as in `propose`.
             prompts: the last round's.
-            segmentation: its answers.
+            segmentation: the masks that were offered for them.
             masks: the mask kept so far for each image, in the original frame.
             chosen: its low-resolution logits; all zero for an image without a mask.
 
@@ -91,16 +82,14 @@ class PromptStrategy(ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} asks once")
 
-    def better(
-        self, ctx: PromptContext, new: Bool[Tensor, "batch height width"], old: Bool[Tensor, "batch height width"]
-    ) -> Bool[Tensor, " batch"]:
-        """Says which revised masks replace those kept so far: those that are not empty, or whose heatmap is."""
+    def better(self, ctx: PromptContext, new: Masks, old: Masks) -> Chosen:
+        """Tell which revised masks replace those kept so far: those that are not empty, or whose heatmap is."""
         del old
         return new.flatten(1).any(1) | ctx.heatmaps.empty
 
 
 def check_knobs(values: Mapping[str, Any]) -> None:
-    """Checks the knobs that several strategies share, whether or not the chosen one uses them.
+    """Check the knobs that several strategies share, whether or not the chosen one uses them.
 
     Raises:
         InputError: a value out of its range; names the knob as the command line does, such as ``bg_threshold``.

@@ -1,12 +1,10 @@
-"""``pipeline=fg`` asks with a small grid of foreground points around the heatmap's warm centre."""
-
-from __future__ import annotations
+"""This module holds ``pipeline=fg``: a small grid of foreground points around the heatmap's warm centre."""
 
 from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from pydantic.dataclasses import dataclass
 from scipy import ndimage
 from torch import Tensor
@@ -21,16 +19,17 @@ from gradsam_exp.prompts.base import (
     Offset,
     PromptStrategy,
 )
-from gradsam_exp.types import FOREGROUND, Heatmaps, PromptContext, Prompts
+from gradsam_exp.types import FOREGROUND, Maps, Masks, PromptContext, Prompts
 
 Region = Literal["all", "peak"]
 Weighting = Literal["activation", "uniform"]
+Places = Float[Tensor, "batch 2"]
 
 
 @STRATEGIES.register("fg")
 @dataclass(frozen=True)
 class Foreground(PromptStrategy):
-    """Asks with a grid of foreground points around the centre of mass of the warm pixels.
+    """Foreground asks with a grid of foreground points around the centre of mass of the warm pixels.
 
     Attributes:
         fg_threshold: warm pixels have at least this share of the heatmap's maximum.
@@ -48,39 +47,33 @@ class Foreground(PromptStrategy):
 
     @property
     def ignored(self) -> frozenset[str]:
-        """Names ``grid_offset`` for a single point, which has no neighbours."""
+        """Name ``grid_offset`` for a single point, which has no neighbours."""
         return frozenset({"grid_offset"} if self.grid_size == 1 else ())
 
     def propose(self, ctx: PromptContext) -> Prompts:
-        """Asks one query per image: ``grid_size²`` foreground points, clipped to the image."""
+        """Ask one query per image: ``grid_size²`` foreground points, clipped to the image."""
         return point_prompts(self.foreground_points(ctx))
 
     def foreground_points(self, ctx: PromptContext) -> Float[Tensor, "batch points 2"]:
-        """Returns the grid of every image, ``(x, y)`` px."""
-        centres = warm_centres(ctx.heatmaps, self.fg_threshold, self.region, self.weighting)
-        return grid_around(centres, self.grid_size, self.grid_offset, ctx.size)
+        """Place the grid of every image, ``(x, y)`` px, row by row."""
+        steps = (torch.arange(self.grid_size) - self.grid_size // 2) * self.grid_offset
+        dy, dx = torch.meshgrid(steps, steps, indexing="ij")
+        points = self.warm_centres(ctx)[:, None] + torch.stack([dx, dy], -1).reshape(1, -1, 2)
+        height, width = ctx.size
+        return points.clamp(min=0).minimum(torch.tensor([width - 1.0, height - 1.0]))
+
+    def warm_centres(self, ctx: PromptContext) -> Places:
+        """Find the centre of mass ``(x, y)`` px of the warm pixels; the image's centre for an empty heatmap."""
+        values = ctx.heatmaps.values.double()  # so that a batch sums to the same as its images one by one
+        warm = values >= self.fg_threshold * values.amax((1, 2), keepdim=True)
+        if self.region == "peak":
+            warm = component_of_peak(warm, values)
+        weights = warm * values if self.weighting == "activation" else warm.double()
+        return torch.where(ctx.heatmaps.empty[:, None], ctx.centre, centre_of_mass(weights).float())
 
 
-def warm_centres(
-    heatmaps: Heatmaps, threshold: float, region: Region = "all", weighting: Weighting = "activation"
-) -> Float[Tensor, "batch 2"]:
-    """Returns the centre of mass ``(x, y)`` px of the pixels ≥ ``threshold`` × the heatmap's maximum.
-
-    An empty heatmap's centre is the image's centre.
-    """
-    values = heatmaps.values.double()  # in double, so that a batch sums to the same as its images one by one
-    warm = values >= threshold * values.amax((1, 2), keepdim=True)
-    if region == "peak":
-        warm = component_of_peak(warm, values)
-    weights = warm * values if weighting == "activation" else warm.double()
-    centres = centre_of_mass(weights)
-    height, width = values.shape[-2:]
-    middle = torch.tensor([(width - 1) / 2, (height - 1) / 2])
-    return torch.where(heatmaps.empty[:, None], middle, centres.float())
-
-
-def centre_of_mass(weights: Float[Tensor, "batch height width"]) -> Float[Tensor, "batch 2"]:
-    """Returns the weighted mean position ``(x, y)`` px of each image; NaN where all weights are zero."""
+def centre_of_mass(weights: Maps) -> Places:
+    """Compute the weighted mean position ``(x, y)`` px of each image; NaN where all weights are zero."""
     height, width = weights.shape[-2:]
     total = weights.sum((1, 2))
     x = (weights.sum(1) * torch.arange(width)).sum(1) / total
@@ -88,10 +81,8 @@ def centre_of_mass(weights: Float[Tensor, "batch height width"]) -> Float[Tensor
     return torch.stack([x, y], 1)
 
 
-def squared_distances(
-    places: Float[Tensor, "batch 2"], size: tuple[int, int]
-) -> Float[Tensor, "batch height width"]:
-    """Returns each pixel's squared distance (px²) from one place ``(x, y)`` px; ``size`` is (height, width)."""
+def squared_distances(places: Places, size: tuple[int, int]) -> Maps:
+    """Compute each pixel's squared distance (px²) from one place ``(x, y)`` px; ``size`` is (height, width)."""
     height, width = size
     y = torch.arange(height)[None, :, None]
     x = torch.arange(width)[None, None, :]
@@ -99,32 +90,19 @@ def squared_distances(
 
 
 def pixel_positions(flat: Int[Tensor, " *shape"], size: tuple[int, int]) -> Float[Tensor, "*shape 2"]:
-    """Returns ``(x, y)`` px of pixels that are numbered row by row; ``size`` is (height, width)."""
+    """Convert to ``(x, y)`` px the pixels that are numbered row by row; ``size`` is (height, width)."""
     y, x = torch.unravel_index(flat, size)
     return torch.stack([x, y], -1).float()
 
 
-def grid_around(
-    centres: Float[Tensor, "batch 2"], grid_size: int, grid_offset: float, size: tuple[int, int]
-) -> Float[Tensor, "batch points 2"]:
-    """Places ``grid_size`` × ``grid_size`` points around each centre, row by row, clipped to the image; px."""
-    steps = (torch.arange(grid_size) - grid_size // 2) * grid_offset
-    dy, dx = torch.meshgrid(steps, steps, indexing="ij")
-    points = centres[:, None] + torch.stack([dx, dy], -1).reshape(1, -1, 2)
-    height, width = size
-    return points.clamp(min=0).minimum(torch.tensor([width - 1.0, height - 1.0]))
-
-
 def point_prompts(foreground: Float[Tensor, "batch points 2"]) -> Prompts:
-    """Makes one query per image with foreground points only."""
+    """Make one query per image with foreground points only."""
     labels = torch.full(foreground.shape[:2], FOREGROUND)
     return Prompts(torch.arange(len(foreground)), foreground, labels)
 
 
-def component_of_peak(
-    warm: Bool[Tensor, "batch height width"], values: Float[Tensor, "batch height width"]
-) -> Bool[Tensor, "batch height width"]:
-    """Keeps of each warm region the 8-connected component that holds the (first) maximum."""
+def component_of_peak(warm: Masks, values: Maps) -> Masks:
+    """Keep of each warm region the 8-connected component that holds the (first) maximum."""
     kept = []
     for region, value in zip(warm.numpy(), values.numpy(), strict=True):
         components, _ = ndimage.label(region, structure=np.ones((3, 3)))

@@ -1,6 +1,4 @@
-"""Strategies that click the heatmap's maxima: what others tried for this task, and several objects at once."""
-
-from __future__ import annotations
+"""These strategies click the heatmap's maxima: what others tried for this task, and several objects at once."""
 
 from typing import Annotated
 
@@ -24,20 +22,20 @@ Distance = Annotated[float, Field(gt=0)]
 @STRATEGIES.register("argmax")
 @dataclass(frozen=True)
 class ArgMax(PromptStrategy):
-    """Clicks the heatmap's maximum (as github.com/mar2000/Deep-Neural-Networks does)."""
+    """ArgMax clicks the heatmap's maximum (as github.com/mar2000/Deep-Neural-Networks does)."""
 
     def propose(self, ctx: PromptContext) -> Prompts:
-        """Asks one query of one point per image."""
+        """Ask one query of one point per image."""
         return point_prompts(peaks(ctx)[:, None])
 
 
 @STRATEGIES.register("argmax_corner")
 @dataclass(frozen=True)
 class ArgMaxCorner(PromptStrategy):
-    """Clicks the heatmap's maximum, and the image corner farthest from it as background."""
+    """ArgMaxCorner clicks the heatmap's maximum, and the image corner farthest from it as background."""
 
     def propose(self, ctx: PromptContext) -> Prompts:
-        """Asks one query of two points per image."""
+        """Ask one query of two points per image."""
         peak = peaks(ctx)
         height, width = ctx.size
         corners = torch.tensor([[x, y] for y in (0.0, height - 1.0) for x in (0.0, width - 1.0)])
@@ -49,7 +47,7 @@ class ArgMaxCorner(PromptStrategy):
 @STRATEGIES.register("topk_smoothed")
 @dataclass(frozen=True)
 class TopKSmoothed(PromptStrategy):
-    """Clicks the ``k`` hottest pixels of the smoothed heatmap.
+    """TopKSmoothed clicks the ``k`` hottest pixels of the smoothed heatmap.
 
     After github.com/1miqi1/Image-segmentation-without-user-input, which takes one point: to each pixel, the heat
     of the pixels around it is added, divided by their distance.
@@ -63,11 +61,11 @@ class TopKSmoothed(PromptStrategy):
     radius: Count = 20
 
     def propose(self, ctx: PromptContext) -> Prompts:
-        """Asks one query of ``k`` points per image."""
+        """Ask one query of ``k`` points per image."""
         return point_prompts(self.hottest(ctx))
 
     def hottest(self, ctx: PromptContext) -> Float[Tensor, "batch points 2"]:
-        """Returns ``(x, y)`` px of the hottest pixels; those of an empty heatmap are its centre."""
+        """Find ``(x, y)`` px of the hottest pixels; those of an empty heatmap are its centre."""
         y, x = np.mgrid[-self.radius : self.radius + 1, -self.radius : self.radius + 1]
         kernel = 1 / np.maximum(np.hypot(x, y), 1)
         values = ctx.heatmaps.values.double().numpy()
@@ -80,7 +78,7 @@ class TopKSmoothed(PromptStrategy):
 @STRATEGIES.register("topk_far")
 @dataclass(frozen=True)
 class TopKFar(TopKSmoothed):
-    """Clicks as `TopKSmoothed` does, and random background points far from there.
+    """TopKFar clicks as `TopKSmoothed` does, and random background points far from there.
 
     Attributes:
         n: number of background points; fewer where fewer pixels are far enough.
@@ -91,7 +89,7 @@ class TopKFar(TopKSmoothed):
     distance: Distance = 20.0
 
     def propose(self, ctx: PromptContext) -> Prompts:
-        """Asks one query per image; its random points are the same however images are batched."""
+        """Ask one query per image; its random points are the same however images are batched."""
         height, width = ctx.size
         y, x = np.mgrid[:height, :width]
         grid = np.stack([x.ravel(), y.ravel()], 1)
@@ -109,7 +107,7 @@ class TopKFar(TopKSmoothed):
 @STRATEGIES.register("multi_peak")
 @dataclass(frozen=True)
 class MultiPeak(PromptStrategy):
-    """Clicks several maxima of the heatmap in one query, found by non-maximum suppression.
+    """MultiPeak clicks several maxima of the heatmap in one query, found by non-maximum suppression.
 
     Attributes:
         peaks: at most so many.
@@ -122,16 +120,12 @@ class MultiPeak(PromptStrategy):
     min_heat: Fraction = 0.5
 
     def propose(self, ctx: PromptContext) -> Prompts:
-        """Asks one query of one to ``peaks`` points per image."""
+        """Ask one query of one to ``peaks`` points per image."""
         middle = ctx.centre.tolist()
         rows = []
         for values, empty in zip(ctx.heatmaps.values.numpy(), ctx.heatmaps.empty.tolist(), strict=True):
             found = peak_local_max(
-                values,
-                min_distance=self.min_distance,
-                threshold_abs=self.min_heat,
-                exclude_border=False,
-                num_peaks=self.peaks,
+                values, self.min_distance, self.min_heat, exclude_border=False, num_peaks=self.peaks
             )
             places = [middle] if empty or not len(found) else [(float(x), float(y)) for y, x in found]
             rows.append([(x, y, FOREGROUND) for x, y in places])
@@ -140,6 +134,6 @@ class MultiPeak(PromptStrategy):
 
 
 def peaks(ctx: PromptContext) -> Float[Tensor, "batch 2"]:
-    """Returns ``(x, y)`` px of each heatmap's first maximum; the image's centre for an empty one."""
+    """Find ``(x, y)`` px of each heatmap's first maximum; the image's centre for an empty one."""
     found = pixel_positions(ctx.heatmaps.values.flatten(1).argmax(1), ctx.size)
     return torch.where(ctx.heatmaps.empty[:, None], ctx.centre, found)

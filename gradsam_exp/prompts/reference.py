@@ -1,14 +1,10 @@
-"""Strategies that ignore the heatmap, as yardsticks for the others: a lower bound and three upper ones."""
-
-from __future__ import annotations
+"""These strategies ignore the heatmap, as yardsticks for the others: a lower bound and three upper ones."""
 
 from dataclasses import replace
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool
 from pydantic.dataclasses import dataclass
-from torch import Tensor
 
 from gradsam_exp.prompts.base import GRID_OFFSET, GRID_SIZE, STRATEGIES, OddInt, Offset, PromptStrategy
 from gradsam_exp.prompts.foreground import (
@@ -19,23 +15,23 @@ from gradsam_exp.prompts.foreground import (
     squared_distances,
 )
 from gradsam_exp.prompts.regions import bounding_boxes, box_prompts
-from gradsam_exp.types import PromptContext, Prompts
+from gradsam_exp.types import Masks, PromptContext, Prompts
 
 
 @STRATEGIES.register("center")
 @dataclass(frozen=True)
 class Center(PromptStrategy):
-    """Clicks the image's centre: what a prompt is worth that knows nothing."""
+    """Center clicks the image's centre: what a prompt is worth that knows nothing."""
 
     def propose(self, ctx: PromptContext) -> Prompts:
-        """Asks one query of one point per image."""
+        """Ask one query of one point per image."""
         return point_prompts(ctx.centre.expand(len(ctx), 1, 2))
 
 
 @STRATEGIES.register("oracle")
 @dataclass(frozen=True)
 class Oracle(PromptStrategy):
-    """Clicks the true mask's centre of mass: an upper bound, not a method.
+    """Oracle clicks the true mask's centre of mass: an upper bound, not a method.
 
     If the centre of mass lies outside the mask (a ring, say), the mask's pixel nearest to it is taken;
     an empty mask gets the image's centre.
@@ -44,7 +40,7 @@ class Oracle(PromptStrategy):
     needs_truth = True
 
     def propose(self, ctx: PromptContext) -> Prompts:
-        """Asks one query of one point per image."""
+        """Ask one query of one point per image."""
         truth = _truth(ctx)
         masks = truth.double()
         centres = centre_of_mass(masks)
@@ -62,10 +58,10 @@ class Oracle(PromptStrategy):
 @STRATEGIES.register("oracle_heatmap")
 @dataclass(frozen=True)
 class OracleHeatmap(PromptStrategy):
-    """Places the points of `Foreground` on the true mask, as if it were the heatmap: an upper bound, not a method.
+    """OracleHeatmap places the points of `Foreground` as if the true mask were the heatmap.
 
-    Against `Foreground` it says what the heatmap costs, against `Oracle` what these points cost. An empty mask
-    gets the image's centre.
+    It is an upper bound, not a method. Against `Foreground` it says what the heatmap costs, against `Oracle` what
+    these points cost. An empty mask gets the image's centre.
 
     Attributes:
         grid_size, grid_offset: as those of `Foreground`.
@@ -77,7 +73,7 @@ class OracleHeatmap(PromptStrategy):
     grid_offset: Offset = GRID_OFFSET
 
     def propose(self, ctx: PromptContext) -> Prompts:
-        """Asks one query of a grid of points per image."""
+        """Ask one query of a grid of points per image."""
         truth = _truth(ctx)
         perfect = replace(ctx.heatmaps, values=truth.float(), empty=~truth.flatten(1).any(1))
         points = Foreground(grid_size=self.grid_size, grid_offset=self.grid_offset)
@@ -87,7 +83,7 @@ class OracleHeatmap(PromptStrategy):
 @STRATEGIES.register("oracle_box")
 @dataclass(frozen=True)
 class OracleBox(PromptStrategy):
-    """Gives the bounding box of the true mask, the most that any box can say: an upper bound, not a method.
+    """OracleBox gives the true mask's bounding box, the most that any box can say: an upper bound, not a method.
 
     An empty mask gets the whole image.
     """
@@ -96,11 +92,11 @@ class OracleBox(PromptStrategy):
     needs_truth = True
 
     def propose(self, ctx: PromptContext) -> Prompts:
-        """Asks one query of one box per image."""
+        """Ask one query of one box per image."""
         return box_prompts(bounding_boxes(_truth(ctx)))
 
 
-def _truth(ctx: PromptContext) -> Bool[Tensor, "batch height width"]:
+def _truth(ctx: PromptContext) -> Masks:
     if ctx.masks is None:
         raise ValueError("an oracle strategy needs true masks")
     return ctx.masks

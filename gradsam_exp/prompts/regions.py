@@ -1,27 +1,26 @@
-"""Strategies that ask with boxes, mask prompts or a grid of clicks, made from the heatmap's warm region."""
-
-from __future__ import annotations
+"""These strategies ask with boxes, mask prompts or a grid of clicks, made from the heatmap's warm region."""
 
 from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
+from torchvision.ops import masks_to_boxes
 
 from gradsam_exp.prompts.base import STRATEGIES, Fraction, PromptStrategy
 from gradsam_exp.prompts.foreground import Foreground, component_of_peak
-from gradsam_exp.types import NO_POINT, PromptContext, Prompts, Segmentation
+from gradsam_exp.types import NO_POINT, Chosen, LowRes, Masks, PromptContext, Prompts, Segmentation
 
-Gain = Annotated[float, Field(gt=0)]
+Boxes = Float[Tensor, "batch 4"]
 
 
 @STRATEGIES.register("box")
 @dataclass(frozen=True)
 class Box(PromptStrategy):
-    """Asks with the bounding box of the warm component that holds the heatmap's peak.
+    """Box asks with the bounding box of the warm component that holds the heatmap's peak.
 
     Attributes:
         box_threshold: warm pixels have at least this share of the heatmap's maximum.
@@ -34,14 +33,14 @@ class Box(PromptStrategy):
     margin: Annotated[float, Field(ge=0)] = 0.0
 
     def propose(self, ctx: PromptContext) -> Prompts:
-        """Asks one query of one box per image; the whole image for an empty heatmap."""
+        """Ask one query of one box per image; the whole image for an empty heatmap."""
         return box_prompts(warm_boxes(ctx, self.box_threshold, self.margin))
 
 
 @STRATEGIES.register("box_points")
 @dataclass(frozen=True)
 class BoxPoints(Foreground):
-    """Asks with `Foreground`'s points and `Box`'s box in one query; see there for the attributes."""
+    """BoxPoints asks with `Foreground`'s points and `Box`'s box in one query; see there for the attributes."""
 
     kinds: ClassVar[frozenset[str]] = frozenset({"points", "boxes"})
 
@@ -49,14 +48,14 @@ class BoxPoints(Foreground):
     margin: Annotated[float, Field(ge=0)] = 0.0
 
     def propose(self, ctx: PromptContext) -> Prompts:
-        """Asks one query of a grid of points and a box per image."""
+        """Ask one query of a grid of points and a box per image."""
         return replace(super().propose(ctx), boxes=warm_boxes(ctx, self.box_threshold, self.margin))
 
 
 @STRATEGIES.register("mask")
 @dataclass(frozen=True)
 class HeatmapMask(Foreground):
-    """Asks with the heatmap itself as SAM's low-resolution mask prompt, with the foreground points or alone.
+    """HeatmapMask asks with the heatmap as SAM's low-resolution mask prompt, with the foreground points or alone.
 
     Attributes:
         points: ask with `Foreground`'s points as well.
@@ -68,10 +67,10 @@ class HeatmapMask(Foreground):
 
     points: bool = True
     mask_threshold: Fraction = 0.5
-    gain: Gain = 20.0
+    gain: Annotated[float, Field(gt=0)] = 20.0
 
     def propose(self, ctx: PromptContext) -> Prompts:
-        """Asks one query per image; an empty heatmap's mask is all negative."""
+        """Ask one query per image; an empty heatmap's mask is all negative."""
         heat = ctx.low_res.to_low_res(ctx.heatmaps.values)
         prompts = replace(super().propose(ctx), mask_logits=self.gain * (heat - self.mask_threshold)[:, None])
         return prompts if self.points else replace(prompts, labels=torch.full_like(prompts.labels, NO_POINT))
@@ -80,7 +79,7 @@ class HeatmapMask(Foreground):
 @STRATEGIES.register("cascade")
 @dataclass(frozen=True)
 class Cascade(Foreground):
-    """Asks with a prompt from the heatmap, then feeds the answer back: its logits as mask prompt, and its box.
+    """Cascade asks with a prompt from the heatmap, then feeds the mask back: as mask prompt, and its box.
 
     PerSAM's post-refinement (Zhang et al., ICLR 2024, section 3.2) is ``start=points, feed_box=true,
     max_rounds=3``.
@@ -102,18 +101,13 @@ class Cascade(Foreground):
     max_rounds: Annotated[int, Field(ge=1)] = 2
 
     def propose(self, ctx: PromptContext) -> Prompts:
-        """Asks one query per image."""
+        """Ask one query per image."""
         return super().propose(ctx) if self.start == "points" else Box(self.box_threshold).propose(ctx)
 
     def revise(
-        self,
-        ctx: PromptContext,
-        prompts: Prompts,
-        segmentation: Segmentation,
-        masks: Bool[Tensor, "batch height width"],
-        chosen: Float[Tensor, "batch low low"],
-    ) -> tuple[Prompts, Bool[Tensor, " batch"]]:
-        """Asks all images with a mask again, each with its own logits."""
+        self, ctx: PromptContext, prompts: Prompts, segmentation: Segmentation, masks: Masks, chosen: LowRes
+    ) -> tuple[Prompts, Chosen]:
+        """Ask about all images with a mask again, each with its own logits."""
         del segmentation
         active = masks.flatten(1).any(1)
         rows = prompts.image_index  # after a round they are no longer in the images' order
@@ -128,7 +122,7 @@ class Cascade(Foreground):
 @STRATEGIES.register("grid_match")
 @dataclass(frozen=True)
 class GridMatch(PromptStrategy):
-    """Asks with a dense grid of single clicks, each a query of its own; the selector picks among all their masks.
+    """GridMatch asks with a dense grid of single clicks, one a query; the selector picks among all their masks.
 
     After Pro2SAM (Yang et al., ECCV 2024), which keeps the candidate that matches the activation map best: its
     configuration chooses ``selector=heatmap_agreement``.
@@ -144,7 +138,7 @@ class GridMatch(PromptStrategy):
     min_heat: Fraction = 0.3
 
     def propose(self, ctx: PromptContext) -> Prompts:
-        """Asks one query of one point for every warm grid point."""
+        """Ask one query of one point for every warm grid point."""
         height, width = ctx.size
         ys = torch.arange(self.spacing // 2, height, self.spacing)
         xs = torch.arange(self.spacing // 2, width, self.spacing)
@@ -155,23 +149,19 @@ class GridMatch(PromptStrategy):
         middle = ctx.centre.expand(len(without), 2)
         index = torch.cat([image, without])
         order = index.argsort(stable=True)
-        return Prompts(
-            index[order],
-            torch.cat([points, middle])[order][:, None],
-            torch.ones(len(index), 1, dtype=torch.long),
-        )
+        every = torch.cat([points, middle])[order][:, None]
+        return Prompts(index[order], every, torch.ones(len(index), 1, dtype=torch.long))
 
 
-def box_prompts(boxes: Float[Tensor, "batch 4"]) -> Prompts:
-    """Makes one query of a box and no points for each image."""
+def box_prompts(boxes: Boxes) -> Prompts:
+    """Make one query of a box and no points for each image."""
     count = len(boxes)
-    return Prompts(
-        torch.arange(count), torch.zeros(count, 0, 2), torch.zeros(count, 0, dtype=torch.long), boxes=boxes
-    )
+    no_points, no_labels = torch.zeros(count, 0, 2), torch.zeros(count, 0, dtype=torch.long)
+    return Prompts(torch.arange(count), no_points, no_labels, boxes)
 
 
-def warm_boxes(ctx: PromptContext, threshold: float, margin: float = 0.0) -> Float[Tensor, "batch 4"]:
-    """Returns ``x0, y0, x1, y1`` px around the warm component of each heatmap's peak, clipped to the image."""
+def warm_boxes(ctx: PromptContext, threshold: float, margin: float = 0.0) -> Boxes:
+    """Find ``x0, y0, x1, y1`` px around the warm component of each heatmap's peak, clipped to the image."""
     values = ctx.heatmaps.values
     height, width = ctx.size
     warm = values >= threshold * values.amax((1, 2), keepdim=True)
@@ -182,11 +172,7 @@ def warm_boxes(ctx: PromptContext, threshold: float, margin: float = 0.0) -> Flo
     return (bounding_boxes(warm) + outward).clamp(min=torch.tensor(-0.5), max=edges)
 
 
-def bounding_boxes(masks: Bool[Tensor, "batch height width"]) -> Float[Tensor, "batch 4"]:
-    """Returns ``x0, y0, x1, y1`` px around each mask, by its pixels' outer edges; the frame for an empty mask."""
-    masks = masks | ~masks.flatten(1).any(1)[:, None, None]
-    height, width = masks.shape[1:]
-    columns, rows = masks.any(1).int(), masks.any(2).int()
-    x0, y0 = columns.argmax(1), rows.argmax(1)
-    x1, y1 = width - columns.flip(1).argmax(1), height - rows.flip(1).argmax(1)
-    return torch.stack([x0, y0, x1, y1], 1) - 0.5
+def bounding_boxes(masks: Masks) -> Boxes:
+    """Find ``x0, y0, x1, y1`` px around each mask, by its pixels' outer edges; the frame for an empty mask."""
+    pixels = masks_to_boxes(masks | ~masks.flatten(1).any(1)[:, None, None])
+    return pixels + torch.tensor([-0.5, -0.5, 0.5, 0.5])

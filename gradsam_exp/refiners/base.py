@@ -1,7 +1,5 @@
 """This module says what a refiner is, and holds the registry of them."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from dataclasses import replace
 
@@ -12,13 +10,16 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from gradsam_exp.registry import Registry
-from gradsam_exp.types import Heatmaps
+from gradsam_exp.types import Heatmaps, Images
+
+Picture = UInt8[np.ndarray, "height width 3"]
+Heat = Float[np.ndarray, "height width"]
 
 
 class Refiner(ABC):
     """A refiner brings heatmaps, which have a layer's resolution, to the edges of the image."""
 
-    def __call__(self, images: UInt8[Tensor, "batch 3 height width"], heatmaps: Heatmaps) -> Heatmaps:
+    def __call__(self, images: Images, heatmaps: Heatmaps) -> Heatmaps:
         """Refine heatmaps on the CPU to [0, 1], scaled to a maximum of 1; an empty one stays empty."""
         refined = []
         for image, values, empty in zip(images, heatmaps.values, heatmaps.empty.tolist(), strict=True):
@@ -31,9 +32,7 @@ class Refiner(ABC):
         return replace(heatmaps, values=torch.stack(refined))
 
     @abstractmethod
-    def refine(
-        self, image: UInt8[np.ndarray, "height width 3"], heat: Float[np.ndarray, "height width"]
-    ) -> Float[np.ndarray, "height width"]:
+    def refine(self, image: Picture, heat: Heat) -> Heat:
         """Refine one heatmap that is not empty; values outside [0, 1] are cut off."""
 
 
@@ -50,9 +49,7 @@ class Unrefined(Refiner):
         del images
         return heatmaps
 
-    def refine(
-        self, image: UInt8[np.ndarray, "height width 3"], heat: Float[np.ndarray, "height width"]
-    ) -> Float[np.ndarray, "height width"]:
+    def refine(self, image: Picture, heat: Heat) -> Heat:
         """Give back the same heatmap."""
         del image
         return heat

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Annotated
 
 import numpy as np
-from jaxtyping import Float, UInt8
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 from scipy.ndimage import uniform_filter
 from skimage.segmentation import random_walker
 
-from gradsam_exp.refiners.base import REFINERS, Refiner
+from gradsam_exp.refiners.base import REFINERS, Heat, Picture, Refiner
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -32,9 +31,7 @@ class Guided(Refiner):
     radius: Annotated[int, Field(ge=1)] = 4
     eps: Positive = 1e-3
 
-    def refine(
-        self, image: UInt8[np.ndarray, "height width 3"], heat: Float[np.ndarray, "height width"]
-    ) -> Float[np.ndarray, "height width"]:
+    def refine(self, image: Picture, heat: Heat) -> Heat:
         """Filter the heatmap by the image's colours."""
         guide = image.astype(np.float64) / 255
         size = 2 * self.radius + 1
@@ -76,21 +73,13 @@ class RandomWalker(Refiner):
             raise ValueError(f"cold={self.cold} must be below warm={self.warm}")
         return self
 
-    def refine(
-        self, image: UInt8[np.ndarray, "height width 3"], heat: Float[np.ndarray, "height width"]
-    ) -> Float[np.ndarray, "height width"]:
+    def refine(self, image: Picture, heat: Heat) -> Heat:
         """Solve for the probabilities; a heatmap without cold pixels, or on one colour, is given back as it is."""
         seeds = np.zeros(heat.shape, dtype=np.int64)
         seeds[heat < self.cold] = 2
         seeds[heat >= self.warm * heat.max()] = 1
         if not (seeds == 2).any() or not (seeds == 0).any() or image.min() == image.max():
             return heat
-        probability = random_walker(
-            image.astype(np.float64) / 255,
-            seeds,
-            beta=self.beta,
-            mode="bf",
-            channel_axis=-1,
-            return_full_prob=True,
-        )
-        return np.asarray(probability[0])
+        colours = image.astype(np.float64) / 255
+        found = random_walker(colours, seeds, self.beta, mode="bf", channel_axis=-1, return_full_prob=True)
+        return np.asarray(found[0])

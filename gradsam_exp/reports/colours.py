@@ -1,4 +1,4 @@
-"""The colours of all figures and pages: Okabe and Ito's, for every eye, and by lightness in grey print."""
+"""This module names the colours of all figures and pages: Okabe and Ito's, for every eye, told apart in grey."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ AMOUNT = "cividis"
 
 
 def heat_table() -> list[str]:
-    """The 256 colours of `HEAT`, as ``#rrggbb``, from cold to warm."""
+    """List the 256 colours of `HEAT`, as ``#rrggbb``, from cold to warm."""
     from matplotlib import colormaps  # noqa: PLC0415
     from matplotlib.colors import to_hex  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""mIoU against what a sweep varied: as numbers, drawn for print, and as Plotly's figures for the page.
+"""This module shows mIoU against what a sweep varied: as numbers, drawn for print, and by Plotly on the page.
 
 A figure of Plotly is plain data (``{"data": …, "layout": …}``); the page draws it.
 """
@@ -33,7 +33,7 @@ _SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cros
 
 @dataclass(frozen=True)
 class Curve:
-    """mIoU against one knob, all others held.
+    """Holds mIoU against one knob, all others held.
 
     Attributes:
         name: the others' values, with a star if all its runs are upper bounds; empty if there are none.
@@ -49,7 +49,7 @@ class Curve:
 
 
 def is_number(values: Sequence[str]) -> bool:
-    """Whether all of a knob's values are numbers."""
+    """Say whether all of a knob's values are numbers."""
     try:
         return bool([float(value) for value in values])
     except ValueError:
@@ -57,13 +57,13 @@ def is_number(values: Sequence[str]) -> bool:
 
 
 def in_order(values: Sequence[str]) -> list[str]:
-    """A knob's different values: numbers by size, words as they came."""
+    """List a knob's different values: numbers by size, words as they came."""
     different = list(dict.fromkeys(values))
     return sorted(different, key=float) if is_number(different) else different
 
 
 def known_runs(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """The finished jobs that say a value for everything that was varied, as text, and what was varied.
+    """Pick the finished jobs that say a value for everything that was varied, as text, and what was varied.
 
     ``upper_bound`` says of each whether it is one.
     """
@@ -84,14 +84,10 @@ def _starred(runs: pd.DataFrame, knob: str) -> dict[str, str]:
 
 
 def curves_of(runs: Runs, table: pd.DataFrame, knob: str) -> list[Curve]:
-    """mIoU against ``knob``, one curve for each combination of the other knobs.
+    """Make the curves of mIoU against ``knob``, one for each combination of the other knobs.
 
     If there are more combinations than can be told apart, they are averaged image by image, and there is one
-    curve for each set of images.
-
-    Args:
-        runs: of the comparison.
-        table: see `gradsam_exp.runs.sweep.collect_runs`.
+    curve for each set of images. ``table`` is that of `gradsam_exp.runs.sweep.collect_runs`.
     """
     done, varied = known_runs(table)
     others = [column for column in varied if column != knob]
@@ -138,7 +134,7 @@ def _images_name(own: pd.DataFrame, runs: pd.DataFrame, knobs: Sequence[str]) ->
 
 
 def draw_curves(runs: Runs, table: pd.DataFrame, path: Path) -> Path | None:
-    """mIoU against every knob with its interval, one panel each, as PNG and PDF; None if nothing was varied."""
+    """Draw mIoU against every knob, one panel each, as PNG and PDF; None if nothing was varied."""
     from matplotlib.figure import Figure  # noqa: PLC0415  (a second)
 
     from gradsam_exp.reports.figures import save_figure, styled  # noqa: PLC0415
@@ -199,7 +195,7 @@ def _side_by_side(curves: Sequence[Curve]) -> int:
 
 
 def charts(runs: Runs, table: pd.DataFrame) -> list[dict[str, Any]]:
-    """The page's figures of mIoU against what was varied: ``id``, ``title``, ``note``, ``figure``."""
+    """Make the page's figures of mIoU against what was varied: ``id``, ``title``, ``note``, ``figure``."""
     done, varied = known_runs(table)
     if not len(done):
         return []
@@ -213,34 +209,37 @@ def _knob_chart(runs: Runs, table: pd.DataFrame, done: pd.DataFrame, knob: str, 
     data: list[dict[str, Any]] = []
     for k, (curve, colour) in enumerate(zip(curves, SERIES, strict=False)):
         x: list[Any] = [float(value) for value in curve.x] if numbers else curve.x
-        line: dict[str, Any] = {"x": x, "y": curve.mean, "name": curve.name or "mIoU", "legendgroup": curve.name}
-        line |= {"customdata": list(zip(curve.low, curve.high, strict=True))}
-        line |= {"hovertemplate": "%{x}: %{y:.3f} [%{customdata[0]:.3f}, %{customdata[1]:.3f}]"}
-        line |= {"marker": {"color": colour, "size": 7, "symbol": _SYMBOLS[k]}, "line": {"color": colour}}
-        if numbers:
-            line |= {"line": {"color": colour, "dash": "solid" if k % 2 == 0 else "dash"}}
-            band: dict[str, Any] = {"x": [*x, *x[::-1]], "y": [*curve.high, *curve.low[::-1]], "fill": "toself"}
-            band |= {"opacity": _opacity(curves)}
-            band |= {"fillcolor": colour, "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False}
-            if len(x) > 1:
-                data.append({**band, "mode": "lines", "legendgroup": curve.name})
-            else:
-                line |= {"error_y": _errors(curve, colour) | {"thickness": 1, "width": 3}}
-            data.append({**line, "mode": "lines+markers"})
+        line: dict[str, Any] = {
+            "x": x, "y": curve.mean, "name": curve.name or "mIoU", "legendgroup": curve.name,
+            "mode": "lines+markers" if numbers else "markers",
+            "customdata": list(zip(curve.low, curve.high, strict=True)),
+            "hovertemplate": "%{x}: %{y:.3f} [%{customdata[0]:.3f}, %{customdata[1]:.3f}]",
+            "marker": {"color": colour, "size": 7, "symbol": _SYMBOLS[k]},
+            "line": {"color": colour, "dash": "dash" if numbers and k % 2 else "solid"},
+        }  # fmt: skip
+        if numbers and len(x) > 1:
+            data.append({
+                "x": [*x, *x[::-1]], "y": [*curve.high, *curve.low[::-1]], "mode": "lines", "fill": "toself",
+                "fillcolor": colour, "opacity": _opacity(curves), "line": {"width": 0}, "hoverinfo": "skip",
+                "showlegend": False, "legendgroup": curve.name,
+            })  # fmt: skip
         else:
-            data.append({**line, "mode": "markers", "error_y": _errors(curve, colour)})
-    named = len(curves) > 1 or curves[0].name
-    layout: dict[str, Any] = {"xaxis": {"title": {"text": knob}}, "yaxis": {"title": {"text": "mIoU"}}}
-    if not numbers:
-        layout |= {"scattermode": "group"}
-        layout["xaxis"] |= {"type": "category", **_ticks(done, knob)}
-    layout |= {"showlegend": bool(named)}
-    rows = math.ceil(len(curves) / _side_by_side(curves))
-    if rows > 2:
-        layout |= {"height": 260 + 20 * rows}  # names take their room from the curves
+            line["error_y"] = _errors(curve, colour) | ({"thickness": 1, "width": 3} if numbers else {})
+        data.append(line)
+    named = bool(len(curves) > 1 or curves[0].name)
     ends = done[["miou_low", "miou_high"]].to_numpy(dtype="float64")  # all charts share one scale
     margin = 0.05 * (ends.max() - ends.min()) or 0.05
-    layout["yaxis"]["range"] = [float(ends.min() - margin), float(ends.max() + margin)]
+    scale = [float(ends.min() - margin), float(ends.max() + margin)]
+    layout: dict[str, Any] = {
+        "xaxis": {"title": {"text": knob}} | ({} if numbers else {"type": "category", **_ticks(done, knob)}),
+        "yaxis": {"title": {"text": "mIoU"}, "range": scale},
+        "showlegend": named,
+    }
+    if not numbers:
+        layout["scattermode"] = "group"
+    rows = math.ceil(len(curves) / _side_by_side(curves))
+    if rows > 2:
+        layout["height"] = 260 + 20 * rows  # names take their room from the curves
     note = "Mean and 95 % interval over images."
     if curves[0].name.startswith(AVERAGED):
         note += " Averaged over the other knobs, image by image."
@@ -299,18 +298,11 @@ def _heatmap(done: pd.DataFrame, down: str, across: str, scale: Mapping[str, flo
     means = done.groupby([down, across])["miou"].mean()
     values = [[float(means[r, c]) if (r, c) in means.index else None for c in columns] for r in rows]
     cells: dict[str, Any] = {
-        "type": "heatmap",
-        "x": columns,
-        "y": rows,
-        "z": values,
-        **scale,
-        "colorscale": AMOUNT.capitalize(),
-    }
-    cells |= {
-        "texttemplate": "%{z:.3f}",
+        "type": "heatmap", "x": columns, "y": rows, "z": values, **scale,
+        "colorscale": AMOUNT.capitalize(), "colorbar": {"title": {"text": "mIoU"}, "thickness": 12},
+        "texttemplate": "%{z:.3f}", "xgap": 2, "ygap": 2,
         "hovertemplate": f"{down} %{{y}}, {across} %{{x}}: %{{z:.4f}}<extra></extra>",
-    }
-    cells |= {"xgap": 2, "ygap": 2, "colorbar": {"title": {"text": "mIoU"}, "thickness": 12}}
+    }  # fmt: skip
     layout = {
         axis: {"type": "category", "title": {"text": name}, "showgrid": False, **_ticks(done, name)}
         for axis, name in (("xaxis", across), ("yaxis", down))
@@ -333,8 +325,8 @@ def _parallel(done: pd.DataFrame, varied: Sequence[str], metrics: Metrics) -> di
             values = done[metric].tolist()
             upside_down = {"range": [max(values), min(values)]} if facts.higher_is_better is False else {}
             dimensions.append({"label": facts.heading, "values": values, **upside_down})
-    line: dict[str, Any] = {"color": done["miou"].tolist(), "colorscale": LINES, "showscale": True}
-    line |= {"colorbar": {"title": {"text": "mIoU"}, "thickness": 12}}
+    bar = {"title": {"text": "mIoU"}, "thickness": 12}
+    line = {"color": done["miou"].tolist(), "colorscale": LINES, "showscale": True, "colorbar": bar}
     data: list[Any] = [{"type": "parcoords", "dimensions": dimensions, "line": line}]
     note = "One line for each job. Drag along an axis to choose, drag a title to move the axis."
     note += _bound_note(done, [name for knob in varied for name in _starred(done, knob).values()])

@@ -1,4 +1,4 @@
-"""Figures of a run, made for print: colour-blind safe, legible in grey, drawn without a display.
+"""This module draws a run's figures for print: colour-blind safe, legible in grey, without a display.
 
 Knows images, heatmaps, prompts and masks; nothing of configs or folders.
 """
@@ -44,7 +44,7 @@ _LEAST = 0.4  # inches; a row's height, however wide the images are
 
 
 def figure1(examples: Sequence[Example], path: Path, *, cell: float = 1.25) -> Path:
-    """One row per example: image, heatmap, overlay, prompts, prediction, ground truth if there is any.
+    """Draw one row per example: image, heatmap, overlay, prompts, prediction, ground truth if there is any.
 
     Writes ``path`` (PNG) and the same as PDF beside it.
 
@@ -115,7 +115,7 @@ def _draw_row(row: Sequence[Axes], example: Example, high: float) -> None:
 
 
 def draw_prompts(axes: Axes, example: Example) -> None:
-    """Foreground points as filled circles, background points as crosses, boxes as rectangles."""
+    """Draw foreground points as filled circles, background points as crosses, boxes as rectangles."""
     fg, bg = example.points[example.labels == 1], example.points[example.labels == 0]
     axes.plot(fg[:, 0], fg[:, 1], "o", color=FG_COLOUR, ms=2.4, mec="black", mew=0.4, clip_on=False)
     axes.plot(bg[:, 0], bg[:, 1], "x", color="black", ms=5, mew=2.2, clip_on=False)
@@ -140,7 +140,7 @@ def outline(
     halo: float = 0.9,
     dashed: bool = False,
 ) -> None:
-    """The border of a mask, along pixel edges, on a dark halo so that it shows on any picture.
+    """Draw the border of a mask, along pixel edges, on a dark halo so that it shows on any picture.
 
     Args:
         width: of the line, in points.
@@ -158,7 +158,7 @@ def outline(
 
 
 def score_histograms(per_image: pd.DataFrame, path: Path) -> Path:
-    """How IoU and SAM's predicted IoU are distributed over the images of a run."""
+    """Draw how IoU and SAM's predicted IoU are distributed over the images of a run."""
     with styled():
         figure = Figure(figsize=(6.0, 2.1), layout="constrained")
         left, right = figure.subplots(1, 2, sharey=True)
@@ -179,7 +179,7 @@ def score_histograms(per_image: pd.DataFrame, path: Path) -> Path:
 
 
 def shortened(text: str, wide: float, size: float) -> str:
-    """The text if it fits into ``wide`` points at this font size, else its two ends with ``…`` between them."""
+    """Return the text if it fits into ``wide`` points at this font size, else its two ends around ``…``."""
     shown, kept = text, len(text)
     while kept > 2 and (needed := TextPath((0, 0), shown, size=size).get_extents().width) > wide:
         kept = max(min(kept - 1, int(kept * wide / needed)), 2)
@@ -200,7 +200,7 @@ def _legend(examples: Sequence[Example]) -> list[Line2D]:
 
 
 def styled() -> AbstractContextManager[None]:
-    """The style of all figures."""
+    """Apply the style of all figures inside a ``with`` block."""
     return mpl.rc_context(_STYLE)
 
 

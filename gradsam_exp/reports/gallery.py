@@ -1,10 +1,12 @@
-"""The few images of a run that are worth drawing, kept while the others pass by."""
+"""This module picks the few images of a run that are drawn: the first by name, and those of the lowest IoU."""
 
 from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from gradsam_exp.overlap import iou
 
 @dataclass(frozen=True)
 class Example:
-    """One image with everything that happened to it, as arrays.
+    """Holds one image with everything that happened to it, as arrays.
 
     Attributes:
         class_name: the true one; the predicted one where that is not known.
@@ -41,8 +43,11 @@ class Example:
     predicted_class: str = ""
 
 
+Ranked = tuple[tuple[Any, ...], Example]  # with what it is ranked by
+
+
 class Gallery:
-    """Sees every batch of a run, in any order; keeps the first images by name, and the worst.
+    """Keeps the first images of a run by name, and the worst, of batches that come in any order.
 
     Of the first, one of each class comes before a second of any.
 
@@ -53,43 +58,34 @@ class Gallery:
 
     def __init__(self, class_names: Sequence[str], *, first: int, worst: int) -> None:
         self.class_names, self.first, self.worst = class_names, first, worst
-        self._by_class: dict[int, list[Example]] = {}
-        self._worst: list[Example] = []
+        self._by_class: dict[int, list[Ranked]] = {}
+        self._worst: list[Ranked] = []
 
     def __call__(self, item: Prepared, result: PipelineResult) -> None:
-        """Look at one batch."""
+        """Look at one batch, and keep what belongs to the first or the worst."""
         truth = item.batch.masks
         ious = iou(result.masks, truth).tolist() if truth is not None else [float("nan")] * len(item.batch)
         for k, value in enumerate(ious):
-            name = item.batch.image_ids[k]
+            name, make = item.batch.image_ids[k], partial(self._example, item, result, k, value)
             of_class = self._by_class.setdefault(int(item.batch.labels[k]), [])
-            is_first = _belongs((name,), of_class, self.first, _by_name)
-            is_worst = truth is not None and _belongs((value, name), self._worst, self.worst, _by_iou)
-            if is_first or is_worst:
-                example = self._example(item, result, k, value)
-                if is_first:
-                    _insert(example, of_class, self.first, _by_name)
-                if is_worst:
-                    _insert(example, self._worst, self.worst, _by_iou)
+            _offer(of_class, (name,), self.first, make)
+            if truth is not None:
+                _offer(self._worst, (value, name), self.worst, make)
 
     def first_examples(self) -> list[Example]:
-        """The first image of each class, then the second of each, …, in the classes' order."""
-        rounds = [
-            [examples[turn] for _, examples in sorted(self._by_class.items()) if turn < len(examples)]
-            for turn in range(self.first)
-        ]
-        return [example for chosen in rounds for example in chosen][: self.first]
+        """Return the first image of each class, then the second of each, …, in the classes' order."""
+        classes = [ranked for _, ranked in sorted(self._by_class.items())]
+        turns = [ranked[turn] for turn in range(self.first) for ranked in classes if turn < len(ranked)]
+        return [example for _, example in turns[: self.first]]
 
     def worst_examples(self) -> list[Example]:
-        """The images with the lowest IoU, worst first."""
-        return list(self._worst)
+        """Return the images with the lowest IoU, worst first."""
+        return [example for _, example in self._worst]
 
     def _example(self, item: Prepared, result: PipelineResult, k: int, iou: float) -> Example:
-        prompts = result.prompts[result.prompts.image_index == k]
+        prompts, truth = result.prompts[result.prompts.image_index == k], item.batch.masks
         label, predicted = int(item.batch.labels[k]), self.class_names[int(item.predicted[k])]
         real = prompts.labels >= 0
-        truth = item.batch.masks
-        boxes = np.zeros((0, 4), dtype=np.float32) if prompts.boxes is None else prompts.boxes.numpy()
         return Example(
             image_id=item.batch.image_ids[k],
             class_name=self.class_names[label] if label >= 0 else predicted,
@@ -97,7 +93,7 @@ class Gallery:
             heatmap=item.heatmaps.values[k].numpy(),
             points=prompts.points[real].numpy(),
             labels=prompts.labels[real].numpy(),
-            boxes=boxes,
+            boxes=np.zeros((0, 4), dtype=np.float32) if prompts.boxes is None else prompts.boxes.numpy(),
             mask=result.masks[k].numpy(),
             truth=None if truth is None else truth[k].numpy(),
             iou=iou,
@@ -105,22 +101,8 @@ class Gallery:
         )
 
 
-Key = Callable[[Example], tuple[Any, ...]]
-
-
-def _by_name(example: Example) -> tuple[Any, ...]:
-    return (example.image_id,)
-
-
-def _by_iou(example: Example) -> tuple[Any, ...]:
-    return example.iou, example.image_id
-
-
-def _belongs(key: tuple[Any, ...], kept: Sequence[Example], most: int, by: Key) -> bool:
-    """Whether an example is one of the first ``most``, as far as is known."""
-    return len(kept) < most or (most > 0 and key < by(kept[-1]))
-
-
-def _insert(example: Example, kept: list[Example], most: int, by: Key) -> None:
-    insort(kept, example, key=by)
-    del kept[most:]
+def _offer(kept: list[Ranked], key: tuple[Any, ...], most: int, make: Callable[[], Example]) -> None:
+    """Keep an example if it is one of the first ``most`` by its key, as far as is known."""
+    if len(kept) < most or (most > 0 and key < kept[-1][0]):
+        insort(kept, (key, make()), key=itemgetter(0))
+        del kept[most:]

@@ -1,4 +1,4 @@
-"""``report.html``: a comparison of finished runs in one file that needs no network.
+"""This module writes ``report.html``: a comparison of finished runs in one file that needs no network.
 
 What is shown is gathered here as plain values; the files in ``templates`` make a page of it.
 """
@@ -24,7 +24,16 @@ from gradsam_exp.errors import InputError
 from gradsam_exp.reports import colours
 from gradsam_exp.reports.curves import charts
 from gradsam_exp.reports.pictures import heat_source, read_pictures, small_predictions
-from gradsam_exp.reports.tables import BOUND, BOUND_NOTE, known_metrics, merged_rows, varied_columns
+from gradsam_exp.reports.tables import (
+    BOUND,
+    BOUND_NOTE,
+    SAME_NOTE,
+    is_unknown,
+    known_metrics,
+    merged_rows,
+    shown,
+    varied_columns,
+)
 from gradsam_exp.runs.comparison import Runs
 from gradsam_exp.runs.finding import differences, in_short
 from gradsam_exp.runs.folder import Run, replaced
@@ -41,7 +50,6 @@ def write_page(
     """Write the report of the runs in ``table``; None if it holds no evaluation.
 
     Args:
-        runs: of the comparison.
         table: see `gradsam_exp.runs.sweep.collect_runs`.
         store: where images and heatmaps are read from; None leaves them out.
         baseline: the job that others are first compared with; the reader can choose another.
@@ -55,10 +63,10 @@ def write_page(
 
 
 def render(content: Mapping[str, Any]) -> str:
-    """The page that shows what `gather` found."""
+    """Make the page that shows what `gather` found."""
     loader = jinja2.PackageLoader("gradsam_exp", "reports/templates")
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["number"] = _shown
+    environment.filters["number"] = shown
 
     def source(name: str) -> Markup:
         return Markup(loader.get_source(environment, name)[0])
@@ -76,7 +84,7 @@ def render(content: Mapping[str, Any]) -> str:
 def gather(
     comparison: Runs, table: pd.DataFrame, store: Store | None = None, *, baseline: str | None = None
 ) -> dict[str, Any]:
-    """Everything the page shows, as plain values.
+    """Gather everything the page shows, as plain values.
 
     Returns:
         ``runs``: one for each row of the comparison; ``sets``: the images that runs have in common, with
@@ -86,7 +94,7 @@ def gather(
     known = {name: facts.heading for name, facts in known_metrics(table, comparison.metric_facts(table)).items()}
     titles = {name: known[name] for name in ("miou", *known) if name in known}  # looked for first, it comes first
     varied = varied_columns(table)
-    rows = [row for row in merged_rows(table) if _is_shown(comparison, row)]
+    rows = [row for row in merged_rows(table) if row["status"] != "finished" or comparison[row["job"]].has_images]
     names = short_names([str(row["job"]) for row in rows])
     runs = [
         _run(comparison[row["job"]], row, name, varied, list(titles))
@@ -104,10 +112,11 @@ def gather(
     for run in finished:
         run["changed"] = changed[run["job"]]
     number = {job: k for k, run in enumerate(runs) for job in run["jobs"]}
+    folder, here = comparison.folder.resolve(), Path.cwd().resolve()
     chosen = None if baseline is None else number.get(baseline)
     return {
-        "title": f"{comparison.folder.resolve().parent.name} / {comparison.folder.name}",
-        "folder": _place(comparison.folder),
+        "title": f"{folder.parent.name} / {comparison.folder.name}",
+        "folder": str(folder.relative_to(here) if folder.is_relative_to(here) else folder),
         "created": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
         "titles": {name: title for name, title in titles.items() if name not in same},
         "varied": varied,
@@ -123,18 +132,8 @@ def gather(
     }
 
 
-def _place(folder: Path) -> str:
-    """From here, if it lies below."""
-    folder, here = folder.resolve(), Path.cwd().resolve()
-    return str(folder.relative_to(here) if folder.is_relative_to(here) else folder)
-
-
-def _is_shown(runs: Runs, row: Mapping[Any, Any]) -> bool:
-    return row["status"] != "finished" or runs[row["job"]].has_images
-
-
 def short_names(jobs: Sequence[str]) -> list[str]:
-    """Runs' paths without the folders that do not tell them apart, and times no longer than they need be.
+    """Shorten runs' paths by the folders that do not tell them apart, and times to what they need be.
 
     Args:
         jobs: paths, all different: ``evaluate/2026-01-31_09-30-00-123456/0``; a sweep's are numbers, and stay so.
@@ -160,7 +159,7 @@ def _same_in_all(runs: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -
     for name, title in titles.items():
         values = {run["metrics"][name][0] for run in runs}
         if len(values) == 1 and name != "miou":
-            notes[name] = f"{title} is {_shown(values.pop())} in all runs"
+            notes[name] = f"{title} is {shown(values.pop())} in all runs"
     return notes
 
 
@@ -169,7 +168,7 @@ def _run(
 ) -> dict[str, Any]:
     """What is known of one row without its images."""
     job = str(row["job"])
-    values = ["" if _shown(row[column]) == "" else str(row[column]) for column in varied]
+    values = ["" if is_unknown(row[column]) else str(row[column]) for column in varied]
     bound = row.get("upper_bound") is True
     star = BOUND if bound else ""
     said = (in_short(key, value) for key, value in zip(varied, values, strict=True) if value)
@@ -265,7 +264,7 @@ def _pairs(ious: pd.DataFrame) -> list[list[Any]]:
 def _notes(runs: Sequence[Mapping[str, Any]], sets: Sequence[Mapping[str, Any]]) -> list[str]:
     notes = [BOUND_NOTE] if any(run["bound"] for run in runs) else []
     if any(len(run["jobs"]) > 1 for run in runs):
-        notes.append("×n: n jobs that are the same run, made once: it does not depend on what was varied")
+        notes.append(SAME_NOTE)
     if len(sets) > 1:
         notes.append(f"the runs are on {len(sets)} different sets of images; only runs on the same are compared")
     return notes
@@ -274,10 +273,3 @@ def _notes(runs: Sequence[Mapping[str, Any]], sets: Sequence[Mapping[str, Any]])
 def _number(value: Any, digits: int = 4) -> float | None:
     """JSON has no NaN."""
     return None if value is None or math.isnan(value) else round(float(value), digits)
-
-
-def _shown(value: Any, digits: int = 3) -> str:
-    """A number as a table shows it; nothing for none."""
-    if value is None or value != value:  # noqa: PLR0124  (NaN is not itself)
-        return ""
-    return f"{value:.{digits}f}" if isinstance(value, float) else str(value)

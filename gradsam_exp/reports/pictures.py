@@ -1,4 +1,4 @@
-"""The pictures of a report: images, heatmaps and true masks of finished runs, small and each only once.
+"""This module reads a report's pictures: images, heatmaps and true masks of finished runs, small, each only once.
 
 They are read from the store, where the runs say that they left them; nothing is computed or fetched for a report.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,7 +32,7 @@ _QUALITY = 90
 
 @dataclass
 class Pictures:
-    """Of some images of a data set.
+    """Holds what a page shows of some images of a data set.
 
     Attributes:
         ids: the images' names.
@@ -61,7 +62,7 @@ def heat_source(run: Run) -> str:
 
 
 def wanted_images(ious: pd.DataFrame, pixels: float, sources: int) -> list[str]:
-    """The images whose pictures are worth their place, by name: those that the runs disagree on, worst and best.
+    """Name the images whose pictures are worth their place: those that the runs disagree on, worst and best.
 
     Args:
         ious: images by runs.
@@ -83,7 +84,7 @@ def read_pictures(runs: Mapping[str, Run], ious: pd.DataFrame, store: Store | No
     Args:
         runs: one run for each source of heatmaps.
         ious: images by runs.
-        store: the reader's; None if there is none.
+        store: the reader's.
     """
     found = Pictures()
     if store is None:
@@ -105,19 +106,18 @@ def _read_images(found: Pictures, run: Run, ious: pd.DataFrame, sources: int, st
     """Fill in everything but the heatmaps."""
     if not any(chunk["stored"] for chunk in run.prepared):
         raise InputError(f"{run.folder}: no pictures were kept (store.enabled=false)")
-    height, width = (int(run.predictions[side].iloc[0]) for side in ("height", "width"))
-    pixels = width * height * min(1.0, SIDE / max(width, height)) ** 2
-    wanted = set(wanted_images(ious, pixels, sources))
+    first = fitting((int(run.predictions["width"].iloc[0]), int(run.predictions["height"].iloc[0])), SIDE)[0]
+    wanted = set(wanted_images(ious, float(math.prod(first)), sources))
     images = stored_images(run, store, wanted, most_pixels=MOST_PIXELS)
     if not images:
         raise InputError(f"{run.folder}: the pictures are not in the store {store.root}")
     for name, (image, truth) in images.items():
-        picture, scale = smaller(Image.fromarray(image))
+        size, scale = fitting((image.shape[1], image.shape[0]), SIDE)
         found.ids.append(name)
-        found.sizes.append(picture.size)
+        found.sizes.append(size)
         found.scales.append(scale)
-        found.images.append(as_url(picture))
-        found.truths.append(None if truth is None else encoded(truth, picture.size))
+        found.images.append(as_url(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)))
+        found.truths.append(None if truth is None else encode_mask(shrunk_mask(truth, size)))
     if len(found.ids) < len(ious):
         found.notes.append(
             f"{run.folder}: pictures of {len(found.ids)} of {len(ious)} images are in this page, to keep it small"
@@ -138,62 +138,51 @@ def _heats(found: Pictures, run: Run, store: Store) -> list[str]:
     return heats
 
 
-def smaller(picture: Image.Image) -> tuple[Image.Image, float]:
-    """At most `SIDE` px wide and high, and by how much it was scaled."""
-    scale = min(1.0, SIDE / max(picture.size))
-    if scale == 1:
-        return picture, scale
-    size = (max(round(picture.width * scale), 1), max(round(picture.height * scale), 1))
-    return picture.resize(size, Image.Resampling.LANCZOS), scale
+def fitting(size: tuple[int, int], side: int) -> tuple[tuple[int, int], float]:
+    """Return the size, and the scale, at most 1, of a picture that is made at most ``side`` px wide and high."""
+    scale = min(1.0, side / max(size))
+    width, height = (max(round(length * scale), 1) for length in size)
+    return (width, height), scale
 
 
 def as_url(picture: Image.Image) -> str:
-    """A ``data:`` URL."""
+    """Write a picture as a ``data:`` URL."""
     file = io.BytesIO()
     picture.save(file, "WEBP", quality=_QUALITY, method=2)
     return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 
-def encoded(mask: Bool[np.ndarray, "height width"], size: tuple[int, int]) -> str:
-    """Encode a mask as COCO RLE, made as small as its picture."""
-    if mask.shape != (size[1], size[0]):
-        grey = Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BOX)
-        mask = np.asarray(grey) > 127
-    return encode_mask(mask)
+def shrunk_mask(mask: Bool[np.ndarray, "height width"], size: tuple[int, int]) -> Bool[np.ndarray, "_ _"]:
+    """Make a mask as small as its picture, which has this ``(width, height)``."""
+    if mask.shape == size[::-1]:
+        return mask
+    return np.asarray(Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BOX)) > 127
 
 
 def small_predictions(run: Run, found: Pictures) -> tuple[list[str | None], list[list[Any]]]:
-    """A run's masks (COCO RLE) and prompts, for each picture and in its pixels.
+    """Shrink a run's masks (COCO RLE) and prompts to each picture's pixels.
 
     Returns:
         Masks, and for each image ``[x, y, x, y, …]``, a string of the points' labels, and
         ``[x0, y0, x1, y1, …]`` of the boxes. Where the file is missing or damaged there are neither, and a note
         says so.
     """
+    masks: list[str | None] = []
+    prompts: list[list[Any]] = []
     try:
-        return _predictions(run, found)
+        rows = run.predictions.reindex(found.ids).to_dict("records")
+        for row, size, scale in zip(rows, found.sizes, found.scales, strict=True):
+            own = decode_prediction(row)
+            # Coordinates name pixel centres.
+            xy, boxes = (((at + 0.5) * scale - 0.5).ravel().tolist() for at in (own.points, own.boxes))
+            labels = "".join(map(str, own.labels.tolist()))
+            masks.append(encode_mask(shrunk_mask(own.mask, size)))
+            prompts.append([[round(at, 1) for at in xy], labels, [round(at, 1) for at in boxes]])
     except InputError as error:
         problem = str(error).removeprefix(f"{run.folder}/")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         problem = f"predictions.parquet cannot be read ({first_line(error)})"
+    else:
+        return masks, prompts
     found.notes.append(f"{run.folder}: no masks and prompts, {problem}")
     return [None for _ in found.ids], [[[], "", []] for _ in found.ids]
-
-
-def _predictions(run: Run, found: Pictures) -> tuple[list[str | None], list[list[Any]]]:
-    rows = run.predictions.reindex(found.ids).to_dict("records")
-    masks: list[str | None] = []
-    prompts: list[list[Any]] = []
-    for row, size, scale in zip(rows, found.sizes, found.scales, strict=True):
-        own = decode_prediction(row)
-        masks.append(encoded(own.mask, size))
-        xy, boxes = (
-            [_scaled(value, scale) for value in places.ravel().tolist()] for places in (own.points, own.boxes)
-        )
-        prompts.append([xy, "".join(map(str, own.labels.tolist())), boxes])
-    return masks, prompts
-
-
-def _scaled(value: float, scale: float) -> float:
-    """A coordinate that names pixel centres."""
-    return round((value + 0.5) * scale - 0.5, 1)

@@ -1,8 +1,10 @@
-"""The tables, page and curves of a comparison, in files and in the terminal."""
+"""This module writes the tables, the page and the curves of a comparison, and prints the tables."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,10 +24,8 @@ def summarize_sweep(folder: Path, store: Store | None = None) -> pd.DataFrame:
     """Collect the runs below ``folder``, write their tables and report there, and print the tables.
 
     ``sweep.csv``, ``sweep.md``, ``sweep.tex``, ``report.html`` and the curves ``sweep.png``; where a seed was
-    varied, ``pooled.csv`` holds one row for the runs that differ in nothing else.
-
-    Args:
-        store: where the page finds pictures; None leaves them out.
+    varied, ``pooled.csv`` holds one row for the runs that differ in nothing else. The page finds pictures in the
+    store; None leaves them out.
     """
     from gradsam_exp.reports.tables import print_tables  # noqa: PLC0415  (a sweep's parent starts without pandas)
 
@@ -35,35 +35,31 @@ def summarize_sweep(folder: Path, store: Store | None = None) -> pd.DataFrame:
     pooled = write_tables(runs, table, folder, common)
     print_tables(table, pooled, runs.metric_facts(table), common)
     print(folder / "sweep.csv")
-    _report(runs, table, store)
-    return table
-
-
-def _report(runs: Runs, table: pd.DataFrame, store: Store | None) -> None:
-    """Write the page and the curves; whatever goes wrong, the sweep is whole without."""
-    try:
+    with warned("report.html was not written"):
         from gradsam_exp.reports.page import write_page  # noqa: PLC0415
 
-        page = write_page(runs, table, runs.folder / "report.html", store)
-    except Exception as error:
-        log.warning(
-            "report.html was not written (%s: %s); the sweep's tables are whole", type(error).__name__, error
-        )
-        log.debug("", exc_info=True)
-    else:
+        page = write_page(runs, table, folder / "report.html", store)
         if page is not None:
             print(page)
-    write_curves(runs, table, runs.folder / "sweep.png")
+    write_curves(runs, table, folder / "sweep.png")
+    return table
 
 
 def write_curves(runs: Runs, table: pd.DataFrame, path: Path) -> None:
     """Draw ``path`` (PNG) and the same as PDF, if something was varied; what cannot be drawn is a warning."""
-    try:
+    with warned(f"{path.name} was not drawn"):
         from gradsam_exp.reports.curves import draw_curves  # noqa: PLC0415
 
         draw_curves(runs, table, path)
-    except Exception as error:  # a figure costs no tables and no page
-        warn(f"{path.name} was not drawn ({type(error).__name__}: {error}); all else is whole")
+
+
+@contextmanager
+def warned(problem: str) -> Iterator[None]:
+    """Turn whatever goes wrong inside into a warning: no page and no figure may cost a run its numbers."""
+    try:
+        yield
+    except Exception as error:  # of many kinds, from matplotlib
+        warn(f"{problem} ({type(error).__name__}: {error}); all else is whole")
         log.debug("", exc_info=True)
 
 

@@ -1,4 +1,4 @@
-"""A sweep's tables for people: in Markdown, for LaTeX and in the terminal."""
+"""This module writes a sweep's tables for people: in Markdown, for LaTeX and in the terminal."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from gradsam_exp.console import console
 from gradsam_exp.runs.comparison import CLASS_MIOU
 from gradsam_exp.runs.summary import MetricFacts
 
-_COUNTS = "wins / ties / losses"
+Row = list[tuple[str, str]]
+"""A table's row: of each cell the column's heading and the text."""
 BOUND = "*"
 BOUND_NOTE = f"{BOUND} upper bound: looks at the truth"
+SAME_NOTE = "×n: n jobs that are the same run, made once: it does not depend on what was varied"
 PAIRS = ["baseline", "delta_miou", "delta_low", "delta_high", "p", "wins", "ties", "losses"]
-
-
 Metrics = Mapping[str, MetricFacts]
 """What the metrics in a table are, by name; see `gradsam_exp.runs.comparison.metric_facts`."""
 
 
 def metric_columns(table: pd.DataFrame) -> list[str]:
-    """Columns that hold the means of metrics: those with an interval and a number of images beside them."""
+    """Name the columns that hold means of metrics: those with an interval and a number of images beside them."""
     return [str(c) for c in table if {f"{c}_low", f"{c}_high", f"{c}_n"} <= set(table)]
 
 
 def varied_columns(table: pd.DataFrame) -> list[str]:
-    """Columns that hold what was varied between the runs."""
+    """Name the columns that hold what was varied between the runs."""
     own = {f"{name}{end}" for name in metric_columns(table) for end in ("", "_low", "_high", "_n")}
     own |= {"job", "status", "error", "upper_bound", "same_as", *PAIRS}
     given = [str(c) for c in table if c not in own and not str(c).startswith(CLASS_MIOU)]
@@ -39,7 +39,7 @@ def varied_columns(table: pd.DataFrame) -> list[str]:
 
 
 def merged_rows(table: pd.DataFrame) -> list[dict[Any, Any]]:
-    """One row for all jobs that are the same run: the first's, with all values of what it does not depend on.
+    """Join the rows of jobs that are the same run: the first's, with all values of what it does not depend on.
 
     ``jobs`` counts them and ``all_jobs`` names them, where there are any.
     """
@@ -54,77 +54,72 @@ def merged_rows(table: pd.DataFrame) -> list[dict[Any, Any]]:
     return rows
 
 
-def _lead(run: Mapping[Any, Any], varied: list[str]) -> list[str]:
-    """The first cells of a run's row: its number, ``*`` for a bound, ``×3`` if three jobs are it; what varied."""
-    job = f"{run['job']}{BOUND}" if run.get("upper_bound") is True else str(run["job"])
-    job += f" ×{run['jobs']}" if run.get("jobs", 1) > 1 else ""
-    return [job, *("" if _unknown(run[c]) else str(run[c]) for c in varied)]
-
-
 def known_metrics(table: pd.DataFrame, metrics: Metrics) -> Metrics:
-    """The metrics of which a run in the table has a value."""
+    """Keep the metrics of which a run in the table has a value."""
     return {name: facts for name, facts in metrics.items() if name in table and table[name].notna().any()}
 
 
-def _cells(table: pd.DataFrame, metrics: Metrics, *, brief: bool = False) -> tuple[list[str], list[list[str]]]:
-    """Headings and texts for people: one column for each thing varied, ``mean [low, high]`` for each metric.
+def tables_for_people(
+    table: pd.DataFrame, pooled: pd.DataFrame, metrics: Metrics, *, brief: bool = False
+) -> dict[str, list[Row]]:
+    """Make the tables that are shown of a sweep, by title; those without rows are left out.
 
-    Metrics of the heatmaps are left out; see `_heatmap_cells`.
+    What was varied has a column each, and so has each metric, as ``mean [low, high]``. Metrics of the heatmaps
+    have a table of their own, if runs differ in them. A run that looks at the truth has a star, and ``×3`` stands
+    for three jobs that are the same run.
 
     Args:
-        brief: for a terminal's width, only mIoU with its interval.
+        brief: for a terminal's width: no classes, and intervals of mIoU and differences only.
     """
-    shown = {name: facts for name, facts in known_metrics(table, metrics).items() if not facts.about_heatmaps}
-    varied = varied_columns(table)
-    incomplete = bool((table["status"] != "finished").any())
-    headings = ["job", *varied, *_headings(shown), *(["status"] if incomplete else [])]
-    rows = []
+    varied, known = varied_columns(table), known_metrics(table, metrics)
+    differing = [name for name, facts in known.items() if facts.about_heatmaps and table[name].nunique() > 1]
+    classes = [] if brief else _classes(table)
+    incomplete = (table["status"] != "finished").any()
+    sweep: list[Row] = []
+    pairs: list[Row] = []
+    heatmaps: list[Row] = []
     for run in merged_rows(table):
-        row = [*_lead(run, varied), *(_mean(run, name, brief=brief and name != "miou") for name in shown)]
-        rows.append([*row, str(run["status"])] if incomplete else row)
-    return headings, rows
+        job = f"{run['job']}{BOUND}" if run.get("upper_bound") is True else str(run["job"])
+        job += f" ×{run['jobs']}" if run.get("jobs", 1) > 1 else ""
+        lead = [("job", job), *((c, "" if is_unknown(run[c]) else str(run[c])) for c in varied)]
+        means = {
+            name: (facts.heading, _mean(run, name, brief=brief and name != "miou"))
+            for name, facts in known.items()
+        }
+        own = [cell for name, cell in means.items() if not known[name].about_heatmaps]
+        sweep.append([*lead, *own, *([("status", str(run["status"]))] if incomplete else [])])
+        if run["status"] == "finished" and "delta_miou" in table:
+            pairs.append([*lead, *_difference(run), *_by_class(run, classes)])
+        if run["status"] == "finished" and differing:
+            heatmaps.append([*lead, *(means[name] for name in differing)])
+    pools: list[Row] = []
+    before = list(pooled.columns).index("runs") if len(pooled) else 0
+    for pool in pooled.to_dict("records"):
+        row = [(str(c), str(pool[c])) for c in pooled.columns[: before + 1]]
+        row += [("mIoU", _mean(pool, "miou")), ("sd between runs", shown(pool["miou_sd"]))]
+        pools.append([*row, *_difference(pool), *_by_class(pool, [] if brief else _classes(pooled))])
+    found = {
+        "sweep": sweep,
+        "mIoU image by image, against the first run on the same images": pairs,
+        "pooled over seeds or checkpoints, image by image": pools,
+        "heatmaps": heatmaps,
+    }
+    return {title: rows for title, rows in found.items() if rows}
 
 
-def _heatmap_cells(
-    table: pd.DataFrame, metrics: Metrics, *, brief: bool = False
-) -> tuple[list[str], list[list[str]]]:
-    """The same for the metrics of the heatmaps in which runs differ; no rows if there are none."""
-    known = {name: facts for name, facts in known_metrics(table, metrics).items() if facts.about_heatmaps}
-    shown = {name: facts for name, facts in known.items() if table[name].nunique() > 1}
-    varied = varied_columns(table)
-    rows = [
-        [*_lead(run, varied), *(_mean(run, name, brief=brief) for name in shown)]
-        for run in merged_rows(table)
-        if shown and run["status"] == "finished"
-    ]
-    return ["job", *varied, *_headings(shown)], rows
-
-
-def _headings(metrics: Metrics) -> list[str]:
-    return [facts.heading for facts in metrics.values()]
-
-
-def _mean(run: Mapping[Any, Any], name: str, *, brief: bool) -> str:
+def _mean(run: Mapping[Any, Any], name: str, *, brief: bool = False) -> str:
     """A metric's mean and, unless brief, its interval; empty if the run has none."""
-    if _unknown(run.get(name)):
+    if is_unknown(run.get(name)):
         return ""
     interval = "" if brief else f" [{run[f'{name}_low']:.3f}, {run[f'{name}_high']:.3f}]"
     return f"{run[name]:.3f}{interval}"
 
 
-def _pair_cells(table: pd.DataFrame, *, brief: bool = False) -> tuple[list[str], list[list[str]]]:
-    """The same for the comparison with the baseline and, unless brief, the classes; no rows without comparison."""
-    if "delta_miou" not in table:
-        return [], []
-    varied = varied_columns(table)
-    classes = [] if brief else _classes(table)
-    headings = ["job", *varied, "against", "Δ mIoU", "p (Holm)", _COUNTS]
-    rows = []
-    for run in merged_rows(table):
-        if run["status"] != "finished":
-            continue
-        rows.append([*_lead(run, varied), *difference_cells(run), _counts(run), *_class_cells(run, classes)])
-    return headings + _class_headings(classes), rows
+def _difference(run: Mapping[Any, Any]) -> Row:
+    """How a run differs from its baseline, and on how many images it is better, as good, and worse."""
+    counts = "" if is_unknown(run.get("wins")) else "/".join(str(int(run[n])) for n in ("wins", "ties", "losses"))
+    headings = ("against", "Δ mIoU", "p (Holm)", "wins / ties / losses")
+    return list(zip(headings, (*difference_cells(run), counts), strict=True))
 
 
 def _classes(table: pd.DataFrame) -> list[str]:
@@ -132,42 +127,16 @@ def _classes(table: pd.DataFrame) -> list[str]:
     return [str(c) for c in table if str(c).startswith(CLASS_MIOU)]
 
 
-def _class_headings(classes: Sequence[str]) -> list[str]:
-    return [f"mIoU {c.removeprefix(CLASS_MIOU)}" for c in classes]
-
-
-def _class_cells(run: Mapping[Any, Any], classes: Sequence[str]) -> list[str]:
-    return ["" if _unknown(run[c]) else f"{run[c]:.3f}" for c in classes]
-
-
-def _pool_cells(pooled: pd.DataFrame, *, brief: bool = False) -> tuple[list[str], list[list[str]]]:
-    """Headings and texts of runs that differ in a seed only."""
-    if not len(pooled):
-        return [], []
-    varied = list(pooled.columns[: list(pooled.columns).index("runs")])
-    headings = [*varied, "runs", "mIoU", "sd between runs", "against", "Δ mIoU", "p (Holm)", _COUNTS]
-    classes = [] if brief else _classes(pooled)
-    rows = []
-    for pool in pooled.to_dict("records"):
-        row = [*(str(pool[c]) for c in varied), str(pool["runs"])]
-        row += [f"{pool['miou']:.3f} [{pool['miou_low']:.3f}, {pool['miou_high']:.3f}]"]
-        row += ["" if _unknown(pool["miou_sd"]) else f"{pool['miou_sd']:.3f}", *difference_cells(pool)]
-        rows.append([*row, _counts(pool), *_class_cells(pool, classes)])
-    return headings + _class_headings(classes), rows
-
-
-def _counts(run: Mapping[Any, Any]) -> str:
-    """On how many images a run is better, as good, and worse than the baseline."""
-    return "" if _unknown(run.get("wins")) else "/".join(str(int(run[n])) for n in ("wins", "ties", "losses"))
+def _by_class(run: Mapping[Any, Any], classes: Sequence[str]) -> Row:
+    return [(f"mIoU {c.removeprefix(CLASS_MIOU)}", shown(run[c])) for c in classes]
 
 
 def difference_cells(run: Mapping[Any, Any], *, digits: int = 3) -> list[str]:
-    """The baseline's name, the paired difference with its interval, and p."""
-    if _unknown(run.get("delta_miou")):
+    """Write the baseline's name, the paired difference with its interval, and p."""
+    if is_unknown(run.get("delta_miou")):
         return ["", "baseline", ""]
     delta, low, high = (f"{run[name]:+.{digits}f}" for name in ("delta_miou", "delta_low", "delta_high"))
-    interval = f"{delta} [{low}, {high}]"
-    return [str(run["baseline"]), interval, "" if _unknown(run["p"]) else f"{run['p']:.2g}"]
+    return [str(run["baseline"]), f"{delta} [{low}, {high}]", "" if is_unknown(run["p"]) else f"{run['p']:.2g}"]
 
 
 def _notes(table: pd.DataFrame) -> list[str]:
@@ -176,21 +145,25 @@ def _notes(table: pd.DataFrame) -> list[str]:
     bounds = "upper_bound" in table and table["upper_bound"].eq(True).any()
     notes = [BOUND_NOTE] if bounds else []
     if "same_as" in table:
-        notes.append("×n: n jobs that are the same run, made once: it does not depend on what was varied")
+        notes.append(SAME_NOTE)
     return notes + [f"job {run['job']}: {run['error']}" for run in failed]
 
 
 def as_markdown(table: pd.DataFrame, pooled: pd.DataFrame, metrics: Metrics, about: str = "") -> str:
-    """The sweep's tables in Markdown, and what went wrong below them.
+    """Write the sweep's tables in Markdown, and what went wrong below them.
 
     Args:
         metrics: what the table's metrics are; others are not shown.
         about: what all runs have in common; stands above.
     """
-    all_cells = (_cells(table, metrics), _pair_cells(table), _pool_cells(pooled), _heatmap_cells(table, metrics))
-    parts = [markdown_text(about)] if about else []
-    text = "\n\n".join([*parts, *(markdown_table(headings, rows) for headings, rows in all_cells if rows)])
-    return text + "\n" + "".join(f"\n- {markdown_text(line)}\n" for line in _notes(table))
+    tables = tables_for_people(table, pooled, metrics).values()
+    parts = [*([markdown_text(about)] if about else []), *(markdown_table(*_columns(rows)) for rows in tables)]
+    return "\n\n".join(parts) + "\n" + "".join(f"\n- {markdown_text(line)}\n" for line in _notes(table))
+
+
+def _columns(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """A table's headings, and its rows' texts."""
+    return [heading for heading, _ in rows[0]], [[text for _, text in row] for row in rows]
 
 
 _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
@@ -200,22 +173,20 @@ _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
 
 
 def as_latex(table: pd.DataFrame, pooled: pd.DataFrame, metrics: Metrics, about: str = "") -> str:
-    """The sweep's tables for LaTeX; they need ``\\usepackage{booktabs}`` and an input encoding of UTF-8.
+    """Write the sweep's tables for LaTeX; they need ``\\usepackage{booktabs}`` and an input encoding of UTF-8.
 
-    Args:
-        metrics: what the table's metrics are; others are not shown.
-        about: what all runs have in common; a comment above.
+    ``about`` and what went wrong are comments; see `as_markdown`.
     """
-    parts = ["% \\usepackage{booktabs}", *([f"% {' '.join(about.split())}"] if about else [])]
-    all_cells = (_cells(table, metrics), _pair_cells(table), _pool_cells(pooled), _heatmap_cells(table, metrics))
-    for headings, rows in all_cells:
-        if rows:
-            parts.append(latex_table(headings, rows))
-    return "\n\n".join([*parts, *(f"% {' '.join(line.split())}" for line in _notes(table))]) + "\n"
+    tables = tables_for_people(table, pooled, metrics).values()
+    above, below = (
+        [f"% {' '.join(line.split())}" for line in lines if line] for lines in ([about], _notes(table))
+    )
+    parts = ["% \\usepackage{booktabs}", *above, *(latex_table(*_columns(rows)) for rows in tables), *below]
+    return "\n\n".join(parts) + "\n"
 
 
 def latex_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A ``tabular`` with booktabs' rules."""
+    """Write a ``tabular`` with booktabs' rules."""
     lines = [" & ".join(map(latex_text, line)) + r" \\" for line in (headings, *rows)]
     columns = "l" * len(headings)
     top = [f"\\begin{{tabular}}{{@{{}}{columns}@{{}}}}", r"\toprule", lines[0], r"\midrule"]
@@ -223,7 +194,7 @@ def latex_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def latex_text(text: str) -> str:
-    """Text as LaTeX prints it; numbers keep their minus signs."""
+    """Escape text so that LaTeX prints it; numbers keep their minus signs."""
     escaped = "".join(_LATEX.get(letter, letter) for letter in " ".join(text.split()))
     escaped = re.sub(r"(?<![\w.-])-(?=\d)", "$-$", escaped)
     escaped = re.sub(r"\b([\d.]+)e([+-]\d+)\b", lambda m: rf"${m[1]}\times10^{{{int(m[2])}}}$", escaped)
@@ -231,7 +202,7 @@ def latex_text(text: str) -> str:
 
 
 def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown, without a line's end."""
+    """Write a table in Markdown, without a line's end."""
     lines = [headings, ["---"] * len(headings), *rows]
     return "\n".join(
         "| " + " | ".join(markdown_text(cell).replace("|", "\\|") for cell in line) + " |" for line in lines
@@ -239,7 +210,7 @@ def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> st
 
 
 def markdown_text(text: str) -> str:
-    """Text as Markdown shows it: one line, no HTML."""
+    """Escape text so that Markdown shows it, in one line and without HTML."""
     return html.escape(" ".join(text.split()), quote=False)
 
 
@@ -248,19 +219,13 @@ def print_tables(table: pd.DataFrame, pooled: pd.DataFrame, metrics: Metrics, ab
     if about:
         console.print(about, soft_wrap=True)
     for title, (headings, rows) in (
-        ("sweep", _cells(table, metrics, brief=True)),
-        ("mIoU image by image, against the first run on the same images", _pair_cells(table, brief=True)),
-        ("pooled over seeds or checkpoints, image by image", _pool_cells(pooled, brief=True)),
-        ("heatmaps", _heatmap_cells(table, metrics, brief=True)),
+        (title, _columns(rows)) for title, rows in tables_for_people(table, pooled, metrics, brief=True).items()
     ):
-        if not rows:
-            continue
         rich = Table(
             title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
         )
         for column, heading in enumerate(headings):
-            words = heading.split()
-            rich.add_column(heading, min_width=max(map(len, [*words, *(row[column] for row in rows)])))
+            rich.add_column(heading, min_width=max(map(len, [*heading.split(), *(row[column] for row in rows)])))
         for row in rows:
             rich.add_row(*row)
         needed = console.measure(rich, options=console.options.update(max_width=1000)).minimum
@@ -269,5 +234,13 @@ def print_tables(table: pd.DataFrame, pooled: pd.DataFrame, metrics: Metrics, ab
         console.print(line, soft_wrap=True)
 
 
-def _unknown(value: Any) -> bool:
+def is_unknown(value: Any) -> bool:
+    """Say whether a cell has no value."""
     return value is None or value != value  # noqa: PLR0124  (NaN is not itself)
+
+
+def shown(value: Any) -> str:
+    """Write a value as a table shows it: three digits; nothing for none."""
+    if is_unknown(value):
+        return ""
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -1,1 +1,1 @@
-"""Runs on disk: written, read, found, compared and pooled."""
+"""Runs on disk: this room writes, reads, finds, compares and pools them."""

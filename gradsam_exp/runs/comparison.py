@@ -1,4 +1,4 @@
-"""Runs that are compared: each read once, and one's images against another's as columns of a table."""
+"""This module compares runs: it reads each of them once, and sets one's images against another's."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CLASS_MIOU = "class_miou:"
 
 
 class Runs:
-    """The runs of a comparison by job; whoever is given this object shares what was read of them.
+    """Holds the runs of a comparison by job, and what was read of them.
 
     A job is a run's path below the common folder; those of a sweep are numbers.
 
@@ -45,21 +45,21 @@ class Runs:
 
     @property
     def jobs(self) -> list[str]:
-        """The names of the runs, in order."""
+        """Names the runs, in order."""
         return list(self._runs)
 
     def __getitem__(self, job: str) -> Run:
-        """The run of this job."""
+        """Return the run of this job."""
         return self._runs.setdefault(str(job), Run(self.folder / str(job)))
 
     def evaluated(self, table: pd.DataFrame) -> pd.DataFrame:
-        """The rows of finished runs that have numbers of images (those of ``task=train`` have none), each once."""
+        """Keep the rows of finished runs that have numbers of images (not those of ``task=train``), each once."""
         rows = table[table["same_as"].isna()] if "same_as" in table else table
         with_images = [job for job in rows["job"] if self[job].has_images]
         return rows[(rows["status"] == "finished") & rows["job"].isin(with_images)]
 
     def metric_facts(self, table: pd.DataFrame) -> dict[str, MetricFacts]:
-        """What the metrics of a table's finished runs are, by name, in the order of a run's own table.
+        """Say what the metrics of a table's finished runs are, by name, in the order of a run's own table.
 
         Newer runs say it in their ``metrics.json``; see `MetricFacts.read` for older ones.
         """
@@ -74,11 +74,7 @@ class Runs:
 
 
 def against(iou: pd.Series, name: str, baseline: pd.Series) -> dict[str, Any]:
-    """``baseline`` (its name), ``delta_miou`` with ``_low`` and ``_high``, ``p``, ``wins``, ``ties``, ``losses``.
-
-    Args:
-        iou, baseline: by ``image_id``.
-    """
+    """Compare a run's IoUs with a baseline's, both by ``image_id``; gives the table's columns for it."""
     from gradsam_exp.runs.paired import paired_difference  # noqa: PLC0415  (a sweep's parent starts without scipy)
 
     found = paired_difference(iou.to_numpy(), baseline.reindex(iou.index).to_numpy())

@@ -1,4 +1,4 @@
-"""Runs on disk: where they lie, what each of them varied, and what they have in common."""
+"""This module finds runs on disk, and says what each of them varied and what they have in common."""
 
 from __future__ import annotations
 
@@ -14,19 +14,9 @@ from gradsam_exp.errors import InputError, warn
 from gradsam_exp.runs.folder import OVERRIDES, Run
 
 ELSEWHERE = (
-    "output_root",
-    "name",
-    "resume",
-    "runs",
-    "image",
-    "sweep",
-    "experiment",
-    "logger",
-    "metrics",
-    "store",
-    "task",
+    "output_root", "name", "resume", "runs", "image", "sweep", "experiment", "logger", "metrics", "store", "task",
     "trainer",
-)
+)  # fmt: skip
 """Groups and keys that no result depends on."""
 
 
@@ -57,22 +47,24 @@ def find_runs(given: str | Sequence[str], *, key: str = "runs") -> list[Run]:
 
 
 def natural(path: str) -> list[tuple[int, str]]:
-    """Sorts ``2`` before ``10``."""
+    """Make a key that sorts ``2`` before ``10``."""
     return [(int(part), "") if part.isdecimal() else (sys.maxsize, part) for part in path.split("/")]
 
 
 def chosen(config: Mapping[str, Any], key: str) -> str | None:
-    """What a configuration says about a key, as it would be written on the command line; None if nothing."""
+    """Read what a configuration says about a key, as on the command line; None if nothing."""
     value: Any = config
     for part in key.split("."):
         if not isinstance(value, Mapping) or part not in value:
             return None
         value = value[part]
-    return as_override(value.get("name", value.get("backbone")) if isinstance(value, Mapping) else value)
+    if isinstance(value, Mapping):  # a classifier is known by its network, everything else by its name
+        value = value.get("backbone") or value.get("name")
+    return as_override(value)
 
 
 def as_override(value: Any) -> str:
-    """``true``, ``null``, ``[a,b]``, ``0.1``; equal numbers are written alike."""
+    """Write a value as on the command line: ``true``, ``null``, ``[a,b]``, ``0.1``; equal numbers alike."""
     if isinstance(value, list):
         return "[" + ",".join(as_override(item) for item in value) + "]"
     if value is None or isinstance(value, bool):
@@ -83,25 +75,23 @@ def as_override(value: Any) -> str:
 
 
 def in_canon(text: str) -> str:
-    """``0.10`` and ``.1`` are ``0.1``, ``1.0`` is ``1``; what is no number stays."""
+    """Write equal numbers alike: ``0.10`` and ``.1`` as ``0.1``, ``1.0`` as ``1``; what is no number stays."""
     if re.fullmatch(r"[+-]?\d+", text):
         return str(int(text))
     return as_override(float(text)) if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", text, re.I) else text
 
 
 def in_short(key: str, value: str) -> str:
-    """``fgbg``, ``bg_threshold=0.1``: words speak for themselves, numbers do not."""
+    """Shorten an override to its value where that is a word (``fgbg``); numbers keep their key."""
     first = value.split(", ", maxsplit=1)[0].lstrip("-")
     unclear = first[:1].isdigit() or first in ("", "true", "false", "null")
     return f"{key.rsplit('.', 1)[-1]}={value}" if unclear else value
 
 
 def in_common(configs: Sequence[Mapping[str, Any]], images: Sequence[int]) -> str:
-    """``val · 40 images · shapes, mixed · gradcam · resnet18 · compact``: what all of some runs are made with.
+    """Say what all of some runs are made with: ``val · 40 images · shapes, mixed · gradcam · resnet18 · compact``.
 
-    Args:
-        configs: the runs', resolved.
-        images: how many images each run has.
+    ``images`` says how many each run has.
     """
     number = f"{images[0]} images" if len(set(images)) == 1 else ""
     split, data, background, *rest = (
@@ -124,8 +114,12 @@ def _shared(values: Sequence[str | None]) -> str:
 
 
 def differences(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
-    """Of each run, the keys in which the runs' configurations differ, as far as a result can depend on them."""
-    flat = {run: dict(_flattened(config)) for run, config in configs.items()}
+    """Find the values of the keys in which runs' configurations differ, as far as results can depend on them."""
+    own = [*ELSEWHERE, "device", "devices", "batch_size"]
+    flat = {
+        run: dict(_flattened({key: value for key, value in config.items() if key not in own}))
+        for run, config in configs.items()
+    }
     keys = dict.fromkeys(key for values in flat.values() for key in values)
     differing = [key for key in keys if len({values.get(key) for values in flat.values()}) > 1]
     return {run: {key: values[key] for key in differing if key in values} for run, values in flat.items()}
@@ -134,8 +128,6 @@ def differences(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str,
 def _flattened(node: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     pairs = []
     for key, value in node.items():
-        if not prefix and key in (*ELSEWHERE, "device", "devices", "batch_size"):
-            continue
         if isinstance(value, Mapping):
             pairs += _flattened(value, f"{prefix}{key}.")
         else:

@@ -1,4 +1,4 @@
-"""`Run` reads and writes the files of one run; no other module opens them.
+"""This module reads and writes the files of one run; no other module opens them.
 
 A run's folder may come from anybody: what is read from it is data. A saved configuration calls no resolver, only
 plain files of a bounded size are opened, and what is damaged raises an `InputError` that names the file.
@@ -52,13 +52,14 @@ MOST_TEXT = 2**26  # bytes of a file of text
 MOST_TABLE = 2**32
 _PACKAGES = ("pytorch-lightning", "torchmetrics", "hydra-core", "wandb")
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_DAMAGED = (yaml.YAMLError, OmegaConfBaseException)
 _NODE = re.compile(r"\$\{[^${}:]*\}")
 _ASIDE = "\ue000{}\ue001"  # private characters, which stand in no configuration
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended.
+    """Tells how a run ended.
 
     Attributes:
         status: one of `STATUSES`.
@@ -77,7 +78,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Run:
-    """One run's folder. Each file is read when it is first asked for, and once.
+    """Reads and writes the folder of one run. Each file is read when it is first asked for, and once.
 
     Reading raises `InputError`, naming the file, if that is missing or damaged.
     """
@@ -88,7 +89,7 @@ class Run:
 
     @cached_property
     def outcome(self) -> Outcome:
-        """How the run ended, from ``metrics.json``, whose presence means that all other files are there."""
+        """Tells how the run ended, from ``metrics.json``, whose presence means that all other files are there."""
         content = self._json(METRICS, "status", "identity", "metrics")
         status, identity, error = content["status"], content["identity"], content.get("error", "")
         if status not in STATUSES:
@@ -104,12 +105,12 @@ class Run:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the run has left a record of how it ended."""
+        """Says whether the run has left a record of how it ended."""
         return (self.folder / METRICS).exists()
 
     @property
     def identity(self) -> str | None:
-        """The identity of a finished run; None if it did not finish or the record is damaged."""
+        """Reads the identity of a finished run; None if it did not finish or the record is damaged."""
         try:
             return self.outcome.identity if self.outcome.status == "finished" else None
         except InputError:
@@ -117,7 +118,7 @@ class Run:
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
-        """Where the results come from: code, versions, machine, seeds, digests, command."""
+        """Tells where the results come from: code, versions, machine, seeds, digests, command."""
         content = self._json(PROVENANCE, "digests")
         if not isinstance(content["digests"], dict):
             raise self._damaged(PROVENANCE, "has no digests")
@@ -125,7 +126,7 @@ class Run:
 
     @property
     def data_digest(self) -> str:
-        """The digest of the images; runs are compared on the same images only."""
+        """Reads the digest of the images; runs are compared on the same images only."""
         found = self.provenance["digests"].get("data")
         if not isinstance(found, str):
             raise self._damaged(PROVENANCE, "has no digest of the data")
@@ -133,12 +134,12 @@ class Run:
 
     @property
     def backbone(self) -> str:
-        """The classifier's network (``resnet18``); empty if an older run does not say."""
+        """Names the classifier's network (``resnet18``); empty if an older run does not say."""
         return str(self.provenance.get("backbone", ""))
 
     @cached_property
     def overrides(self) -> list[str]:
-        """The job's part of the command line, as it was given."""
+        """Reads the job's part of the command line, as it was given."""
         content = self._yaml(OVERRIDES)
         if not isinstance(content, list):
             raise self._damaged(OVERRIDES, "cannot be read (it is no list)")
@@ -146,13 +147,13 @@ class Run:
 
     @property
     def given(self) -> dict[str, str]:
-        """The overrides by key."""
+        """Lists the overrides by key."""
         pairs = [override.lstrip("+~").partition("=") for override in self.overrides]
         return {key: value for key, _, value in pairs}
 
     @property
     def command(self) -> str:
-        """The command that makes this run alone again, quoted for a shell."""
+        """Writes the command that makes this run alone again, quoted for a shell."""
         overrides = [o for o in self.overrides if o.lstrip("+~").partition("=")[0] != "resume"]
         if any(override.startswith("experiment=") for override in overrides):
             overrides.append("hydra.mode=RUN")  # an experiment is a sweep otherwise
@@ -160,24 +161,22 @@ class Run:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The composed configuration; a string that calls a resolver (``${oc.env:X}``) stays as it is written."""
+        """Reads the configuration; a string that calls a resolver (``${oc.env:X}``) stays as it is written."""
         content = self._yaml(CONFIG)
         if not isinstance(content, dict):
             raise self._damaged(CONFIG, "cannot be read (it is no mapping)")
-        try:
+        with self._reading(CONFIG):
             return without_resolvers(content)
-        except (OmegaConfBaseException, RecursionError, ValueError, TypeError) as error:
-            raise self._damaged(CONFIG, f"cannot be read ({first_line(error)})") from error
 
     @property
     def task(self) -> str:
-        """The task that was run."""
+        """Names the task that was run."""
         node = self.config.get("task")
         return str((node.get("name") if isinstance(node, Mapping) else node) or "evaluate")
 
     @cached_property
     def images(self) -> pd.DataFrame:
-        """The per-image table, by ``image_id``; not to be changed, as others get the same."""
+        """Reads the per-image table, by ``image_id``; not to be changed, as others get the same."""
         table = self._table(PER_IMAGE)
         if table.index.has_duplicates or not len(table):
             raise self._damaged(PER_IMAGE, "has an image twice" if len(table) else "has no rows")
@@ -185,17 +184,17 @@ class Run:
 
     @property
     def has_images(self) -> bool:
-        """Whether the run has a per-image table."""
+        """Says whether the run has a per-image table."""
         return (self.folder / PER_IMAGE).is_file()
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
-        """Prompts and mask of each image by ``image_id``; `gradsam_exp.engine.predictions` decodes them."""
+        """Reads prompts and masks by ``image_id``; `gradsam_exp.engine.predictions` decodes them."""
         return self._table(PREDICTIONS)
 
     @cached_property
     def prepared(self) -> list[dict[str, Any]]:
-        """What the run took from the store: of each chunk ``image_ids``, and in ``stored`` places by stage."""
+        """Tells what the run took from the store: of each chunk ``image_ids``, and ``stored`` places by stage."""
         chunks = self._json(PREPARED, "chunks")["chunks"]
         for chunk in chunks if isinstance(chunks, list) else [None]:
             if not (
@@ -209,22 +208,22 @@ class Run:
 
     @property
     def figures(self) -> Path:
-        """The folder for drawings, which need not exist."""
+        """Names the folder for drawings, which need not exist."""
         return self.folder / FIGURES
 
     def drawings(self) -> dict[str, Path]:
-        """The drawings as PNG files, by name."""
+        """Find the drawings as PNG files, by name."""
         return {path.stem: path for path in sorted(self.figures.glob("*.png"))}
 
     def results(self) -> dict[str, Path]:
-        """The files of a finished run that another machine needs to understand it, by their name there."""
+        """Find the files that another machine needs to understand a finished run, by their name there."""
         names = [*TABLES, METRICS, PROVENANCE, CONFIG, OVERRIDES]
         found = {Path(name).name: self.folder / name for name in names}
         return {name: path for name, path in found.items() if path.is_file()}
 
     @cached_property
     def problem(self) -> str | None:
-        """What keeps the run out of a comparison: the file and what is wrong with it; None if nothing does.
+        """Says what keeps the run out of a comparison: the file and what is wrong with it; None if nothing does.
 
         Of other tasks' runs only what says what they are is looked at.
         """
@@ -241,7 +240,7 @@ class Run:
 
     @property
     def is_whole(self) -> bool:
-        """Whether a finished run has its files, and these are not damaged as far as a glance can tell."""
+        """Says whether a finished run has its files, and these are not damaged as far as a glance can tell."""
         from pyarrow import ArrowException  # noqa: PLC0415
         from pyarrow.parquet import read_metadata  # noqa: PLC0415
 
@@ -279,30 +278,33 @@ class Run:
             InputError: it is missing, a folder, a pipe or a device, or larger than ``most`` bytes.
         """
         path = self.folder / name
-        try:
+        with self._reading(name):
             state = path.stat()
-        except FileNotFoundError as error:
-            raise self._damaged(name, "is missing") from error
-        except OSError as error:
-            raise self._damaged(name, f"cannot be read ({first_line(error)})") from error
         if not stat.S_ISREG(state.st_mode):
             raise self._damaged(name, "cannot be read (it is no plain file)")
         if state.st_size > most:
             raise self._damaged(name, f"cannot be read (it is larger than {most / 2**20:.0f} MB)")
         return path
 
-    def _text(self, name: str) -> str:
-        path = self._plain_file(name, MOST_TEXT)
+    @contextmanager
+    def _reading(self, name: str, *more: type[Exception]) -> Iterator[None]:
+        """Turn what a library says of a file that is missing or damaged into an `InputError` that names it."""
         try:
-            return path.read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
+            yield
+        except FileNotFoundError as error:
+            raise self._damaged(name, "is missing") from error
+        except (OSError, ValueError, TypeError, KeyError, RecursionError, *_DAMAGED, *more) as error:
             raise self._damaged(name, f"cannot be read ({first_line(error)})") from error
 
+    def _text(self, name: str) -> str:
+        path = self._plain_file(name, MOST_TEXT)
+        with self._reading(name):
+            return path.read_text(encoding="utf-8")
+
     def _json(self, name: str, *keys: str) -> dict[str, Any]:
-        try:
-            content = json.loads(self._text(name))
-        except (ValueError, RecursionError) as error:
-            raise self._damaged(name, f"cannot be read ({first_line(error)})") from error
+        text = self._text(name)
+        with self._reading(name):
+            content = json.loads(text)
         missing = [key for key in keys if not isinstance(content, dict) or key not in content]
         if missing:
             raise self._damaged(name, f"has no {', '.join(missing)}")
@@ -311,23 +313,19 @@ class Run:
     def _yaml(self, name: str) -> Any:
         """Plain values, in which interpolations are strings."""
         text = self._text(name)
-        try:
+        with self._reading(name):
             # Aliases can name each other a billion times; Hydra writes none.
             if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_LOADER)):
                 raise self._damaged(name, "cannot be read (it holds aliases)")
             return OmegaConf.to_container(OmegaConf.create(text), resolve=False)
-        except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
-            raise self._damaged(name, f"cannot be read ({first_line(error)})") from error
 
     def _table(self, name: str) -> pd.DataFrame:
         import pandas as pd  # noqa: PLC0415  (a sweep's parent starts without)
         from pyarrow import ArrowException  # noqa: PLC0415
 
         path = self._plain_file(name, MOST_TABLE)
-        try:
+        with self._reading(name, ArrowException):
             return pd.read_parquet(path).set_index("image_id")
-        except (OSError, ValueError, KeyError, ArrowException) as error:
-            raise self._damaged(name, f"cannot be read ({first_line(error)})") from error
 
     # Writing
 
@@ -369,19 +367,16 @@ class Run:
             shutil.copyfile(earlier.folder / METRICS, partial)
         self._forget()
 
-    def finish_without_metrics(self) -> None:
+    def finish_without_metrics(self, status: str = "finished", **more: str) -> None:
         """Record that a task without metrics of its own did finish."""
-        write_json(self.folder / METRICS, {"identity": None, "status": "finished", "metrics": {}})
+        write_json(self.folder / METRICS, {"identity": None, "status": status, **more, "metrics": {}})
         self._forget()
 
     def fail(self, error: BaseException) -> None:
         """Record that the run did not finish, and why, where its metrics would be."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        kind = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-        message = " ".join(str(error).split()) or type(error).__name__
-        record: dict[str, Any] = {"identity": None, "status": kind, "error": message, "metrics": {}}
-        write_json(self.folder / METRICS, record)
-        self._forget()
+        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        self.finish_without_metrics(status, error=" ".join(str(error).split()) or type(error).__name__)
 
     def _forget(self) -> None:
         """Read the files anew when they are next asked for."""
@@ -409,7 +404,7 @@ def _is_summary(metric: Any) -> bool:
 
 
 def calls_a_resolver(text: str) -> bool:
-    """Whether a string holds ``${oc.env:KEY}`` or the like, at any depth, rather than only names of other keys."""
+    """Say whether a string holds ``${oc.env:KEY}`` or the like, at any depth, and not only names of other keys."""
     before = ""
     while "${" in text and text != before:
         before, text = text, _NODE.sub("", text)
@@ -418,9 +413,6 @@ def calls_a_resolver(text: str) -> bool:
 
 def without_resolvers(plain: Mapping[str, Any]) -> dict[str, Any]:
     """Resolve the keys that a configuration's strings name; strings that call a resolver stay as they are.
-
-    Args:
-        plain: the configuration as plain values, interpolations as strings.
 
     Raises:
         OmegaConfBaseException: a key that does not exist.
@@ -488,6 +480,11 @@ def write_parquet(path: Path, table: pd.DataFrame) -> None:
         table.to_parquet(partial, index=False)
 
 
+def write_provenance(folder: Path, **facts: Any) -> None:
+    """Write ``provenance.json`` into the folder of a run; see `provenance`."""
+    write_json(folder / PROVENANCE, provenance(**facts))
+
+
 def provenance(
     *, config: Mapping[str, Any], digests: Mapping[str, str], seeds: Mapping[str, int], device: str
 ) -> dict[str, Any]:
@@ -496,18 +493,16 @@ def provenance(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(["python", *sys.argv]),
         "git": _git_state(),
-        "versions": _versions(),
+        "versions": {
+            "python": platform.python_version(),
+            **library_versions(),
+            **{name: version(name) for name in _PACKAGES},
+        },
         "platform": platform.platform(),
         "device": device,
         "seeds": dict(seeds),
         "digests": {**digests, "config": digest(config)},
     }
-
-
-@cache
-def _versions() -> dict[str, str]:
-    others = {name: version(name) for name in _PACKAGES}
-    return {"python": platform.python_version(), **library_versions(), **others}
 
 
 @cache

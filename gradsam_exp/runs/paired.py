@@ -1,4 +1,4 @@
-"""Two runs on the same images, compared image by image."""
+"""This module compares two runs on the same images, image by image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FEW = 13  # differences whose signs are all tried, 2¹³ ways, where ranks are 
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """How a run differs from a baseline on the images both have a value for.
+    """Tells how a run differs from a baseline on the images both have a value for.
 
     Attributes:
         difference: run minus baseline, averaged over images, with its bootstrap interval.
@@ -55,7 +55,7 @@ def paired_difference(
 def all_pairs(
     values: Float[np.ndarray, "runs images"], *, seed: int = 0
 ) -> dict[tuple[int, int], PairedDifference]:
-    """`paired_difference` of every run ``i`` against every earlier run ``j``, by ``(i, j)``.
+    """Compare every run ``i`` with every earlier run ``j``, see `paired_difference`; by ``(i, j)``.
 
     All pairs share the resamples, so that hundreds of pairs take the time of a few.
 
@@ -105,7 +105,7 @@ def _signed_rank(differences: Float[np.ndarray, " images"]) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values corrected for their number (Holm 1979, step-down); NaN stays NaN and does not count."""
+    """Correct p-values for their number (Holm 1979, step-down); NaN stays NaN and does not count."""
     corrected = [float("nan")] * len(p_values)
     known = sorted((p, k) for k, p in enumerate(p_values) if not np.isnan(p))
     largest = 0.0

@@ -1,4 +1,4 @@
-"""Runs that differ in a seed only, pooled into one row."""
+"""This module pools runs that differ in a seed only into one row."""
 
 from __future__ import annotations
 

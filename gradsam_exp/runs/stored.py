@@ -1,4 +1,4 @@
-"""Images and heatmaps that a run took from the store, read again without making anything."""
+"""This module reads images and heatmaps that a run took from the store, without making anything."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Picture = tuple[UInt8[np.ndarray, "height width 3"], Bool[np.ndarray, "height wi
 
 
 def readers_store(node: Mapping[str, Any]) -> Store | None:
-    """The store of whoever looks at runs, from the ``store`` node of a configuration; None if it is switched off.
+    """Open the store of whoever looks at runs, from a configuration's ``store``; None if it is switched off.
 
     It is only read: the folder need not exist.
 
@@ -30,7 +30,7 @@ def readers_store(node: Mapping[str, Any]) -> Store | None:
 
 
 def stored_images(run: Run, store: Store, names: Collection[str], *, most_pixels: int) -> dict[str, Picture]:
-    """Images and true masks by name, of those of ``names`` that the store has.
+    """Read images and true masks by name, of those of ``names`` that the store has.
 
     Args:
         most_pixels: of all chunks that are read; what comes after is left out.
@@ -53,7 +53,7 @@ def stored_images(run: Run, store: Store, names: Collection[str], *, most_pixels
 def stored_heatmaps(
     run: Run, store: Store, names: Collection[str]
 ) -> dict[str, Float[np.ndarray, "height width"]]:
-    """Heatmaps in [0, 1] by the image's name, of those of ``names`` that the store has.
+    """Read heatmaps in [0, 1] by the image's name, of those of ``names`` that the store has.
 
     Raises:
         InputError: the run does not say where they are.

@@ -1,4 +1,4 @@
-"""From per-image values to what a table shows: a mean, its 95 % interval, the number of images, and a title."""
+"""This module summarises per-image values as a table shows them: mean, 95 % interval, number of images, title."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _COLUMNS = {"miou": "iou", "accuracy": "correct"}  # of runs that do not say it
 
 @dataclass(frozen=True)
 class MetricFacts:
-    """What tables, figures and trackers know about a metric; see `gradsam_exp.metrics.base.ExampleMetric`.
+    """Holds what tables, figures and trackers know about a metric; see `gradsam_exp.metrics.base.ExampleMetric`.
 
     Attributes:
         column: of ``per_image.parquet``.
@@ -39,29 +39,29 @@ class MetricFacts:
 
     @property
     def heading(self) -> str:
-        """Title and unit, as a table shows them."""
+        """Gives title and unit, as a table shows them."""
         return f"{self.title} {self.unit}".rstrip()
 
     @property
     def about_heatmaps(self) -> bool:
-        """Whether the metric depends on the heatmaps alone, and so not on prompts and masks."""
+        """Says whether the metric depends on the heatmaps alone, and so not on prompts and masks."""
         return self.group in ("heatmaps", "faithfulness")
 
     @classmethod
     def of(cls, metric: ExampleMetric) -> MetricFacts:
-        """A metric's facts."""
+        """Return a metric's facts."""
         return cls(**{field.name: getattr(metric, field.name) for field in fields(cls)})
 
     @classmethod
     def read(cls, name: str, plain: Mapping[str, Any]) -> MetricFacts:
-        """The facts in a metric's entry of ``metrics.json``; of an older run, the name is the title."""
+        """Read the facts in a metric's entry of ``metrics.json``; of an older run, the name is the title."""
         usual = {"column": _COLUMNS.get(name, name), "title": name}
         return cls(**usual | {field.name: plain[field.name] for field in fields(cls) if field.name in plain})
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A mean over images with its 95 % bootstrap interval; NaN where no image has a value.
+    """Holds a mean over images with its 95 % bootstrap interval; NaN where no image has a value.
 
     Attributes:
         n: how many images have a value.
@@ -74,20 +74,20 @@ class Summary:
     facts: MetricFacts | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values; NaN becomes None, which JSON can say."""
+        """Return plain values; NaN becomes None, which JSON can say."""
         mean, *ends = (None if np.isnan(value) else value for value in (self.mean, *self.ci95))
         return {"mean": mean, "ci95": ends, "n": self.n, **(asdict(self.facts) if self.facts else {})}
 
     @classmethod
     def from_json(cls, name: str, plain: Mapping[str, Any]) -> Summary:
-        """What `as_json` gave, of the metric of this name."""
+        """Read what `as_json` gave, of the metric of this name."""
         numbers = [plain["mean"], *plain["ci95"]]
         mean, low, high = (float("nan") if value is None else float(value) for value in numbers)
         return cls(mean, (low, high), int(plain["n"]), MetricFacts.read(name, plain))
 
 
 def summarize(values: Float[np.ndarray, " images"], *, seed: int = 0) -> Summary:
-    """Mean, and the 2.5th and 97.5th percentile of the means of 2000 resamples of the images.
+    """Compute the mean, and the 2.5th and 97.5th percentile of the means of 2000 resamples of the images.
 
     The percentile bootstrap of Efron and Tibshirani (1993, ch. 13).
 
@@ -111,7 +111,7 @@ def summarize(values: Float[np.ndarray, " images"], *, seed: int = 0) -> Summary
 def summarize_run(
     per_image: pd.DataFrame, metrics: Mapping[str, MetricFacts], *, seed: int = 0
 ) -> dict[str, Summary]:
-    """The metrics of a run from its per-image table; a metric whose column is missing is left out."""
+    """Summarise a run's metrics from its per-image table; a metric whose column is missing is left out."""
     return {
         name: replace(summarize(per_image[facts.column].astype("float64").to_numpy(), seed=seed), facts=facts)
         for name, facts in metrics.items()
@@ -122,7 +122,7 @@ def summarize_run(
 def summarize_metrics(
     metrics: Iterable[ExampleMetric], per_image: pd.DataFrame, *, seed: int = 0
 ) -> dict[str, Summary]:
-    """The metrics of a run: each one's own mean, and the interval of its values in the per-image table."""
+    """Summarise a run's metrics: each one's own mean, and the interval of its values in the per-image table."""
     known = {metric.name: metric for metric in metrics}
     found = summarize_run(per_image, {name: MetricFacts.of(metric) for name, metric in known.items()}, seed=seed)
     return {name: replace(summary, mean=float(known[name].compute())) for name, summary in found.items()}

@@ -1,4 +1,4 @@
-"""One table of all runs of a sweep, or of runs from anywhere, and their comparison image by image."""
+"""This module makes one table of all runs of a sweep, or from anywhere, and compares them image by image."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def compare_runs(runs: Runs, table: pd.DataFrame, baseline: str | None = None) -
 
 
 def about(runs: Runs, table: pd.DataFrame) -> str:
-    """What the finished runs have in common, in one line, see `in_common`; empty if there are none."""
+    """Say what the finished runs have in common, in one line, see `in_common`; empty if there are none."""
     finished = [runs[job] for job in runs.evaluated(table)["job"]]
     if not finished:
         return ""

@@ -1,5 +1,6 @@
-"""Segmenters are promptable segmentation models: they encode images once, then answer prompts with masks.
+"""This room holds the segmenters: they encode images once, then answer prompts with masks.
 
-They are found by name (``sam=compact``) in `gradsam_exp.segmenters.base.SEGMENTERS`; `base` says what a segmenter
-is, `checkpoints` registers compact SAM and the official models.
+`base` says what a segmenter is and holds their registry (``sam``); `checkpoints` finds the weights of compact
+SAM and of the official models; `sam` runs them, with `encoder` and `decoder`; `compact` is the small
+architecture; `tta` is test-time augmentation; `cached` keeps masks for later.
 """

@@ -1,6 +1,6 @@
-"""A segmenter encodes images once, then answers any number of prompts about them.
+"""This module says what a segmenter is, and holds the registry of them.
 
-Prompts come on the CPU, embeddings from anywhere; answers are on the segmenter's device.
+Prompts come on the CPU, embeddings from anywhere; segmentations are on the segmenter's device.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from gradsam_exp.registry import Registry
-from gradsam_exp.types import Prompts, Segmentation
+from gradsam_exp.types import LowRes, Maps, Masks, Prompts, Segmentation
 
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Holds encoded images of one size: on the CPU as the store gives them, else where ``encode`` has made them.
+    """Embeddings are encoded images of one size: on the CPU from the store, else where ``encode`` made them.
 
     Attributes:
         levels: one tensor for each resolution that the segmenter's decoder looks at, a row per image.
@@ -35,49 +35,45 @@ class Embeddings:
         return len(self.levels[0])
 
     def __getitem__(self, rows: slice) -> Embeddings:
-        """Returns some of the images."""
+        """Return some of the images."""
         return replace(self, levels=tuple(level[rows] for level in self.levels))
 
     @staticmethod
     def joined(parts: Sequence[Embeddings]) -> Embeddings:
-        """Joins those of several batches of images of one size, one after the other, on the CPU."""
+        """Join the embeddings of several batches of images of one size, one after the other, on the CPU."""
         levels = zip(*(part.levels for part in parts), strict=True)
         return replace(parts[0], levels=tuple(torch.cat([value.cpu() for value in level]) for level in levels))
 
 
 @runtime_checkable
 class Segmenter(Protocol):
-    """Answers prompts about images with masks."""
+    """A segmenter encodes images once, then answers any number of prompts about them with masks."""
 
     digest: str
-    """It identifies the weights."""
+    """Equal digests mean equal weights."""
 
     @property
     def accepts(self) -> frozenset[str]:
-        """Says which of ``points``, ``boxes``, ``masks`` it can be asked with."""
+        """Name which of ``points``, ``boxes``, ``masks`` it can be asked with."""
 
     @property
     def device(self) -> torch.device:
-        """Says where it runs; the CPU before it is loaded."""
+        """Return where it runs; the CPU before it is loaded."""
 
     def load(self, device: torch.device) -> None:
-        """Reads the weights onto ``device``; nothing expensive happens before. Calling it again does nothing."""
+        """Read the weights onto ``device``; nothing expensive happens before. Calling it again does nothing."""
 
     def encode(self, images: Tensor) -> Embeddings:
-        """Encodes uint8 RGB images ``(B, 3, H, W)``, which may be on any device."""
+        """Encode uint8 RGB images ``(B, 3, H, W)``, which may be on any device."""
 
     def decode(self, embeddings: Embeddings, prompts: Prompts) -> Segmentation:
-        """Answers every query; ``prompts.image_index`` says which embedding it is about."""
+        """Answer every query; ``prompts.image_index`` says which embedding it is about."""
 
-    def to_original(
-        self, logits: Float[Tensor, "masks low low"], embeddings: Embeddings
-    ) -> Bool[Tensor, "masks height width"]:
-        """Makes masks in the original frame from low-resolution logits, on their own device."""
+    def to_original(self, logits: LowRes, embeddings: Embeddings) -> Masks:
+        """Make masks in the original frame from low-resolution logits, on their own device."""
 
-    def to_low_res(
-        self, values: Float[Tensor, "maps height width"], embeddings: Embeddings
-    ) -> Float[Tensor, "maps low low"]:
-        """Brings maps of the original frame to the low-resolution grid, on their own device; 0 on padding."""
+    def to_low_res(self, values: Maps, embeddings: Embeddings) -> LowRes:
+        """Bring maps of the original frame to the low-resolution grid, on their own device; 0 on padding."""
 
 
 CELL = 4
@@ -87,6 +83,6 @@ SEGMENTERS: Registry[Segmenter] = Registry("sam", "gradsam_exp.segmenters")
 
 
 def distinct_shapes(prompts: Prompts) -> list[Int[Tensor, " group"]]:
-    """Groups the rows of ``prompts`` by their number of real points: these can be decoded together unpadded."""
+    """Group the rows of ``prompts`` by their number of real points: these can be decoded together unpadded."""
     counts = (prompts.labels >= 0).sum(1)
     return [torch.nonzero(counts == count).flatten() for count in counts.unique()]

@@ -1,11 +1,8 @@
-"""A cache around a segmenter keeps its answers, so that no query is decoded twice."""
-
-from __future__ import annotations
+"""This module keeps what a segmenter has decoded, so that no query is decoded twice."""
 
 from random import Random
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
 from xxhash import xxh3_128, xxh3_128_digest
 
@@ -16,14 +13,14 @@ Answer = tuple[Tensor, ...]  # of one query: logits, predicted IoU, and the sing
 
 
 class CachedSegmenter:
-    """Keeps a loaded segmenter's answers in memory: most prompts of one job of a sweep are also those of another.
+    """CachedSegmenter keeps a segmenter's masks in memory: jobs of a sweep share most of their prompts.
 
     A threshold that is moved a little leaves the points of most images where they were; only the others are
-    decoded. Answers are found by content: the embedding, and the query's points, labels, box and mask. They are
+    decoded. Masks are found by content: the embedding, and the query's points, labels, box and mask. They are
     the segmenter's own but for rounding (about 1e-7), which depends on what is decoded together.
 
     Args:
-        segmenter: what answers new questions.
+        segmenter: what decodes new queries.
         max_bytes: at most so many bytes of answers are kept, on the segmenter's device. Above this any may go:
             runs ask in the same order, so the least recently used one would be the next that is needed.
 
@@ -36,6 +33,7 @@ class CachedSegmenter:
         self.segmenter, self.max_bytes = segmenter, max_bytes
         self.accepts, self.digest = segmenter.accepts, segmenter.digest
         self.load, self.encode = segmenter.load, segmenter.encode
+        self.to_original, self.to_low_res = segmenter.to_original, segmenter.to_low_res
         self.asked = self.decoded = 0
         self._answers: dict[bytes, Answer] = {}
         self._kept: list[bytes] = []
@@ -44,11 +42,11 @@ class CachedSegmenter:
 
     @property
     def device(self) -> torch.device:
-        """Says where it runs, see `Segmenter.device`."""
+        """Return where it runs, see `Segmenter.device`."""
         return self.segmenter.device
 
     def decode(self, embeddings: Embeddings, prompts: Prompts) -> Segmentation:
-        """Answers every query, see `Segmenter.decode`; asks the segmenter only what is new."""
+        """Answer every query, see `Segmenter.decode`; ask the segmenter only what is new."""
         keys = _keys(embeddings, prompts)
         known = [self._answers.get(key) for key in keys]
         new = [row for row, answer in enumerate(known) if answer is None]
@@ -76,27 +74,15 @@ class CachedSegmenter:
             self._kept[at], self._kept[-1] = self._kept[-1], self._kept[at]
             self.kept_bytes -= sum(part.nbytes for part in self._answers.pop(self._kept.pop()))
 
-    def to_original(
-        self, logits: Float[Tensor, "masks low low"], embeddings: Embeddings
-    ) -> Bool[Tensor, "masks height width"]:
-        """Makes masks in the original frame, see `Segmenter.to_original`."""
-        return self.segmenter.to_original(logits, embeddings)
-
-    def to_low_res(
-        self, values: Float[Tensor, "maps height width"], embeddings: Embeddings
-    ) -> Float[Tensor, "maps low low"]:
-        """Brings maps to the low-resolution grid, see `Segmenter.to_low_res`."""
-        return self.segmenter.to_low_res(values, embeddings)
-
 
 def _answer(segmentation: Segmentation, row: int) -> Answer:
-    """Returns what was answered to one query, as views."""
+    """Take the answer to one query, as views."""
     parts = (segmentation.logits, segmentation.predicted_iou, segmentation.single)
     return tuple(part[row] for part in parts if part is not None)
 
 
 def _keys(embeddings: Embeddings, prompts: Prompts) -> list[bytes]:
-    """Makes a key for each query from everything that its answer depends on."""
+    """Make a key for each query from everything that its answer depends on."""
     sizes = str((embeddings.input_size, embeddings.original_size)).encode()
     levels = [level.cpu().contiguous().numpy() for level in embeddings.levels]
     images = [b"".join(xxh3_128_digest(value.data) for value in values) for values in zip(*levels, strict=True)]

@@ -4,10 +4,7 @@ Official checkpoints are looked for at an explicit path, then in the user cache,
 progress bar. Everything that can be wrong with a file is found before a model is built.
 """
 
-from __future__ import annotations
-
 import inspect
-import pickle
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -24,22 +21,13 @@ from gradsam_exp.segmenters.base import SEGMENTERS, Segmenter
 from gradsam_exp.segmenters.compact import build_compact
 from gradsam_exp.segmenters.sam import Precision, SamSegmenter
 from gradsam_exp.segmenters.tta import Tta, augmented
-from gradsam_exp.weights import WeightsFile, file_digest, open_weights, shipped
+from gradsam_exp.weights import WeightsFile, file_digest, open_weights, read_pickle, shape_differences, shipped
 
 BASE_URL = "https://dl.fbaipublicfiles.com/segment_anything/"
 OFFICIAL = {
-    "vit_b": (
-        "sam_vit_b_01ec64.pth",
-        "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
-    ),
-    "vit_l": (
-        "sam_vit_l_0b3195.pth",
-        "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
-    ),
-    "vit_h": (
-        "sam_vit_h_4b8939.pth",
-        "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
-    ),
+    "vit_b": ("sam_vit_b_01ec64.pth", "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"),
+    "vit_l": ("sam_vit_l_0b3195.pth", "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622"),
+    "vit_h": ("sam_vit_h_4b8939.pth", "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"),
 }
 MakeSam = Callable[[], Sam]
 ReadState = Callable[[], Mapping[str, Tensor]]
@@ -47,7 +35,7 @@ MaxQueries = Annotated[int, Field(ge=1)]
 
 
 def compact_weights(checkpoint: str | Path | None, *, key: str) -> WeightsFile:
-    """Opens a weights file of ``task=train_sam``; None or ``shipped`` is the one that comes with the package.
+    """Open a weights file of ``task=train_sam``; None or ``shipped`` is the one that comes with the package.
 
     Args:
         key: the configuration's, for errors.
@@ -75,7 +63,7 @@ def compact(
     compile: bool = False,
     tta: Tta = 1,
 ) -> Segmenter:
-    """Builds the small SAM that ships with the package, or one trained by ``task=train_sam``.
+    """Build the small SAM that ships with the package, or one trained by ``task=train_sam``.
 
     Args:
         checkpoint: a weights file of ``task=train_sam``; None is the shipped one.
@@ -126,7 +114,7 @@ def _official(name: str) -> None:
         )
         return augmented(segmenter, tta)
 
-    build.__doc__ = f"""Builds the official {name} model.
+    build.__doc__ = f"""Build the official {name} model.
 
     Args:
         checkpoint: path of ``{OFFICIAL[name][0]}`` or of weights of the same architecture.
@@ -142,7 +130,7 @@ for _name in OFFICIAL:
 
 
 def load_segmenter(name: str = "compact", *, device: torch.device | str = "cpu", **parameters: Any) -> Segmenter:
-    """Loads a segmenter with its weights, by name: ``load_segmenter("vit_b", checkpoint="sam_vit_b_01ec64.pth")``.
+    """Load a segmenter with its weights, by name: ``load_segmenter("vit_b", checkpoint="sam_vit_b_01ec64.pth")``.
 
     Raises:
         InputError: unknown name or parameter, or weights that are missing or damaged.
@@ -153,7 +141,7 @@ def load_segmenter(name: str = "compact", *, device: torch.device | str = "cpu",
 
 
 def cached_or_downloaded(url: str, file: str, sha256: str) -> Path:
-    """Returns the checkpoint's path in the user cache; fetches it there first if need be, under a temporary name.
+    """Find the checkpoint's path in the user cache; fetch it there first if need be, under a temporary name.
 
     Raises:
         InputError: if it cannot be downloaded or what arrives fails its digest.
@@ -172,37 +160,30 @@ def cached_or_downloaded(url: str, file: str, sha256: str) -> Path:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Reads a PyTorch state dict, memory-mapped and without running any code in the file.
+    """Read a PyTorch state dict, memory-mapped and without running any code in the file.
 
     Raises:
         InputError: if the file is truncated or holds anything else.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"sam.checkpoint={path} is not a whole PyTorch state dict ({reason})") from error
+    state = read_pickle(path, "PyTorch state dict", key="sam.checkpoint", mmap=True)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"sam.checkpoint={path} holds no plain state dict of tensors")
     return state
 
 
 def check_fits(model: torch.nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """Compares names and shapes before anything is copied.
+    """Compare names and shapes before anything is copied.
 
     Raises:
         InputError: naming the first tensor that differs.
     """
-    wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    given = {key: tuple(value.shape) for key, value in state.items()}
-    if wanted == given:
-        return
-    different = sorted(key for key in wanted.keys() | given.keys() if wanted.get(key) != given.get(key))
-    first = different[0]
-    raise InputError(
-        f"sam.checkpoint={path} is of another architecture: {len(different)} tensors differ, such as {first} "
-        f"with shape {given.get(first, 'missing')} instead of {wanted.get(first, 'none')}"
-    )
+    different = shape_differences(state, model.state_dict())
+    if different:
+        name, given, wanted = different[0]
+        raise InputError(
+            f"sam.checkpoint={path} is of another architecture: {len(different)} tensors differ, such as {name} "
+            f"with shape {given or 'missing'} instead of {wanted or 'none'}"
+        )
 
 
 def _read_checked(make: MakeSam, read: ReadState, path: Path) -> Mapping[str, Tensor]:
@@ -213,7 +194,7 @@ def _read_checked(make: MakeSam, read: ReadState, path: Path) -> Mapping[str, Te
 
 
 def load_decoder(make: MakeSam, read: ReadState) -> Sam:
-    """Makes a model with the weights of its prompt encoder and mask decoder; its image encoder is empty."""
+    """Make a model with the weights of its prompt encoder and mask decoder; its image encoder is empty."""
     state = read()
     with torch.device("meta"):
         model = make()
@@ -227,12 +208,12 @@ def load_decoder(make: MakeSam, read: ReadState) -> Sam:
 
 
 def load_encoder(read: ReadState, model: Sam) -> None:
-    """Gives a model its image encoder's weights."""
+    """Give a model its image encoder's weights."""
     model.image_encoder.load_state_dict(_part(read(), "image_encoder"), assign=True)
 
 
 def _part(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """Returns the tensors below ``name``, in fp32 whatever the file has."""
+    """Take the tensors below ``name``, in fp32 whatever the file has."""
     return {
         key.removeprefix(f"{name}."): value.float() if value.is_floating_point() else value
         for key, value in state.items()

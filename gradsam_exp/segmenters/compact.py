@@ -6,8 +6,6 @@ convolutions make small vision transformers learn faster (Xiao et al.: *Early Co
 Transformers See Better*, NeurIPS 2021). Knows nothing of training or of files.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 from jaxtyping import Float
@@ -23,7 +21,7 @@ PROMPT_DIM = 128
 
 
 class ConvStem(nn.Module):
-    """Replaces ViT's patch embedding by three strided convolutions of the same input and output shapes."""
+    """ConvStem replaces ViT's patch embedding by strided convolutions of the same input and output shapes."""
 
     def __init__(self, out_channels: int) -> None:
         super().__init__()
@@ -44,12 +42,12 @@ class ConvStem(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, x: Float[Tensor, "batch 3 size size"]) -> Float[Tensor, "batch rows columns channels"]:
-        """Returns tokens, channels last, one for every 16×16 pixels."""
+        """Compute tokens, channels last, one for every 16×16 pixels."""
         return self.norm(self.layers(x).permute(0, 2, 3, 1))
 
 
 def build_compact() -> Sam:
-    """Builds a `Sam` with fresh random weights; ``SamPredictor(build_compact())`` works as with any other."""
+    """Build a `Sam` with fresh random weights; ``SamPredictor(build_compact())`` works as with any other."""
     grid = INPUT_SIZE // PATCH
     encoder = ImageEncoderViT(
         img_size=INPUT_SIZE,

@@ -8,8 +8,6 @@ transposed, so that its softmax runs along contiguous memory; the transposed con
 not overlap, are matrix products.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch
@@ -21,15 +19,14 @@ from torch import Tensor, nn
 
 Tokens = Float[Tensor, "queries tokens _"]
 Cells = Float[Tensor, "queries cells _"]
+Grid = Float[Tensor, "queries channels rows columns"]
+Position = Float[Tensor, "1 cells channels"]
 
 
 def predict_masks(
-    sam: Sam,
-    embeddings: Float[Tensor, "queries channels rows columns"],
-    sparse: Float[Tensor, "queries tokens channels"],
-    dense: Float[Tensor, "queries channels rows columns"],
+    sam: Sam, embeddings: Grid, sparse: Tokens, dense: Grid
 ) -> tuple[Float[Tensor, "queries 4 low low"], Float[Tensor, "queries 4"]]:
-    """Returns low-resolution logits and predicted IoU of all four mask tokens; one image embedding per query."""
+    """Compute low-resolution logits and predicted IoU of all four mask tokens; one image embedding per query."""
     decoder = sam.mask_decoder
     own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
     tokens = torch.cat([own.expand(len(sparse), -1, -1), sparse], 1)
@@ -37,29 +34,26 @@ def predict_masks(
     position = dense_position(sam).flatten(2).mT
     hidden, cells = _two_way(decoder.transformer, tokens, cells, position)
     features = _upscaled(decoder, cells, embeddings.shape[-2:])
-    weights = torch.stack(
-        [mlp(hidden[:, 1 + token]) for token, mlp in enumerate(decoder.output_hypernetworks_mlps)], 1
-    )
+    mlps = enumerate(decoder.output_hypernetworks_mlps, 1)
+    weights = torch.stack([mlp(hidden[:, token]) for token, mlp in mlps], 1)
     return torch.einsum("qtc,qyxc->qtyx", weights, features), decoder.iou_prediction_head(hidden[:, 0])
 
 
 def dense_position(sam: Sam) -> Float[Tensor, "1 channels rows columns"]:
-    """Returns the image's positional encoding, in fp32: half precision would blur where a pixel is."""
+    """Compute the image's positional encoding, in fp32: half precision would blur where a pixel is."""
     with torch.autocast(sam.device.type, enabled=False):
         return sam.prompt_encoder.get_dense_pe()
 
 
-def _two_way(
-    transformer: TwoWayTransformer, prompts: Tokens, cells: Cells, position: Float[Tensor, "1 cells channels"]
-) -> tuple[Tokens, Cells]:
-    """Computes `TwoWayTransformer.forward`; ``prompts`` are their own positional encoding, as upstream."""
+def _two_way(model: TwoWayTransformer, prompts: Tokens, cells: Cells, position: Position) -> tuple[Tokens, Cells]:
+    """Compute `TwoWayTransformer.forward`; ``prompts`` are their own positional encoding, as upstream."""
     tokens = prompts
-    for layer in transformer.layers:
+    for layer in model.layers:
         tokens, cells = _layer(layer, tokens, cells, prompts, position)
-    last = transformer.final_attn_token_to_image
+    last = model.final_attn_token_to_image
     keys, values = _from_cells(cells, position, (last.k_proj, True), (last.v_proj, False))
     attended = _tokens_to_cells(last, tokens + prompts, keys, values)
-    return transformer.norm_final_attn(tokens + attended), cells
+    return model.norm_final_attn(tokens + attended), cells
 
 
 def _layer(
@@ -82,16 +76,13 @@ def _layer(
 
 
 def _from_cells(cells: Cells, position: Tensor, *projections: tuple[nn.Linear, bool]) -> tuple[Tensor, ...]:
-    """Computes several projections of the image tokens; True for those that see their position as well."""
+    """Compute several projections of the image tokens; True for those that see their position as well."""
     weight = torch.cat([linear.weight for linear, _ in projections])
-    constant = torch.cat(
-        [
-            linear(position) if located else linear.bias.expand(*position.shape[:2], -1)
-            for linear, located in projections
-        ],
-        -1,
-    )
-    projected = F.linear(cells, weight) + constant
+    constants = [
+        linear(position) if located else linear.bias.expand(*position.shape[:2], -1)
+        for linear, located in projections
+    ]
+    projected = F.linear(cells, weight) + torch.cat(constants, -1)
     return projected.split([len(linear.weight) for linear, _ in projections], -1)
 
 
@@ -106,7 +97,7 @@ def _tokens_to_cells(attention: Attention, located: Tokens, keys: Cells, values:
 
 
 def _cells_to_tokens(attention: Attention, queries: Cells, located: Tokens, tokens: Tokens) -> Cells:
-    """Computes attention with its matrix transposed: (tokens, cells), softmax over the tokens."""
+    """Compute attention with its matrix transposed: (tokens, cells), softmax over the tokens."""
     keys, values = _heads(attention.k_proj(located), attention), _heads(attention.v_proj(tokens), attention)
     scaled = keys / math.sqrt(keys.shape[-1])
     weights = (scaled @ _heads(queries, attention).mT).softmax(-2)
@@ -116,7 +107,7 @@ def _cells_to_tokens(attention: Attention, queries: Cells, located: Tokens, toke
 def _upscaled(
     decoder: MaskDecoder, cells: Cells, grid: tuple[int, ...]
 ) -> Float[Tensor, "queries low_rows low_columns features"]:
-    """Computes `MaskDecoder.output_upscaling`, channels last."""
+    """Compute `MaskDecoder.output_upscaling`, channels last."""
     first, norm, activation, second, last_activation = decoder.output_upscaling
     x = _doubled(first, cells.unflatten(1, grid))
     x = activation(F.layer_norm(x, (x.shape[-1],), norm.weight, norm.bias, norm.eps))
@@ -126,7 +117,7 @@ def _upscaled(
 def _doubled(
     convolution: nn.ConvTranspose2d, x: Float[Tensor, "queries rows columns channels"]
 ) -> Float[Tensor, "queries rows2 columns2 out_channels"]:
-    """Computes a transposed convolution of kernel 2 and stride 2: every cell becomes its own 2×2 cells."""
+    """Compute a transposed convolution of kernel 2 and stride 2: every cell becomes its own 2×2 cells."""
     count, rows, columns, _ = x.shape
     weight = convolution.weight.permute(2, 3, 1, 0).flatten(0, 2)  # (2·2·out, in)
     channels = convolution.out_channels

@@ -7,8 +7,6 @@ works channels-last, as the blocks before it do. Nothing upstream is changed or 
 weights, state-dict names and `SamPredictor` on the same model stay as they are.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -25,12 +23,15 @@ from torch import Tensor
 
 BIAS_ELEMENTS = 2**22  # of one attention bias on a CPU: what stays in its cache
 GPU_BIAS_ELEMENTS = 2**28  # bounds memory
+Grid = Float[Tensor, "batch rows columns channels"]
+Heads = Float[Tensor, "heads tokens width"]
+Bias = Float[Tensor, "heads tokens tokens"]
 
 
 def encode_frames(
     encoder: ImageEncoderViT, frames: Float[Tensor, "batch 3 size size"]
 ) -> Float[Tensor, "batch channels rows columns"]:
-    """Returns image embeddings of preprocessed frames, equal to ``encoder(frames)`` up to rounding."""
+    """Compute image embeddings of preprocessed frames, equal to ``encoder(frames)`` up to rounding."""
     x = encoder.patch_embed(frames)
     if encoder.pos_embed is not None:
         x = x + encoder.pos_embed
@@ -42,9 +43,7 @@ def encode_frames(
     return _norm(last_norm, x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-def _block(
-    block: Block, x: Float[Tensor, "batch rows columns channels"]
-) -> Float[Tensor, "batch rows columns channels"]:
+def _block(block: Block, x: Grid) -> Grid:
     y = block.norm1(x)
     if block.window_size:
         windows, padded = window_partition(y, block.window_size)
@@ -56,10 +55,8 @@ def _block(
     return x + block.mlp(block.norm2(x))
 
 
-def _attend(
-    attention: Attention, x: Float[Tensor, "windows rows columns channels"]
-) -> Float[Tensor, "windows rows columns channels"]:
-    """Computes multi-head attention; SAM's bias is ``q·R_h + q·R_w``, of the unscaled queries."""
+def _attend(attention: Attention, x: Grid) -> Grid:
+    """Compute multi-head attention; SAM's bias is ``q·R_h + q·R_w``, of the unscaled queries."""
     count, rows, columns, _ = x.shape
     heads, tokens = attention.num_heads, rows * columns
     qkv = attention.qkv(x).reshape(count, tokens, 3, heads, -1).permute(2, 0, 3, 1, 4)
@@ -76,22 +73,15 @@ def _attend(
     return attention.proj(attended.reshape(count, rows, columns, -1))
 
 
-def _fused(
-    q: Float[Tensor, "heads tokens width"],
-    k: Float[Tensor, "heads tokens width"],
-    v: Float[Tensor, "heads tokens width"],
-    bias: Float[Tensor, "heads tokens tokens"] | None,
-) -> Float[Tensor, "heads tokens width"]:
+def _fused(q: Heads, k: Heads, v: Heads, bias: Bias | None) -> Heads:
     mask = None if bias is None else bias[None]
     return F.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=mask)[0]
 
 
 def _bias(
-    q: Float[Tensor, "heads tokens width"],
-    vertical: Float[Tensor, "rows width rows"],
-    horizontal: Float[Tensor, "columns width columns"],
-) -> Float[Tensor, "heads tokens tokens"]:
-    """Decomposes relative positions (Li et al.: *MViTv2*, CVPR 2022, equation 4), one matrix product an axis."""
+    q: Heads, vertical: Float[Tensor, "rows width rows"], horizontal: Float[Tensor, "columns width columns"]
+) -> Bias:
+    """Decompose relative positions (Li et al.: *MViTv2*, CVPR 2022, equation 4), one matrix product an axis."""
     count, tokens, width = q.shape
     rows, columns = len(vertical), len(horizontal)
     grid = q.view(count, rows, columns, width)
@@ -102,5 +92,5 @@ def _bias(
     return (to_rows + to_columns).view(count, tokens, tokens)
 
 
-def _norm(norm: LayerNorm2d, x: Float[Tensor, "batch rows columns channels"]) -> Tensor:
+def _norm(norm: LayerNorm2d, x: Grid) -> Grid:
     return F.layer_norm(x, (x.shape[-1],), norm.weight, norm.bias, norm.eps)

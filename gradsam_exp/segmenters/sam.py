@@ -1,11 +1,9 @@
-"""Segment Anything runs through the official package, batched over images as well as prompts.
+"""This module runs Segment Anything through the official package, batched over images as well as prompts.
 
 For the same weights and the same coordinates in the input frame the results are `SamPredictor`'s.
 Coordinates reach the input frame by pixel *centres*, ``(x + 0.5)·s − 0.5`` (`SamPredictor` scales pixel
 corners, which on small images shifts every prompt by up to half an original pixel).
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache, partial
@@ -14,7 +12,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from segment_anything.modeling import Sam
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
@@ -23,7 +21,7 @@ from gradsam_exp.batching import AdaptiveBatch, filled
 from gradsam_exp.segmenters.base import CELL, Embeddings, distinct_shapes
 from gradsam_exp.segmenters.decoder import predict_masks
 from gradsam_exp.segmenters.encoder import encode_frames
-from gradsam_exp.types import NO_POINT, Prompts, Segmentation
+from gradsam_exp.types import NO_POINT, LowRes, Maps, Masks, Prompts, Segmentation
 
 Precision = Literal["fp32", "bf16"]
 ENCODED_TOKENS = 2**13  # a CPU encodes so many image tokens together
@@ -31,7 +29,7 @@ CACHED_VALUES = 2**21  # a CPU decodes queries together whose image tokens have 
 
 
 class SamSegmenter:
-    """Puts any `segment_anything.modeling.Sam` behind the `Segmenter` interface.
+    """SamSegmenter puts any `segment_anything.modeling.Sam` behind the `Segmenter` interface.
 
     Args:
         load_model: returns the model with its weights, on the CPU; called once, by `load`.
@@ -64,26 +62,26 @@ class SamSegmenter:
         self._batch = AdaptiveBatch("decode", max_queries, row="query")
 
     def load(self, device: torch.device) -> None:
-        """Reads the weights, see `Segmenter.load`; the image encoder's only when they are first needed."""
+        """Read the weights, see `Segmenter.load`; the image encoder's only when they are first needed."""
         if self._model is None:
             self._model = self._load_model().eval().requires_grad_(False)
         if self._load_encoder is None:
             self._model.to(device)
             return
-        for part in (self._model.prompt_encoder, self._model.mask_decoder):
-            part.to(device)
+        self._model.prompt_encoder.to(device)
+        self._model.mask_decoder.to(device)
         self._model.pixel_mean, self._model.pixel_std = (
             value.to(device) for value in (self._model.pixel_mean, self._model.pixel_std)
         )
 
     @property
     def device(self) -> torch.device:
-        """Says where it runs, see `Segmenter.device`."""
+        """Return where it runs, see `Segmenter.device`."""
         return torch.device("cpu") if self._model is None else self._model.device
 
     @property
     def model(self) -> Sam:
-        """Returns the loaded model, image encoder included."""
+        """Return the loaded model, image encoder included."""
         model = self._decoding
         if self._load_encoder is not None:
             self._load_encoder(model)
@@ -93,14 +91,14 @@ class SamSegmenter:
 
     @property
     def _decoding(self) -> Sam:
-        """Returns the model, of which the image encoder may be missing."""
+        """Return the model, of which the image encoder may be missing."""
         if self._model is None:
             raise RuntimeError("the segmenter's weights are not loaded yet: call load(device) first")
         return self._model
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Embeddings:
-        """Encodes images, resized exactly as upstream does, by Pillow's bilinear filter on uint8."""
+        """Encode images, resized exactly as upstream does, by Pillow's bilinear filter on uint8."""
         resize = ResizeLongestSide(self.model.image_encoder.img_size)
         frames = [
             torch.from_numpy(resize.apply_image(np.ascontiguousarray(image.permute(1, 2, 0).numpy())))
@@ -117,7 +115,7 @@ class SamSegmenter:
             return self._encode_frames(self.model.image_encoder, pixels).float()
 
     def _images_at_once(self, count: int) -> int:
-        """Bounds memory on a CPU, where large inputs gain nothing from being encoded together."""
+        """Bound memory on a CPU, where large inputs gain nothing from being encoded together."""
         if self.device.type != "cpu":
             return count
         rows, columns = self._decoding.prompt_encoder.image_embedding_size
@@ -125,7 +123,7 @@ class SamSegmenter:
 
     @torch.no_grad()
     def decode(self, embeddings: Embeddings, prompts: Prompts) -> Segmentation:
-        """Answers every query, see `Segmenter.decode`.
+        """Answer every query, see `Segmenter.decode`.
 
         SAM attends to padding points, so queries are grouped by their number of real points and padded
         with nothing that upstream does not pad.
@@ -142,7 +140,7 @@ class SamSegmenter:
         return Segmentation(logits, scores, prompts.image_index)
 
     def _rows_at_once(self) -> int:
-        """Returns how many queries fit a CPU's cache: 64 of ``compact`` are twice as fast as 256."""
+        """Compute how many queries fit a CPU's cache: 64 of ``compact`` are twice as fast as 256."""
         if self.device.type != "cpu":
             return self.max_queries
         rows, columns = self._decoding.prompt_encoder.image_embedding_size
@@ -152,12 +150,12 @@ class SamSegmenter:
     def _decode_some(
         self, embeddings: Embeddings, prompts: Prompts, group: Tensor, some: slice
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns some rows of a group, and their answers, which repetitions of the last one may follow."""
+        """Decode some rows of a group; repetitions of the last one may follow their masks."""
         rows = group[some]
         return rows, *self._decode_alike(embeddings, prompts[filled(rows, self._batch.most)])
 
     def _decode_alike(self, embeddings: Embeddings, prompts: Prompts) -> tuple[Tensor, Tensor]:
-        """Decodes queries that all have the same number of real points."""
+        """Decode queries that all have the same number of real points."""
         device = self._decoding.device
         real = prompts.labels != NO_POINT
         count = int(real[0].sum())
@@ -177,25 +175,21 @@ class SamSegmenter:
 
     @staticmethod
     def to_input(xy: Float[Tensor, "*rows 2"], embeddings: Embeddings) -> Float[Tensor, "*rows 2"]:
-        """Converts coordinates of the original frame to SAM's input frame; pixel centres stay pixel centres."""
+        """Convert coordinates of the original frame to SAM's input frame; pixel centres stay pixel centres."""
         (height, width), (input_height, input_width) = embeddings.original_size, embeddings.input_size
         scale = torch.tensor([input_width / width, input_height / height], device=xy.device)
         return (xy + 0.5) * scale - 0.5
 
     @torch.no_grad()
-    def to_original(
-        self, logits: Float[Tensor, "masks low low"], embeddings: Embeddings
-    ) -> Bool[Tensor, "masks height width"]:
-        """Makes masks as upstream does, its two bilinear resizings being one matrix product an axis."""
+    def to_original(self, logits: LowRes, embeddings: Embeddings) -> Masks:
+        """Make masks as upstream does, its two bilinear resizings being one matrix product an axis."""
         sizes = zip(embeddings.input_size, embeddings.original_size, strict=True)
         size = self._decoding.image_encoder.img_size
         down, across = (_resizing(size, *side).to(logits.device) for side in sizes)
         return down @ logits @ across.T > self._decoding.mask_threshold
 
-    def to_low_res(
-        self, values: Float[Tensor, "maps height width"], embeddings: Embeddings
-    ) -> Float[Tensor, "maps low low"]:
-        """Resizes bilinearly to the low-resolution grid; pixel centres stay in place."""
+    def to_low_res(self, values: Maps, embeddings: Embeddings) -> LowRes:
+        """Resize bilinearly to the low-resolution grid; pixel centres stay in place."""
         low = self._decoding.image_encoder.img_size // CELL
         rows, columns = (-(-side // CELL) for side in embeddings.input_size)
         inside = F.interpolate(values[:, None].float(), (rows, columns), mode="bilinear", align_corners=False)
@@ -204,7 +198,7 @@ class SamSegmenter:
 
 @lru_cache(maxsize=64)
 def _resizing(size: int, input_side: int, original_side: int) -> Float[Tensor, "original low"]:
-    """Returns what `Sam.postprocess_masks` does to an axis: to SAM's input, padding cut off, to the original."""
+    """Compute what `Sam.postprocess_masks` does to an axis: to SAM's input, padding cut off, to the original."""
     low = size // CELL
     wide = F.interpolate(torch.eye(low)[None], size, mode="linear", align_corners=False)[..., :input_side]
     return F.interpolate(wide, original_side, mode="linear", align_corners=False)[0].T.contiguous()

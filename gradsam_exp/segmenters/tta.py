@@ -1,6 +1,4 @@
-"""Test-time augmentation shows a segmenter every image mirrored and transposed too, and averages its answers."""
-
-from __future__ import annotations
+"""This module is test-time augmentation: masks are means over an image, its mirror images and transposed ones."""
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -18,7 +16,7 @@ Tta = Literal[1, 2, 4, 8]
 
 @dataclass(frozen=True)
 class View:
-    """Describes a way to look at an image: mirrored, transposed or as it is.
+    """A view is a way to look at an image: mirrored, transposed or as it is.
 
     Attributes:
         across, down: mirrored from left to right, from top to bottom.
@@ -30,19 +28,19 @@ class View:
     transposed: bool = False
 
     def of_images(self, images: Tensor) -> Tensor:
-        """Returns images ``(B, 3, H, W)`` seen this way."""
+        """Show images ``(B, 3, H, W)`` seen this way."""
         seen = images.flip([dim for dim, flipped in ((-1, self.across), (-2, self.down)) if flipped])
         return seen.mT if self.transposed else seen
 
     def of_embeddings(self, embeddings: Embeddings, levels: tuple[Tensor, ...]) -> Embeddings:
-        """Returns one view's ``levels`` of ``embeddings``, whose sizes are the plain image's."""
+        """Make one view's ``levels`` of ``embeddings``, whose sizes are the plain image's."""
         (height, width), (input_height, input_width) = embeddings.original_size, embeddings.input_size
         if self.transposed:
             height, width, input_height, input_width = width, height, input_width, input_height
         return Embeddings(levels, (input_height, input_width), (height, width))
 
     def of_prompts(self, prompts: Prompts, embeddings: Embeddings) -> Prompts:
-        """Moves prompts to where this view shows what they mean; ``embeddings`` are the plain image's."""
+        """Move prompts to where this view shows what they mean; ``embeddings`` are the plain image's."""
         points, boxes, masks = prompts.points, prompts.boxes, prompts.mask_logits
         height, width = embeddings.original_size
         for axis, side, flipped in ((0, width, self.across), (1, height, self.down)):
@@ -58,11 +56,11 @@ class View:
         return replace(prompts, points=points, boxes=boxes, mask_logits=masks)
 
     def back(self, logits: Tensor, embeddings: Embeddings) -> Tensor:
-        """Brings this view's low-resolution logits back to the plain image's frame."""
+        """Bring this view's low-resolution logits back to the plain image's frame."""
         return self._mirrored(logits.mT if self.transposed else logits, embeddings)
 
     def _mirrored(self, maps: Tensor, embeddings: Embeddings) -> Tensor:
-        """Mirrors low-resolution maps as the image is mirrored; what they say of SAM's padding stays."""
+        """Mirror low-resolution maps as the image is mirrored; what they say of SAM's padding stays."""
         height, width = embeddings.input_size
         if self.across:
             maps = maps @ _mirror(maps.shape[-1], width).to(maps).T
@@ -77,11 +75,11 @@ EIGHT = [
     for down in (False, True)
     for across in (False, True)
 ]
-"""They are: as it is, mirrored from left to right, from top to bottom, both; and all of that transposed."""
+"""The views are: as it is, mirrored from left to right, from top to bottom, both; and all of that transposed."""
 
 
 class Augmented:
-    """Asks a segmenter about several views of an image; mask logits and predicted IoU are the answers' means.
+    """Augmented asks a segmenter about several views of an image, and averages mask logits and predicted IoU.
 
     The single-mask candidate is that of the image as it is.
 
@@ -100,17 +98,17 @@ class Augmented:
 
     @property
     def device(self) -> torch.device:
-        """Says where it runs, see `Segmenter.device`."""
+        """Return where it runs, see `Segmenter.device`."""
         return self.segmenter.device
 
     def encode(self, images: Tensor) -> Embeddings:
-        """Encodes every view; the sizes are those of the image as it is."""
+        """Encode every view; the sizes are those of the image as it is."""
         encoded = [self.segmenter.encode(view.of_images(images)) for view in self.views]
         levels = zip(*(one.levels for one in encoded), strict=True)
         return replace(encoded[0], levels=tuple(torch.cat(level, 1) for level in levels))
 
     def decode(self, embeddings: Embeddings, prompts: Prompts) -> Segmentation:
-        """Answers every query by the mean of what is answered for each view."""
+        """Answer every query by the mean of what is answered for each view."""
         answers, single = [], None
         seen = (level.chunk(len(self.views), 1) for level in embeddings.levels)
         for view, levels in zip(self.views, zip(*seen, strict=True), strict=True):
@@ -123,12 +121,12 @@ class Augmented:
 
 
 def augmented(segmenter: Segmenter, tta: Tta) -> Segmenter:
-    """Returns `Augmented`, or the segmenter itself if there is only one view."""
+    """Make an `Augmented`, or return the segmenter itself if there is only one view."""
     return segmenter if tta == 1 else Augmented(segmenter, tta)
 
 
 def _reflected(xy: Tensor, of: list[int], into: list[int], side: int) -> Tensor:
-    """Counts coordinates, in pixels where 0 is the first pixel's centre, from the other end of the axis."""
+    """Count coordinates, in pixels where 0 is the first pixel's centre, from the other end of the axis."""
     reflected = xy.clone()
     reflected[..., into] = side - 1 - xy[..., of]
     return reflected
@@ -136,7 +134,7 @@ def _reflected(xy: Tensor, of: list[int], into: list[int], side: int) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _mirror(low: int, input_side: int) -> Float[Tensor, "low low"]:
-    """Returns the matrix that mirrors one axis of a low-resolution map inside the padding.
+    """Compute the matrix that mirrors one axis of a low-resolution map inside the padding.
 
     Where cells do not end with the image, it interpolates linearly between two of them.
     """

@@ -1,5 +1,5 @@
-"""Mask selectors choose which of the candidate masks that a segmenter offers are kept.
+"""This room holds the mask selectors: they choose which of a segmenter's candidate masks are kept.
 
-Each selector is a class that is found by name (``selector=predicted_iou``) in
-`gradsam_exp.selectors.base.SELECTORS`.
+`base` says what a selector is and holds their registry (``selector``); those of `score` follow the segmenter's own
+judgement, those of `agreement` the heatmap, the area or the truth.
 """

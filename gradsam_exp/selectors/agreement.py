@@ -1,8 +1,6 @@
-"""Selectors that choose by how a candidate lies on the heatmap, by its size, or by the truth."""
+"""These selectors choose by how a candidate lies on the heatmap, by its size, or by the truth."""
 
-from __future__ import annotations
-
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
@@ -11,66 +9,60 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from gradsam_exp.overlap import iou, soft_iou
-from gradsam_exp.selectors.base import SELECTORS, best_by, candidates_only
+from gradsam_exp.selectors.base import SELECTORS, MaskSelector, best_by, candidates_only
 from gradsam_exp.types import Choice, PromptContext, Segmentation
 
 
 @SELECTORS.register("heatmap_agreement")
 @dataclass(frozen=True)
-class HeatmapAgreement:
-    """Keeps the candidate with the largest soft IoU with the heatmap, ``Σ p·h / Σ max(p, h)``.
+class HeatmapAgreement(MaskSelector):
+    """HeatmapAgreement keeps the candidate with the largest soft IoU with the heatmap, ``Σ p·h / Σ max(p, h)``.
 
     ``p`` is the candidate's probability and ``h`` the heatmap on the low-resolution grid.
     """
 
-    needs_truth: ClassVar[bool] = False
-
     def __call__(self, ctx: PromptContext, segmentation: Segmentation) -> Choice:
-        """Chooses for each image, see `MaskSelector.__call__`."""
+        """Choose for each image, see `MaskSelector.__call__`."""
         return best_by(candidates_only(_agreement(ctx, segmentation)), segmentation)
 
 
 @SELECTORS.register("hybrid")
 @dataclass(frozen=True)
-class Hybrid:
-    """Keeps the candidate with the largest ``w·(soft IoU with the heatmap) + (1 − w)·(predicted IoU)``.
+class Hybrid(MaskSelector):
+    """Hybrid keeps the candidate with the largest ``w·(soft IoU with the heatmap) + (1 − w)·(predicted IoU)``.
 
     Attributes:
         weight: ``w``; 0 is `PredictedIoU`, 1 is `HeatmapAgreement`.
     """
 
-    needs_truth: ClassVar[bool] = False
-
     weight: Annotated[float, Field(ge=0, le=1)] = 0.5
 
     def __call__(self, ctx: PromptContext, segmentation: Segmentation) -> Choice:
-        """Chooses for each image, see `MaskSelector.__call__`."""
+        """Choose for each image, see `MaskSelector.__call__`."""
         values = self.weight * _agreement(ctx, segmentation) + (1 - self.weight) * segmentation.predicted_iou
         return best_by(candidates_only(values), segmentation)
 
 
 @SELECTORS.register("largest")
 @dataclass(frozen=True)
-class Largest:
-    """Keeps the candidate with the largest area."""
-
-    needs_truth: ClassVar[bool] = False
+class Largest(MaskSelector):
+    """Largest keeps the candidate with the largest area."""
 
     def __call__(self, ctx: PromptContext, segmentation: Segmentation) -> Choice:
-        """Chooses for each image, see `MaskSelector.__call__`."""
+        """Choose for each image, see `MaskSelector.__call__`."""
         area = ((segmentation.logits > 0) * _inside(ctx, segmentation)[:, None]).sum((2, 3))
         return best_by(candidates_only(area), segmentation)
 
 
 @SELECTORS.register("oracle")
 @dataclass(frozen=True)
-class BestOfThree:
-    """Keeps the candidate with the largest IoU with the true mask: an upper bound, not a method."""
+class BestOfThree(MaskSelector):
+    """BestOfThree keeps the candidate with the largest IoU with the true mask: an upper bound, not a method."""
 
-    needs_truth: ClassVar[bool] = True
+    needs_truth = True
 
     def __call__(self, ctx: PromptContext, segmentation: Segmentation) -> Choice:
-        """Chooses for each image, see `MaskSelector.__call__`.
+        """Choose for each image, see `MaskSelector.__call__`.
 
         Raises:
             ValueError: if the true masks are not known.
@@ -84,7 +76,7 @@ class BestOfThree:
 
 
 def _agreement(ctx: PromptContext, segmentation: Segmentation) -> Float[Tensor, "queries candidates"]:
-    """Returns the agreement of every candidate with its image's heatmap."""
+    """Compute the agreement of every candidate with its image's heatmap."""
     logits = segmentation.logits
     heat = ctx.low_res.to_low_res(ctx.heatmaps.values).to(logits.device)[segmentation.image_index][:, None]
     probability = logits.sigmoid() * _inside(ctx, segmentation)[:, None]
@@ -92,6 +84,6 @@ def _agreement(ctx: PromptContext, segmentation: Segmentation) -> Float[Tensor, 
 
 
 def _inside(ctx: PromptContext, segmentation: Segmentation) -> Float[Tensor, "queries low low"]:
-    """Returns 1 where there is image, 0 on padding."""
+    """Compute 1 where there is image, 0 on padding."""
     ones = torch.ones_like(ctx.heatmaps.values[:1])
     return ctx.low_res.to_low_res(ones).to(segmentation.logits.device).expand(len(segmentation.logits), -1, -1)

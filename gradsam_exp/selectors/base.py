@@ -1,9 +1,7 @@
-"""A mask selector chooses, for every image, which of the segmenter's candidate masks are kept.
+"""This module says what a mask selector is, and holds the registry of them.
 
 A `Segmentation` is on the segmenter's device, the rest of what a selector sees, and its `Choice`, on the CPU.
 """
-
-from __future__ import annotations
 
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -17,9 +15,9 @@ from gradsam_exp.types import Choice, PromptContext, Segmentation
 
 @runtime_checkable
 class MaskSelector(Protocol):
-    """Chooses which of an image's candidate masks are kept."""
+    """A mask selector chooses, for every image, which of the candidate masks are kept."""
 
-    needs_truth: ClassVar[bool]
+    needs_truth: ClassVar[bool] = False
 
     def __call__(self, ctx: PromptContext, segmentation: Segmentation) -> Choice:
         """Choose for each image of the batch that ``ctx`` describes.
@@ -33,7 +31,7 @@ SELECTORS: Registry[MaskSelector] = Registry("selector", "gradsam_exp.selectors"
 
 
 def best_by(values: Float[Tensor, "queries candidates"], segmentation: Segmentation) -> Choice:
-    """Chooses the candidate with the largest value for each image that has a query, the first of equal ones.
+    """Choose the candidate with the largest value for each image that has a query, the first of equal ones.
 
     Args:
         values: of each candidate, on any device; −inf rules it out.
@@ -51,5 +49,5 @@ def best_by(values: Float[Tensor, "queries candidates"], segmentation: Segmentat
 
 
 def candidates_only(values: Float[Tensor, "queries candidates"]) -> Float[Tensor, "queries candidates"]:
-    """Rules out candidate 0, SAM's single-mask output, which is not one of the alternatives, by the value −inf."""
+    """Rule out candidate 0, SAM's single-mask output, which is not one of the alternatives, by the value −inf."""
     return torch.cat([torch.full_like(values[:, :1], -torch.inf), values[:, 1:]], 1)

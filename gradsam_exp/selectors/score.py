@@ -1,38 +1,30 @@
-"""Selectors that follow the segmenter's own judgement: its predicted IoU, or its single-mask output."""
-
-from __future__ import annotations
-
-from typing import ClassVar
+"""These selectors follow the segmenter's own judgement: its predicted IoU, or its single-mask output."""
 
 import torch
 from pydantic.dataclasses import dataclass
 
-from gradsam_exp.selectors.base import SELECTORS, best_by, candidates_only
+from gradsam_exp.selectors.base import SELECTORS, MaskSelector, best_by, candidates_only
 from gradsam_exp.types import Choice, PromptContext, Segmentation
 
 
 @SELECTORS.register("predicted_iou")
 @dataclass(frozen=True)
-class PredictedIoU:
-    """Keeps the candidate with the largest predicted IoU, as the reference report does."""
-
-    needs_truth: ClassVar[bool] = False
+class PredictedIoU(MaskSelector):
+    """PredictedIoU keeps the candidate with the largest predicted IoU, as the reference report does."""
 
     def __call__(self, ctx: PromptContext, segmentation: Segmentation) -> Choice:
-        """Chooses for each image, see `MaskSelector.__call__`."""
+        """Choose for each image, see `MaskSelector.__call__`."""
         del ctx
         return best_by(candidates_only(segmentation.predicted_iou), segmentation)
 
 
 @SELECTORS.register("single")
 @dataclass(frozen=True)
-class SingleMask:
-    """Keeps the segmenter's single-mask output, which SAM's authors recommend for several points."""
-
-    needs_truth: ClassVar[bool] = False
+class SingleMask(MaskSelector):
+    """SingleMask keeps the segmenter's single-mask output, which SAM's authors recommend for several points."""
 
     def __call__(self, ctx: PromptContext, segmentation: Segmentation) -> Choice:
-        """Chooses for each image, see `MaskSelector.__call__`."""
+        """Choose for each image, see `MaskSelector.__call__`."""
         del ctx
         values = segmentation.predicted_iou
         single = segmentation.single

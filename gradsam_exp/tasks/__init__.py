@@ -1,1 +1,1 @@
-"""What ``run.py`` can do: one module for each ``task``."""
+"""The tasks that ``run.py`` can carry out, one module for each."""

@@ -1,4 +1,4 @@
-"""``task=evaluate``: explain, prompt, segment and score one split; leave a whole run directory."""
+"""``task=evaluate`` explains, prompts, segments and scores one split, and leaves a whole run's folder."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from pydantic.dataclasses import dataclass
 from gradsam_exp.config import Config
 from gradsam_exp.console import console
 from gradsam_exp.engine.experiment import Evaluation, Experiment
-from gradsam_exp.engine.pipeline import PipelineResult
 from gradsam_exp.engine.plan import Plan, plan
-from gradsam_exp.engine.preparation import Prepared, Stopwatch
+from gradsam_exp.engine.preparation import Stopwatch
 from gradsam_exp.engine.progress import StageBars
 from gradsam_exp.engine.session import RUNNING, Job
-from gradsam_exp.errors import InputError, warn
+from gradsam_exp.errors import InputError
 from gradsam_exp.registry import build_checked
 from gradsam_exp.reports.figures import figure1, score_histograms
 from gradsam_exp.reports.gallery import Gallery
-from gradsam_exp.reports.terminal import results_table, stages_line
+from gradsam_exp.reports.sweep import warned
+from gradsam_exp.reports.terminal import results_table
 from gradsam_exp.runs.folder import METRICS, Run, one_at_a_time, provenance
 from gradsam_exp.runs.summary import Summary, summarize_metrics
 from gradsam_exp.segmenters.cached import CachedSegmenter
 from gradsam_exp.tracking.evaluation import track_evaluation
-from gradsam_exp.tracking.settings import WandbSettings, wandb_settings
+from gradsam_exp.tracking.settings import wandb_settings
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class EvaluateSettings:
-    """What ``conf/task/evaluate.yaml`` says.
+    """Holds the settings of ``conf/task/evaluate.yaml``.
 
     Attributes:
         examples, worst: images shown in ``figure1`` and ``worst``.
@@ -55,7 +55,7 @@ class EvaluateSettings:
     faithfulness: bool = False
 
     def draws(self, job: Job) -> bool:
-        """Whether this run draws figures."""
+        """Say whether this run draws figures."""
         return job.sweep is None if self.figures == "auto" else self.figures
 
 
@@ -84,7 +84,9 @@ def run(config: Config, job: Job) -> float:
             console.print(f"{own.folder} is the same run as {earlier.folder}: taken from there", soft_wrap=True)
     of_this_sweep = job.sweep is not None and earlier is not None and earlier.folder.parent == own.folder.parent
     if tracker is not None and not of_this_sweep:
-        _track(tracker, planned, job)
+        seen_at = track_evaluation(tracker, planned)
+        if seen_at:
+            console.print(f"W&B: {seen_at}", soft_wrap=True)
     return metrics["miou"].mean
 
 
@@ -127,14 +129,9 @@ def _evaluate(planned: Plan, settings: EvaluateSettings, job: Job) -> dict[str, 
     experiment = planned.experiment(among_others=job.sweep is not None)
     if config.devices > 1:
         _prepare_on_devices(planned, experiment)
-    title = f"{config.pipeline['name']} on {config.split}"
-
-    def on_batch(item: Prepared, result: PipelineResult) -> None:
-        if draws:
-            gallery(item, result)
-
-    with StageBars(title, len(planned.dataset), experiment.stopwatch):
-        evaluation = experiment.run(planned.dataset, batch_size=config.batch_size, on_batch=on_batch)
+    observer = gallery if draws else None
+    with StageBars(f"{config.pipeline['name']} on {config.split}", len(planned.dataset), experiment.stopwatch):
+        evaluation = experiment.run(planned.dataset, batch_size=config.batch_size, on_batch=observer)
     if isinstance(segmenter := experiment.pipeline.segmenter, CachedSegmenter):
         log.info("%d of %d queries so far were decoded, the others known", segmenter.decoded, segmenter.asked)
     if draws:
@@ -166,11 +163,8 @@ def _draw(gallery: Gallery, evaluation: Evaluation, folder: Path) -> None:
         *((name, partial(figure1, examples)) for name, examples in shown.items() if examples),
         ("scores.png", partial(score_histograms, evaluation.per_image)),
     ):
-        try:
+        with warned(f"{name} was not drawn"):
             draw(folder / name)
-        except Exception as error:  # of many kinds, from matplotlib
-            warn(f"{name} was not drawn ({type(error).__name__}: {error}); all else is whole")
-            log.debug("", exc_info=True)
 
 
 def write(planned: Plan, evaluation: Evaluation, run: Run) -> dict[str, Summary]:
@@ -201,27 +195,16 @@ def write(planned: Plan, evaluation: Evaluation, run: Run) -> dict[str, Summary]
 
 def _say(planned: Plan, folder: Path, metrics: dict[str, Summary], evaluation: Evaluation) -> None:
     config = planned.config
-    title = " · ".join(
-        [
-            config.pipeline["name"],
-            config.explainer["name"],
-            config.sam["name"],
-            f"{config.data['name']}/{config.split}",
-        ]
-    )
+    parts = [config.pipeline["name"], config.explainer["name"], config.sam["name"]]
+    parts.append(f"{config.data['name']}/{config.split}")
     if planned.upper_bound:
-        title += " · upper bound: looks at the truth"
-    console.print(title, style="bold", soft_wrap=True)
+        parts.append("upper bound: looks at the truth")
+    console.print(" · ".join(parts), style="bold", soft_wrap=True)
     console.print(results_table(metrics))
     counted = {"empty heatmaps": "empty_heatmap", "empty true masks": "empty_truth"}
     numbers = {what: int(evaluation.per_image[column].fillna(False).sum()) for what, column in counted.items()}
     found = ", ".join(f"{number} {what}" for what, number in numbers.items() if number)
     if found:
         console.print(f"note: {found}")
-    console.print(f"{stages_line(evaluation.seconds)}\n{folder}", soft_wrap=True)
-
-
-def _track(settings: WandbSettings, planned: Plan, job: Job) -> None:
-    seen_at = track_evaluation(settings, planned, job.folder, overrides=job.overrides, sweep=job.sweep)
-    if seen_at:
-        console.print(f"W&B: {seen_at}", soft_wrap=True)
+    stages = " · ".join(f"{stage} {value:.1f} s" for stage, value in evaluation.seconds.items())
+    console.print(f"{stages}\n{folder}", soft_wrap=True)

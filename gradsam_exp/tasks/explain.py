@@ -1,4 +1,4 @@
-"""``task=explain``: what a classifier sees in any picture, where, and the mask SAM makes of it."""
+"""``task=explain`` shows what a classifier sees in any picture, where, and the mask SAM makes of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``task=report``: compare any finished runs: one page to look at, and the tables of a sweep."""
+"""``task=report`` compares any finished runs: it writes one page to look at, and the tables of a sweep."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def run(config: Config, job: Job) -> float:
     callbacks: list[pl.Callback] = [best, RichProgressBar(leave=True)]
     if settings.patience is not None:
         callbacks.append(EarlyStopping("val/loss", patience=settings.patience))
-    with track_training(tracker, config, folder, overrides=job.overrides, sweep=job.sweep) as tracked:
+    with track_training(tracker, config, job) as tracked:
         loggers: list[Logger] = [pl.loggers.CSVLogger(str(folder), name="", version="log")]
         trainer = pl.Trainer(
             **config.trainer,
@@ -118,14 +118,12 @@ def run(config: Config, job: Job) -> float:
         accuracies = {split: accuracy_by_class(model, find_dataset(config, split)) for split in ("val", "test")}
         weights = save_classifier(model, folder / "classifier.safetensors", accuracy=accuracies)
         results.write_json(folder / "accuracy.json", accuracies)
-        results.write_json(
-            folder / "provenance.json",
-            results.provenance(
-                config=asdict(config),
-                digests={"train": train_set.fingerprint, "val": val_set.fingerprint},
-                seeds={"model.seed": config.model.get("seed", 0), "data.seed": config.data.get("seed", 0)},
-                device=str(trainer.strategy.root_device),
-            ),
+        results.write_provenance(
+            folder,
+            config=asdict(config),
+            digests={"train": train_set.fingerprint, "val": val_set.fingerprint},
+            seeds={"model.seed": config.model.get("seed", 0), "data.seed": config.data.get("seed", 0)},
+            device=str(trainer.strategy.root_device),
         )
         if tracked is not None:
             tracked.log_result(accuracies, weights)

@@ -18,7 +18,7 @@ from gradsam_exp.data.backgrounds import BACKGROUNDS, Background
 from gradsam_exp.data.photos import photographs
 from gradsam_exp.engine.session import Job
 from gradsam_exp.registry import build_checked
-from gradsam_exp.runs.folder import provenance, write_json
+from gradsam_exp.runs.folder import write_provenance
 from gradsam_exp.segmenters.checkpoints import compact_weights
 from gradsam_exp.segmenters.compact import build_compact
 from gradsam_exp.training.fitting import check_same_network, fit, read_checkpoint
@@ -124,14 +124,12 @@ def run(config: Config, job: Job) -> None:
     )
     facts = {key: value for key, value in config.task.items() if key not in {"name", "resume"}}
     save_weights(folder / "compact.safetensors", model.averaged.module.state_dict(), {"kind": "compact", **facts})
-    write_json(
-        folder / "provenance.json",
-        provenance(
-            config=asdict(config),
-            digests={s: b.fingerprint for s, b in backgrounds.items() if b is not None},
-            seeds={"task.seed": settings.seed},
-            device=str(trainer.strategy.root_device),
-        ),
+    write_provenance(
+        folder,
+        config=asdict(config),
+        digests={s: b.fingerprint for s, b in backgrounds.items() if b is not None},
+        seeds={"task.seed": settings.seed},
+        device=str(trainer.strategy.root_device),
     )
     console.print(
         f"{folder}\nuse it: python run.py sam.checkpoint={folder / 'compact.safetensors'}", soft_wrap=True

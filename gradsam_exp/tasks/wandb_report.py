@@ -1,4 +1,4 @@
-"""``task=wandb_report``: a workspace view and a report for a sweep, as JSON beside it and, with a key, on W&B."""
+"""``task=wandb_report`` makes a sweep's workspace view and report: JSON files and, with a key, pages on W&B."""
 
 from __future__ import annotations
 
@@ -10,14 +10,6 @@ from gradsam_exp.console import console
 from gradsam_exp.engine.session import Job
 from gradsam_exp.errors import InputError
 from gradsam_exp.runs import folder as results
-from gradsam_exp.tracking.report import (
-    NOT_KNOWN,
-    build_report,
-    build_workspace,
-    read_sweep,
-    specification,
-    upload_views,
-)
 from gradsam_exp.tracking.settings import wandb_settings
 from gradsam_exp.tracking.upload import warn
 
@@ -36,20 +28,22 @@ def run(config: Config, job: Job) -> None:
         raise InputError("task=wandb_report needs a sweep's folder: sweep=outputs/evaluate/DATE_TIME")
     if find_spec("wandb_workspaces") is None:
         raise InputError("task=wandb_report needs another package: pip install 'gradsam_exp[wandb]'")
+    from gradsam_exp.tracking import report  # noqa: PLC0415  (needs that package)
+
     sweep = Path(config.sweep)
-    facts = read_sweep(sweep)
-    entity = settings.entity or NOT_KNOWN
+    facts = report.read_sweep(sweep)
+    entity = settings.entity or report.NOT_KNOWN
     views = {
-        "wandb_workspace.json": build_workspace(facts, entity=entity, project=settings.project),
-        "wandb_report.json": build_report(facts, entity=entity, project=settings.project),
+        "wandb_workspace.json": report.build_workspace(facts, entity=entity, project=settings.project),
+        "wandb_report.json": report.build_report(facts, entity=entity, project=settings.project),
     }
     for name, view in views.items():
-        results.write_json(sweep / name, specification(view))
+        results.write_json(sweep / name, report.specification(view))
         console.print(str(sweep / name), soft_wrap=True)
     if not settings.uploads:
         console.print("not uploaded: there is no API key, or logger.mode=offline (wandb login)")
         return
-    found = upload_views(settings, facts)
+    found = report.upload_views(settings, facts)
     if isinstance(found, str):
         warn(f"{found}; the files are written, the same command uploads them later")
         return

@@ -1,4 +1,4 @@
-"""What a run is called and what it is described with: names, tags, flat configuration, metrics."""
+"""This module makes the name, the flat configuration and the metrics that W&B shows of a run."""
 
 from __future__ import annotations
 
@@ -8,25 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from gradsam_exp.config import GROUPS, KNOBS, Config, Node
 from gradsam_exp.errors import InputError
+from gradsam_exp.runs.finding import ELSEWHERE
 from gradsam_exp.runs.folder import Run
 from gradsam_exp.runs.summary import Summary
 
 if TYPE_CHECKING:
     import wandb
 
-_NOT_VARIED = {
-    "metrics",
-    "task",
-    "logger",
-    "trainer",
-    "name",
-    "output_root",
-    "device",
-    "devices",
-    "batch_size",
-    "cifar10_root",
-}
-_NOT_VARIED |= {"experiment", "resume", "store", "limit", "split"}
+_NOT_VARIED = {*ELSEWHERE, "device", "devices", "batch_size", "cifar10_root", "limit", "split"}
 _SHORT = {"fg_threshold": "fg", "bg_threshold": "bg", "grid_size": "grid", "grid_offset": "off"}
 _SHARES = {"fg_threshold", "bg_threshold"}
 # Where something lies, and what results do not depend on.
@@ -34,7 +23,7 @@ _NO_KNOBS = {"name", "root", "url", "sha256", "max_queries", "pretrained", "back
 
 
 def run_name(overrides: Sequence[str], task: str) -> str:
-    """What was varied, short: ``fgbg·bg0.10·off1`` from ``pipeline=fgbg bg_threshold=0.1 grid_offset=1``."""
+    """Name a run by what was varied: ``fgbg·bg0.10·off1`` for ``pipeline=fgbg bg_threshold=0.1 grid_offset=1``."""
     parts = []
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
@@ -59,8 +48,13 @@ def _two_digits(value: str) -> str:
     return f"{number:.2f}" if round(number, 2) == number else value
 
 
+def weights_name(digest: str) -> str:
+    """Name the artifact that holds the classifier with this SHA-256."""
+    return f"classifier-{digest[:12]}"
+
+
 def flat_config(config: Config) -> dict[str, Any]:
-    """What a run's results depend on, one flat name each, as people sweep it.
+    """List what a run's results depend on, one flat name each, as people sweep it.
 
     Choices have their group's name (``pipeline``, ``explainer``), the root's knobs their own
     (``bg_threshold``, only if the run uses it), other parameters their group's before theirs
@@ -73,13 +67,13 @@ def flat_config(config: Config) -> dict[str, Any]:
 
 
 def flat_training_config(config: Config) -> dict[str, Any]:
-    """What a training depends on; its own parameters have no prefix (``epochs``, ``learning_rate``)."""
+    """List what a training depends on; its own parameters have no prefix (``epochs``, ``learning_rate``)."""
     own = {key: value for key, value in _parameters(config.task) if value is not None}
     return {"limit": config.limit, **_flat(_sources(config)), **own}
 
 
 def saved_config(run: Run) -> Config:
-    """The configuration that a run has saved, in which strings that call a resolver stay as they are written.
+    """Read the configuration that a run has saved; strings that call a resolver stay as they are written.
 
     Raises:
         InputError: it is missing or damaged.

@@ -1,83 +1,63 @@
-"""What W&B shows of an image: masks to switch on and off, heatmap, prompts, every metric."""
+"""This module makes what W&B shows of images: masks to switch on and off, heatmap, prompts, every metric."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, UInt8
+import wandb
+from jaxtyping import UInt8
+from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from gradsam_exp.reports.colours import HEAT
+from gradsam_exp.reports.figures import draw_prompts, styled
 from gradsam_exp.reports.gallery import Example
-
-if TYPE_CHECKING:
-    import wandb
+from gradsam_exp.runs.folder import Run
 
 DRAWN_SIDE = 256  # px at least, of the longer side of the picture with the prompts
 _DPI = 150
 _MARGIN = 8  # px; points at the image's edge are whole
-PICTURES = ("image", "heatmap", "prompts")
-"""Columns of pictures, before the metrics."""
 
 
 def examples_table(
     examples: Sequence[Example], reasons: Mapping[str, str], per_image: pd.DataFrame, class_names: Sequence[str]
 ) -> wandb.Table:
-    """One row per example: ``image_id``, why it is shown, pictures, and every column of the per-image table.
+    """Make one row per example: name, why it is shown, pictures, and every column of the per-image table.
 
     An empty heatmap has no picture.
-    Prediction and truth are masks of the image, in the colour of the class; W&B switches each on and off.
     """
-    import wandb  # noqa: PLC0415
-
     facts = {row["image_id"]: row for row in per_image.to_dict("records")}
     columns = [str(column) for column in per_image if column != "image_id"]
-    table = wandb.Table(columns=["image_id", "shown_as", *PICTURES, *columns])
+    table = wandb.Table(columns=["image_id", "shown_as", "image", "heatmap", "prompts", *columns])
     for example, drawn in zip(examples, drawn_prompts(examples), strict=True):
-        heat = _coloured(example.heatmap) if example.heatmap.any() else None
-        row = facts[example.image_id]
-        pictures = (
-            masked_image(example, str(row["predicted_class"]), class_names),
-            None if heat is None else wandb.Image(heat),
-            wandb.Image(drawn),
-        )
-        table.add_data(
-            example.image_id, reasons[example.image_id], *pictures, *(plain(row[column]) for column in columns)
-        )
+        name, heat = example.image_id, None
+        if example.heatmap.any():
+            heat = wandb.Image((colormaps[HEAT](example.heatmap)[:, :, :3] * 255).round().astype(np.uint8))
+        pictures = masked_image(example, class_names), heat, wandb.Image(drawn)
+        table.add_data(name, reasons[name], *pictures, *(plain(facts[name][column]) for column in columns))
     return table
 
 
-def _coloured(heatmap: Float[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width 3"]:
-    from matplotlib import colormaps  # noqa: PLC0415
-
-    return (colormaps[HEAT](heatmap)[:, :, :3] * 255).round().astype(np.uint8)
-
-
-def masked_image(example: Example, predicted_class: str, class_names: Sequence[str]) -> wandb.Image:
-    """The image with ``prediction`` and ``ground truth`` as mask layers; 0 is background, classes follow."""
-    import wandb  # noqa: PLC0415
-
+def masked_image(example: Example, class_names: Sequence[str]) -> wandb.Image:
+    """Lay prediction and ground truth over an image, as masks in their class's colour; 0 is background."""
     labels = {0: "background", **{k + 1: name for k, name in enumerate(class_names)}}
     ids = {name: k for k, name in labels.items()}
 
     def layer(mask: np.ndarray, name: str) -> dict[str, Any]:
         return {"mask_data": (mask * ids[name]).astype(np.uint8), "class_labels": labels}
 
-    masks = {"prediction": layer(example.mask, predicted_class)}
+    masks = {"prediction": layer(example.mask, example.predicted_class)}
     if example.truth is not None:
         masks["ground truth"] = layer(example.truth, example.class_name)
     return wandb.Image(example.image, masks=masks, caption=f"{example.image_id}  IoU {example.iou:.2f}")
 
 
 def drawn_prompts(examples: Sequence[Example]) -> list[UInt8[np.ndarray, "_ _ 3"]]:
-    """The images with their points and boxes, enlarged so that they can be told apart."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
-    from matplotlib.figure import Figure  # noqa: PLC0415
-
-    from gradsam_exp.reports.figures import draw_prompts, styled  # noqa: PLC0415
-
+    """Draw the images with their points and boxes, enlarged so that they can be told apart."""
     pictures = []
     with styled():
         canvas = FigureCanvasAgg(Figure(dpi=_DPI))
@@ -98,10 +78,13 @@ def drawn_prompts(examples: Sequence[Example]) -> list[UInt8[np.ndarray, "_ _ 3"
     return pictures
 
 
-def numbers_table(per_image: pd.DataFrame) -> wandb.Table:
-    """The per-image table; a column's type is the same in all runs, also if one run has no value in it."""
-    import wandb  # noqa: PLC0415
+def drawings(run: Run) -> dict[str, wandb.Image]:
+    """Show the figures that a run has drawn, by name."""
+    return {name: wandb.Image(str(path)) for name, path in run.drawings().items()}
 
+
+def numbers_table(per_image: pd.DataFrame) -> wandb.Table:
+    """Show the per-image table; a column's type is the same in all runs, also if one run has no value in it."""
     kinds = per_image.convert_dtypes().dtypes  # True and None are a column of objects
     table = wandb.Table(list(map(str, per_image)), dtype=[_type(kind) for kind in kinds], optional=True)
     # add_data would find out the types anew with each row, in twenty times as long.
@@ -116,7 +99,7 @@ def _type(kind: Any) -> type:
 
 
 def plain(value: Any) -> Any:
-    """A table's cell as W&B takes it."""
+    """Return a table's cell as W&B takes it."""
     if hasattr(value, "item"):
         value = value.item()
     return None if value != value else value  # noqa: PLR0124  (NaN is not itself)

@@ -1,13 +1,19 @@
-"""A sweep's saved workspace view and report for W&B: made without the service, uploaded with a key."""
+"""This module makes a sweep's workspace view and report for W&B: without the service, uploaded with a key.
+
+It needs the package ``wandb_workspaces``, which the extra ``wandb`` brings.
+"""
 
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import wandb
+import wandb_workspaces.reports.v2 as wr
+import wandb_workspaces.workspaces as ws
 
 from gradsam_exp.errors import InputError
 from gradsam_exp.runs.comparison import Runs
@@ -15,18 +21,14 @@ from gradsam_exp.runs.summary import MetricFacts
 from gradsam_exp.runs.sweep import about, collect_runs
 from gradsam_exp.tracking.content import flat_config, saved_config
 from gradsam_exp.tracking.settings import WandbSettings, api_key, server
-from gradsam_exp.tracking.upload import why_not
-
-if TYPE_CHECKING:
-    import wandb_workspaces.reports.v2 as wr
-    import wandb_workspaces.workspaces as ws
+from gradsam_exp.tracking.upload import why_not, within
 
 NOT_KNOWN = "ENTITY"  # stands in files for the entity that the key belongs to
 
 
 @dataclass(frozen=True)
 class SweepFacts:
-    """What a view of a sweep is made of.
+    """Holds what a view of a sweep is made of.
 
     Attributes:
         name: of the runs' group.
@@ -48,13 +50,13 @@ class SweepFacts:
 
     @property
     def best(self) -> int | None:
-        """The run of the highest mIoU, by its place; None if there is none but upper bounds."""
+        """Finds the run of the highest mIoU, by its place; None if there is none but upper bounds."""
         known = [k for k, means in enumerate(self.means) if "miou" in means and not self.bounds[k]]
         return max(known, key=lambda k: self.means[k]["miou"]) if known else None
 
 
 def read_sweep(folder: Path) -> SweepFacts:
-    """A finished sweep's facts, from its files; a run that is damaged is left out, as its row in the tables says.
+    """Read a finished sweep's facts from its files; a damaged run is left out, as its row in the tables says.
 
     Raises:
         InputError: if it is no finished sweep.
@@ -89,10 +91,8 @@ def read_sweep(folder: Path) -> SweepFacts:
 
 
 def build_workspace(facts: SweepFacts, *, entity: str, project: str) -> ws.Workspace:
-    """A saved view of the sweep's runs alone."""
-    import wandb_workspaces.reports.v2 as wr  # noqa: PLC0415
-    import wandb_workspaces.workspaces as ws  # noqa: PLC0415
-
+    """Lay out a view of the sweep's runs alone."""
+    best_first = ws.Ordering(ws.Summary("miou"), ascending=False)
     sections = [
         ws.Section(
             "Which knob matters", panels=[_parallel(facts), wr.ParameterImportancePlot("miou")], is_open=True
@@ -108,13 +108,12 @@ def build_workspace(facts: SweepFacts, *, entity: str, project: str) -> ws.Works
         project=project,
         name=f"sweep {facts.name}",
         sections=sections,
-        runset_settings=ws.RunsetSettings(filters=_of_sweep(facts), order=[_best_first()]),
+        runset_settings=ws.RunsetSettings(filters=_of_sweep(facts), order=[best_first]),
     )
 
 
 def build_report(facts: SweepFacts, *, entity: str, project: str) -> wr.Report:
-    """Text, panels and the sweep's paired table."""
-    import wandb_workspaces.reports.v2 as wr  # noqa: PLC0415
+    """Write a report: text, panels and the sweep's paired table."""
 
     def panels(*chosen: Any) -> wr.PanelGrid:
         # A run set with a project asks the server whether it exists; without one it is the report's own.
@@ -160,15 +159,7 @@ def _of_sweep(facts: SweepFacts) -> str:
     return f"Metric('Group') == '{facts.name}'"
 
 
-def _best_first() -> Any:
-    import wandb_workspaces.workspaces as ws  # noqa: PLC0415
-
-    return ws.Ordering(ws.Summary("miou"), ascending=False)
-
-
 def _parallel(facts: SweepFacts) -> wr.ParallelCoordinatesPlot:
-    import wandb_workspaces.reports.v2 as wr  # noqa: PLC0415
-
     axes: list[Any] = [wr.ParallelCoordinatesPlotColumn(wr.Config(key), display_name=key) for key in facts.knobs]
     shown = [name for name, metric in facts.metrics.items() if not metric.about_heatmaps]
     for name in sorted(shown[::-1], key=lambda name: name == "miou"):  # what counts stands last
@@ -181,8 +172,6 @@ def _parallel(facts: SweepFacts) -> wr.ParallelCoordinatesPlot:
 
 def _against_knobs(facts: SweepFacts) -> list[Any]:
     """A scatter plot for a number, bars for a choice."""
-    import wandb_workspaces.reports.v2 as wr  # noqa: PLC0415
-
     panels: list[Any] = []
     for key, values in facts.knobs.items():
         title = f"mIoU against {key}"
@@ -200,8 +189,6 @@ def _against_knobs(facts: SweepFacts) -> list[Any]:
 
 
 def _pictures() -> list[Any]:
-    import wandb_workspaces.reports.v2 as wr  # noqa: PLC0415
-
     worst = wr.MediaBrowser(title="Worst images of each run", media_keys=["worst"], mode="grid")
     worst.grid_x_axis, worst.grid_y_axis, worst.layout = "index", "run", wr.Layout(w=24, h=12)
     table = wr.WeavePanelSummaryTable(table_name="examples")
@@ -210,7 +197,7 @@ def _pictures() -> list[Any]:
 
 
 def specification(view: ws.Workspace | wr.Report) -> dict[str, Any]:
-    """What would be uploaded."""
+    """Return what would be uploaded, as plain values."""
     return json.loads(view._to_model().spec.model_dump_json(by_alias=True, exclude_none=True))
 
 
@@ -223,26 +210,17 @@ def upload_views(settings: WandbSettings, facts: SweepFacts, *, seconds: float =
     problem = why_not(server(), api_key())
     if problem is not None:
         return problem
-    found: list[list[str] | str] = []
-    saving = threading.Thread(target=lambda: found.append(_tried(lambda: _save(settings, facts))), daemon=True)
-    saving.start()
-    saving.join(seconds)
-    return found[0] if found else f"{server()} took longer than {seconds:.0f} s"
+    found = within(seconds, lambda: _save(settings, facts))
+    return f"{server()} took longer than {seconds:.0f} s" if found is None else found
 
 
-def _tried(save: Callable[[], list[str]]) -> list[str] | str:
+def _save(settings: WandbSettings, facts: SweepFacts) -> list[str] | str:
     try:
-        return save()
+        entity = settings.entity or wandb.Api().default_entity
+        if not entity:
+            return "the key belongs to no entity; give logger.entity=…"
+        workspace = build_workspace(facts, entity=entity, project=settings.project).save_as_new_view()
+        report = build_report(facts, entity=entity, project=settings.project).save()
     except Exception as error:  # many kinds, from two packages; the files are written already
         return f"{type(error).__name__}: {error}"
-
-
-def _save(settings: WandbSettings, facts: SweepFacts) -> list[str]:
-    import wandb  # noqa: PLC0415
-
-    entity = settings.entity or wandb.Api().default_entity
-    if not entity:
-        raise InputError("the key belongs to no entity; give logger.entity=…")
-    workspace = build_workspace(facts, entity=entity, project=settings.project).save_as_new_view()
-    report = build_report(facts, entity=entity, project=settings.project).save()
     return [workspace.url, report.url]

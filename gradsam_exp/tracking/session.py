@@ -1,76 +1,61 @@
-"""One W&B run, written offline."""
+"""This module opens one W&B run, offline, and uploads it once it is written."""
 
 from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gradsam_exp.config import Config
+from gradsam_exp.engine.session import Job
+from gradsam_exp.tracking.content import run_name
 from gradsam_exp.tracking.settings import WandbSettings
-from gradsam_exp.tracking.upload import UPLOADS, warn
+from gradsam_exp.tracking.upload import Uploads, warn
 
 if TYPE_CHECKING:
     from wandb import Run
 
 
-@dataclass(frozen=True)
-class Heading:
-    """What stands above a run.
-
-    Attributes:
-        sweep: the sweep's folder, whose name is the run's group; None for a single run.
-        config: flat, by the names that people sweep.
-    """
-
-    name: str
-    job_type: str
-    sweep: Path | None
-    tags: Sequence[str]
-    config: Mapping[str, Any]
-
-
-def record(settings: WandbSettings, folder: Path, heading: Heading, fill: Callable[[Run], None]) -> str | None:
-    """Write an offline run into ``folder/wandb`` and upload it if that is wanted.
-
-    Whatever goes wrong is a warning.
+def record(
+    settings: WandbSettings, job: Job, config: Config, fill: Callable[[Run], None], **heading: Any
+) -> str | None:
+    """Write an offline run into the job's folder and upload it if that is wanted; what goes wrong is a warning.
 
     Args:
         fill: logs everything.
+        heading: see `open_run`.
 
     Returns:
         What to do to see it: an address, or the command that uploads it. None if a warning has said so, if it is
         being uploaded, or if it is one of a sweep, which says at its end how to upload all.
     """
     try:
-        with recording(settings, folder, heading) as run:
+        run = open_run(settings, job, config, **heading)
+        place, ended_well = place_of(run), False
+        try:
             fill(run)
-            place = place_of(run)
+            ended_well = True
+        finally:
+            run.finish(exit_code=None if ended_well else 1)
     except Exception as error:  # a view must not cost the run, whatever happens in it
         warn(f"not used ({type(error).__name__}: {error}); the run's own files are whole")
         return None
-    return deliver(settings, place, heading.sweep)
+    return deliver(settings, job, place)
 
 
-@contextmanager
-def recording(settings: WandbSettings, folder: Path, heading: Heading) -> Iterator[Run]:
-    """An offline run that is open as long as the block."""
-    run = open_run(settings, folder, heading)
-    try:
-        yield run
-    except BaseException:
-        run.finish(exit_code=1)
-        raise
-    run.finish()
+def open_run(
+    settings: WandbSettings, job: Job, config: Config, *, tags: Sequence[str], described: Mapping[str, Any]
+) -> Run:
+    """Begin an offline run in the job's folder; asks no server for anything.
 
-
-def open_run(settings: WandbSettings, folder: Path, heading: Heading) -> Run:
-    """Begin an offline run; asks no server for anything."""
+    Args:
+        described: the configuration that W&B shows, flat, by the names that people sweep.
+    """
     # The files of tables and artifacts are staged here; the default is below the home directory.
-    os.environ["WANDB_DATA_DIR"] = str(folder.resolve() / "wandb")
+    os.environ["WANDB_DATA_DIR"] = str(job.folder.resolve() / "wandb")
     # W&B's reports about itself go to the server as well: they keep a process from ending if it hangs.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb  # noqa: PLC0415  (a second)
@@ -78,13 +63,13 @@ def open_run(settings: WandbSettings, folder: Path, heading: Heading) -> Run:
     return wandb.init(
         project=settings.project,
         entity=settings.entity,
-        dir=folder,
+        dir=job.folder,
         mode="offline",
-        name=heading.name,
-        group=heading.sweep.name if heading.sweep else None,
-        job_type=heading.job_type,
-        tags=list(heading.tags),
-        config=dict(heading.config),
+        name=run_name(job.overrides, config.name),
+        group=job.sweep.name if job.sweep else None,
+        job_type=config.task["name"],
+        tags=list(tags),
+        config=dict(described),
         reinit="create_new",
         # Versions and commit are in provenance.json; asking for them again takes longer than all the rest.
         settings=wandb.Settings(silent=True, console="off", disable_git=True, x_save_requirements=False),
@@ -92,15 +77,16 @@ def open_run(settings: WandbSettings, folder: Path, heading: Heading) -> Run:
 
 
 def place_of(run: Run) -> Path:
-    """The folder that ``wandb sync`` and ``wandb leet`` take."""
+    """Return the folder that ``wandb sync`` and ``wandb leet`` take."""
     return Path(run.dir).parent
 
 
-def deliver(settings: WandbSettings, place: Path, sweep: Path | None) -> str | None:
+def deliver(settings: WandbSettings, job: Job, place: Path) -> str | None:
     """Upload an offline run if that is wanted; see `record`.
 
     A sweep's runs are linked from ``<sweep>/wandb``, which ``wandb leet`` browses as a whole.
     """
+    sweep = job.sweep
     if sweep is not None:
         with suppress(OSError):  # a system without links
             (sweep / "wandb").mkdir(exist_ok=True)
@@ -108,4 +94,5 @@ def deliver(settings: WandbSettings, place: Path, sweep: Path | None) -> str | N
     if not settings.uploads:
         return f"wandb sync {shlex.quote(str(place))}" if sweep is None else None
     whole = f"{shlex.quote(str(sweep))}/*/wandb/offline-run-*" if sweep else shlex.quote(str(place))
-    return UPLOADS.send(settings, place, f"wandb sync {whole}", wait=sweep is None)
+    uploads = job.session.keep("uploads", None, Uploads)
+    return uploads.send(settings, place, f"wandb sync {whole}", wait=sweep is None)

@@ -1,4 +1,4 @@
-"""What ``logger=wandb`` is configured with, and where W&B's server and key are."""
+"""This module reads what ``logger=wandb`` is configured with, and finds W&B's server and key."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Mode = Literal["auto", "online", "offline"]
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class WandbSettings:
-    """What ``conf/logger/wandb.yaml`` says.
+    """Holds the settings of ``conf/logger/wandb.yaml``.
 
     Attributes:
         mode: ``auto`` uploads where an API key is known; ``offline`` leaves that to ``wandb sync``.
@@ -36,14 +36,14 @@ class WandbSettings:
 
     @property
     def uploads(self) -> bool:
-        """Whether runs are to be uploaded; the environment's ``WANDB_MODE`` decides where ``mode`` does not."""
+        """Says whether runs are to be uploaded; ``WANDB_MODE`` decides where ``mode`` does not."""
         if self.mode == "auto":
             return os.environ.get("WANDB_MODE", "online") == "online" and api_key() is not None
         return self.mode == "online"
 
 
 def wandb_settings(node: Node) -> WandbSettings | None:
-    """What ``logger=…`` asks for; None for local files only.
+    """Read what ``logger=…`` asks for; None for local files only.
 
     Raises:
         InputError: naming the key.
@@ -56,7 +56,7 @@ def wandb_settings(node: Node) -> WandbSettings | None:
 
 
 def server() -> str:
-    """W&B's address: ``WANDB_BASE_URL``, else what ``wandb login --host`` has kept, else the public one."""
+    """Find W&B's address: ``WANDB_BASE_URL``, else what ``wandb login --host`` has kept, else the public one."""
     given = os.environ.get("WANDB_BASE_URL")
     if given is None:
         import wandb  # noqa: PLC0415  (a second)
@@ -66,7 +66,7 @@ def server() -> str:
 
 
 def api_key() -> str | None:
-    """The key W&B would use: from the environment, or the netrc file that ``wandb login`` writes."""
+    """Find the key W&B would use: in the environment, or in the netrc file that ``wandb login`` writes."""
     given = os.environ.get("WANDB_API_KEY")
     if given:
         return given

@@ -1,8 +1,8 @@
-"""The W&B run of a training: its curve as it goes, accuracies and weights at its end."""
+"""This module makes the W&B run of a training: its curve as it goes, accuracies and weights at its end."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,10 +11,10 @@ from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from gradsam_exp.config import Config
+from gradsam_exp.engine.session import Job
 from gradsam_exp.runs import folder as results
-from gradsam_exp.tracking.artifacts import weights_artifact, weights_name
-from gradsam_exp.tracking.content import as_written, flat_training_config, run_name
-from gradsam_exp.tracking.session import Heading, deliver, open_run, place_of
+from gradsam_exp.tracking.content import as_written, flat_training_config, weights_name
+from gradsam_exp.tracking.session import deliver, open_run, place_of
 from gradsam_exp.tracking.settings import WandbSettings
 from gradsam_exp.tracking.upload import warn
 from gradsam_exp.weights import file_digest
@@ -24,45 +24,47 @@ if TYPE_CHECKING:
 
 
 class TrainingRun(Logger):
-    """A Lightning logger that can't fail: after the first error it warns and logs no more.
+    """Logs what Lightning trains to W&B, and cannot fail: after the first error it warns and logs no more.
 
     Attributes:
         seen_at: after `close`, what to do to see it; see `gradsam_exp.tracking.session.record`.
     """
 
-    def __init__(self, settings: WandbSettings, folder: Path, heading: Heading) -> None:
+    def __init__(self, settings: WandbSettings, config: Config, job: Job) -> None:
         super().__init__()
-        self.settings, self.heading = settings, heading
+        self.settings, self.job = settings, job
         self.seen_at: str | None = None
         self._run: Run | None = None
-        self._guarded(lambda: self._open(folder))
+        self._guarded(lambda: self._open(config))
 
     @property
     def name(self) -> str:
-        """For Lightning."""
+        """Tells Lightning a name."""
         return "wandb"
 
     @property
     def version(self) -> str:
-        """For Lightning."""
+        """Tells Lightning the run's id."""
         return "" if self._run is None else self._run.id
 
     @rank_zero_only
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """Nothing: the configuration is known."""
+        """Log nothing: the configuration is known."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """One point of the curve."""
+        """Log one point of the curve."""
         if (run := self._run) is not None:
             self._guarded(lambda: run.log(metrics, step=step))
 
     def log_result(self, accuracies: Mapping[str, Mapping[str, float]], weights: Path) -> None:
-        """How good it has become: accuracies by split and class, and the weights as an artifact."""
+        """Log accuracies by split and class, and the weights as an artifact."""
         if (run := self._run) is None:
             return
 
         def log_all() -> None:
+            from gradsam_exp.tracking.artifacts import weights_artifact  # noqa: PLC0415  (imports wandb)
+
             digest = file_digest(weights)
             for split, values in accuracies.items():
                 named = {f"{split}_accuracy{'' if key == 'all' else '_' + key}": v for key, v in values.items()}
@@ -73,18 +75,20 @@ class TrainingRun(Logger):
         self._guarded(log_all)
 
     def close(self, *, failed: bool) -> None:
-        """End it, and upload it if the training has not failed."""
+        """End the run, and upload it if the training has not failed."""
         if (run := self._run) is None:
             return
         place = place_of(run)
         self._guarded(lambda: run.finish(exit_code=int(failed)))
         if self._run is not None and not failed:
-            self.seen_at = deliver(self.settings, place, self.heading.sweep)
+            self.seen_at = deliver(self.settings, self.job, place)
 
-    def _open(self, folder: Path) -> None:
+    def _open(self, config: Config) -> None:
         if getattr(rank_zero_only, "rank", 0) != 0:
             return
-        self._run = open_run(self.settings, folder, self.heading)
+        described = as_written(flat_training_config(config), results.Run(self.job.folder), flat_training_config)
+        tags = [config.model["backbone"], config.data["name"]]
+        self._run = open_run(self.settings, self.job, config, tags=tags, described=described)
         for name, summary in (("train/loss", "min"), ("val/loss", "min"), ("val/accuracy", "max")):
             self._run.define_metric(name, summary=summary)
 
@@ -97,24 +101,14 @@ class TrainingRun(Logger):
 
 
 @contextmanager
-def track_training(
-    settings: WandbSettings | None, config: Config, folder: Path, *, overrides: Sequence[str], sweep: Path | None
-) -> Iterator[TrainingRun | None]:
-    """A run that is open as long as the block; None where W&B is not wanted."""
+def track_training(settings: WandbSettings | None, config: Config, job: Job) -> Iterator[TrainingRun | None]:
+    """Open a W&B run as long as the block lasts; it is None where W&B is not wanted."""
     if settings is None:
         yield None
         return
-    heading = Heading(
-        name=run_name(overrides, config.name),
-        job_type=config.task["name"],
-        sweep=sweep,
-        tags=[config.model["backbone"], config.data["name"]],
-        config=as_written(flat_training_config(config), results.Run(folder), flat_training_config),
-    )
-    run = TrainingRun(settings, folder, heading)
+    run, failed = TrainingRun(settings, config, job), True
     try:
         yield run
-    except BaseException:
-        run.close(failed=True)
-        raise
-    run.close(failed=False)
+        failed = False
+    finally:
+        run.close(failed=failed)

@@ -1,4 +1,4 @@
-"""Uploading offline runs: in processes of their own, for a limited time, given up after the first failure.
+"""This module uploads offline runs: in processes of their own, for a limited time, until one fails.
 
 A server that is closed, hangs, refuses the key or fails in the middle costs one warning; the runs stay where
 they are and ``wandb sync`` uploads them at any later time.
@@ -16,9 +16,11 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from gradsam_exp.errors import InputError
 from gradsam_exp.runs.folder import Run
@@ -28,42 +30,52 @@ log = logging.getLogger(__name__)
 PROBE_S = 5.0
 AT_ONCE = 2  # uploads at a time
 _VIEWER = "query Viewer { viewer { id } }"
+T = TypeVar("T")
+
+
+def within(seconds: float, call: Callable[[], T]) -> T | None:
+    """Return what a call gives, or None if it takes longer; it is then left to itself."""
+    found: list[T] = []
+    thread = threading.Thread(target=lambda: found.append(call()), daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return found[0] if found else None
 
 
 def why_not(address: str, key: str | None, *, seconds: float = PROBE_S) -> str | None:
-    """What speaks against an upload: no key, no answer, a wrong key; None if nothing does.
+    """Say what speaks against an upload: no key, no answer, a wrong key; None if nothing does.
 
     Returns within ``seconds``, whatever the server or the name service does.
     """
     if key is None:
         return "there is no API key (wandb login)"
-    found: list[str | None] = []
-    asking = threading.Thread(target=lambda: found.append(_ask(address, key, seconds)), daemon=True)
-    asking.start()
-    asking.join(seconds)
-    return found[0] if found else f"{address} does not answer"
+    problem = within(seconds, lambda: _ask(address, key, seconds))
+    if problem is None:
+        problem = "does not answer"
+    return f"{address} {problem}" if problem else None
 
 
-def _ask(address: str, key: str, seconds: float) -> str | None:
+def _ask(address: str, key: str, seconds: float) -> str:
+    """What the server does wrong; empty for nothing."""
     import requests  # noqa: PLC0415
 
-    problem = None
+    problem = ""
     try:
         answer = requests.post(f"{address}/graphql", json={"query": _VIEWER}, auth=("api", key), timeout=seconds)
         if answer.status_code in (401, 403):
-            problem = f"{address} does not accept the API key ({answer.status_code})"
+            problem = f"does not accept the API key ({answer.status_code})"
         elif not answer.ok:
-            problem = f"{address} is out of order ({answer.status_code})"
+            problem = f"is out of order ({answer.status_code})"
         elif (answer.json().get("data") or {}).get("viewer", True) is None:
-            problem = f"{address} does not know the API key"
+            problem = "does not know the API key"
     except requests.exceptions.SSLError:
         pass  # W&B may have other certificates than we have
     except requests.exceptions.Timeout:
-        problem = f"{address} does not answer"
+        problem = "does not answer"
     except requests.exceptions.ConnectionError:
-        problem = f"{address} cannot be reached"
+        problem = "cannot be reached"
     except (requests.exceptions.RequestException, ValueError):
-        problem = f"{address} does not answer as W&B does"
+        problem = "does not answer as W&B does"
     return problem
 
 
@@ -79,7 +91,7 @@ class _Upload:
         return self.run / "logs" / "upload.log"
 
     def wait(self, seconds: float) -> bool:
-        """Whether it has ended by itself."""
+        """Say whether it has ended by itself."""
         try:
             self.process.wait(timeout=max(seconds, 0))
         except subprocess.TimeoutExpired:
@@ -93,7 +105,7 @@ class _Upload:
 
 
 class Uploads:
-    """The uploads of this process.
+    """Uploads the offline runs of this process.
 
     Attributes:
         problem: why nothing more is uploaded, if so; known to the user.
@@ -182,9 +194,6 @@ def _start(run: Path, seconds: float, later: str) -> _Upload:
             start_new_session=True,
         )  # fmt: skip
     return _Upload(run, process, time.monotonic() + seconds, later)
-
-
-UPLOADS = Uploads()
 
 
 def sync_command(folder: Path) -> str | None:

@@ -1,7 +1,5 @@
 """This module gives a classifier's training its batches and initial weights, and measures its accuracy."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,9 +15,9 @@ from gradsam_exp.errors import InputError
 
 
 class FreshSamples(Sampler[int]):
-    """Gives new indices in every epoch, for data sets that can draw any image: epoch ``e`` starts at ``e·length``.
+    """FreshSamples gives new indices in every epoch, for data sets that can draw any image.
 
-    Lightning calls `set_epoch`; epoch 0 is the data set as it is.
+    Epoch ``e`` starts at ``e·length``. Lightning calls `set_epoch`; epoch 0 is the data set as it is.
     """
 
     def __init__(self, length: int) -> None:

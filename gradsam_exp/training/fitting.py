@@ -1,7 +1,5 @@
 """This module starts and resumes trainings: a checkpoint cannot run code, and Ctrl-C says how to go on."""
 
-from __future__ import annotations
-
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,6 +9,9 @@ import pytorch_lightning as pl
 import torch
 
 from gradsam_exp.errors import InputError
+from gradsam_exp.weights import shape_differences
+
+Say = Callable[[str], None]
 
 
 def read_checkpoint(resume: str | None) -> Mapping[str, Any] | None:
@@ -50,25 +51,15 @@ def check_same_network(checkpoint: Mapping[str, Any], model: pl.LightningModule,
     Raises:
         InputError: naming ``task.resume`` and the first weight that differs.
     """
-    theirs = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
-    ours = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    for name in sorted(theirs.keys() | ours.keys()):
-        if theirs.get(name) != ours.get(name):
-            raise InputError(
-                f"task.resume={resume} is a training of another network: its {name} is "
-                f"{theirs.get(name, 'missing')}, here it is {ours.get(name, 'missing')}; "
-                "resume with the same task, model and data"
-            )
+    for name, theirs, ours in shape_differences(checkpoint["state_dict"], model.state_dict()):
+        raise InputError(
+            f"task.resume={resume} is a training of another network: its {name} is {theirs or 'missing'}, "
+            f"here it is {ours or 'missing'}; resume with the same task, model and data"
+        )
 
 
 def fit(
-    trainer: pl.Trainer,
-    model: pl.LightningModule,
-    *,
-    resume: str | None,
-    last: Path,
-    say: Callable[[str], None],
-    **data: Any,
+    trainer: pl.Trainer, model: pl.LightningModule, *, resume: str | None, last: Path, say: Say, **data: Any
 ) -> None:
     """Train a model; Ctrl-C raises `KeyboardInterrupt` after a line that says how to go on.
 

@@ -10,8 +10,6 @@ trained in all rounds (SAM trains the single-mask token only from the second pro
 candidates only on the first), and the IoU head is supervised for all of them.
 """
 
-from __future__ import annotations
-
 import random
 from typing import Any
 
@@ -40,7 +38,7 @@ ROUNDS = (0.35, 0.35, 0.15, 0.15)  # chances of 0, 1, 2 and 3 corrective rounds
 
 
 class PromptableTraining(pl.LightningModule):
-    """Trains a `Sam`; the averaged weights in ``self.averaged`` are the ones to keep.
+    """PromptableTraining trains a `Sam`; the averaged weights in ``self.averaged`` are the ones to keep.
 
     Muon (Jordan et al. 2024) for the matrices of the transformers, AdamW for everything else; the rate
     rises for ``warmup`` steps, stays, and falls linearly to zero over the last ``decay_share`` of the steps.
@@ -103,12 +101,8 @@ class PromptableTraining(pl.LightningModule):
     def loss(self, batch: SceneBatch) -> Tensor:
         """Compute the mean loss of first prompts, and of up to three corrective rounds on half of them."""
         embeddings = self._embed(self.sam, batch)
-        asked = first_prompts(
-            batch,
-            click_share=self.click_share,
-            tight_clusters=self.tight_clusters,
-            idle_background=self.idle_background,
-        )
+        shares = {"tight_clusters": self.tight_clusters, "idle_background": self.idle_background}
+        asked = first_prompts(batch, click_share=self.click_share, **shares)
         total, count = torch.zeros((), device=batch.masks.device), 0
         answered = []
         for name, queries in zip(("loss/click", "loss/other"), asked, strict=True):
@@ -164,7 +158,7 @@ class PromptableTraining(pl.LightningModule):
         return sam.image_encoder(pixels * batch.inside[:, None])
 
     def _answer(self, embeddings: Tensor, queries: Queries) -> tuple[Tensor, Tensor]:
-        """The mean loss of one round, and the logits to correct next."""
+        """Compute the mean loss of one round, and the logits to correct next."""
         logits, predicted_iou = _ask(self.sam, embeddings, queries)
         logits, predicted_iou = logits.float(), predicted_iou.float()
         truth = queries.truth[:, None].expand_as(logits)
@@ -196,5 +190,5 @@ def _ask(sam: Sam, embeddings: Tensor, queries: Queries) -> tuple[Tensor, Tensor
 
 
 def _row_by_row(logits: Float[Tensor, "queries masks low low"], masks: Tensor) -> Float[Tensor, "queries low low"]:
-    """Each query's mask of the given number."""
+    """Take each query's mask of the given number."""
     return logits[torch.arange(len(masks), device=masks.device), masks]

@@ -14,14 +14,16 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
+from gradsam_exp.types import TensorRows
+
 PIXELS_PER_CELL = 4  # SAM's low-resolution masks have a quarter of its input's side
 Masks = Bool[Tensor, "queries low low"]
 Cells = Int[Tensor, "queries points 2"]
 
 
 @dataclass(frozen=True)
-class SceneBatch:
-    """Holds scenes in SAM's input frame.
+class SceneBatch(TensorRows):
+    """A scene batch holds scenes in SAM's input frame.
 
     Attributes:
         images: RGB 0..255, resized to the longer side and padded at the bottom and right.
@@ -33,14 +35,10 @@ class SceneBatch:
     inside: Bool[Tensor, "batch size size"]
     masks: Bool[Tensor, "batch targets low low"]
 
-    def to(self, device: torch.device | str) -> SceneBatch:
-        """Copy the batch to ``device``."""
-        return SceneBatch(self.images.to(device), self.inside.to(device), self.masks.to(device))
-
 
 @dataclass(frozen=True)
-class Queries:
-    """Holds prompts of one kind in SAM's input frame, one row a query, and the masks they ask for.
+class Queries(TensorRows):
+    """Queries are prompts of one kind in SAM's input frame, one row a query, and the masks they ask for.
 
     Attributes:
         image_index: which image of the batch a query is about.
@@ -48,7 +46,7 @@ class Queries:
         points: x before y, in pixels of the input frame.
         labels: 1 for a foreground point, 0 for a background point.
         boxes: x0, y0, x1, y1 in pixels of the input frame.
-        masks: logits of the previous answer.
+        masks: logits of the previous round, as mask prompts.
     """
 
     image_index: Int[Tensor, " queries"]
@@ -57,15 +55,6 @@ class Queries:
     labels: Float[Tensor, "queries points"] | None
     boxes: Float[Tensor, "queries 4"] | None = None
     masks: Float[Tensor, "queries 1 low low"] | None = None
-
-    def __len__(self) -> int:
-        return len(self.truth)
-
-    def __getitem__(self, rows: Tensor) -> Queries:
-        points, labels, boxes, masks = (
-            None if v is None else v[rows] for v in (self.points, self.labels, self.boxes, self.masks)
-        )
-        return Queries(self.image_index[rows], self.truth[rows], points, labels, boxes, masks)
 
     def with_points(self, points: Tensor, labels: Tensor) -> Queries:
         """Add points to those that are there already."""
@@ -116,7 +105,7 @@ def first_prompts(
 
 
 def corrected(queries: Queries, logits: Float[Tensor, "queries low low"]) -> Queries:
-    """Feed the last answer back, mostly with one more click where it was wrong."""
+    """Feed the last masks back as mask prompts, mostly with one more click where it was wrong."""
     refined = replace(queries, masks=logits[:, None])
     if random.random() < 0.15:
         return refined
@@ -167,7 +156,7 @@ def _as_cells(flat: Tensor, masks: Masks) -> Cells:
     return torch.stack([flat % masks.shape[-1], flat // masks.shape[-1]], -1)
 
 
-def cells_to_pixels(cells: Cells) -> Float[Tensor, "queries points 2"]:
+def cells_to_pixels(cells: Int[Tensor, "*rows 2"]) -> Float[Tensor, "*rows 2"]:
     """Convert cells of the low-resolution grid to the coordinates of their centres in the input frame."""
     return (cells + 0.5) * PIXELS_PER_CELL - 0.5
 

@@ -1,8 +1,7 @@
 """This module makes batches of random scenes: new ones for training, the same ones for validation."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
 from itertools import count, islice
 from typing import Any
 
@@ -21,12 +20,13 @@ from gradsam_exp.training.scenes import Scene, SceneGenerator
 VALIDATION_SCENES = 192
 
 
+@dataclass(eq=False)
 class SceneStream(IterableDataset[tuple[np.ndarray, Tensor]]):
-    """Yields scenes for ever: ``(picture, masks)`` with ``targets`` masks each, drawn with replacement if need be.
+    """A scene stream yields ``(picture, masks)`` for ever, with ``targets`` masks each, some twice if need be.
 
     Scene ``i`` is a pure function of ``(seed, i)``, so a training can be resumed at any scene.
 
-    Args:
+    Attributes:
         generator: draws the scenes.
         targets: masks per scene.
         seed: which scenes.
@@ -36,18 +36,13 @@ class SceneStream(IterableDataset[tuple[np.ndarray, Tensor]]):
         start: first scene.
     """
 
-    def __init__(
-        self,
-        generator: SceneGenerator,
-        *,
-        targets: int,
-        seed: int,
-        object_share: float = 0.65,
-        plain_until: int = 0,
-        start: int = 0,
-    ) -> None:
-        self.generator, self.targets, self.seed, self.object_share = generator, targets, seed, object_share
-        self.plain_until, self.start = plain_until, start
+    generator: SceneGenerator
+    _: KW_ONLY
+    targets: int
+    seed: int
+    object_share: float = 0.65
+    plain_until: int = 0
+    start: int = 0
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, Tensor]]:
         worker = get_worker_info()
@@ -79,7 +74,7 @@ class SceneStream(IterableDataset[tuple[np.ndarray, Tensor]]):
 
 
 class SceneModule(pl.LightningDataModule):
-    """Serves scenes for training, new ones in every epoch, and a fixed set for validation.
+    """SceneModule serves scenes for training, new ones in every epoch, and a fixed set for validation.
 
     Args:
         stream: makes the endless stream of a split (``train`` or ``val``) from its first scene's number.

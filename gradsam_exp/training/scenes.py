@@ -27,7 +27,7 @@ Corners = list[tuple[float, float]]
 
 @dataclass
 class Scene:
-    """Holds one picture, RGB 0..255, and its segments on a grid whose longer side is ``grid`` cells.
+    """A scene is one picture, RGB 0..255, and its segments on a grid whose longer side is ``grid`` cells.
 
     ``objects`` are drawn things and may overlap. ``regions`` numbers the connected segments of what is
     seen behind them; those in ``region_ids`` are large enough to be asked for.
@@ -39,20 +39,20 @@ class Scene:
     region_ids: list[int]
 
 
+@dataclass(frozen=True, eq=False)
 class SceneGenerator:
-    """Draws random scenes of shapes over a picture.
+    """A scene generator draws random scenes of shapes over a picture.
 
-    Args:
+    Attributes:
         photos: photographs to crop backgrounds and textures from.
         pictures: more backgrounds (such as CIFAR-10), or None.
         grid: cells along the longer side of the target masks (SAM's low-resolution mask: a quarter of
             its input size).
     """
 
-    def __init__(
-        self, photos: Sequence[np.ndarray], pictures: Background | None = None, *, grid: int = 64
-    ) -> None:
-        self.photos, self.pictures, self.grid = photos, pictures, grid
+    photos: Sequence[np.ndarray]
+    pictures: Background | None = None
+    grid: int = 64
 
     def draw(self, rng: Generator, *, plain: bool = False) -> Scene:
         """Draw one random scene; equal generators give equal scenes.
@@ -90,13 +90,12 @@ class SceneGenerator:
     def _behind(
         self, rng: Generator, width: int, height: int
     ) -> tuple[np.ndarray, Int32[np.ndarray, "rows columns"]]:
-        """A background and its segments: known for leaves and plain grounds, Felzenszwalb's for pictures."""
+        """Draw a background and its segments: known for leaves and plain grounds, Felzenszwalb's for pictures."""
         columns, rows = self._cells(width, height)
         u = rng.random()
         if u < 0.25:
-            picture, leaves = dead_leaves(
-                rng, width, height, min_radius=rng.uniform(0.03, 0.12) * max(width, height)
-            )
+            smallest = rng.uniform(0.03, 0.12) * max(width, height)
+            picture, leaves = dead_leaves(rng, width, height, min_radius=smallest)
             return picture, _nearest(leaves, columns, rows)
         if u < 0.35:
             return _plain(rng, width, height), np.zeros((rows, columns), dtype=np.int32)
@@ -117,13 +116,8 @@ class SceneGenerator:
         matte = canvas.matte(random_outline(rng), centre, size, rng.uniform(0, 2 * math.pi), smooth=smooth)
         parent = canvas.add(matte, self._fill(rng, canvas, flat), opacity)
         if rng.random() < 0.25:  # a part that lies wholly on the shape just drawn
-            inner = canvas.matte(
-                random_outline(rng),
-                centre,
-                size * rng.uniform(0.25, 0.7),
-                rng.uniform(0, 2 * math.pi),
-                smooth=smooth,
-            )
+            outline, own = random_outline(rng), size * rng.uniform(0.25, 0.7)
+            inner = canvas.matte(outline, centre, own, rng.uniform(0, 2 * math.pi), smooth=smooth)
             canvas.add(inner * matte, self._fill(rng, canvas, flat), rng.uniform(0.6, 1.0), parent=parent)
 
     def _fill(self, rng: Generator, canvas: _Canvas, flat: bool) -> np.ndarray:
@@ -132,9 +126,8 @@ class SceneGenerator:
             return colour
         kind = rng.integers(3)
         if kind == 0:
-            return random_crop(
-                rng, self.photos[int(rng.integers(len(self.photos)))], canvas.width, canvas.height
-            ).astype(np.float64)
+            photo = self.photos[int(rng.integers(len(self.photos)))]
+            return random_crop(rng, photo, canvas.width, canvas.height).astype(np.float64)
         light = shading(rng, canvas.width, canvas.height, strength=0.7)[..., None]
         if kind == 1:
             return colour * light
@@ -145,7 +138,7 @@ class SceneGenerator:
 
 
 class _Canvas:
-    """Paints objects on a picture, and knows which cells of each are still visible."""
+    """A canvas paints objects on a picture, and knows which cells of each are still visible."""
 
     def __init__(self, picture: np.ndarray, scale: float, cells: tuple[int, int]) -> None:
         self.picture = picture.astype(np.float64)
@@ -158,7 +151,7 @@ class _Canvas:
     def matte(
         self, outline: list[Corners], centre: tuple[float, float], size: float, turn: float, *, smooth: bool
     ) -> np.ndarray:
-        """Coverage in [0, 1], ``(height, width)``, of an outline (in the unit circle) placed on the canvas."""
+        """Compute the coverage in [0, 1], ``(height, width)``, of an outline in the unit circle on the canvas."""
         zoom = 3 if smooth else 1
         pad = Image.new("L", (self.width * zoom, self.height * zoom))
         pen = ImageDraw.Draw(pad)
@@ -188,12 +181,12 @@ class _Canvas:
         return len(self.visible) - 1
 
     def covered(self) -> np.ndarray:
-        """Cells on which any object is visible."""
+        """Find the cells on which any object is visible."""
         nothing = np.zeros((self.cells[1], self.cells[0]), dtype=bool)
         return np.logical_or.reduce([nothing, *self.visible])
 
     def targets(self, *, smallest: int) -> list[np.ndarray]:
-        """Visible parts of the objects, and each parent together with its part; not the nearly hidden ones."""
+        """List the visible parts of the objects, and each parent with its part; not the nearly hidden ones."""
         found = [v for v, area in zip(self.visible, self.whole_area, strict=True) if v.sum() > 0.2 * area]
         for number, parent in enumerate(self.parents):
             if parent is not None:
@@ -254,7 +247,7 @@ def _sector(rng: Generator) -> list[Corners]:
 
 
 def _stroke(rng: Generator) -> list[Corners]:
-    """A thick wandering line: a chain of points with a left and a right bank."""
+    """Draw a thick wandering line: a chain of points with a left and a right bank."""
     count, half = int(rng.integers(3, 8)), rng.uniform(0.1, 0.25)
     headings = np.cumsum(rng.uniform(-1.0, 1.0, count) * (0.4 if rng.random() < 0.5 else 1.0))
     spine = np.cumsum(np.stack([np.cos(headings), np.sin(headings)], 1), 0)
@@ -284,7 +277,7 @@ def _stretch(rng: Generator) -> float:
 
 
 def _plain(rng: Generator, width: int, height: int) -> np.ndarray:
-    """A ground without segments: flat, shaded, or grainy."""
+    """Draw a ground without segments: flat, shaded, or grainy."""
     ground = rng.uniform(0, 255, 3) * shading(rng, width, height, strength=0.6)[..., None]
     grain = rng.normal(0, 1, (height, width, 1)) * rng.choice([0.0, 6.0, 20.0])
     return np.clip(ground + grain, 0, 255).astype(np.uint8)

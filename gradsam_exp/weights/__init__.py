@@ -1,13 +1,12 @@
-"""This package holds the shipped weights, and reads and writes the file format of all trained weights.
+"""This room holds the shipped weights, and reads and writes the file format of all trained weights.
 
 A weights file is safetensors in half precision with a JSON header that says what it is. The digests of
 the shipped ones are in ``index.json`` and are checked on every load.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,15 +18,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gradsam_exp.errors import InputError, did_you_mean
+from gradsam_exp.errors import InputError, did_you_mean, first_line
 
 FOLDER = Path(__file__).parent
 """Where the shipped weights lie."""
+Shape = tuple[int, ...] | None
 
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """Describes a weights file on disk: its path, what its header says, and the SHA-256 of its bytes."""
+    """A weights file on disk has a path, a header that says what it is, and the SHA-256 of its bytes."""
 
     path: Path
     header: Mapping[str, Any]
@@ -80,6 +80,22 @@ def open_weights(path: str | Path, *, sha256: str | None = None, key: str = "che
     return WeightsFile(path, json.loads(metadata["gradsam_exp"]), digest)
 
 
+def read_pickle(path: Path, what: str, *, key: str, mmap: bool = False) -> Any:
+    """Read a PyTorch file as tensors and plain values only, without running any code in it.
+
+    Args:
+        what: it should be, for errors.
+        mmap: map it into memory instead of reading it at once.
+
+    Raises:
+        InputError: if it is truncated or holds anything else.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+        raise InputError(f"{key}={path} is not a whole {what} ({first_line(error)})") from error
+
+
 def file_digest(path: Path, *, sha256: str | None = None, key: str = "checkpoint") -> str:
     """Compute the SHA-256 of a file, and compare it with the expected one if there is one.
 
@@ -103,6 +119,13 @@ def _sha256(path: Path, modified: int, size: int) -> str:
     """Read an unchanged file once a process, since the jobs of a sweep ask again and again."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def shape_differences(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> list[tuple[str, Shape, Shape]]:
+    """List by name the tensors of which two state dicts have different shapes; None stands for a missing one."""
+    shapes = [{name: tuple(value.shape) for name, value in state.items()} for state in (one, other)]
+    pairs = [(name, shapes[0].get(name), shapes[1].get(name)) for name in sorted(one.keys() | other.keys())]
+    return [(name, mine, theirs) for name, mine, theirs in pairs if mine != theirs]
 
 
 def save_weights(path: Path, state: Mapping[str, Tensor], header: Mapping[str, Any]) -> Path:

@@ -6,11 +6,14 @@ import subprocess
 import sys
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hydra.core.config_store import ConfigStore
+from hydra.plugins.sweeper import Sweeper
+from omegaconf import DictConfig, OmegaConf
 
-from gradsam_exp.app.startup import leave, share_store
+from gradsam_exp.app.startup import compose_once, leave, share_store
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,6 +59,44 @@ def test_a_hydra_that_copies_its_store_otherwise_is_left_alone(own_store: type[C
     own_store.__deepcopy__ = lambda self, memo: "theirs"
     share_store()
     assert deepcopy(own_store.instance()) == "theirs"
+
+
+class Loader:
+    """Stands for Hydra's config loader; counts what it composes."""
+
+    def __init__(self) -> None:
+        self.composed: list[list[str]] = []
+
+    def load_sweep_config(self, master_config: object, sweep_overrides: list[str]) -> list[str]:
+        self.composed.append(list(sweep_overrides))
+        return self.composed[-1]
+
+
+JOBS = [["grid_offset=1"], ["grid_offset=2"]]
+SEQUENTIAL = OmegaConf.create({"hydra": {"launcher": {"_target_": "hydra._internal.BasicLauncher"}}})
+PARALLEL = OmegaConf.create({"hydra": {"launcher": {"_target_": "hydra_plugins.JoblibLauncher"}}})
+
+
+@pytest.mark.parametrize(("config", "often"), [(SEQUENTIAL, 1), (PARALLEL, 2)])
+def test_a_sweeps_configurations_are_composed_once_where_its_jobs_run_here(config: DictConfig, often: int):
+    compose_once()
+    loader = Loader()
+    sweeper = SimpleNamespace(hydra_context=SimpleNamespace(config_loader=loader), config=config)
+    Sweeper.validate_batch_is_legal(sweeper, JOBS)
+    assert loader.composed == JOBS, "all are checked before the first starts"
+    assert [loader.load_sweep_config(config, job) for job in JOBS] == JOBS
+    assert len(loader.composed) == often * len(JOBS)
+    loader.load_sweep_config(master_config=config, sweep_overrides=JOBS[0])
+    assert len(loader.composed) == often * len(JOBS) + 1, "what was used is forgotten"
+
+
+def test_a_hydra_that_keeps_its_loader_elsewhere_composes_as_it_likes():
+    compose_once()
+    loader = Loader()
+    sweeper = SimpleNamespace(config_loader=loader, config=SEQUENTIAL)
+    Sweeper.validate_batch_is_legal(sweeper, JOBS)
+    assert [loader.load_sweep_config(SEQUENTIAL, job) for job in JOBS] == JOBS
+    assert loader.composed == JOBS + JOBS
 
 
 @pytest.mark.slow

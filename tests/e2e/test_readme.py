@@ -1,10 +1,11 @@
-"""What the README says is what happens."""
+"""What README and docs/ say is what happens: commands, examples, maps, tables of options, links."""
 
 from __future__ import annotations
 
-import os
+import importlib.util
 import re
 import shlex
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -14,19 +15,41 @@ from gradsam_exp.metrics.base import build_metrics
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-STUDY = (ROOT / "docs" / "background-points.md").read_text(encoding="utf-8")
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for pattern in (
+        "*.md",
+        "docs/*.md",
+        "studies/*/*.md",
+        "examples/*/*.md",
+        "benchmarks/*.md",
+        "gradsam_exp/weights/*.md",
+    )
+    for path in sorted(ROOT.glob(pattern))
+}
+PROGRAMS = ("python run.py ", "gradsam-exp ", "python -m gradsam_exp ")  # the same one
+EXAMPLES = ("pipeline=hottest", "+metrics.leak=true", "pipeline=spread")  # what a reader adds first
+ABBREVIATED = re.compile(r"…|\w\|\w")
 
 
 def blocks(language: str, text: str = README) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
-COMMANDS = [
-    line.removeprefix("python run.py ")
-    for block in blocks("bash") + blocks("bash", STUDY)
-    for line in block.replace("\\\n", " ").splitlines()
-    if line.startswith("python run.py ")
-]
+def lines(page: str) -> list[str]:
+    """Every command of a page, from blocks and from running text."""
+    written = [line for block in blocks("bash", PAGES[page]) for line in block.replace("\\\n", " ").splitlines()]
+    prose = re.sub(r"^```.*?^```", "", PAGES[page], flags=re.MULTILINE | re.DOTALL)
+    return written + [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose)]
+
+
+COMMANDS = dict.fromkeys(
+    shlex.join(shlex.split(line.removeprefix(program), comments=True))
+    for page in PAGES
+    for line in lines(page)
+    for program in PROGRAMS
+    if line.startswith(program) and not ABBREVIATED.search(line) and not line.endswith(EXAMPLES)
+)
 
 
 def test_the_library_example(capsys):
@@ -40,6 +63,7 @@ def test_the_library_example(capsys):
 def test_the_plug_in_example(batch, monkeypatch):
     import gradsam_exp as gs
 
+    gs.STRATEGIES.names()  # have all of ours first
     monkeypatch.setattr(gs.STRATEGIES, "_factories", dict(gs.STRATEGIES._factories))  # forget it afterwards
 
     _, example, _ = blocks("python")
@@ -58,6 +82,7 @@ def test_the_plug_in_example(batch, monkeypatch):
 def test_the_metric_example(monkeypatch):
     import gradsam_exp as gs
 
+    gs.METRICS.names()  # have all of ours first
     monkeypatch.setattr(gs.METRICS, "_factories", dict(gs.METRICS._factories))  # forget it afterwards
 
     *_, example = blocks("python")
@@ -69,20 +94,115 @@ def test_the_metric_example(monkeypatch):
     assert metric.per_example().nan_to_num(-1).tolist() == [0.5, -1]
 
 
+def test_only_readme_has_python_examples():
+    """Those above; a page that gets one needs a test."""
+    assert [page for page, text in PAGES.items() if blocks("python", text)] == ["README.md"]
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_composes(run, command: str):
     """Of a sweep, the first job."""
-    arguments = shlex.split(os.path.expandvars(command), comments=True)
-    if "-m" in arguments:
-        arguments.remove("-m")
-        arguments = [a if "[" in a else a.replace("interval(", "").split(",")[0] for a in arguments]
-    if "--cfg" not in arguments:
-        arguments.append("--cfg=job")
-    done = run(*arguments, defaults=False)
+    arguments = shlex.split(command.removesuffix(" --cfg job"))
+    if "-m" in arguments or any(a.startswith("experiment=") for a in arguments):
+        arguments = [a for a in arguments if a != "-m"]
+        arguments = [a if re.search(r"[\[{]", a) else a.replace("interval(", "").split(",")[0] for a in arguments]
+    done = run(*arguments, "--cfg=job", defaults=False)
     assert done.code == 0, done.err
 
 
+def test_every_other_command_is_there():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    written = "\n".join(line for page in PAGES for line in lines(page))
+    made = set(re.findall(r"^make ([a-z-]+)(?: |$)", written, re.MULTILINE))
+    assert {"run", "test"} <= made <= targets
+    modules = set(re.findall(r"^python -m ([\w.]+)(?: |$)", written, re.MULTILINE))
+    assert {"gradsam_exp", "studies.background_points"} <= modules
+    assert [name for name in modules if importlib.util.find_spec(name) is None] == []
+
+
+def anchor(heading: str) -> str:
+    """The name that GitHub gives a heading in links."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
 def test_links_lead_somewhere():
-    targets = [t for t in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in t]
-    assert targets
-    assert [t for t in targets if not (ROOT / t).exists()] == []
+    links = [
+        (page, target, name)
+        for page, text in PAGES.items()
+        for target, name in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", text)
+        if "://" not in target
+    ]
+    assert links
+    for page, target, name in links:
+        path = (ROOT / page).parent / target if target else ROOT / page
+        assert path.exists(), f"{page}: {target}"
+        if name:
+            headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+            assert name in map(anchor, headings), f"{page}: {target}#{name}"
+
+
+def test_readme_leads_to_every_page_of_docs():
+    linked = set(re.findall(r"\]\((docs/[^)#]+\.md)", README))
+    assert linked == {page for page in PAGES if page.startswith("docs/")}
+
+
+def folders(parent: Path) -> set[str]:
+    """Folders that belong to the project, by name."""
+    ignored = [line.rstrip("/") for line in (ROOT / ".gitignore").read_text(encoding="utf-8").split()]
+    return {
+        f"{path.name}/"
+        for path in parent.iterdir()
+        if path.is_dir()
+        and not path.name.startswith(".")
+        and not any(fnmatch(path.name, pattern) for pattern in ignored)
+    }
+
+
+def rooms() -> set[str]:
+    """What lies in the package: its folders, and the modules beside them."""
+    package = ROOT / "gradsam_exp"
+    return folders(package) | {path.name for path in package.glob("*.py") if not path.name.startswith("__")}
+
+
+def test_the_map_shows_every_folder_and_no_other():
+    (drawn,) = blocks("", README.partition("## The map\n")[2].partition("\n## ")[0])
+    entries = [line for line in drawn.splitlines() if line]
+    clauses = [re.split(r" {2,}", line.strip(), maxsplit=1) for line in entries]
+    outside, inside = (
+        {
+            name
+            for line, entry in zip(entries, clauses, strict=True)
+            if line.startswith("  ") is deep
+            for name in entry[0].split()
+        }
+        for deep in (False, True)
+    )
+    assert outside == folders(ROOT) | {"run.py"}
+    assert inside == rooms()
+    assert [entry for entry in clauses if len(entry) < 2] == [["gradsam_exp/"]], (
+        "every other line says what is there"
+    )
+
+
+def test_contributing_maps_the_same_rooms():
+    table = PAGES["CONTRIBUTING.md"].partition("## The map\n")[2].partition("\n## ")[0]
+    first = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    named = {name.rstrip("/") for cell in first for name in re.findall(r"`([^`]+)`", cell)}
+    assert named == {name.rstrip("/").removesuffix(".py") for name in rooms()}
+
+
+def test_the_table_of_groups_names_every_option():
+    rows = dict(re.findall(r"^\| `(\w+)=` \| (.*) \|$", README, re.MULTILINE))
+    assert set(rows) == {path.name for path in (ROOT / "conf").iterdir() if path.is_dir()} - {
+        "experiment",
+        "hydra",
+        "trainer",
+    }
+    for group, row in rows.items():
+        options = {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")}
+        assert options - set(re.findall(r"`([^`]+)`", row)) == set(), group
+
+
+def test_the_page_on_sweeps_names_every_experiment():
+    named = set(re.findall(r"^python run\.py experiment=(\w+)", PAGES["docs/sweeps.md"], re.MULTILINE))
+    assert named == {path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml")}

@@ -47,7 +47,7 @@ class Copy:
         return +new, {name: value["mean"] for name, value in metrics.items()}, "taken from there" in out
 
     def changed_by(self, edits: Sequence[str], *overrides: str) -> dict[str, set[str]]:
-        """The stages that an edit of each file changes, and ``run`` if it changes the run; one after the other."""
+        """The stages that an edit of each file changes, with ``run`` if it changes the run."""
         out = self._python(DEPENDS, json.dumps([*GIVEN, *self.weights, *overrides]), json.dumps(list(edits)))
         found = {edit: set(names) for edit, names in json.loads(out).items()}
         return {edit: {name.partition(" ")[0] for name in names} for edit, names in found.items()}
@@ -125,7 +125,7 @@ def test_a_run_after_an_edit_that_is_no_part_of_it_is_taken(copy: Copy):
 def test_a_metric_that_changed_is_measured_again(copy: Copy, before: dict[str, float]):
     """Reported: ``pointing_game × 0`` still printed the old number from the store."""
     assert before["pointing_game"] > 0
-    copy.edit("metrics/heatmaps.py", "return (near & masks).flatten(1).any(1).double()", "return 0 * x.double()")
+    copy.edit("metrics/heatmaps.py", "(near & truth).flatten(1).any(1).double()", "0 * near.double()[:, 0, 0]")
     made, after, _ = copy.run()
     assert after["pointing_game"] == 0
     assert set(made) == {"quality"}

@@ -117,7 +117,9 @@ def test_the_mask_that_is_kept_is_the_selectors_best_of_all_that_were_offered(
     result = pipeline(ctx, album.encode(batch.images))
     values, image_of = criterion(selector, result, ctx), result.segmentation.image_index.numpy()
     assert result.choice.image_index.tolist() == list(range(len(batch))), "one mask an image"
-    for image, query, candidate in zip(*(part.tolist() for part in result.choice.parts[:3]), strict=True):
+    for image, query, candidate, _ in zip(
+        *(part.tolist() for part in result.choice.as_tensors().values()), strict=True
+    ):
         assert image_of[query] == image
         assert values[query, candidate] == pytest.approx(values[image_of == image].max(), rel=1e-5)
         picture = result.segmentation.logits[query, candidate, : ctx.size[0], : ctx.size[1]] > 0
@@ -238,7 +240,12 @@ def test_what_decides_is_on_the_cpu_wherever_the_segmenter_runs(name: str, selec
         for embeddings in (fresh, Embeddings.joined([fresh])):
             pipeline = Pipeline(STRATEGIES.build({"name": name}), album, SELECTORS.build({"name": selector}))
             result = pipeline(ctx, embeddings)
-            on_the_cpu = [result.masks, result.prompts.points, *result.choice.parts, ctx.heatmaps.values]
+            on_the_cpu = [
+                result.masks,
+                result.prompts.points,
+                *result.choice.as_tensors().values(),
+                ctx.heatmaps.values,
+            ]
             assert {value.device.type for value in on_the_cpu} == {"cpu"}
             assert result.segmentation.logits.device.type == "cuda"
             assert result.segmentation.predicted_iou.device.type == "cuda"

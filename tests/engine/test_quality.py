@@ -69,7 +69,7 @@ def test_what_was_measured_is_not_measured_again(evaluate, monkeypatch: pytest.M
 
 
 def test_another_parameter_is_another_metric(evaluate):
-    near, far = evaluate(PointingGame()), evaluate(PointingGame(tolerance=200))
+    near, far = evaluate(PointingGame()), evaluate(PointingGame(tolerance=200.0))
     assert set(far.per_image["pointing_game"]) == {1.0}
     assert near.per_image["pointing_game"].mean() < 1
 

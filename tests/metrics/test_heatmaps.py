@@ -7,33 +7,39 @@ import pytest
 import torch
 from pytorch_grad_cam.metrics.road import NoisyLinearImputer
 
-from gradsam_exp.metrics import faithfulness
-from gradsam_exp.metrics import heatmaps as quality
+from gradsam_exp.metrics.faithfulness import CombinedROAD, DeletionAUC, InsertionAUC, impute
+from gradsam_exp.metrics.heatmaps import BestThresholdIoU, EnergyInMask, PointingGame, Sparsity
+from gradsam_exp.types import Heatmaps
 
 HEAT = torch.tensor([[[0.0, 0.2, 0.0], [0.4, 1.0, 0.4]]])
 MASK = torch.tensor([[[False, False, False], [False, True, True]]])
 
 
+def heatmaps(values: torch.Tensor) -> Heatmaps:
+    count = len(values)
+    return Heatmaps(values, torch.zeros(count, dtype=torch.bool), torch.zeros(count, dtype=torch.long))
+
+
 def test_pointing_games():
-    assert quality.pointing_game(HEAT, MASK).tolist() == [1.0]
-    assert quality.pointing_game(HEAT.flip(2)[:, :, [1, 0, 2]], MASK).tolist() == [0.0]
-    assert quality.pointing_game(HEAT[:, :, [1, 0, 2]], MASK, tolerance=1.0).tolist() == [1.0]
-    assert quality.energy_in_mask(HEAT, MASK)[0] == pytest.approx(1.4 / 2.0)
-    assert quality.energy_in_mask(torch.zeros_like(HEAT), MASK).isnan().all()
+    assert PointingGame().measure(heatmaps(HEAT), MASK).tolist() == [1.0]
+    assert PointingGame().measure(heatmaps(HEAT.flip(2)[:, :, [1, 0, 2]]), MASK).tolist() == [0.0]
+    assert PointingGame(tolerance=1.0).measure(heatmaps(HEAT[:, :, [1, 0, 2]]), MASK).tolist() == [1.0]
+    assert EnergyInMask().measure(heatmaps(HEAT), MASK)[0] == pytest.approx(1.4 / 2.0)
+    assert EnergyInMask().measure(heatmaps(torch.zeros_like(HEAT)), MASK).isnan().all()
 
 
 def test_the_best_threshold():
     """From 0.4 on: 3 warm pixels, 2 of them right; above: 1 of 2."""
-    assert quality.best_threshold_iou(HEAT, MASK)[0] == pytest.approx(2 / 3)
-    assert quality.best_threshold_iou(MASK.float(), MASK).tolist() == [1.0]
+    assert BestThresholdIoU().measure(heatmaps(HEAT), MASK)[0] == pytest.approx(2 / 3)
+    assert BestThresholdIoU().measure(heatmaps(MASK.float()), MASK).tolist() == [1.0]
 
 
 def test_sparsity_is_the_gini_index():
     one = torch.zeros(1, 1, 4)
     one[0, 0, 2] = 5.0
-    assert quality.sparsity(one).tolist() == [0.75]
-    assert quality.sparsity(torch.ones(1, 2, 2)).tolist() == [0.0]
-    assert quality.sparsity(torch.tensor([[[1.0, 2.0, 3.0, 4.0]]]))[0] == pytest.approx(0.25)
+    assert Sparsity().measure(heatmaps(one)).tolist() == [0.75]
+    assert Sparsity().measure(heatmaps(torch.ones(1, 2, 2))).tolist() == [0.0]
+    assert Sparsity().measure(heatmaps(torch.tensor([[[1.0, 2.0, 3.0, 4.0]]])))[0] == pytest.approx(0.25)
 
 
 def left_column(pixels: torch.Tensor) -> torch.Tensor:
@@ -47,11 +53,11 @@ def test_deleting_what_matters_first_is_a_small_area():
     good, bad = torch.zeros(4, 4), torch.zeros(4, 4)
     good[:, 0], bad[:, 3] = 1, 1
     targets = torch.zeros(2, dtype=torch.long)
-    area = faithfulness.deletion_auc(left_column, pixels, torch.stack([good, bad]), targets, steps=4)
+    area = DeletionAUC(steps=4).react(left_column, pixels, torch.stack([good, bad]), targets)
     assert area[0] == pytest.approx(1 / 8, abs=1e-6), "gone after the first quarter"
     # bad: ties are deleted in scan order, row by row; the column's half is gone after 3/8 … of 16 pixels
     assert area[1] > 0.4
-    inserted = faithfulness.insertion_auc(left_column, pixels, torch.stack([good, bad]), targets, steps=4)
+    inserted = InsertionAUC(steps=4).react(left_column, pixels, torch.stack([good, bad]), targets)
     assert inserted == pytest.approx(torch.ones(2).double(), abs=1e-6), "a flat image has nothing to blur"
 
 
@@ -59,7 +65,7 @@ def test_imputation_equals_the_grad_cam_package():
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(3, 9, 11, generator=generator)
     removed = torch.rand(9, 11, generator=generator) < 0.4
-    ours = faithfulness.impute(image, removed, noise=0.0, rng=np.random.default_rng(0))
+    ours = impute(image, removed, noise=0.0, rng=np.random.default_rng(0))
     theirs = NoisyLinearImputer(noise=0.0)(image, (~removed).float())
     torch.testing.assert_close(ours, theirs.to(ours.dtype), atol=1e-4, rtol=0)
     assert torch.equal(ours[:, ~removed], image[:, ~removed])
@@ -69,7 +75,7 @@ def test_one_removed_pixel_is_its_neighbours_mean():
     image = torch.arange(9.0).reshape(1, 3, 3)
     removed = torch.zeros(3, 3, dtype=torch.bool)
     removed[1, 1] = True
-    filled = faithfulness.impute(image, removed, noise=0.0, rng=np.random.default_rng(0))
+    filled = impute(image, removed, noise=0.0, rng=np.random.default_rng(0))
     assert filled[0, 1, 1] == pytest.approx((1 + 3 + 5 + 7) / 6 + (0 + 2 + 6 + 8) / 12)
 
 
@@ -80,7 +86,9 @@ def test_road_tells_the_most_from_the_least_relevant():
     heat = torch.rand(1, 8, 8, generator=generator) / 2
     heat[:, :, 0] = 1
     target = torch.zeros(1, dtype=torch.long)
-    most = faithfulness.road(left_column, pixels, heat, target, order="most")
-    least = faithfulness.road(left_column, pixels, heat, target, order="least")
+    rank = heat.flatten().argsort(descending=True).argsort().view(1, 8, 8)
+    most = CombinedROAD().change(left_column, pixels, rank, target)
+    least = CombinedROAD().change(left_column, pixels, 63 - rank, target)
     assert most[0] < -0.5
     assert abs(least[0]) < 0.01
+    assert torch.equal(CombinedROAD().react(left_column, pixels, heat, target), (least - most) / 2)

@@ -8,7 +8,7 @@ from torchmetrics.functional import jaccard_index
 
 from gradsam_exp.metrics.base import build_metrics
 from gradsam_exp.metrics.masks import MeanMaskIoU
-from gradsam_exp.metrics.points import PointDistance, PointHitRate, hit_rates, point_distances, points_on_masks
+from gradsam_exp.metrics.points import PointDistance, PointHitRate, points_on_masks
 from gradsam_exp.overlap import iou
 from gradsam_exp.runs.summary import MetricFacts, summarize, summarize_run
 from gradsam_exp.types import BACKGROUND, FOREGROUND, Prompts
@@ -31,13 +31,13 @@ def test_points_hit_the_pixel_they_round_to():
 
 def test_hit_rates_of_foreground_and_background():
     prompts = one_query((3, 2, 1), (0, 0, 1), (4, 3, 0), (7, 5, 0), (0, 5, 0), (4, 2, -1))
-    assert hit_rates(prompts, MASK, FOREGROUND).tolist() == [1 / 2]
-    assert hit_rates(prompts, MASK, BACKGROUND).tolist() == [2 / 3]
+    assert PointHitRate(FOREGROUND).measure(prompts, MASK).tolist() == [1 / 2]
+    assert PointHitRate(BACKGROUND).measure(prompts, MASK).tolist() == [2 / 3]
 
 
 def test_distance_to_the_centre_of_mass():
     prompts = one_query((4, 2.5, 1), (7, 6.5, 1), (0, 0, 0))
-    assert point_distances(prompts, MASK).tolist() == [2.5]  # (0 + 5) / 2
+    assert PointDistance().measure(prompts, MASK).tolist() == [2.5]  # (0 + 5) / 2
 
 
 def test_images_without_such_points_do_not_count():
@@ -53,7 +53,7 @@ def test_images_without_such_points_do_not_count():
 
 def test_several_queries_of_an_image_are_pooled():
     prompts = Prompts(torch.tensor([0, 0]), torch.tensor([[[3.0, 2.0]], [[0.0, 0.0]]]), torch.tensor([[1], [1]]))
-    assert hit_rates(prompts, MASK, FOREGROUND).tolist() == [0.5]
+    assert PointHitRate(FOREGROUND).measure(prompts, MASK).tolist() == [0.5]
 
 
 def test_distance_from_an_empty_mask_is_unknown():

@@ -20,18 +20,18 @@ from tests.reports.finished_runs import write_run
 def test_masks_shrink_with_their_picture():
     mask = np.zeros((300, 400), dtype=bool)
     mask[100:200, 50:150] = True
-    picture, scale = pictures.smaller(Image.new("RGB", (400, 300)))
-    assert (picture.size, scale) == ((160, 120), 0.4)
-    small = coco.decode({"size": [120, 160], "counts": pictures.encoded(mask, picture.size).encode()})
+    size, scale = pictures.fitting((400, 300), pictures.SIDE)
+    assert (size, scale) == ((160, 120), 0.4)
+    small = pictures.shrunk_mask(mask, size)
+    assert small.shape == (120, 160)
     assert small.sum() == 40 * 40
     assert small[40:80, 20:60].all()
 
 
 def test_small_pictures_stay_as_they_are():
     noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
-    picture, scale = pictures.smaller(Image.fromarray(noise))
-    assert scale == 1
-    kind, _, content = pictures.as_url(picture).partition(",")
+    assert pictures.fitting((64, 48), pictures.SIDE) == ((64, 48), 1)
+    kind, _, content = pictures.as_url(Image.fromarray(noise)).partition(",")
     assert kind == "data:image/webp;base64"
     with Image.open(io.BytesIO(base64.b64decode(content))) as back:
         assert back.size == (64, 48)

@@ -35,7 +35,9 @@ def test_the_study_of_background_points(tmp_path: Path, capsys: pytest.CaptureFi
     assert "opacity" in set(pd.read_csv(folder / "quartiles.csv")["fact"])
     assert "| fgbg |" in out
     assert "| fgbg-oracle* |" in out
-    assert {run.name for run in find_runs(str(folder / "runs"))} == set(runs.index), "any report can read them"
+    assert {run.folder.name for run in find_runs(str(folder / "runs"))} == set(runs.index), (
+        "any report can read them"
+    )
 
 
 def test_the_study_needs_true_masks(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from gradsam_exp.tracking import session, upload
 from tests.e2e.conftest import random_weights, run  # noqa: F401  (fixtures)
 from tests.tracking.server import Server
 
@@ -25,7 +24,6 @@ def no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(session, "UPLOADS", upload.Uploads())  # a problem is remembered as long as a process runs
 
 
 @pytest.fixture

@@ -14,9 +14,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from gradsam_exp.app import cli
 from gradsam_exp.tasks import evaluate
-from gradsam_exp.tracking import evaluation, session
-from gradsam_exp.tracking.upload import PROBE_S, why_not
+from gradsam_exp.tracking import evaluation
+from gradsam_exp.tracking.upload import PROBE_S, Uploads, why_not
 from tests.tracking.conftest import inspect, offline_runs, table
 from tests.tracking.server import Server, closed_port
 
@@ -153,8 +154,7 @@ def test_a_server_that_fails_in_the_middle(run, monkeypatch, server, seconds, fa
     server.answer = None  # it works again: the command in the warning does what it says
     later = done.err.strip().rpartition("later with: wandb sync ")[2]
     assert later == str(offline)
-    session.UPLOADS.problem = None
-    assert session.UPLOADS.send(evaluation.WandbSettings(), offline, "", wait=True)
+    assert Uploads().send(evaluation.WandbSettings(), offline, "", wait=True)
     assert "miou" in server.summary
 
 
@@ -172,7 +172,7 @@ def test_a_sweep_asks_a_dead_server_once(run, monkeypatch, hanging, seconds):
 @pytest.mark.slow
 def test_a_sweep_uploads_while_it_goes_on(run, server: Server):
     done = run("-m", "pipeline=fg,fgbg,argmax", "logger=wandb")
-    session.UPLOADS.finish()  # at the end of a process
+    cli.SESSION.keep("uploads", None, Uploads).finish()  # at the end of a process
     assert done.code == 0, done.err
     assert len(server.runs) == 3
     assert "W&B" not in done.err

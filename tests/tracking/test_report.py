@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from gradsam_exp.tracking.report import SweepFacts, findings, read_sweep
+from gradsam_exp.runs.summary import MetricFacts
 from tests.tracking.conftest import inspect, offline_runs
 from tests.tracking.server import Server, closed_port
 
-pytest.importorskip("wandb_workspaces")
+report = pytest.importorskip("gradsam_exp.tracking.report")
 pytestmark = pytest.mark.slow
+
+MIOU = {"miou": MetricFacts("iou", "mIoU", higher_is_better=True, group="masks")}
 
 
 @pytest.fixture
@@ -114,22 +116,22 @@ def test_what_is_no_sweep_is_refused(run, tmp_path: Path):
 def test_an_upper_bound_is_not_the_best():
     means = [{"miou": 0.8}, {"miou": 0.95}, {"miou": 0.9}]
     knobs = {"pipeline": ["fg", "oracle", "fgbg"], "pipeline_tie": [None, "x", "first"]}
-    facts = SweepFacts("s", knobs, ["miou"], means, [False, True, False], "", "")
+    facts = report.SweepFacts("s", knobs, MIOU, means, [False, True, False], "", "")
     assert facts.best == 2
-    best, _, bounds = findings(facts)
+    best, _, bounds = report.findings(facts)
     assert best == "Best mIoU 0.900: pipeline=fgbg, pipeline_tie=first."
     assert bounds == "1 of them look at the truth: upper bounds, no choice."
-    alone = SweepFacts("s", {}, ["miou"], means[1:2], [True], "", "")
-    assert (alone.best, findings(alone)) == (None, [bounds])
+    alone = report.SweepFacts("s", {}, MIOU, means[1:2], [True], "", "")
+    assert (alone.best, report.findings(alone)) == (None, [bounds])
 
 
 def test_what_nobody_varied_has_no_panel(run):
     done = run("-m", "pipeline=fg,fgbg,oracle", "bg_threshold=0.2", "logger=none")
     assert done.code == 0, done.err
     folder = done.runs[0].parent
-    facts = read_sweep(folder)
+    facts = report.read_sweep(folder)
     assert list(facts.knobs) == ["pipeline"], "bg_threshold and tie are of fgbg alone"
     assert facts.bounds == (False, False, True)
     assert facts.about.startswith("test · 8 images · shapes, mixed · gradcam · resnet18 · compact")
     (folder / "1" / "metrics.json").write_text("{")
-    assert len(read_sweep(folder).means) == 2, "a damaged run is left out"
+    assert len(report.read_sweep(folder).means) == 2, "a damaged run is left out"

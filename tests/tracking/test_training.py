@@ -7,6 +7,7 @@ import json
 import pytest
 
 from gradsam_exp.classifiers.checkpoints import find_classifier
+from gradsam_exp.engine.session import Job
 from gradsam_exp.tracking import training
 from tests.tracking.conftest import artifact, inspect, offline_runs, records
 from tests.tracking.server import Server, closed_port
@@ -55,7 +56,7 @@ def test_an_evaluation_leads_back_to_the_training(run, monkeypatch):
     server = Server()
     monkeypatch.setenv("WANDB_BASE_URL", server.url)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    assert training.deliver(training.WandbSettings(), evaluation, None)
+    assert training.deliver(training.WandbSettings(), Job(evaluation.parents[1]), evaluation)
     assert "UseArtifact" in server.seen
     assert made["digest"] in {sent.get("digest") for sent in server.artifacts}
     server.close()

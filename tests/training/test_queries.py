@@ -35,7 +35,7 @@ def test_the_innermost_cell_is_the_middle():
 
 
 def test_cells_become_the_centres_of_their_pixels():
-    assert cells_to_pixels(torch.tensor([[0, 15]])).tolist() == [[1.5, 61.5]]
+    assert cells_to_pixels(torch.tensor([[[0, 15]]])).tolist() == [[[1.5, 61.5]]]
 
 
 def test_boxes_are_tight_but_for_the_noise():
@@ -122,7 +122,7 @@ def test_three_quarters_of_the_targets_are_asked_for_by_a_click(targets: int, by
     truth = torch.stack([square(4 + k, 5, 6) for k in range(2 * targets)]).view(2, targets, 64, 64)
     images, inside = torch.zeros(2, 3, 256, 256, dtype=torch.uint8), torch.ones(2, 256, 256, dtype=torch.bool)
     clicks, others = first_prompts(
-        SceneBatch(images, inside, truth), click_share=0.75, tight_clusters=0, idle_background=0
+        SceneBatch(images, inside, truth), click_share=0.75, tight_clusters=0.0, idle_background=0.0
     )
     assert torch.equal(clicks.truth, truth[:, :by_click].flatten(0, 1))
     assert torch.equal(others.truth, truth[:, by_click:].flatten(0, 1))

@@ -1,4 +1,4 @@
-"""A stage makes one kind of thing for a chunk of images, and says in a key all that the thing depends on."""
+"""A stage prepares one kind of thing for a chunk of images, and says in a key all that the thing depends on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gradsam_exp.types import Heatmaps, ImageBatch, Tensors
 
 @dataclass
 class Chunk:
-    """Images of one size that are prepared together, and what has been prepared of them so far; on the CPU.
+    """Holds images of one size that are prepared together, and what was prepared of them so far; on the CPU.
 
     Attributes:
         dataset, indices: which images they are.
@@ -41,16 +41,21 @@ class Chunk:
 
     @property
     def predicted(self) -> Int[Tensor, " batch"]:
-        """The classifier's class for each image; the class that was explained where there are no logits."""
+        """Tells the classifier's class for each image; the class that was explained where there are no logits."""
         logits = self.heatmaps.logits
         return self.heatmaps.targets if logits is None else logits.argmax(1)
 
 
 class Stage(ABC):
-    """One kind of thing that is prepared.
+    """Prepares one kind of thing: images, heatmaps, …
+
+    Args:
+        depends_on: plain values that say what its things depend on besides earlier stages, source and libraries.
+        modules: import paths of the plug-ins that it runs; its own module counts anyway.
 
     Attributes:
         name: a folder of the store.
+        label: its name among a run's stages; ``name`` unless there are several of the kind.
         clock: what its time is counted as.
         after: labels of the stages that it is made from; their keys enter its own.
         counted: whether its images count as images of its clock; False where another stage counts them.
@@ -61,28 +66,17 @@ class Stage(ABC):
     after: tuple[str, ...] = ()
     counted: bool = True
 
-    @property
-    def label(self) -> str:
-        """Its name among a run's stages; `name` unless there are several of the kind."""
-        return self.name
-
-    @property
-    @abstractmethod
-    def depends_on(self) -> Any:
-        """Plain values that say what its things depend on besides earlier stages, source code and libraries."""
-
-    @property
-    def modules(self) -> Sequence[str]:
-        """Import paths of the plug-ins that it runs; its own module counts anyway."""
-        return ()
+    def __init__(self, depends_on: Any = None, modules: Sequence[str] = ()) -> None:
+        self.depends_on, self.modules = depends_on, modules
+        self.label = self.name
 
     def key(self, inputs: Sequence[Any]) -> str:
-        """The store's key of what is made from ``inputs``, which are plain values."""
+        """Return the store's key of what is made from ``inputs``, which are plain values."""
         return digest([self.recipe, inputs], size=16)
 
     @cached_property
     def recipe(self) -> str:
-        """Digest of all that its things depend on besides the stages before it."""
+        """Digests all that its things depend on besides the stages before it."""
         code = source_digest(type(self).__module__, *self.modules)
         return digest([code, library_versions(), self.depends_on], size=16)
 

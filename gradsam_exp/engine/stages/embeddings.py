@@ -1,4 +1,4 @@
-"""The stage that encodes images for the segmenter."""
+"""This stage encodes images for the segmenter."""
 
 from __future__ import annotations
 
@@ -12,13 +12,9 @@ from gradsam_exp.types import Tensors
 
 
 class Encode(Stage):
-    """Encodes the images.
+    """Encodes the images by a segmenter, which is loaded before the first.
 
-    Args:
-        segmenter: does it; loaded before the first image.
-        depends_on: plain values that say what its answers depend on, the kind of device included; None stands for
-            its digest and the device it is on now.
-        modules: import paths of its plug-in.
+    ``depends_on`` includes the kind of device; None stands for the segmenter's digest and the device it is on now.
     """
 
     name = "embeddings"
@@ -26,19 +22,9 @@ class Encode(Stage):
     after = ("images",)
 
     def __init__(self, segmenter: Segmenter, depends_on: Any = None, modules: Sequence[str] = ()) -> None:
-        self.segmenter, self._depends_on = segmenter, depends_on
-        self._modules = [*modules, type(segmenter).__module__]
-
-    @property
-    def depends_on(self) -> Any:
-        """See `Stage.depends_on`."""
-        known = [self.segmenter.digest, self.segmenter.device.type]
-        return known if self._depends_on is None else self._depends_on
-
-    @property
-    def modules(self) -> Sequence[str]:
-        """See `Stage.modules`."""
-        return self._modules
+        known = [segmenter.digest, segmenter.device.type] if depends_on is None else depends_on
+        super().__init__(known, [*modules, type(segmenter).__module__])
+        self.segmenter = segmenter
 
     def make(self, chunk: Chunk, batches: AdaptiveBatch) -> tuple[Tensors, Any]:
         """See `Stage.make`."""

@@ -1,4 +1,4 @@
-"""The stage that asks the classifier where it looked."""
+"""This stage makes heatmaps: it asks an explainer where in the image the classifier looked."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Target = Literal["predicted", "label"]
 
 @dataclass
 class Explained:
-    """A classifier and an explainer that are read when they are first needed, which may be never.
+    """Holds a classifier and an explainer that are read when they are first needed, which may be never.
 
     Attributes:
         class_names: the classifier's, in order.
@@ -50,7 +50,7 @@ class Explained:
 
     @property
     def classifier(self) -> nn.Module:
-        """The network, on its device."""
+        """Gives the network, on its device."""
         return self._models[0]
 
     def heatmaps(self, images: Tensor, labels: Tensor, batches: AdaptiveBatch) -> Heatmaps:
@@ -76,7 +76,7 @@ class Explained:
         return Heatmaps.joined(list(batches.slices(len(images), explain)))
 
     def predict(self, pixels: Tensor, batches: AdaptiveBatch) -> Tensor:
-        """Logits of network input on the CPU, computed a batch at a time."""
+        """Compute the logits of network input, a batch at a time; they are on the CPU."""
 
         def classify(rows: slice) -> Tensor:
             some = pixels[rows]
@@ -89,9 +89,7 @@ def explained_by(source: ClassifierSource, node: Node, *, device: torch.device, 
     """Bring together a classifier and the explainer that a config node describes.
 
     Args:
-        source: the classifier.
         node: the ``explainer`` group: ``name``, ``target``, ``augment``, and the explainer's parameters.
-        device: where the classifier runs.
         session: keeps the classifier for the next run.
     """
     own = {key: value for key, value in node.items() if key not in {"target", "augment"}}
@@ -113,29 +111,16 @@ def explained_by(source: ClassifierSource, node: Node, *, device: torch.device, 
 
 
 class Explain(Stage):
-    """Makes a heatmap of every image.
-
-    Args:
-        explained: the classifier and the explainer.
-    """
+    """Makes a heatmap of every image."""
 
     name = "heatmaps"
     clock = "explain"
     after = ("images",)
 
     def __init__(self, explained: Explained) -> None:
+        kind = torch.device(explained.device).type
+        super().__init__([explained.depends_on, explained.target, kind], explained.modules)
         self.explained = explained
-
-    @property
-    def depends_on(self) -> Any:
-        """See `Stage.depends_on`."""
-        own = self.explained
-        return [own.depends_on, own.target, torch.device(own.device).type]
-
-    @property
-    def modules(self) -> Sequence[str]:
-        """See `Stage.modules`."""
-        return self.explained.modules
 
     def make(self, chunk: Chunk, batches: AdaptiveBatch) -> tuple[Tensors, Any]:
         """See `Stage.make`."""
@@ -143,5 +128,4 @@ class Explain(Stage):
 
     def take(self, chunk: Chunk, tensors: Tensors, facts: Any) -> None:
         """See `Stage.take`."""
-        del facts
         chunk.heatmaps = Heatmaps(**tensors)

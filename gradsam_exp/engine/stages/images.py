@@ -1,4 +1,4 @@
-"""The stage that draws or decodes images, with their true masks and labels."""
+"""This stage draws or decodes images, with their true masks and labels."""
 
 from __future__ import annotations
 
@@ -16,28 +16,17 @@ from gradsam_exp.types import ImageBatch, Tensors
 
 
 class Images(Stage):
-    """Reads images from a data set and gives them the classifier's class ids.
-
-    Args:
-        class_names: the classifier's.
-        modules: import paths of the plug-ins that draw or read them.
-    """
+    """Reads images from a data set and gives them the class ids of the classifier's ``class_names``."""
 
     name = "images"
     clock = "data"
-    depends_on = None
 
     def __init__(self, class_names: Sequence[str], modules: Sequence[str] = ()) -> None:
-        self.class_names, self._modules = class_names, modules
-
-    @property
-    def modules(self) -> Sequence[str]:
-        """See `Stage.modules`."""
-        return self._modules
+        super().__init__(modules=modules)
+        self.class_names = class_names
 
     def make(self, chunk: Chunk, batches: AdaptiveBatch) -> tuple[Tensors, Any]:
         """See `Stage.make`."""
-        del batches
         batch = collate([chunk.dataset[index] for index in chunk.indices])
         masks = {} if batch.masks is None else {"masks": batch.masks}
         return {"images": batch.images, "labels": batch.labels, **masks}, batch.image_ids

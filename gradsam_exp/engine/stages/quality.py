@@ -1,8 +1,7 @@
-"""The stage that measures heatmaps before any prompt."""
+"""This stage measures the quality of heatmaps before any prompt."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +17,9 @@ from gradsam_exp.types import Tensors
 
 
 class Quality(Stage):
-    """Measures one metric.
+    """Measures one metric of the heatmaps or the classifier.
 
     Args:
-        metric: of the heatmaps or the classifier.
         explained: the classifier, for metrics that ask it.
         after: label of the stage that the heatmaps come from.
     """
@@ -30,23 +28,10 @@ class Quality(Stage):
     counted = False
 
     def __init__(self, metric: ExampleMetric, explained: Explained, *, after: str) -> None:
+        super().__init__([metric.name, metric.arguments], [type(metric).__module__])
         self.metric, self.explained, self.after = metric, explained, (after,)
+        self.label = f"quality {metric.name}"
         self.clock = "faithfulness" if "network" in metric.needs else "score"
-
-    @property
-    def label(self) -> str:
-        """See `Stage.label`."""
-        return f"quality {self.metric.name}"
-
-    @property
-    def depends_on(self) -> Any:
-        """See `Stage.depends_on`."""
-        return [self.metric.name, self.metric.arguments]
-
-    @property
-    def modules(self) -> Sequence[str]:
-        """See `Stage.modules`."""
-        return [type(self.metric).__module__]
 
     def make(self, chunk: Chunk, batches: AdaptiveBatch) -> tuple[Tensors, Any]:
         """See `Stage.make`."""
@@ -62,7 +47,6 @@ class Quality(Stage):
 
     def take(self, chunk: Chunk, tensors: Tensors, facts: Any) -> None:
         """See `Stage.take`."""
-        del facts
         chunk.quality[self.metric.name] = tensors["values"]
 
 

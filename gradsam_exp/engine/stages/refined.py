@@ -1,4 +1,4 @@
-"""The stage that brings heatmaps to the edges of the image."""
+"""This stage refines heatmaps, so that their borders follow the edges in the image."""
 
 from __future__ import annotations
 
@@ -12,13 +12,7 @@ from gradsam_exp.types import Heatmaps, Tensors
 
 
 class Refine(Stage):
-    """Refines the heatmaps.
-
-    Args:
-        refiner: does it.
-        depends_on: plain values that say what it depends on.
-        modules: import paths of its plug-in.
-    """
+    """Refines the heatmaps; without ``depends_on``, they depend on the refiner's fields."""
 
     name = "refined"
     clock = "explain"
@@ -26,25 +20,14 @@ class Refine(Stage):
     counted = False
 
     def __init__(self, refiner: Refiner, depends_on: Any = None, modules: Sequence[str] = ()) -> None:
-        self.refiner, self._depends_on = refiner, depends_on
-        self._modules = [*modules, type(refiner).__module__]
-
-    @property
-    def depends_on(self) -> Any:
-        """See `Stage.depends_on`."""
-        return repr(self.refiner) if self._depends_on is None else self._depends_on
-
-    @property
-    def modules(self) -> Sequence[str]:
-        """See `Stage.modules`."""
-        return self._modules
+        known = repr(refiner) if depends_on is None else depends_on
+        super().__init__(known, [*modules, type(refiner).__module__])
+        self.refiner = refiner
 
     def make(self, chunk: Chunk, batches: AdaptiveBatch) -> tuple[Tensors, Any]:
         """See `Stage.make`."""
-        del batches
         return self.refiner(chunk.batch.images, chunk.heatmaps).as_tensors(), None
 
     def take(self, chunk: Chunk, tensors: Tensors, facts: Any) -> None:
         """See `Stage.take`."""
-        del facts
         chunk.heatmaps = Heatmaps(**tensors)

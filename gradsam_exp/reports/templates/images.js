@@ -158,7 +158,7 @@ function panelsOf(at) {
     const drawn = [base, layers.mask(pictures.truths[at], size, style("--truth"), true)];
     drawn.push(layers.mask(run.masks[at], size, colour), layers.prompts(run.prompts[at]));
     const predicted = setOf(run).predictable[run.predicted[image]];
-    panels.push([`${name}: IoU ${fixed(run.iou[image])}, predicted IoU ${fixed(run.score[image])}, seen as ${predicted}`, drawn]);
+    panels.push([`${name}: IoU ${fixed(run.iou[image])}, predicted IoU ${fixed(run.predicted_iou[image])}, seen as ${predicted}`, drawn]);
   }
   if (pictures.truths[at] !== null) panels.push(["ground truth", [layers.truth(pictures.truths[at], size)]]);
   return panels;
