@@ -20,18 +20,15 @@ from gradsam_exp.training.promptable import PromptableTraining
 from gradsam_exp.training.queries import SceneBatch
 from gradsam_exp.types import ImageBatch
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore"
-)  # of torch about fake tensors, of Lightning about a missing trainer
+# Of torch about fake tensors, of Lightning about a missing trainer.
+pytestmark = pytest.mark.filterwarnings("ignore")
 CUDA = torch.device("cuda", 0)
 
 
 @pytest.fixture
 def fake_cuda() -> Iterator[None]:
     """Named last among a test's fixtures: what the others make is real."""
-    logging.disable(
-        logging.INFO
-    )  # torch tells all that it learns of shapes, which takes longer than everything else
+    logging.disable(logging.INFO)  # torch tells all that it learns of shapes, which takes longer than all else
     with FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv()), torch.no_grad():
         yield  # without gradients: autograd would look for the device's driver
     logging.disable(logging.NOTSET)
