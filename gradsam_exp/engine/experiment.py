@@ -81,7 +81,8 @@ class Experiment:
             for part, result in self._parts(item):
                 with self.stopwatch.time("score", len(part.batch)):
                     facts.append(pd.DataFrame(_facts(part, result, names)))
-                    _check_columns(metrics, facts[-1])
+                    if len(facts) == 1:  # the columns are the same of every part
+                        _check_columns(metrics, facts[0])
                     _measure(metrics, part, result)
                     encoded = encode_predictions(part.batch.image_ids, result.masks, result.prompts)
                     predictions.append(pd.DataFrame(encoded))
