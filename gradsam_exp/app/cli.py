@@ -34,7 +34,8 @@ from gradsam_exp.config import check
 from gradsam_exp.engine.session import Job, Session
 from gradsam_exp.errors import InputError, first_line, keep_traceback
 from gradsam_exp.runs.comparison import Runs
-from gradsam_exp.runs.folder import Run, calls_a_resolver
+from gradsam_exp.runs.folder import Run
+from gradsam_exp.runs.saved_config import calls_a_resolver
 
 log = logging.getLogger("gradsam_exp")
 LEAST_HIDDEN = 4  # characters
@@ -187,10 +188,6 @@ def hide(error: BaseException | None, hidden: Mapping[str, str]) -> None:
     while error is not None and hidden:
         error.args = tuple(without_values(a, hidden) if isinstance(a, str) else a for a in error.args)
         error = error.__cause__ or error.__context__
-
-
-def _sweep_of(hydra_config: Any) -> Path | None:
-    return Path(hydra_config.sweep.dir) if hydra_config.mode == RunMode.MULTIRUN else None
 
 
 def _say(line: str) -> None:

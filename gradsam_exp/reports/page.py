@@ -36,8 +36,9 @@ from gradsam_exp.reports.tables import (
 )
 from gradsam_exp.runs.comparison import Runs
 from gradsam_exp.runs.finding import differences, in_short
-from gradsam_exp.runs.folder import Run, replaced
+from gradsam_exp.runs.folder import Run
 from gradsam_exp.runs.paired import TIE, all_pairs
+from gradsam_exp.runs.writing import replaced
 
 IOU_DIGITS = 12  # so that the same images are ties in the charts as in the table
 _STAMP = re.compile(r"(\d{4}-\d\d-\d\d)_(\d\d-\d\d-\d\d)(?:-\d{6})?")  # of a run's or a sweep's folder

@@ -9,20 +9,13 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
-import platform
-import re
 import shlex
 import shutil
 import stat
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import cache, cached_property
-from importlib.metadata import version
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +24,10 @@ from filelock import FileLock
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gradsam_exp.digest import digest, library_versions
 from gradsam_exp.errors import InputError, first_line
+from gradsam_exp.runs.provenance import PROVENANCE
+from gradsam_exp.runs.saved_config import without_resolvers
+from gradsam_exp.runs.writing import replaced, write_json, write_parquet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +36,6 @@ log = logging.getLogger(__name__)
 OVERRIDES = ".hydra/overrides.yaml"
 CONFIG = ".hydra/config.yaml"
 METRICS = "metrics.json"
-PROVENANCE = "provenance.json"
 PREPARED = "prepared.json"
 PER_IMAGE = "per_image.parquet"
 PREDICTIONS = "predictions.parquet"
@@ -50,11 +44,8 @@ TABLES = (PER_IMAGE, PREDICTIONS)
 STATUSES = ("finished", "failed", "interrupted")
 MOST_TEXT = 2**26  # bytes of a file of text
 MOST_TABLE = 2**32
-_PACKAGES = ("pytorch-lightning", "torchmetrics", "hydra-core", "wandb")
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _DAMAGED = (yaml.YAMLError, OmegaConfBaseException)
-_NODE = re.compile(r"\$\{[^${}:]*\}")
-_ASIDE = "\ue000{}\ue001"  # private characters, which stand in no configuration
 
 
 @dataclass(frozen=True)
@@ -403,44 +394,6 @@ def _is_summary(metric: Any) -> bool:
     )
 
 
-def calls_a_resolver(text: str) -> bool:
-    """Say whether a string holds ``${oc.env:KEY}`` or the like, at any depth, and not only names of other keys."""
-    before = ""
-    while "${" in text and text != before:
-        before, text = text, _NODE.sub("", text)
-    return "${" in text
-
-
-def without_resolvers(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """Resolve the keys that a configuration's strings name; strings that call a resolver stay as they are.
-
-    Raises:
-        OmegaConfBaseException: a key that does not exist.
-    """
-    kept: list[str] = []
-
-    def aside(text: str) -> str:
-        if not calls_a_resolver(text):
-            return text
-        kept.append(text)
-        return _ASIDE.format(len(kept) - 1)
-
-    def back(text: str) -> str:
-        return re.sub(_ASIDE.format(r"(\d+)"), lambda found: kept[int(found[1])] if kept else found[0], text)
-
-    set_aside = OmegaConf.create(_with_strings(plain, aside))
-    return _with_strings(OmegaConf.to_container(set_aside, resolve=True), back)
-
-
-def _with_strings(node: Any, change: Any) -> Any:
-    """The same plain values with every string changed."""
-    if isinstance(node, Mapping):
-        return {key: _with_strings(value, change) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_with_strings(value, change) for value in node]
-    return change(node) if isinstance(node, str) else node
-
-
 @contextmanager
 def one_at_a_time(folder: Path, identity: str) -> Iterator[None]:
     """Let only one process at a time make the run of this identity; the others wait, and then find it finished.
@@ -458,63 +411,3 @@ def one_at_a_time(folder: Path, identity: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-@contextmanager
-def replaced(path: Path) -> Iterator[Path]:
-    """Give another name to write to; at the end the file appears whole under its own."""
-    partial = path.with_name(path.name + ".partial")
-    yield partial
-    os.replace(partial, path)
-
-
-def write_json(path: Path, content: Mapping[str, Any], *, indent: int | None = 2) -> None:
-    """Write readable JSON; the file appears whole or not at all."""
-    with replaced(path) as partial:
-        partial.write_text(json.dumps(content, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def write_parquet(path: Path, table: pd.DataFrame) -> None:
-    """Write a table; the file appears whole or not at all."""
-    with replaced(path) as partial:
-        table.to_parquet(partial, index=False)
-
-
-def write_provenance(folder: Path, **facts: Any) -> None:
-    """Write ``provenance.json`` into the folder of a run; see `provenance`."""
-    write_json(folder / PROVENANCE, provenance(**facts))
-
-
-def provenance(
-    *, config: Mapping[str, Any], digests: Mapping[str, str], seeds: Mapping[str, int], device: str
-) -> dict[str, Any]:
-    """Describe where a result comes from: code, versions, machine, seeds, digests, command."""
-    return {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", *sys.argv]),
-        "git": _git_state(),
-        "versions": {
-            "python": platform.python_version(),
-            **library_versions(),
-            **{name: version(name) for name in _PACKAGES},
-        },
-        "platform": platform.platform(),
-        "device": device,
-        "seeds": dict(seeds),
-        "digests": {**digests, "config": digest(config)},
-    }
-
-
-@cache
-def _git_state() -> dict[str, Any] | None:
-    """Commit and dirty flag of the code that runs, as the process started; None outside of a git checkout."""
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), *arguments], capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    try:
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
-    except (OSError, subprocess.CalledProcessError):
-        return None

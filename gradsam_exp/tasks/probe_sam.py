@@ -26,8 +26,8 @@ from gradsam_exp.prompts.foreground import point_prompts
 from gradsam_exp.prompts.reference import Oracle
 from gradsam_exp.registry import build_checked
 from gradsam_exp.reports.terminal import results_table
-from gradsam_exp.runs.folder import write_json
 from gradsam_exp.runs.summary import Summary, summarize
+from gradsam_exp.runs.writing import write_json
 from gradsam_exp.segmenters.base import SEGMENTERS, Segmenter
 from gradsam_exp.selectors.score import PredictedIoU
 from gradsam_exp.types import Heatmaps, ImageBatch, PromptContext

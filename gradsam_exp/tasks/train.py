@@ -25,7 +25,8 @@ from gradsam_exp.engine.plan import find_dataset
 from gradsam_exp.engine.session import Job
 from gradsam_exp.errors import InputError
 from gradsam_exp.registry import build_checked, check_value
-from gradsam_exp.runs import folder as results
+from gradsam_exp.runs.provenance import write_provenance
+from gradsam_exp.runs.writing import write_json
 from gradsam_exp.tracking.settings import wandb_settings
 from gradsam_exp.tracking.training import track_training
 from gradsam_exp.training.classification import accuracy_by_class, check_length, copy_weights, training_loader
@@ -117,8 +118,8 @@ def run(config: Config, job: Job) -> float:
         )
         accuracies = {split: accuracy_by_class(model, find_dataset(config, split)) for split in ("val", "test")}
         weights = save_classifier(model, folder / "classifier.safetensors", accuracy=accuracies)
-        results.write_json(folder / "accuracy.json", accuracies)
-        results.write_provenance(
+        write_json(folder / "accuracy.json", accuracies)
+        write_provenance(
             folder,
             config=asdict(config),
             digests={"train": train_set.fingerprint, "val": val_set.fingerprint},

@@ -18,7 +18,7 @@ from gradsam_exp.data.backgrounds import BACKGROUNDS, Background
 from gradsam_exp.data.photos import photographs
 from gradsam_exp.engine.session import Job
 from gradsam_exp.registry import build_checked
-from gradsam_exp.runs.folder import write_provenance
+from gradsam_exp.runs.provenance import write_provenance
 from gradsam_exp.segmenters.checkpoints import compact_weights
 from gradsam_exp.segmenters.compact import build_compact
 from gradsam_exp.training.fitting import check_same_network, fit, read_checkpoint

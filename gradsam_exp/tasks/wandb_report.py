@@ -9,7 +9,7 @@ from gradsam_exp.config import Config
 from gradsam_exp.console import console
 from gradsam_exp.engine.session import Job
 from gradsam_exp.errors import InputError
-from gradsam_exp.runs import folder as results
+from gradsam_exp.runs.writing import write_json
 from gradsam_exp.tracking.settings import wandb_settings
 from gradsam_exp.tracking.upload import warn
 
@@ -38,7 +38,7 @@ def run(config: Config, job: Job) -> None:
         "wandb_report.json": report.build_report(facts, entity=entity, project=settings.project),
     }
     for name, view in views.items():
-        results.write_json(sweep / name, report.specification(view))
+        write_json(sweep / name, report.specification(view))
         console.print(str(sweep / name), soft_wrap=True)
     if not settings.uploads:
         console.print("not uploaded: there is no API key, or logger.mode=offline (wandb login)")

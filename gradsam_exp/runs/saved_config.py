@@ -1,0 +1,53 @@
+"""This module resolves a run's saved configuration without calling what its strings name.
+
+A configuration may come from anybody, and a resolver such as ``oc.env`` would read the reader's environment.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import OmegaConf
+
+_NODE = re.compile(r"\$\{[^${}:]*\}")
+_ASIDE = "\ue000{}\ue001"  # private characters, which stand in no configuration
+
+
+def calls_a_resolver(text: str) -> bool:
+    """Say whether a string holds ``${oc.env:KEY}`` or the like, at any depth, and not only names of other keys."""
+    before = ""
+    while "${" in text and text != before:
+        before, text = text, _NODE.sub("", text)
+    return "${" in text
+
+
+def without_resolvers(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Resolve the keys that a configuration's strings name; strings that call a resolver stay as they are.
+
+    Raises:
+        OmegaConfBaseException: a key that does not exist.
+    """
+    kept: list[str] = []
+
+    def aside(text: str) -> str:
+        if not calls_a_resolver(text):
+            return text
+        kept.append(text)
+        return _ASIDE.format(len(kept) - 1)
+
+    def back(text: str) -> str:
+        return re.sub(_ASIDE.format(r"(\d+)"), lambda found: kept[int(found[1])] if kept else found[0], text)
+
+    set_aside = OmegaConf.create(_with_strings(plain, aside))
+    return _with_strings(OmegaConf.to_container(set_aside, resolve=True), back)
+
+
+def _with_strings(node: Any, change: Any) -> Any:
+    """The same plain values with every string changed."""
+    if isinstance(node, Mapping):
+        return {key: _with_strings(value, change) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_with_strings(value, change) for value in node]
+    return change(node) if isinstance(node, str) else node
