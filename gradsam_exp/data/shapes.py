@@ -17,7 +17,7 @@ from pydantic import Field
 from skimage.draw import polygon
 
 from gradsam_exp.data.backgrounds import BACKGROUNDS, Background
-from gradsam_exp.data.base import DATASETS, ImageDataset, Sample
+from gradsam_exp.data.base import DATASETS, Example, ExampleDataset, Sample
 
 SHAPES = ("circle", "square", "triangle", "star", "diamond")
 LENGTHS = {"train": 3500, "val": 1000, "test": 500}
@@ -41,7 +41,7 @@ class Drawing:
     opacity: float
 
 
-class Shapes(ImageDataset):
+class Shapes(ExampleDataset):
     """Shapes draws ``length`` images of a split; an index beyond the length draws a fresh image.
 
     Args:
@@ -104,9 +104,8 @@ class Shapes(ImageDataset):
         drawing = self.draw(index)
         return Sample(
             image=torch.from_numpy(drawing.image).permute(2, 0, 1).contiguous(),
-            mask=torch.from_numpy(drawing.mask),
-            label=self.class_names.index(drawing.shape),
             image_id=f"{self.split}-{index:05d}",
+            examples=(Example(self.class_names.index(drawing.shape), torch.from_numpy(drawing.mask)),),
         )
 
     def image_size(self, index: int) -> tuple[int, int]:
@@ -115,11 +114,11 @@ class Shapes(ImageDataset):
         return self.width, self.height
 
     @property
-    def fingerprint(self) -> str:
+    def digest(self) -> str:
         """Identify the parameters, the generator's version and the background, by a digest."""
         sizes = (self.width, self.height, self.length, self.min_size, self.max_size)
         facts = (_VERSION, type(self).__qualname__, self.class_names, self.split, self.seed, *sizes)
-        return hashlib.blake2b(f"{facts}{self.background.fingerprint}".encode(), digest_size=16).hexdigest()
+        return hashlib.blake2b(f"{facts}{self.background.digest}".encode(), digest_size=16).hexdigest()
 
 
 @DATASETS.register("shapes")

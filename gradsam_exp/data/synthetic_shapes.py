@@ -1,12 +1,17 @@
 """This module reads and writes the reference data set: ``images``, ``masks``, ``labels``, a folder per split."""
 
+from __future__ import annotations
+
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
 
 from gradsam_exp.data.base import DATASETS
-from gradsam_exp.data.files import Entry, FileDataset, pictures_in, require_same_names
+from gradsam_exp.data.files import Entry, FileDataset, MaskTruth, is_hidden, pictures_in, require_same_names
 from gradsam_exp.data.shapes import SHAPES, Shapes
 from gradsam_exp.errors import InputError, did_you_mean
 
@@ -14,43 +19,45 @@ URL = "https://www.mimuw.edu.pl/~mwrochna/upload/synthetic_shapes.zip"
 
 
 @DATASETS.register("synthetic_shapes")
-def synthetic_shapes(
-    split: str,
-    *,
-    root: str | Path | None = None,
-    class_names: tuple[str, ...] = SHAPES,
-    url: str = URL,
-    sha256: str | None = None,
-) -> FileDataset:
-    """Read a split of ``images/<split>/*.png``, ``masks/<split>/*.png``, ``labels/<split>/*.txt``.
+@dataclass(kw_only=True, eq=False, config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))
+class SyntheticShapes(FileDataset):
+    """The reference data set is ``images/<split>/*.png``, ``masks/<split>/*.png``, ``labels/<split>/*.txt``.
 
-    Args:
-        split: only this one's folders need to exist.
-        root: where the three folders are; None downloads the published archive into the user cache.
-        class_names: what a label file, which holds one class name, may say.
+    Attributes:
+        root: where the three folders are, of which only the split's own need to exist; None downloads the
+            published archive into the user cache.
+        classes: what a label file, which holds one class name, may say.
         url, sha256: the archive to download, and its digest if known.
 
     Raises:
         InputError: a missing folder, names that do not match, an unknown class name, a broken file.
     """
-    base = Path(root).expanduser() if root is not None else download(url, sha256)
-    if not base.is_dir():
-        raise InputError(f"data.root={base} does not exist; give the folder with images, masks and labels")
-    folders = {kind: base / kind / split for kind in ("images", "masks", "labels")}
-    images = pictures_in(folders["images"], key="data.root")
-    masks = pictures_in(folders["masks"], key="data.root")
-    if not folders["labels"].is_dir():
-        raise InputError(f"data.root: the folder {folders['labels']} does not exist")
-    labels = {path.stem: path for path in sorted(folders["labels"].glob("*.txt"))}
-    if not images:
-        raise InputError(f"data.root: {folders['images']} holds no picture")
-    require_same_names(images, folders["images"], masks, folders["masks"])
-    require_same_names(images, folders["images"], labels, folders["labels"])
-    entries = [
-        Entry(f"{split}/{stem}", path, masks[stem], _class_id(labels[stem], class_names))
-        for stem, path in images.items()
-    ]
-    return FileDataset(entries, class_names)
+
+    root: Path | None = None
+    classes: tuple[str, ...] = SHAPES
+    url: str = URL
+    sha256: str | None = None
+
+    def find(self) -> tuple[list[Entry], Sequence[str]]:
+        """See `FileDataset.find`."""
+        base = self.root.expanduser() if self.root is not None else download(self.url, self.sha256)
+        if not base.is_dir():
+            raise InputError(f"data.root={base} does not exist; give the folder with images, masks and labels")
+        folders = {kind: base / kind / self.split for kind in ("images", "masks", "labels")}
+        images = pictures_in(folders["images"], key="data.root")
+        masks = pictures_in(folders["masks"], key="data.root")
+        if not folders["labels"].is_dir():
+            raise InputError(f"data.root: the folder {folders['labels']} does not exist")
+        labels = {path.stem: path for path in sorted(folders["labels"].glob("*.txt")) if not is_hidden(path)}
+        if not images:
+            raise InputError(f"data.root: {folders['images']} holds no picture")
+        require_same_names(images, folders["images"], masks, folders["masks"])
+        require_same_names(images, folders["images"], labels, folders["labels"])
+        entries = [
+            Entry(f"{self.split}/{stem}", path, MaskTruth(masks[stem], _class_id(labels[stem], self.classes)))
+            for stem, path in images.items()
+        ]
+        return entries, self.classes
 
 
 def _class_id(path: Path, class_names: tuple[str, ...]) -> int:
