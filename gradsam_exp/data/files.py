@@ -334,9 +334,8 @@ class FileDataset(ExampleDataset):
         notes = [f"{note} ({len(names)}: {_some(names)})" for note, names in told_of.items()]
         masked = [one.truth for one in known if one.truth.values]
         if masked and all(one.covers_corners for one in masked):
-            notes.append(
-                "masks: the object covers the corners of all images; if it is the dark part, say data.mask.object=0"
-            )
+            dark = "if it is the dark part, say data.mask.object=0"
+            notes.append(f"masks: the object covers the corners of every image; {dark}")
         return notes
 
 

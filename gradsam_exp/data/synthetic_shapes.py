@@ -26,7 +26,7 @@ class SyntheticShapes(FileDataset):
     Attributes:
         root: where the three folders are, of which only the split's own need to exist; None downloads the
             published archive into the user cache.
-        classes: what a label file, which holds one class name, may say.
+        class_names: what a label file, which holds one class name, may say.
         url, sha256: the archive to download, and its digest if known.
 
     Raises:
@@ -34,7 +34,7 @@ class SyntheticShapes(FileDataset):
     """
 
     root: Path | None = None
-    classes: tuple[str, ...] = SHAPES
+    class_names: tuple[str, ...] = SHAPES
     url: str = URL
     sha256: str | None = None
 
@@ -54,10 +54,10 @@ class SyntheticShapes(FileDataset):
         require_same_names(images, folders["images"], masks, folders["masks"])
         require_same_names(images, folders["images"], labels, folders["labels"])
         entries = [
-            Entry(f"{self.split}/{stem}", path, MaskTruth(masks[stem], _class_id(labels[stem], self.classes)))
+            Entry(f"{self.split}/{stem}", path, MaskTruth(masks[stem], _class_id(labels[stem], self.class_names)))
             for stem, path in images.items()
         ]
-        return entries, self.classes
+        return entries, self.class_names
 
 
 def _class_id(path: Path, class_names: tuple[str, ...]) -> int:
