@@ -91,6 +91,14 @@ class ExampleBatch:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @classmethod
+    def one_each(
+        cls, images: Images, masks: Masks | None, labels: Int[Tensor, " batch"], image_ids: Sequence[str]
+    ) -> ExampleBatch:
+        """Make a batch in which every image is one example."""
+        names = tuple(image_ids)
+        return cls(images, torch.arange(len(images)), labels, masks, names, names)
+
     def of_images(self, rows: slice) -> ExampleBatch:
         """Return some of the images with their examples."""
         kept = torch.arange(len(self.images))[rows]
@@ -114,6 +122,11 @@ class ExampleBatch:
     def size(self) -> tuple[int, int]:
         """Return ``(height, width)`` of every image, in pixels."""
         return self.images.shape[-2], self.images.shape[-1]
+
+    @property
+    def image_id_of(self) -> list[str]:
+        """Return the name of each example's image."""
+        return [self.image_ids[image] for image in self.image_of.tolist()]
 
     @property
     def own_images(self) -> Images:
@@ -247,9 +260,9 @@ class PromptContext:
     """A prompt context is what is known about a batch when prompts and masks are chosen, all on the CPU.
 
     Attributes:
-        images: RGB 0..255 in the original frame.
+        images: RGB 0..255 in the original frame; each example's, so that an image of several comes several times.
         heatmaps: where the classifier looked.
-        image_ids: one name per image; numbers if left out.
+        example_ids: one name per example; numbers if left out.
         seed: what random strategies draw depends on it; see `generator`.
         masks: the true masks, for strategies and selectors that declare ``needs_truth`` only; else None.
         frames: the segmenter's frames; None where no segmenter is involved.
@@ -260,17 +273,17 @@ class PromptContext:
 
     images: Images
     heatmaps: Heatmaps
-    image_ids: Sequence[str] = ()
+    example_ids: Sequence[str] = ()
     seed: int = 0
     masks: Masks | None = None
     frames: Frames | None = None
 
     def __post_init__(self) -> None:
-        if not self.image_ids:
-            object.__setattr__(self, "image_ids", tuple(map(str, range(len(self.images)))))
-        if not len(self.images) == len(self.heatmaps) == len(self.image_ids):
+        if not self.example_ids:
+            object.__setattr__(self, "example_ids", tuple(map(str, range(len(self.images)))))
+        if not len(self.images) == len(self.heatmaps) == len(self.example_ids):
             raise ValueError(
-                f"{len(self.images)} images, {len(self.heatmaps)} heatmaps and {len(self.image_ids)} names "
+                f"{len(self.images)} images, {len(self.heatmaps)} heatmaps and {len(self.example_ids)} names "
                 "do not belong together"
             )
         for name in ("images", "heatmaps", "masks"):
@@ -305,8 +318,8 @@ class PromptContext:
         return torch.tensor([(width - 1) / 2, (height - 1) / 2])
 
     def generator(self, row: int) -> np.random.Generator:
-        """Return the random numbers of one image, which are the same however images are batched."""
-        return np.random.default_rng([self.seed, *self.image_ids[row].encode()])
+        """Return the random numbers of one example, which are the same however examples are batched."""
+        return np.random.default_rng([self.seed, *self.example_ids[row].encode()])
 
 
 def stack_points(rows: Sequence[Sequence[tuple[float, float, int]]]) -> tuple[Tensor, Tensor]:

@@ -34,18 +34,22 @@ class Prediction:
 
 
 def encode_predictions(
-    image_ids: Sequence[str], masks: Bool[Tensor, "batch height width"], prompts: Prompts
+    example_ids: Sequence[str],
+    image_ids: Sequence[str],
+    masks: Bool[Tensor, "batch height width"],
+    prompts: Prompts,
 ) -> dict[str, Any]:
-    """Make the columns of the table: ``image_id``, ``height``, ``width``, ``mask_rle``, ``prompts``."""
+    """Make the columns ``example_id``, ``image_id``, ``height``, ``width``, ``mask_rle`` and ``prompts``."""
     stacked = np.asfortranarray(masks.permute(1, 2, 0).numpy().astype(np.uint8))
     height, width = masks.shape[1:]
-    own: list[list[dict[str, Any]]] = [[] for _ in image_ids]
-    for image, query in zip(prompts.image_index.tolist(), _queries(prompts), strict=True):
-        own[image].append(query)
+    own: list[list[dict[str, Any]]] = [[] for _ in example_ids]
+    for example, query in zip(prompts.example_index.tolist(), _queries(prompts), strict=True):
+        own[example].append(query)
     return {
+        "example_id": list(example_ids),
         "image_id": list(image_ids),
-        "height": [height] * len(image_ids),
-        "width": [width] * len(image_ids),
+        "height": [height] * len(example_ids),
+        "width": [width] * len(example_ids),
         "mask_rle": [encoded["counts"].decode("ascii") for encoded in coco.encode(stacked)],
         "prompts": [json.dumps(queries) for queries in own],
     }

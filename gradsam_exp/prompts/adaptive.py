@@ -61,7 +61,7 @@ class Adaptive(WithColdPixels):
         ]
         points, labels = stack_points([[(x, y, BACKGROUND) for x, y in own] for own in places])
         active = (labels != NO_POINT).any(1)
-        rows = prompts.image_index
+        rows = prompts.example_index
         points, labels = torch.cat([prompts.points, points[rows]], 1), torch.cat([prompts.labels, labels[rows]], 1)
         return Prompts(rows, points, labels)[active[rows]], active
 

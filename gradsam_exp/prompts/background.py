@@ -84,7 +84,7 @@ class ForegroundBackground(WithColdPixels):
         labels = torch.full((*foreground.shape[:2],), FOREGROUND)
         background_labels = torch.where(found, BACKGROUND, NO_POINT)
         return Prompts(
-            image_index=torch.arange(len(ctx)),
+            example_index=torch.arange(len(ctx)),
             points=torch.cat([foreground, background], 1),
             labels=torch.cat([labels, background_labels], 1),
         )

@@ -110,7 +110,7 @@ class Cascade(Foreground):
         """Ask about all images with a mask again, each with its own logits."""
         del segmentation
         active = masks.flatten(1).any(1)
-        rows = prompts.image_index  # after a round they are no longer in the images' order
+        rows = prompts.example_index  # after a round they are no longer in the images' order
         again = replace(prompts, mask_logits=chosen[rows][:, None])
         if self.feed_box:
             again = replace(again, boxes=bounding_boxes(masks)[rows])

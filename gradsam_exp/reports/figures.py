@@ -90,7 +90,7 @@ def _draw_row(row: Sequence[Axes], example: Example, high: float) -> None:
     plain, heat, overlay, prompts, prediction, *truth = row
     for axes in (plain, overlay, prompts, prediction):
         axes.imshow(example.image, interpolation="nearest")
-    lines = [example.class_name, example.image_id]
+    lines = [example.class_name, example.example_id]
     if example.predicted_class not in ("", example.class_name):
         lines.insert(1, f"seen as {example.predicted_class}")
     names = "\n".join(shortened(line, high, _NAME_SIZE) for line in lines)

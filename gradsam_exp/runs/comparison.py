@@ -74,7 +74,7 @@ class Runs:
 
 
 def against(iou: pd.Series, name: str, baseline: pd.Series) -> dict[str, Any]:
-    """Compare a run's IoUs with a baseline's, both by ``image_id``; gives the table's columns for it."""
+    """Compare a run's IoUs with a baseline's, both by ``example_id``; gives the table's columns for it."""
     from gradsam_exp.runs.paired import paired_difference  # noqa: PLC0415  (a sweep's parent starts without scipy)
 
     found = paired_difference(iou.to_numpy(), baseline.reindex(iou.index).to_numpy())

@@ -167,7 +167,7 @@ class Run:
 
     @cached_property
     def images(self) -> pd.DataFrame:
-        """Reads the per-image table, by ``image_id``; not to be changed, as others get the same."""
+        """Reads the per-example table, by ``example_id``; not to be changed, as others get the same."""
         table = self._table(PER_IMAGE)
         if table.index.has_duplicates or not len(table):
             raise self._damaged(PER_IMAGE, "has an image twice" if len(table) else "has no rows")
@@ -180,7 +180,7 @@ class Run:
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
-        """Reads prompts and masks by ``image_id``; `gradsam_exp.engine.predictions` decodes them."""
+        """Reads prompts and masks by ``example_id``; `gradsam_exp.engine.predictions` decodes them."""
         return self._table(PREDICTIONS)
 
     @cached_property
@@ -316,7 +316,10 @@ class Run:
 
         path = self._plain_file(name, MOST_TABLE)
         with self._reading(name, ArrowException):
-            return pd.read_parquet(path).set_index("image_id")
+            table = pd.read_parquet(path)
+            if "example_id" not in table:  # an earlier version had one example an image
+                table["example_id"] = table["image_id"]
+            return table.set_index("example_id")
 
     # Writing
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from gradsam_exp.config import Config
 from gradsam_exp.console import console
 from gradsam_exp.data.backgrounds import BACKGROUNDS
-from gradsam_exp.data.base import ImageDataset, loader
+from gradsam_exp.data.base import ExampleDataset, loader
 from gradsam_exp.data.novel_shapes import NovelShapes
 from gradsam_exp.data.shapes import Shapes
 from gradsam_exp.engine.devices import find_device
@@ -30,7 +30,7 @@ from gradsam_exp.runs.summary import Summary, summarize
 from gradsam_exp.runs.writing import write_json
 from gradsam_exp.segmenters.base import SEGMENTERS, Segmenter
 from gradsam_exp.selectors.score import PredictedIoU
-from gradsam_exp.types import Heatmaps, ImageBatch, PromptContext
+from gradsam_exp.types import ExampleBatch, Heatmaps, PromptContext
 
 Findings = dict[str, Summary]
 
@@ -69,7 +69,7 @@ def probe(
     return findings["one click, built-in shapes"].mean
 
 
-def _one_click(segmenter: Segmenter, dataset: ImageDataset, what: str) -> Findings:
+def _one_click(segmenter: Segmenter, dataset: ExampleDataset, what: str) -> Findings:
     """Measure the IoU of a click at the true centre of mass, overall and by class; predicted IoU chooses."""
     ious, labels = [], []
     for batch in loader(dataset, 32):
@@ -83,7 +83,7 @@ def _one_click(segmenter: Segmenter, dataset: ImageDataset, what: str) -> Findin
 
 
 def _background_clicks(
-    segmenter: Segmenter, dataset: ImageDataset, distance_px: float, shape_covered: float, seed: int
+    segmenter: Segmenter, dataset: ExampleDataset, distance_px: float, shape_covered: float, seed: int
 ) -> Findings:
     """Click at a random pixel at least ``distance_px`` from the shape, and measure if the mask avoids it."""
     rng = np.random.default_rng(seed)
@@ -114,13 +114,13 @@ def _far_pixel(rng: np.random.Generator, mask: np.ndarray, distance_px: float) -
     return int(xs[pick]), int(ys[pick])
 
 
-def _masks(segmenter: Segmenter, batch: ImageBatch, points: Tensor) -> Tensor:
+def _masks(segmenter: Segmenter, batch: ExampleBatch, points: Tensor) -> Tensor:
     embeddings = segmenter.encode(batch.images)
     segmentation = segmenter.decode(embeddings, point_prompts(points))
     choice = PredictedIoU()(PromptContext(batch.images, _no_heatmaps(batch)), segmentation)
     return segmenter.to_original(segmentation.logits[choice.query, choice.candidate], embeddings).cpu()
 
 
-def _no_heatmaps(batch: ImageBatch) -> Heatmaps:
+def _no_heatmaps(batch: ExampleBatch) -> Heatmaps:
     count, (height, width) = len(batch), batch.size
     return Heatmaps(torch.zeros(count, height, width), torch.ones(count, dtype=torch.bool), batch.labels)

@@ -127,7 +127,7 @@ def run(config: Config, job: Job) -> None:
     write_provenance(
         folder,
         config=asdict(config),
-        digests={s: b.fingerprint for s, b in backgrounds.items() if b is not None},
+        digests={s: b.digest for s, b in backgrounds.items() if b is not None},
         seeds={"task.seed": settings.seed},
         device=str(trainer.strategy.root_device),
     )

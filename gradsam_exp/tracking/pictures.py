@@ -30,11 +30,11 @@ def examples_table(
 
     An empty heatmap has no picture.
     """
-    facts = {row["image_id"]: row for row in per_image.to_dict("records")}
-    columns = [str(column) for column in per_image if column != "image_id"]
-    table = wandb.Table(columns=["image_id", "shown_as", "image", "heatmap", "prompts", *columns])
+    facts = {row["example_id"]: row for row in per_image.to_dict("records")}
+    columns = [str(column) for column in per_image if column != "example_id"]
+    table = wandb.Table(columns=["example_id", "shown_as", "image", "heatmap", "prompts", *columns])
     for example, drawn in zip(examples, drawn_prompts(examples), strict=True):
-        name, heat = example.image_id, None
+        name, heat = example.example_id, None
         if example.heatmap.any():
             heat = wandb.Image((colormaps[HEAT](example.heatmap)[:, :, :3] * 255).round().astype(np.uint8))
         pictures = masked_image(example, class_names), heat, wandb.Image(drawn)
@@ -53,7 +53,7 @@ def masked_image(example: Example, class_names: Sequence[str]) -> wandb.Image:
     masks = {"prediction": layer(example.mask, example.predicted_class)}
     if example.truth is not None:
         masks["ground truth"] = layer(example.truth, example.class_name)
-    return wandb.Image(example.image, masks=masks, caption=f"{example.image_id}  IoU {example.iou:.2f}")
+    return wandb.Image(example.image, masks=masks, caption=f"{example.example_id}  IoU {example.iou:.2f}")
 
 
 def drawn_prompts(examples: Sequence[Example]) -> list[UInt8[np.ndarray, "_ _ 3"]]:

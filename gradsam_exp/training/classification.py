@@ -9,7 +9,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from gradsam_exp.classifiers.checkpoints import ClassifierFile
 from gradsam_exp.classifiers.classifier import ImageClassifier
-from gradsam_exp.data.base import ImageDataset, SizeBuckets, collate, loader
+from gradsam_exp.data.base import ExampleDataset, SizeBuckets, collate, loader
 from gradsam_exp.data.shapes import Shapes
 from gradsam_exp.errors import InputError
 
@@ -34,7 +34,7 @@ class FreshSamples(Sampler[int]):
         return self.length
 
 
-def training_loader(dataset: ImageDataset, batch_size: int, *, workers: int, fresh: bool) -> DataLoader[Any]:
+def training_loader(dataset: ExampleDataset, batch_size: int, *, workers: int, fresh: bool) -> DataLoader[Any]:
     """Read a data set in random order, in batches of one image size each.
 
     Args:
@@ -77,14 +77,14 @@ def check_length(checkpoint: Mapping[str, Any], steps: int, resume: str) -> None
 
 
 @torch.no_grad()
-def accuracy_by_class(model: ImageClassifier, dataset: ImageDataset) -> dict[str, float]:
+def accuracy_by_class(model: ImageClassifier, dataset: ExampleDataset) -> dict[str, float]:
     """Measure the share of correct predictions, for ``all`` images and for each class, on the CPU."""
     names = model.class_names
     overall = MulticlassAccuracy(len(names), average="micro")
     by_class = MulticlassAccuracy(len(names), average="none")
     model.eval().cpu()
     for batch in loader(dataset, 64):
-        logits = model(batch.images)
+        logits = model(batch.own_images)
         overall.update(logits, batch.labels)
         by_class.update(logits, batch.labels)
     values = zip(names, by_class.compute().tolist(), strict=True)

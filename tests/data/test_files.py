@@ -21,9 +21,10 @@ def test_export_and_read_back_are_the_same_images(shape_files: Path):
     for index in range(10):
         one, other = drawn[index], read[index]
         assert torch.equal(one.image, other.image)
-        assert other.mask is not None
-        assert torch.equal(one.mask, other.mask)
-        assert one.label == other.label
+        (drawing,), (file,) = one.examples, other.examples
+        assert file.mask is not None
+        assert torch.equal(drawing.mask, file.mask)
+        assert drawing.label == file.label
 
 
 def test_a_split_that_is_not_asked_for_may_be_absent(shape_files: Path):
@@ -69,18 +70,18 @@ def test_spoiled_files_are_named(shape_files: Path, what: str):
 
 def test_an_empty_mask_is_no_error(shape_files: Path):
     Image.new("L", (64, 48)).save(shape_files / "masks/test/00000.png")
-    mask = synthetic_shapes("test", root=shape_files)[0].mask
+    mask = synthetic_shapes("test", root=shape_files)[0].examples[0].mask
     assert mask is not None
     assert not mask.any()
 
 
-def test_fingerprint_is_the_content_of_the_files(shape_files: Path, tmp_path: Path):
-    before = synthetic_shapes("test", root=shape_files).fingerprint
+def test_the_digest_is_the_content_of_the_files(shape_files: Path, tmp_path: Path):
+    before = synthetic_shapes("test", root=shape_files).digest
     moved = tmp_path / "moved"
     shutil.move(shape_files, moved)
-    assert synthetic_shapes("test", root=moved).fingerprint == before
+    assert synthetic_shapes("test", root=moved).digest == before
     (moved / "labels/test/00000.txt").write_text("star")
-    assert synthetic_shapes("test", root=moved).fingerprint != before
+    assert synthetic_shapes("test", root=moved).digest != before
 
 
 @pytest.fixture
@@ -121,8 +122,8 @@ def test_folder_of_ones_own_is_split_by_file(own_folder: Path):
     assert len({name for names in splits.values() for name in names}) == 12
     data = DATASETS.build({"name": "folder", "root": str(own_folder)}, split="train")
     assert data.class_names == ("red pears", "Äpfel")
-    assert data[0].mask is not None
-    assert data[0].mask.sum() == 15 * 15
+    assert data[0].examples[0].mask is not None
+    assert data[0].examples[0].mask.sum() == 15 * 15
 
 
 def test_mixed_sizes_are_batched_by_size(own_folder: Path):
@@ -162,7 +163,7 @@ def test_a_folder_that_does_not_fit_is_refused(own_folder: Path, spoil, message:
 def test_a_folder_without_masks_has_no_truth(own_folder: Path):
     shutil.rmtree(own_folder / "masks")
     data = DATASETS.build({"name": "folder", "root": str(own_folder)}, split="train")
-    assert data[0].mask is None
+    assert data[0].examples[0].mask is None
     assert next(iter(loader(data, 4))).masks is None
 
 
@@ -172,7 +173,7 @@ def test_the_data_set_is_downloaded_once_and_unpacked(shape_files: Path, served)
     data = synthetic_shapes("test", url=f"{url}/synthetic_shapes.zip")
     assert len(data) == 10
     (www / "synthetic_shapes.zip").unlink()
-    assert synthetic_shapes("test", url=f"{url}/synthetic_shapes.zip").fingerprint == data.fingerprint
+    assert synthetic_shapes("test", url=f"{url}/synthetic_shapes.zip").digest == data.digest
 
 
 def test_a_damaged_download_is_removed_and_refused(shape_files: Path, served, tmp_path: Path):

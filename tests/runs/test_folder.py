@@ -145,7 +145,7 @@ def test_a_run_is_whole_if_its_tables_are_of_the_same_images(tmp_path: Path, cap
 
 def test_what_is_written_is_read_and_the_outcome_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     given = Run(write_run(tmp_path / "0", {}, [0.5, 0.6, 0.7, 0.8]))
-    chunks = [{"image_ids": ["a", "b", "c", "d"], "stored": {"images": "images/0"}}]
+    chunks = [{"example_ids": ["a", "b", "c", "d"], "stored": {"images": "images/0"}}]
     order: list[str] = []
     replace = os.replace
     monkeypatch.setattr(os, "replace", lambda a, b: order.append(Path(b).name) or replace(a, b))

@@ -122,7 +122,7 @@ def test_queries_of_one_image_and_of_many_do_not_mix(compact: SamSegmenter):
     labels[4] = 0
     prompts = Prompts(index, points, labels)
     together = compact.decode(embeddings, prompts)
-    assert torch.equal(together.image_index, index)
+    assert torch.equal(together.example_index, index)
     for q in range(6):
         real = labels[q] >= 0
         alone = Prompts(torch.tensor([0]), points[q : q + 1, real], labels[q : q + 1, real])

@@ -38,7 +38,8 @@ class Quality(Stage):
         known = {
             "heatmaps": chunk.heatmaps,
             "truth": chunk.batch.masks,
-            "images": chunk.batch.images,
+            "images": chunk.batch.own_images,
+            "counted": chunk.batch.counted,
             "labels": chunk.batch.labels,
             "predicted": chunk.predicted,
             "network": _Network(self.explained, batches),

@@ -26,7 +26,7 @@ class Refine(Stage):
 
     def make(self, chunk: Chunk, batches: AdaptiveBatch) -> tuple[Tensors, Any]:
         """See `Stage.make`."""
-        return self.refiner(chunk.batch.images, chunk.heatmaps).as_tensors(), None
+        return self.refiner(chunk.batch.own_images, chunk.heatmaps).as_tensors(), None
 
     def take(self, chunk: Chunk, tensors: Tensors, facts: Any) -> None:
         """See `Stage.take`."""
