@@ -260,7 +260,7 @@ def _listed(folder: Path, name: str, key: str) -> Sequence[str]:
     """The images on a list, in its order."""
     path = folder / f"{name}.txt"
     try:
-        stems = path.read_text(encoding="utf-8").split()
+        stems = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         known = sorted(one.stem for one in folder.glob("*.txt") if not one.name.startswith("."))
         what = f"{path} does not exist" if not path.exists() else f"{path} cannot be read ({type(error).__name__})"

@@ -137,7 +137,9 @@ def test_trainaug_reads_the_masks_of_sbd_for_training_only(devkit: Path):
     knobs = {"list": {"train": "trainaug"}}
     assert found(voc(devkit, "train", **knobs)) == {"cat": ("cat", 5, 192)}
     assert set(found(voc(devkit, "val", **knobs))) == {"dog", "person"}
-    with pytest.raises(InputError, match=r"data\.by=instance needs SegmentationObject.*data\.list\.train=trainaug"):
+    with pytest.raises(
+        InputError, match=r"data\.by=instance needs SegmentationObject.*data\.list\.train=trainaug"
+    ):
         voc(devkit, "train", by="instance", **knobs)
 
 
