@@ -205,6 +205,19 @@ class _Known:
     digest: str
 
 
+@checked_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class SplitNames:
+    """Split names say which split of a published data set, whose test masks are rarely public, each of ours is."""
+
+    train: Annotated[str, Field(min_length=1)] = "train"
+    val: Annotated[str, Field(min_length=1)] = "val"
+    test: Annotated[str, Field(min_length=1)] = "val"
+
+    def of(self, split: str) -> str:
+        """Return the published name of ``train``, ``val`` or ``test``."""
+        return {"train": self.train, "val": self.val, "test": self.test}[split]
+
+
 @checked_dataclass(kw_only=True, eq=False, config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))
 class FileDataset(ExampleDataset):
     """A file data set reads images that are listed as `Entry`; its fields are the parameters of its configuration.
