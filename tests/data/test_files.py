@@ -11,12 +11,12 @@ from PIL import Image
 from gradsam_exp.data.backgrounds import Mixed
 from gradsam_exp.data.base import DATASETS, loader
 from gradsam_exp.data.shapes import Shapes
-from gradsam_exp.data.synthetic_shapes import synthetic_shapes
+from gradsam_exp.data.synthetic_shapes import SyntheticShapes
 from gradsam_exp.errors import InputError
 
 
 def test_export_and_read_back_are_the_same_images(shape_files: Path):
-    drawn, read = Shapes("val", Mixed("val"), length=10), synthetic_shapes("val", root=shape_files)
+    drawn, read = Shapes("val", Mixed("val"), length=10), SyntheticShapes(split="val", root=shape_files)
     assert len(read) == 10
     for index in range(10):
         one, other = drawn[index], read[index]
@@ -30,9 +30,9 @@ def test_export_and_read_back_are_the_same_images(shape_files: Path):
 def test_a_split_that_is_not_asked_for_may_be_absent(shape_files: Path):
     for kind in ("images", "masks", "labels"):
         shutil.rmtree(shape_files / kind / "train")
-    assert len(synthetic_shapes("test", root=shape_files)) == 10
+    assert len(SyntheticShapes(split="test", root=shape_files)) == 10
     with pytest.raises(InputError, match=r"images/train does not exist"):
-        synthetic_shapes("train", root=shape_files)
+        SyntheticShapes(split="train", root=shape_files)
 
 
 def spoil_size(root: Path) -> None:
@@ -65,23 +65,23 @@ def test_spoiled_files_are_named(shape_files: Path, what: str):
     spoil, message = SPOILED[what]
     spoil(shape_files)
     with pytest.raises(InputError, match=message):
-        synthetic_shapes("test", root=shape_files)
+        SyntheticShapes(split="test", root=shape_files)
 
 
 def test_an_empty_mask_is_no_error(shape_files: Path):
     Image.new("L", (64, 48)).save(shape_files / "masks/test/00000.png")
-    mask = synthetic_shapes("test", root=shape_files)[0].examples[0].mask
+    mask = SyntheticShapes(split="test", root=shape_files)[0].examples[0].mask
     assert mask is not None
     assert not mask.any()
 
 
 def test_the_digest_is_the_content_of_the_files(shape_files: Path, tmp_path: Path):
-    before = synthetic_shapes("test", root=shape_files).digest
+    before = SyntheticShapes(split="test", root=shape_files).digest
     moved = tmp_path / "moved"
     shutil.move(shape_files, moved)
-    assert synthetic_shapes("test", root=moved).digest == before
+    assert SyntheticShapes(split="test", root=moved).digest == before
     (moved / "labels/test/00000.txt").write_text("star")
-    assert synthetic_shapes("test", root=moved).digest != before
+    assert SyntheticShapes(split="test", root=moved).digest != before
 
 
 @pytest.fixture
@@ -170,10 +170,10 @@ def test_a_folder_without_masks_has_no_truth(own_folder: Path):
 def test_the_data_set_is_downloaded_once_and_unpacked(shape_files: Path, served):
     www, url = served
     shutil.make_archive(str(www / "synthetic_shapes"), "zip", shape_files.parent, shape_files.name)
-    data = synthetic_shapes("test", url=f"{url}/synthetic_shapes.zip")
+    data = SyntheticShapes(split="test", url=f"{url}/synthetic_shapes.zip")
     assert len(data) == 10
     (www / "synthetic_shapes.zip").unlink()
-    assert synthetic_shapes("test", url=f"{url}/synthetic_shapes.zip").digest == data.digest
+    assert SyntheticShapes(split="test", url=f"{url}/synthetic_shapes.zip").digest == data.digest
 
 
 def test_a_damaged_download_is_removed_and_refused(shape_files: Path, served, tmp_path: Path):
@@ -181,7 +181,7 @@ def test_a_damaged_download_is_removed_and_refused(shape_files: Path, served, tm
     whole = Path(shutil.make_archive(str(www / "synthetic_shapes"), "zip", shape_files.parent, shape_files.name))
     whole.write_bytes(whole.read_bytes()[:-2000])
     with pytest.raises(InputError, match="not a whole zip archive"):
-        synthetic_shapes("test", url=f"{url}/synthetic_shapes.zip")
+        SyntheticShapes(split="test", url=f"{url}/synthetic_shapes.zip")
     assert not list((tmp_path / "cache").rglob("synthetic_shapes*")), "nothing damaged stays in the cache"
 
 
@@ -189,11 +189,11 @@ def test_a_download_with_another_digest_is_refused(shape_files: Path, served, tm
     www, url = served
     shutil.make_archive(str(www / "synthetic_shapes"), "zip", shape_files.parent, shape_files.name)
     with pytest.raises(InputError, match="could not be fetched"):
-        synthetic_shapes("test", url=f"{url}/synthetic_shapes.zip", sha256="0" * 64)
+        SyntheticShapes(split="test", url=f"{url}/synthetic_shapes.zip", sha256="0" * 64)
     assert not list((tmp_path / "cache").rglob("synthetic_shapes*"))
 
 
 def test_without_network_the_hint_is_named(served):
     _, url = served
     with pytest.raises(InputError, match=r"data\.root=PATH"):
-        synthetic_shapes("test", url=f"{url}/nowhere.zip")
+        SyntheticShapes(split="test", url=f"{url}/nowhere.zip")
