@@ -32,7 +32,9 @@ class Album(Segmenter):
         """Two levels: red at full, green at half resolution."""
         size = (images.shape[-2], images.shape[-1])
         red, green = (images[:, channel : channel + 1].to(self.device).float() for channel in (0, 1))
-        return Embeddings.of_one_size([red, green[..., ::2, ::2]], (4 * size[0], 4 * size[1]), size)  # as SAM: 4 px a cell
+        return Embeddings.of_one_size(
+            [red, green[..., ::2, ::2]], (4 * size[0], 4 * size[1]), size
+        )  # as SAM: 4 px a cell
 
     def decode(self, embeddings: Embeddings, prompts: Prompts) -> Segmentation:
         """See the class."""

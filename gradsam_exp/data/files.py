@@ -146,12 +146,7 @@ class MaskTruth(Truth):
 
     def _read(self, size: tuple[int, int]) -> MaskFile:
         mask = read_mask(self.path, self.meaning, max_pixels=self.max_pixels)
-        shape = mask.shape
-        if shape != size[::-1]:
-            what = f"is {shape[1]}×{shape[0]} px but its image is {size[0]}×{size[1]} px"
-            if shape == size:
-                what += " as its EXIF orientation turns it"
-            raise FileProblem(self.path, what, "a mask must have its image's size")
+        require_size(self.path, mask.shape, size)
         return mask
 
     def _examples(self, mask: MaskFile) -> list[Example]:
@@ -172,6 +167,19 @@ class MaskTruth(Truth):
                 Example(label, torch.from_numpy(np.ascontiguousarray(region.mask)), _tensor(mask.counted), name)
             )
         return examples
+
+
+def require_size(path: Path, shape: tuple[int, ...], size: tuple[int, int]) -> None:
+    """Check that a mask of ``(height, width)`` px has its image's ``(width, height)``.
+
+    Raises:
+        FileProblem: naming both.
+    """
+    if shape != size[::-1]:
+        what = f"is {shape[1]}×{shape[0]} px but its image is {size[0]}×{size[1]} px"
+        if shape == size:
+            what += " as its EXIF orientation turns it"
+        raise FileProblem(path, what, "a mask must have its image's size")
 
 
 def _tensor(array: Bool[np.ndarray, "height width"] | None) -> Tensor | None:
@@ -274,6 +282,10 @@ class FileDataset(ExampleDataset):
             InputError: a folder or a list is missing or wrong.
         """
 
+    def remarks(self) -> Sequence[str]:
+        """Return what a format wants to be in the notes, such as how it splits; called after `find`."""
+        return ()
+
     def __len__(self) -> int:
         return len(self._known)
 
@@ -344,7 +356,7 @@ class FileDataset(ExampleDataset):
         if self.problems:
             names = [problem.path.name for problem in self.problems]
             told_of["files that cannot be used are left out"] = names
-        notes = [f"{note} ({len(names)}: {_some(names)})" for note, names in told_of.items()]
+        notes = [*self.remarks(), *(f"{note} ({len(names)}: {_some(names)})" for note, names in told_of.items())]
         masked = [one.truth for one in known if one.truth.values]
         if masked and all(one.covers_corners for one in masked):
             dark = "if it is the dark part, say data.mask.object=0"

@@ -177,8 +177,8 @@ def _problems(path: Path) -> Iterator[None]:
         raise FileProblem(path, "does not exist", "give another") from error
     except UnidentifiedImageError as error:
         ending = path.suffix.lower()
-        what = "is no picture of a kind that is read" + (f", whatever its ending {ending} says" if ending else "")
-        raise FileProblem(path, what) from error
+        reason = "it is of no kind that is read" + (f", whatever its ending {ending} says" if ending else "")
+        raise FileProblem(path, f"cannot be read as a picture ({reason})") from error
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, MemoryError, OverflowError) as error:
         reason = str(error) or type(error).__name__
         reason = type(error).__name__ if str(path) in reason or "object at" in reason else reason

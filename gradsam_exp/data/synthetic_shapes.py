@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from gradsam_exp.data.base import DATASETS
+from gradsam_exp.data.download import fetch_archive
 from gradsam_exp.data.files import Entry, FileDataset, MaskTruth, is_hidden, pictures_in, require_same_names
 from gradsam_exp.data.shapes import SHAPES, Shapes
 from gradsam_exp.errors import InputError, did_you_mean
@@ -70,34 +70,10 @@ def _class_id(path: Path, class_names: tuple[str, ...]) -> int:
 def download(url: str = URL, sha256: str | None = None) -> Path:
     """Fetch and unpack the archive once; returns the folder that holds ``images``.
 
-    A partial or damaged download is removed and never used: the transfer goes to a temporary name, the
-    digest (if known) and every member's CRC are checked before anything is unpacked.
-
     Raises:
-        InputError: no network, or an archive that is damaged or of another layout.
+        InputError: as `fetch_archive`, or an archive of another layout.
     """
-    import pooch  # noqa: PLC0415  (only who downloads needs it)
-
-    try:
-        known, cache = sha256 and f"sha256:{sha256}", pooch.os_cache("gradsam_exp")
-        archive = Path(pooch.retrieve(url, known, fname="synthetic_shapes.zip", path=cache, progressbar=True))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"the data set could not be fetched from {url} ({error}); fetch it elsewhere and give data.root=PATH"
-        ) from error
-    unpacked = archive.with_suffix("")
-    if not unpacked.is_dir():
-        partial = archive.with_suffix(".partial")
-        try:
-            with zipfile.ZipFile(archive) as members:
-                broken = members.testzip()
-                if broken is not None:
-                    raise zipfile.BadZipFile(f"{broken} is damaged")  # noqa: TRY301
-                members.extractall(partial)
-        except zipfile.BadZipFile as error:
-            archive.unlink()
-            raise InputError(f"the download from {url} is not a whole zip archive ({error}); try again") from error
-        partial.rename(unpacked)
+    unpacked = fetch_archive(url, sha256 and f"sha256:{sha256}")
     found = next((p.parent for p in sorted(unpacked.rglob("images")) if p.is_dir()), None)
     if found is None:
         raise InputError(f"the archive from {url} holds no folder 'images'; give data.root=PATH")

@@ -55,7 +55,7 @@ SPOILED = {
         lambda r: (r / "labels/test/00002.txt").write_text("cirlce"),
         r"00002\.txt names the class 'cirlce'.*did you mean 'circle'",
     ),
-    "mask of another size": (spoil_size, r"00003\.png is 10×10 px but its image .* is 64×48 px"),
+    "mask of another size": (spoil_size, r"00003\.png is 10×10 px but its image is 64×48 px"),
     "truncated image": (spoil_bytes, r"00004\.png cannot be read as a picture"),
 }
 
@@ -165,35 +165,3 @@ def test_a_folder_without_masks_has_no_truth(own_folder: Path):
     data = DATASETS.build({"name": "folder", "root": str(own_folder)}, split="train")
     assert data[0].examples[0].mask is None
     assert next(iter(loader(data, 4))).masks is None
-
-
-def test_the_data_set_is_downloaded_once_and_unpacked(shape_files: Path, served):
-    www, url = served
-    shutil.make_archive(str(www / "synthetic_shapes"), "zip", shape_files.parent, shape_files.name)
-    data = SyntheticShapes(split="test", url=f"{url}/synthetic_shapes.zip")
-    assert len(data) == 10
-    (www / "synthetic_shapes.zip").unlink()
-    assert SyntheticShapes(split="test", url=f"{url}/synthetic_shapes.zip").digest == data.digest
-
-
-def test_a_damaged_download_is_removed_and_refused(shape_files: Path, served, tmp_path: Path):
-    www, url = served
-    whole = Path(shutil.make_archive(str(www / "synthetic_shapes"), "zip", shape_files.parent, shape_files.name))
-    whole.write_bytes(whole.read_bytes()[:-2000])
-    with pytest.raises(InputError, match="not a whole zip archive"):
-        SyntheticShapes(split="test", url=f"{url}/synthetic_shapes.zip")
-    assert not list((tmp_path / "cache").rglob("synthetic_shapes*")), "nothing damaged stays in the cache"
-
-
-def test_a_download_with_another_digest_is_refused(shape_files: Path, served, tmp_path: Path):
-    www, url = served
-    shutil.make_archive(str(www / "synthetic_shapes"), "zip", shape_files.parent, shape_files.name)
-    with pytest.raises(InputError, match="could not be fetched"):
-        SyntheticShapes(split="test", url=f"{url}/synthetic_shapes.zip", sha256="0" * 64)
-    assert not list((tmp_path / "cache").rglob("synthetic_shapes*"))
-
-
-def test_without_network_the_hint_is_named(served):
-    _, url = served
-    with pytest.raises(InputError, match=r"data\.root=PATH"):
-        SyntheticShapes(split="test", url=f"{url}/nowhere.zip")

@@ -80,7 +80,7 @@ def test_stencils_are_symmetric_and_fill_their_box(shape: str, size: int):
 
 
 def test_classes_are_balanced():
-    labels = [Shapes("test", Noise("test"))[k].label for k in range(500)]
+    labels = [Shapes("test", Noise("test"))[k].examples[0].label for k in range(500)]
     assert np.bincount(labels).tolist() == [100] * 5
 
 
@@ -117,4 +117,4 @@ def test_a_limit_that_cuts_nothing_changes_nothing():
     assert Limited(whole, 500).digest == whole.digest
     part = Limited(whole, 20)
     assert part.digest != whole.digest
-    assert part.origin == whole.digest
+    assert part.store_digest == whole.digest

@@ -112,7 +112,7 @@ def instead(name: str, make: Callable[[Path], object]) -> Callable[[Path], None]
         (spoilt(mean="0.5"), "metrics.json says no mean, ci95 and n of miou"),
         (spoilt(mean=float("inf")), "metrics.json says no mean, ci95 and n of miou"),
         (spoilt(ci95=[0.1]), "metrics.json says no mean, ci95 and n of miou"),
-        (table(lambda t: t.assign(image_id="a")), "per_image.parquet has an image twice"),
+        (table(lambda t: t.assign(example_id="a")), "per_image.parquet has an image twice"),
         (table(lambda t: t.iloc[:0]), "per_image.parquet has no rows"),
         (table(lambda t: t.assign(iou="much")), "per_image.parquet has values of iou that are no finite numbers"),
         (table(lambda t: t.assign(iou=float("inf"))), "per_image.parquet has values of iou that are no finite"),

@@ -70,7 +70,7 @@ def test_an_answer_depends_on_all_that_was_asked(segmenter: SamSegmenter, embedd
     for prompts in (point, *others):
         answer = remembered.decode(embeddings, prompts)
         assert_close(answer.logits, segmenter.decode(embeddings, prompts).logits)
-    cropped = replace(embeddings, original_size=(24, 64))
+    cropped = replace(embeddings, original_sizes=torch.tensor([[24, 64]]).expand(len(embeddings), 2))
     assert_close(remembered.decode(cropped, point).logits, segmenter.decode(cropped, point).logits)
     assert remembered.decoded == remembered.asked == 8
 
@@ -78,7 +78,7 @@ def test_an_answer_depends_on_all_that_was_asked(segmenter: SamSegmenter, embedd
 def test_the_same_image_is_known_in_another_batch(segmenter: SamSegmenter, embeddings: Embeddings):
     remembered = CachedSegmenter(segmenter, 2**24)
     remembered.decode(embeddings, asked((10, 10), image=2))
-    remembered.decode(embeddings[2:], asked((10, 10), image=0))
+    remembered.decode(embeddings.of_images(slice(2, None)), asked((10, 10), image=0))
     assert remembered.decoded == 1
 
 

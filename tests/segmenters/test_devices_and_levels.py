@@ -94,7 +94,7 @@ def test_a_view_has_its_part_of_every_level():
 
 def test_levels_are_cut_and_joined_together():
     embeddings = Album().encode(IMAGES)
-    joined = Embeddings.joined([embeddings[:1], embeddings[1:]])
+    joined = Embeddings.joined([embeddings.of_images(slice(1)), embeddings.of_images(slice(1, None))])
     assert all(torch.equal(*pair) for pair in zip(joined.levels, embeddings.levels, strict=True))
 
 

@@ -91,7 +91,9 @@ def test_validation_of_a_promptable_segmenter(promptable: PromptableTraining, fa
 def test_a_step_and_validation_of_a_classifier(classifier: ImageClassifier, fake_cuda):
     model = on_cuda(classifier)
     images = torch.zeros(4, 3, 48, 64, dtype=torch.uint8, device=CUDA)
-    batch = ExampleBatch.one_each(images, None, torch.zeros(4, dtype=torch.long, device=CUDA), ("a", "b", "c", "d"))
+    batch = ExampleBatch.one_each(
+        images, None, torch.zeros(4, dtype=torch.long, device=CUDA), ("a", "b", "c", "d")
+    )
     assert model.training_step(batch, 0).device == CUDA
     model.val_accuracy.to(CUDA)
     model.val_accuracy_by_class.to(CUDA)
