@@ -3,14 +3,12 @@
 Prompts come on the CPU, embeddings from anywhere; segmentations are on the segmenter's device.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from gradsam_exp.registry import Registry
@@ -34,12 +32,12 @@ class Embeddings:
     def __len__(self) -> int:
         return len(self.levels[0])
 
-    def __getitem__(self, rows: slice) -> Embeddings:
+    def __getitem__(self, rows: slice) -> "Embeddings":
         """Return some of the images."""
         return replace(self, levels=tuple(level[rows] for level in self.levels))
 
     @staticmethod
-    def joined(parts: Sequence[Embeddings]) -> Embeddings:
+    def joined(parts: Sequence["Embeddings"]) -> "Embeddings":
         """Join the embeddings of several batches of images of one size, one after the other, on the CPU."""
         levels = zip(*(part.levels for part in parts), strict=True)
         return replace(parts[0], levels=tuple(torch.cat([value.cpu() for value in level]) for level in levels))
@@ -80,9 +78,3 @@ CELL = 4
 """A cell of the low-resolution mask spans 4×4 pixels of the input frame, in SAM and its descendants."""
 
 SEGMENTERS: Registry[Segmenter] = Registry("sam", "gradsam_exp.segmenters")
-
-
-def distinct_shapes(prompts: Prompts) -> list[Int[Tensor, " group"]]:
-    """Group the rows of ``prompts`` by their number of real points: these can be decoded together unpadded."""
-    counts = (prompts.labels >= 0).sum(1)
-    return [torch.nonzero(counts == count).flatten() for count in counts.unique()]
