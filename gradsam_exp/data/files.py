@@ -60,10 +60,7 @@ class PictureFiles(ImageDataset):
 
 
 class FileDataset(PictureFiles):
-    """FileDataset reads images that are listed as `Entry`.
-
-    Every file is read once when the data set is made, so that a broken one is named before anything
-    expensive starts.
+    """FileDataset reads images that are listed as `Entry`, each file once when it is made, to find broken ones.
 
     Raises:
         InputError: a file cannot be read or is truncated, or a mask has another size than its image.
@@ -98,11 +95,7 @@ class FileDataset(PictureFiles):
 
 
 def read_rgb(path: Path) -> np.ndarray:
-    """Read a picture as uint8 ``(height, width, 3)``.
-
-    Raises:
-        InputError: if it cannot be decoded.
-    """
+    """Read a picture as uint8 ``(height, width, 3)``; `InputError` if it cannot be decoded."""
     with readable(path), Image.open(path) as picture:
         return np.array(picture.convert("RGB"))
 
@@ -110,8 +103,7 @@ def read_rgb(path: Path) -> np.ndarray:
 def read_mask(path: Path) -> np.ndarray:
     """Read a mask as bool ``(height, width)``, set where grey is above half of white (0/1 masks: 1).
 
-    Raises:
-        InputError: if it cannot be decoded.
+    Raises `InputError` if it cannot be decoded.
     """
     with readable(path), Image.open(path) as picture:
         values = np.asarray(picture if picture.mode in {"P", "I", "I;16"} else picture.convert("L"))
@@ -121,8 +113,7 @@ def read_mask(path: Path) -> np.ndarray:
 def pictures_in(folder: Path, *, key: str) -> dict[str, Path]:
     """List the picture files directly in ``folder``, by stem, sorted.
 
-    Raises:
-        InputError: if the folder does not exist, or two pictures differ in their ending only.
+    Raises `InputError` if the folder does not exist, or two pictures differ in their ending only.
     """
     if not folder.is_dir():
         raise InputError(f"{key}: the folder {folder} does not exist")
@@ -136,16 +127,10 @@ def pictures_in(folder: Path, *, key: str) -> dict[str, Path]:
 
 
 def require_same_names(one: Iterable[str], one_folder: Path, other: Iterable[str], other_folder: Path) -> None:
-    """Check that two folders hold the same names.
-
-    Raises:
-        InputError: naming up to three that are missing, and from where.
-    """
-    one, other = set(one), set(other)
-    for missing, without, with_ in (
-        (one - other, other_folder, one_folder),
-        (other - one, one_folder, other_folder),
-    ):
+    """Check that two folders hold the same names; `InputError` with up to three that one of them lacks."""
+    sides = [(set(one), one_folder), (set(other), other_folder)]
+    for (here, with_), (there, without) in (sides, reversed(sides)):
+        missing = here - there
         if missing:
             names = ", ".join(sorted(missing)[:3]) + (", …" if len(missing) > 3 else "")
             raise InputError(f"{without} lacks {len(missing)} of the names in {with_}: {names}")
@@ -161,7 +146,6 @@ def _inspect(path: Path) -> tuple[tuple[int, int], bytes]:
 @lru_cache(maxsize=2**18)
 def _inspected(path: Path, modified: int, size_in_bytes: int) -> tuple[tuple[int, int], bytes]:
     """Inspect an unchanged file once a process, since each job of a sweep asks again."""
-    del modified, size_in_bytes
     with readable(path):
         content = path.read_bytes()
         with Image.open(io.BytesIO(content)) as picture:
@@ -175,11 +159,7 @@ def _inspected(path: Path, modified: int, size_in_bytes: int) -> tuple[tuple[int
 
 @contextmanager
 def readable(path: Path, hint: str = "replace or remove it") -> Iterator[None]:
-    """Name the picture at ``path``, with a hint, in an error that reading it raises.
-
-    Raises:
-        InputError: in place of what Pillow or the file system raises.
-    """
+    """Raise `InputError`, naming the picture and a hint, in place of what Pillow or the file system raises."""
     try:
         yield
     except (OSError, SyntaxError, ValueError) as error:

@@ -1,7 +1,5 @@
 """This module reads single pictures given on the command line, which have no classes, masks or splits."""
 
-from __future__ import annotations
-
 import glob
 import hashlib
 import itertools
@@ -18,11 +16,7 @@ from gradsam_exp.errors import InputError
 
 
 def find_pictures(given: str, *, key: str = "image") -> list[Path]:
-    """List a picture, the pictures in a folder, or those that match a glob.
-
-    Raises:
-        InputError: if there is none.
-    """
+    """List a picture, the pictures in a folder, or those that match a glob; `InputError` if there is none."""
     path = Path(given).expanduser()
     if path.is_file():
         return [path]
@@ -39,14 +33,11 @@ def find_pictures(given: str, *, key: str = "image") -> list[Path]:
 class GivenPictures(PictureFiles):
     """GivenPictures reads pictures as they lie on disk, turned as their camera says.
 
-    Every file is read once when this is made.
+    Every file is read once when this is made; `InputError` if one cannot be.
 
     Args:
         paths: the files; images are named by their stems, with a number where two are the same.
         max_side: px; larger ones are made smaller.
-
-    Raises:
-        InputError: if one cannot be read.
     """
 
     def __init__(self, paths: Sequence[Path], class_names: Sequence[str] = (), *, max_side: int = 512) -> None:
@@ -64,7 +55,7 @@ class GivenPictures(PictureFiles):
             state.update(f"{self.names[-1]}/{small.size}/".encode() + small.tobytes())
         self._fingerprint = state.hexdigest()
 
-    def with_classes(self, class_names: Sequence[str]) -> GivenPictures:
+    def with_classes(self, class_names: Sequence[str]) -> "GivenPictures":
         """Set the classes that the classifier knows, and return this data set."""
         self.class_names = tuple(class_names)
         return self
