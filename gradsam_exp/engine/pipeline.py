@@ -3,8 +3,6 @@
 A strategy may look at the masks and prompt again. Knows nothing of data sets, classifiers, Hydra or W&B.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -81,27 +79,16 @@ class Pipeline:
         return kept
 
     def _ask(self, ctx: PromptContext, embeddings: Embeddings, prompts: Prompts) -> PipelineResult:
+        """Masks one round's prompts; brings the kept masks alone to the original frame, and unites an image's."""
         segmentation = self.segmenter.decode(embeddings, prompts)
         choice = self.selector(ctx, segmentation)
-        return PipelineResult(
-            masks=self._masks(choice, segmentation, embeddings, len(ctx)),
-            choice=choice,
-            prompts=prompts,
-            segmentation=segmentation,
-            rounds=torch.ones(len(ctx), dtype=torch.long),
-        )
-
-    def _masks(
-        self, choice: Choice, segmentation: Segmentation, embeddings: Embeddings, count: int
-    ) -> Bool[Tensor, "batch height width"]:
-        """Brings the masks that are kept, and no others, to the original frame, and unites those of one image."""
-        masks = torch.zeros(count, *embeddings.original_size, dtype=torch.bool)
+        masks = torch.zeros(len(ctx), *embeddings.original_size, dtype=torch.bool)
         if len(choice):
             kept = segmentation.logits[choice.query, choice.candidate]
             originals = self.segmenter.to_original(kept, embeddings).cpu()
             for image, mask in zip(choice.image_index, originals, strict=True):
                 masks[image] |= mask
-        return masks
+        return PipelineResult(masks, choice, prompts, segmentation, rounds=torch.ones(len(ctx), dtype=torch.long))
 
 
 class SamForegroundPipeline(Pipeline):
@@ -144,7 +131,7 @@ def _chosen(result: PipelineResult) -> Float[Tensor, "batch low low"]:
     return _largest(result.choice, kept, len(result.masks))
 
 
-def _largest(choice: Choice, values: Float[Tensor, rows * shape], count: int) -> Float[Tensor, batch * shape]:
+def _largest(choice: Choice, values: Float[Tensor, "rows *shape"], count: int) -> Float[Tensor, "batch *shape"]:
     """Returns the elementwise maximum of the rows of each of ``count`` images; 0 for an image without any."""
     found = values.new_full((count, *values.shape[1:]), -torch.inf)
     for image, own in zip(choice.image_index, values, strict=True):

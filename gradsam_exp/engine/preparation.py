@@ -4,8 +4,6 @@ Images go in chunks whose bounds depend on the data set only. What each stage ma
 store, or made and put there.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -54,25 +52,16 @@ class Prepared:
     quality: Mapping[str, Float[Tensor, " batch"]] = field(default_factory=dict)
     stored: Mapping[str, str] = field(default_factory=dict)
 
-    def __getitem__(self, rows: slice) -> Prepared:
+    def __getitem__(self, rows: slice) -> "Prepared":
         """Return some of the images."""
-        return Prepared(
-            self.batch[rows],
-            self.heatmaps[rows],
-            self.embeddings[rows],
-            self.predicted[rows],
-            {name: values[rows] for name, values in self.quality.items()},
-            self.stored,
-        )
+        quality = {name: values[rows] for name, values in self.quality.items()}
+        cut = self.batch[rows], self.heatmaps[rows], self.embeddings[rows], self.predicted[rows]
+        return Prepared(*cut, quality, self.stored)
 
 
 @dataclass
 class Stopwatch:
-    """Counts seconds and images by stage.
-
-    Attributes:
-        on_change: called when a number has changed.
-    """
+    """Counts seconds and images by stage; ``on_change`` is called when a number has changed."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     images: dict[str, int] = field(default_factory=dict)
@@ -80,11 +69,7 @@ class Stopwatch:
 
     @contextmanager
     def time(self, stage: str, images: int = 0) -> Iterator[Callable[[int], None]]:
-        """Add the time spent inside to ``stage``, and at the end the images.
-
-        Yields:
-            To be called inside with the images of each part that is done.
-        """
+        """Add the time spent inside to ``stage``, and ``images`` at the end; yields what counts parts of them."""
         start, before, spent = time.perf_counter(), self.images.get(stage, 0), self.seconds.get(stage, 0.0)
 
         def count(done: int) -> None:
@@ -175,11 +160,7 @@ class Preparation:
             yield chunk.batch
 
     def missing(self, dataset: ImageDataset, among: Iterable[list[int]] | None = None) -> list[list[int]]:
-        """List the chunks of which the store lacks something, as indices of their images.
-
-        Args:
-            among: some of the chunks; None: all.
-        """
+        """List the chunks (``among`` these; None: all) of which the store lacks something, by images' indices."""
         chunks, origin = _chunks(dataset) if among is None else among, dataset.origin
         missing = []
         for indices in chunks:

@@ -1,7 +1,5 @@
 """This stage makes heatmaps: it asks an explainer where in the image the classifier looked."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -56,11 +54,7 @@ class Explained:
     def heatmaps(self, images: Tensor, labels: Tensor, batches: AdaptiveBatch) -> Heatmaps:
         """Explain images, a batch at a time; the heatmaps are on the CPU.
 
-        Args:
-            labels: the classifier's class ids; −1 where unknown.
-
-        Raises:
-            InputError: if true classes are to be explained and one is unknown.
+        Labels are class ids, −1 where unknown: an `InputError` if true classes are to be explained.
         """
         if self.target == "label" and (labels < 0).any():
             raise InputError(
@@ -86,12 +80,7 @@ class Explained:
 
 
 def explained_by(source: ClassifierSource, node: Node, *, device: torch.device, session: Session) -> Explained:
-    """Bring together a classifier and the explainer that a config node describes.
-
-    Args:
-        node: the ``explainer`` group: ``name``, ``target``, ``augment``, and the explainer's parameters.
-        session: keeps the classifier for the next run.
-    """
+    """Bring together a classifier and the explainer that ``node``, of the ``explainer`` group, describes."""
     own = {key: value for key, value in node.items() if key not in {"target", "augment"}}
 
     def load() -> tuple[nn.Module, Explainer]:

@@ -1,7 +1,5 @@
 """This stage draws or decodes images, with their true masks and labels."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,11 +38,7 @@ class Images(Stage):
 
 
 def align_classes(given: Sequence[str], known: Sequence[str]) -> Tensor:
-    """Find the classifier's id of each of the data set's classes.
-
-    Raises:
-        InputError: a class of the data set that the classifier does not know.
-    """
+    """Find the classifier's id of each of the data set's classes; `InputError` for one that it does not know."""
     for name in given:
         if name not in known:
             raise InputError(
