@@ -62,11 +62,7 @@ class Sources:
         file; other packages count by `library_versions`. Packages from elsewhere count with their distribution's
         version as well. All text counts, comments included.
 
-        Args:
-            modules: import paths, such as ``gradsam_exp.prompts.background``.
-
-        Raises:
-            ValueError: if there is no such module.
+        Raises ValueError if there is no such module.
         """
         homes = {_OWN, *(module.partition(".")[0] for module in modules)}
         found = {name: scan.digest for name, scan in self._closure(modules, homes)}

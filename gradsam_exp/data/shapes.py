@@ -97,7 +97,6 @@ class Shapes(ExampleDataset):
 
     def stencil(self, shape: str, size: int, index: int) -> Bool[np.ndarray, "size size"]:
         """Return the pixels of a shape in its box; here they are the same for every ``index``."""
-        del index
         return stencil(shape, size)
 
     def __getitem__(self, index: int) -> Sample:
@@ -110,7 +109,6 @@ class Shapes(ExampleDataset):
 
     def image_size(self, index: int) -> tuple[int, int]:
         """Return ``(width, height)``, which is the same for all images."""
-        del index
         return self.width, self.height
 
     @property

@@ -1,7 +1,5 @@
 """This module holds what the runs of one process share, and what a job knows besides its configuration."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,10 +21,7 @@ class Session:
     def keep(self, kind: str, key: Any, make: Callable[[], T]) -> T:
         """Return the thing of this kind that was last made, if for an equal key; else what ``make`` gives.
 
-        Args:
-            kind: such as ``segmenter``.
-            key: plain values that say all that the thing depends on.
-            make: called without arguments; nothing is kept if it raises.
+        The key says in plain values all that the thing depends on. Nothing is kept if ``make`` raises.
         """
         if kind not in self._kept or self._kept[kind][0] != key:
             self._kept.pop(kind, None)  # before its successor is made: both may not fit into memory

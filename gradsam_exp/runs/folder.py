@@ -185,14 +185,16 @@ class Run:
 
     @cached_property
     def prepared(self) -> list[dict[str, Any]]:
-        """Tells what the run took from the store: of each chunk ``example_ids``, and ``stored`` places by stage."""
+        """Tells what the run took from the store: of each chunk ``example_ids`` and ``stored`` places by stage."""
         chunks = self._json(PREPARED, "chunks")["chunks"]
         for chunk in chunks if isinstance(chunks, list) else [None]:
             if not (
                 isinstance(chunk, dict)
                 and isinstance(chunk.get("example_ids", []), list)
                 and isinstance(chunk.get("stored"), dict)
-                and all(isinstance(text, str) for text in [*chunk.get("example_ids", []), *chunk["stored"].values()])
+                and all(
+                    isinstance(text, str) for text in [*chunk.get("example_ids", []), *chunk["stored"].values()]
+                )
             ):
                 raise self._damaged(PREPARED, "is not understood")
         return chunks

@@ -1,7 +1,5 @@
 """A stage prepares one kind of thing for a chunk of images, and says in a key all that the thing depends on."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """This stage measures the quality of heatmaps before any prompt."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
