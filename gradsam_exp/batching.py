@@ -1,4 +1,4 @@
-"""This module decides how many rows are computed at once: fewer if they are large, half when memory runs out."""
+"""This module limits the batch size of network calls, and halves it after an out-of-memory error."""
 
 import ctypes
 import logging
@@ -31,7 +31,7 @@ def filled(rows: Tensor, most: int) -> Tensor:
 
 
 class AdaptiveBatch:
-    """AdaptiveBatch bounds how many rows are handled at once; what did not fit into memory is not tried again.
+    """AdaptiveBatch limits the batch size, and lowers the limit for good after an out-of-memory error.
 
     Args:
         stage: for messages, such as ``encode``.

@@ -1,4 +1,4 @@
-"""This module types the top of the configuration and makes the checks that need no files and no models.
+"""This module defines the configuration's top-level keys and checks their values, without files or models.
 
 Group nodes (``data``, ``pipeline``, …) are open here: their parameters are checked against the
 constructor that they configure, by `gradsam_exp.registry.Registry.build`. The knobs that strategies share are

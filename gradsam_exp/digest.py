@@ -73,7 +73,7 @@ class Sources:
         return digest([sorted(found.items()), foreign])
 
     def reached(self, *modules: str) -> list[str]:
-        """List the modules whose source counts, by name."""
+        """List the names of the modules whose source enters the digest."""
         homes = {_OWN, *(module.partition(".")[0] for module in modules)}
         return sorted(name for name, _ in self._closure(modules, homes))
 

@@ -41,7 +41,7 @@ def keep_traceback(folder: Path, error: BaseException) -> Path:
 
 
 def warn(message: str) -> None:
-    """Tell the user, and the run's log, of what the work goes on without."""
+    """Print a warning and write it to the log: something failed, and the run goes on without it."""
     log.warning("%s", message)
     if logging.getLogger().handlers:  # without a log, a warning is printed as it is
         print(f"gradsam_exp: {message}", file=sys.stderr)

@@ -52,7 +52,7 @@ class SweepWatch:
     ended: threading.Event = field(default_factory=threading.Event)
 
     def start(self) -> None:
-        """Say every second what is new: the jobs run in other processes."""
+        """Start a thread that prints newly finished jobs every second; they run in other processes."""
 
         def watch() -> None:
             while not self.ended.wait(POLL_S):
@@ -146,7 +146,7 @@ def store_of(config: DictConfig) -> Mapping[str, Any]:
 
 
 def end_watch() -> None:
-    """Say what is still to be said of the sweep that is under way, and stop watching."""
+    """Stop watching the current sweep and print the results that were not printed yet."""
     while _watches:
         watch = _watches.pop()
         watch.ended.set()

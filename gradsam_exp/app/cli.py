@@ -146,7 +146,7 @@ def run_job(cfg: DictConfig) -> float | None:
 
 
 def hidden_values(cfg: DictConfig) -> dict[str, str]:
-    """Find what resolvers (``${oc.env:KEY}``) gave, and how it is written instead: it may be a secret.
+    """Map each value that a resolver (``${oc.env:KEY}``) returned to its ``${…}`` text; it may be a secret.
 
     Strings that call one, and of each string the parts that came from a call. Values of fewer than
     `LEAST_HIDDEN` characters are no secrets, and stand in many a text.
@@ -177,7 +177,7 @@ def hidden_values(cfg: DictConfig) -> dict[str, str]:
 
 
 def without_values(text: str, hidden: Mapping[str, str]) -> str:
-    """Write `hidden_values` in a text as they are written in the configuration."""
+    """Replace the possibly secret values in a text by the ``${…}`` expressions that they came from."""
     for value in sorted(hidden, key=len, reverse=True):
         text = text.replace(value, hidden[value])
     return text

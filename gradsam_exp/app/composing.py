@@ -1,4 +1,4 @@
-"""Composes configurations from ``conf``, from the ``conf`` folders of installed plug-ins, and from overrides."""
+"""This module composes a checked `Config` for notebooks and scripts, and tells Hydra where config files lie."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""This module sets up Hydra's launchers and sweepers: defaults, thread counts of jobs, the extra that brings each.
+"""This module configures Hydra's launchers and sweepers: defaults, threads per job, the pip extra of each plug-in.
 
 The engines are Hydra's plugins: joblib, submitit (this machine or Slurm), Ray, Optuna.
 """

@@ -1,4 +1,4 @@
-"""This module defines what every data set offers, and the loader that makes batches of one image size."""
+"""This module defines the data set interface, and a loader that puts only images of equal size into a batch."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ class Shapes(ExampleDataset):
         return Drawing(image, mask, shape, left, top, size, opacity / 256)
 
     def stencil(self, shape: str, size: int, index: int) -> Bool[np.ndarray, "size size"]:
-        """Return the pixels of a shape in its box; here they are the same for every ``index``."""
+        """Return a shape's binary mask of ``size`` × ``size`` px; subclasses may vary it with ``index``."""
         return stencil(shape, size)
 
     def __getitem__(self, index: int) -> Sample:

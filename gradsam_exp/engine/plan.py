@@ -70,7 +70,7 @@ class Plan:
 
     @property
     def notes(self) -> list[str]:
-        """Says what a strategy's configuration chose besides, where nobody asked for it; one line each."""
+        """List notes for the user on settings that the prompt strategy chose by itself, such as its selector."""
         brought = self.pipeline.strategy.brings_selector
         if brought is None or brought != self.config.selector["name"] or self.job.given("selector"):
             return []

@@ -132,7 +132,7 @@ class Preparation:
 
     @property
     def recipe(self) -> list[str]:
-        """Digests what each stage's things depend on besides the images."""
+        """List each stage's digest of settings, source code and library versions, images not included."""
         return [stage.recipe for stage in self.stages]
 
     @property

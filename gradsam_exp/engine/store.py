@@ -111,7 +111,7 @@ class Store:
 
     @contextmanager
     def claim(self, key: str) -> Iterator[bool]:
-        """Take a piece of work in hand, if no other process has; tells whether it was free.
+        """Try to reserve a chunk for this process; yields False if another process is computing it.
 
         Only a hint, so that processes with the same work do different parts of it first; ``get`` keeps them
         from doing the same twice.

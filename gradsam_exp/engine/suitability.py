@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def settled(config: Config, file: ClassifierSource, job: Job) -> Config:
-    """Complete the configuration by the classifier's network, and make a single target layer a list.
+    """Fill in the classifier's backbone and input size, and turn a single target layer into a list.
 
     Raises `InputError` if something else was given of the network, or no target layer at all.
     """

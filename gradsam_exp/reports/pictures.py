@@ -54,7 +54,7 @@ class Pictures:
 
 
 def heat_source(run: Run) -> str:
-    """Name where a run's heatmaps come from: equal names, equal heatmaps of the same images."""
+    """Return an id of a run's heatmaps: runs with equal ids have equal heatmaps of the same images."""
     try:
         return digest([chunk["stored"].get("heatmaps", str(run.folder)) for chunk in run.prepared])
     except InputError:  # of an earlier version, which did not say

@@ -233,7 +233,7 @@ class Run:
 
     @property
     def is_whole(self) -> bool:
-        """Says whether a finished run has its files, and these are not damaged as far as a glance can tell."""
+        """Says whether a finished run's files exist and pass a quick check for damage."""
         from pyarrow import ArrowException  # noqa: PLC0415
         from pyarrow.parquet import read_metadata  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""This module compares two runs on the same images, image by image."""
+"""This module computes paired statistics of two runs: mean difference, bootstrap interval, Wilcoxon p-value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""This module pools runs that differ in a seed only into one row."""
+"""This module averages runs that differ only in seed or trained checkpoint into one row, image by image."""
 
 from __future__ import annotations
 

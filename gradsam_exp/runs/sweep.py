@@ -1,4 +1,4 @@
-"""This module makes one table of all runs of a sweep, or from anywhere, and compares them image by image."""
+"""This module builds the results table of a sweep or of any runs, with paired differences from a baseline."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class View:
         return Embeddings(levels, seen[0], seen[1], embeddings.image_of)
 
     def of_prompts(self, prompts: Prompts, embeddings: Embeddings) -> Prompts:
-        """Move prompts to where this view shows what they mean; ``embeddings`` are the plain image's."""
+        """Transform prompts from the plain image's coordinates to this view's."""
         points, boxes, masks = prompts.points, prompts.boxes, prompts.mask_logits
         images = embeddings.images_asked(prompts)
         height, width = embeddings.original_sizes[images].T

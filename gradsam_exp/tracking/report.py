@@ -1,4 +1,4 @@
-"""This module makes a sweep's workspace view and report for W&B: without the service, uploaded with a key.
+"""This module builds a sweep's W&B workspace and report offline, and uploads them if there is an API key.
 
 It needs the package ``wandb_workspaces``, which the extra ``wandb`` brings.
 """
@@ -143,7 +143,7 @@ def build_report(facts: SweepFacts, *, entity: str, project: str) -> wr.Report:
 
 
 def findings(facts: SweepFacts) -> list[str]:
-    """Sentences on the best run and on what is no choice."""
+    """Return sentences on which run has the best mIoU, and how many runs are upper bounds."""
     found = []
     if facts.best is not None:
         values = {key: given[facts.best] for key, given in facts.knobs.items()}

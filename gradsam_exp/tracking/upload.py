@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 def within(seconds: float, call: Callable[[], T]) -> T | None:
-    """Return what a call gives, or None if it takes longer; it is then left to itself."""
+    """Call a function in a thread; return its result, or None if it takes longer than ``seconds``."""
     found: list[T] = []
     thread = threading.Thread(target=lambda: found.append(call()), daemon=True)
     thread.start()

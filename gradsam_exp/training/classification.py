@@ -1,4 +1,4 @@
-"""This module gives a classifier's training its batches and initial weights, and measures its accuracy."""
+"""This module holds helpers of ``task=train``: data loader, copied initial weights, accuracy per class."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""This module starts and resumes trainings: a checkpoint cannot run code, and Ctrl-C says how to go on."""
+"""This module runs Lightning's fit for both trainings, and safely loads and checks a checkpoint to resume from."""
 
 import signal
 from collections.abc import Callable, Mapping

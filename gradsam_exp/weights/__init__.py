@@ -1,4 +1,4 @@
-"""This room holds the shipped weights, and reads and writes the file format of all trained weights.
+"""This package holds the shipped weights, and reads and writes the file format of all trained weights.
 
 A weights file is safetensors in half precision with a JSON header that says what it is. The digests of
 the shipped ones are in ``index.json`` and are checked on every load.
