@@ -1,7 +1,5 @@
 """This module holds the error that a person's input can cause, and helps to word messages."""
 
-from __future__ import annotations
-
 import difflib
 import logging
 import sys

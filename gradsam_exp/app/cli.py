@@ -3,8 +3,6 @@
 Imports nothing heavy, so that ``--help`` and a mistyped override answer at once.
 """
 
-from __future__ import annotations
-
 import gc
 import logging
 import os

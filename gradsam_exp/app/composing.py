@@ -1,7 +1,5 @@
 """Composes configurations from ``conf``, from the ``conf`` folders of installed plug-ins, and from overrides."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from importlib.metadata import entry_points
 from importlib.util import find_spec

@@ -3,8 +3,6 @@
 The engines are Hydra's plugins: joblib, submitit (this machine or Slurm), Ray, Optuna.
 """
 
-from __future__ import annotations
-
 import math
 import os
 from contextlib import suppress

@@ -3,8 +3,6 @@
 These are the only places that reach into other packages' private interfaces.
 """
 
-from __future__ import annotations
-
 import atexit
 import gc
 import os

@@ -3,8 +3,6 @@
 Knows images, heatmaps, prompts and masks; nothing of configs or folders.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path

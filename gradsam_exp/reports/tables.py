@@ -1,7 +1,5 @@
 """This module writes a sweep's tables for people: in Markdown, for LaTeX and in the terminal."""
 
-from __future__ import annotations
-
 import html
 import re
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """This module makes the table of metrics that a run prints at its end."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from rich.table import Table

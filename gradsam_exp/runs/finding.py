@@ -1,7 +1,5 @@
 """This module finds runs on disk, and says what each of them varied and what they have in common."""
 
-from __future__ import annotations
-
 import glob
 import os
 import re

@@ -1,7 +1,5 @@
 """This module compares two runs on the same images, image by image."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """This module pools runs that differ in a seed only into one row."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

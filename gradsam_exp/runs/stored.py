@@ -1,7 +1,5 @@
 """This module reads images and heatmaps that a run took from the store, without making anything."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any

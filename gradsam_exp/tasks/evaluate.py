@@ -1,7 +1,5 @@
 """``task=evaluate`` explains, prompts, segments and scores one split, and leaves a whole run's folder."""
 
-from __future__ import annotations
-
 import logging
 from collections import defaultdict
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """``task=explain`` shows what a classifier sees in any picture, where, and the mask SAM makes of it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

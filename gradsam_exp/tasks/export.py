@@ -1,7 +1,5 @@
 """``task=export`` writes the built-in shapes as files, in the layout of ``data=synthetic_shapes``."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Literal
 

@@ -3,8 +3,6 @@
 No classifier is involved: what is measured is the segmenter alone.
 """
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import numpy as np

@@ -1,7 +1,5 @@
 """``task=report`` compares any finished runs: it writes one page to look at, and the tables of a sweep."""
 
-from __future__ import annotations
-
 from gradsam_exp.config import Config
 from gradsam_exp.console import console
 from gradsam_exp.engine.session import Job

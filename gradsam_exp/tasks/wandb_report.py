@@ -1,7 +1,5 @@
 """``task=wandb_report`` makes a sweep's workspace view and report: JSON files and, with a key, pages on W&B."""
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 from pathlib import Path
 

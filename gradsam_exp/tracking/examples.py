@@ -1,7 +1,5 @@
 """This module picks the images of a finished run that are worth looking at, from its files and the store."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """This module makes what W&B shows of images: masks to switch on and off, heatmap, prompts, every metric."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

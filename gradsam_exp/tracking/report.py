@@ -3,8 +3,6 @@
 It needs the package ``wandb_workspaces``, which the extra ``wandb`` brings.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ A server that is closed, hangs, refuses the key or fails in the middle costs one
 they are and ``wandb sync`` uploads them at any later time.
 """
 
-from __future__ import annotations
-
 import atexit
 import logging
 import os
