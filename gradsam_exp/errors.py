@@ -38,8 +38,13 @@ def keep_traceback(folder: Path, error: BaseException) -> Path:
     return path
 
 
+def say(line: str) -> None:
+    """Print a line to the user, where it cannot be taken for a result."""
+    print(f"gradsam_exp: {line}", file=sys.stderr)
+
+
 def warn(message: str) -> None:
     """Tell the user, and the run's log, of what the work goes on without."""
     log.warning("%s", message)
     if logging.getLogger().handlers:  # without a log, a warning is printed as it is
-        print(f"gradsam_exp: {message}", file=sys.stderr)
+        say(message)

@@ -17,8 +17,6 @@ def pool_runs(runs: Runs, table: pd.DataFrame, varied: Sequence[str]) -> pd.Data
     """Average the finished runs of a sweep that differ in `SEEDS` only, image by image.
 
     Args:
-        runs: of the comparison.
-        table: one row for each of them.
         varied: columns of ``table`` that hold what was varied.
 
     Returns:

@@ -56,11 +56,10 @@ def stored_heatmaps(
     Raises:
         InputError: the run does not say where they are.
     """
-    chunks = _chunks(run, store, "heatmaps", names)
     return {
-        name: tensors["values"][k].numpy()
-        for ids, tensors in chunks
-        for k, name in enumerate(ids)
+        name: values.numpy()
+        for ids, tensors in _chunks(run, store, "heatmaps", names)
+        for name, values in zip(ids, tensors["values"], strict=True)
         if name in names
     }
 
