@@ -23,11 +23,7 @@ def run(config: Config, job: Job) -> None:
 
 
 def write(
-    config: Config,
-    job: Job,
-    *,
-    to: str | None = None,
-    splits: list[Literal["train", "val", "test"]],
+    config: Config, job: Job, *, to: str | None = None, splits: list[Literal["train", "val", "test"]]
 ) -> None:
     """See ``conf/task/export.yaml``."""
     root = Path(to).expanduser() if to is not None else job.folder / "shapes"

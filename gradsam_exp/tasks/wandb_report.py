@@ -18,7 +18,6 @@ def run(config: Config, job: Job) -> None:
     Raises:
         InputError: no sweep, no W&B, or the extra is not installed.
     """
-    del job
     settings = wandb_settings(config.logger)
     if settings is None:
         raise InputError("task=wandb_report needs logger=wandb")
