@@ -5,8 +5,6 @@ constructor that they configure, by `gradsam_exp.registry.Registry.build`. The k
 checked by `gradsam_exp.prompts.base.check_knobs`, which knows their ranges.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -58,7 +56,7 @@ class Config:
     task: Node = field(default_factory=dict)
 
 
-GROUPS = tuple(f.name for f in fields(Config) if "dict" in str(f.type) or f.type == "Node")
+GROUPS = tuple(f.name for f in fields(Config) if f.type == Node)
 KNOBS = tuple(f.name for f in fields(Config) if f.name not in GROUPS)
 
 

@@ -1,7 +1,5 @@
 """This module composes a checked `Config` for notebooks and scripts, and tells Hydra where config files lie."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from importlib.metadata import entry_points
 from importlib.util import find_spec

@@ -1,7 +1,5 @@
 """This module picks the few images of a run that are drawn: the first by name, and those of the lowest IoU."""
 
-from __future__ import annotations
-
 from bisect import insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 They are read from the store, where the runs say that they left them; nothing is computed or fetched for a report.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 import math

@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from gradsam_exp.errors import InputError, first_line
 from gradsam_exp.runs.provenance import PROVENANCE
 from gradsam_exp.runs.saved_config import without_resolvers
-from gradsam_exp.runs.writing import replaced, write_json, write_parquet
+from gradsam_exp.runs.writing import replaced, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -187,16 +187,8 @@ class Run:
     def prepared(self) -> list[dict[str, Any]]:
         """Tells what the run took from the store: of each chunk ``example_ids`` and ``stored`` places by stage."""
         chunks = self._json(PREPARED, "chunks")["chunks"]
-        for chunk in chunks if isinstance(chunks, list) else [None]:
-            if not (
-                isinstance(chunk, dict)
-                and isinstance(chunk.get("example_ids", []), list)
-                and isinstance(chunk.get("stored"), dict)
-                and all(
-                    isinstance(text, str) for text in [*chunk.get("example_ids", []), *chunk["stored"].values()]
-                )
-            ):
-                raise self._damaged(PREPARED, "is not understood")
+        if not isinstance(chunks, list) or not all(map(_is_chunk, chunks)):
+            raise self._damaged(PREPARED, "is not understood")
         return chunks
 
     @property
@@ -255,10 +247,8 @@ class Run:
         if missing:
             raise self._damaged(PER_IMAGE, f"has no {', '.join(sorted(missing))}")
         for name in ("iou", "predicted_iou"):
-            values = self.images[name]
-            if values.isna().all():
-                continue
-            if not is_numeric_dtype(values) or np.isinf(values.to_numpy(dtype="float64")).any():
+            values = self.images[name].dropna()
+            if len(values) and (not is_numeric_dtype(values) or np.isinf(values.to_numpy("float64")).any()):
                 raise self._damaged(PER_IMAGE, f"has values of {name} that are no finite numbers")
 
     def _damaged(self, name: str, problem: str) -> InputError:
@@ -342,8 +332,9 @@ class Run:
         upper_bound: bool,
     ) -> None:
         """Write the tables, what was taken from the store, the provenance, and ``metrics.json`` last."""
-        write_parquet(self.folder / PER_IMAGE, per_image)
-        write_parquet(self.folder / PREDICTIONS, predictions)
+        for name, table in ((PER_IMAGE, per_image), (PREDICTIONS, predictions)):
+            with replaced(self.folder / name) as partial:
+                table.to_parquet(partial, index=False)
         write_json(self.folder / PREPARED, {"chunks": list(prepared)}, indent=None)
         write_json(self.folder / PROVENANCE, provenance)
         found = {"identity": identity, "status": "finished", "upper_bound": upper_bound, "metrics": metrics}
@@ -354,13 +345,11 @@ class Run:
         """Copy a whole run with its drawings; the provenance says from where."""
         if earlier.figures.is_dir():
             shutil.copytree(earlier.figures, self.figures, dirs_exist_ok=True)
-        for name in (*TABLES, PREPARED):
+        write_json(self.folder / PROVENANCE, {**earlier.provenance, "reused_from": str(earlier.folder)})
+        for name in (*TABLES, PREPARED, METRICS):
             if (earlier.folder / name).is_file():
                 with replaced(self.folder / name) as partial:
                     shutil.copyfile(earlier.folder / name, partial)
-        write_json(self.folder / PROVENANCE, {**earlier.provenance, "reused_from": str(earlier.folder)})
-        with replaced(self.folder / METRICS) as partial:
-            shutil.copyfile(earlier.folder / METRICS, partial)
         self._forget()
 
     def finish_without_metrics(self, status: str = "finished", **more: str) -> None:
@@ -382,21 +371,19 @@ class Run:
 
 def _is_summary(metric: Any) -> bool:
     """Whether a metric's ``mean`` and ``ci95`` are finite numbers or None, and ``n`` is a count."""
+    match metric:
+        case {"mean": mean, "ci95": [low, high], "n": int(n)}:
+            known = [value for value in (mean, low, high) if value is not None]
+            return n >= 0 and all(type(value) in (int, float) and math.isfinite(value) for value in known)
+    return False
 
-    def number(value: Any) -> bool:
-        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        return value is None or is_number
 
-    return (
-        isinstance(metric, dict)
-        and {"mean", "ci95", "n"} <= set(metric)
-        and number(metric["mean"])
-        and isinstance(metric["ci95"], list)
-        and len(metric["ci95"]) == 2
-        and all(map(number, metric["ci95"]))
-        and isinstance(metric["n"], int)
-        and metric["n"] >= 0
-    )
+def _is_chunk(chunk: Any) -> bool:
+    """Whether an entry of ``prepared.json`` names its examples (images, once) and where their stages are stored."""
+    match chunk:
+        case {"example_ids": [*ids], "stored": {**stored}} | {"image_ids": [*ids], "stored": {**stored}}:
+            return all(isinstance(text, str) for text in [*ids, *stored.values()])
+    return False
 
 
 @contextmanager

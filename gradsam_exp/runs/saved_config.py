@@ -3,8 +3,6 @@
 A configuration may come from anybody, and a resolver such as ``oc.env`` would read the reader's environment.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Any
