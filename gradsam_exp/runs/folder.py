@@ -379,7 +379,7 @@ def _is_summary(metric: Any) -> bool:
 
 
 def _is_chunk(chunk: Any) -> bool:
-    """Whether an entry of ``prepared.json`` names its examples (images, once) and where their stages are stored."""
+    """Whether an entry of ``prepared.json`` names its examples (or images) and where their stages are stored."""
     match chunk:
         case {"example_ids": [*ids], "stored": {**stored}} | {"image_ids": [*ids], "stored": {**stored}}:
             return all(isinstance(text, str) for text in [*ids, *stored.values()])
