@@ -255,7 +255,10 @@ def align_classes(given: Sequence[str], known: Sequence[str]) -> Tensor:
         alike = [exact[name]] if name in exact else loose[plain_name(name)]
         if len(alike) != 1:
             hint = did_you_mean(name, known)
-            raise InputError(f"the data set's class {name!r} is not one the classifier knows{hint}")
+            raise InputError(
+                f"the data set's class {name!r} is not one the classifier knows{hint}; "
+                "train one on these classes (task=train), or score masks alone by data.labels=none"
+            )
         found += alike
     return torch.tensor(found, dtype=torch.long)
 
