@@ -46,7 +46,7 @@ from gradsam_exp.prompts.base import STRATEGIES
 from gradsam_exp.segmenters.base import Embeddings
 from gradsam_exp.segmenters.checkpoints import load_segmenter
 from gradsam_exp.segmenters.sam import SamSegmenter
-from gradsam_exp.types import Heatmaps, ImageBatch, PromptContext, Prompts
+from gradsam_exp.types import Heatmaps, ExampleBatch, PromptContext, Prompts
 
 JOBS = ["pipeline=fg,fgbg", "bg_threshold=0.05,0.1,0.15,0.2,0.3", "grid_offset=1,2"]
 JOB_COUNT = 20
@@ -134,7 +134,7 @@ def _sweep(overrides: list[str]) -> float:
     return times[-1] - times[0]
 
 
-def _draw(dataset: Shapes) -> list[ImageBatch]:
+def _draw(dataset: Shapes) -> list[ExampleBatch]:
     starts = range(0, len(dataset), 64)
     return [collate([dataset[k] for k in range(start, min(start + 64, len(dataset)))]) for start in starts]
 
@@ -144,13 +144,13 @@ def _classifier() -> ImageClassifier:
     return find_classifier("shipped:resnet18-shapes").load()
 
 
-def _explain(batch: ImageBatch) -> Heatmaps:
+def _explain(batch: ExampleBatch) -> Heatmaps:
     explainer = GradCAM(_classifier(), ["layer2.-1"])
     return Heatmaps.joined([explainer(images) for images in batch.images.split(32)])
 
 
-def _different_runs(batch: ImageBatch, heatmaps: Heatmaps) -> list[Prompts]:
-    ctx = PromptContext(batch.images, heatmaps, batch.image_ids)
+def _different_runs(batch: ExampleBatch, heatmaps: Heatmaps) -> list[Prompts]:
+    ctx = PromptContext(batch.images, heatmaps, batch.example_ids)
     strategies = [{"name": "fg", "grid_offset": offset} for offset in (1, 2)]
     strategies += [
         {"name": "fgbg", "grid_offset": offset, "bg_threshold": threshold}
@@ -160,7 +160,7 @@ def _different_runs(batch: ImageBatch, heatmaps: Heatmaps) -> list[Prompts]:
     return [STRATEGIES.build(node).propose(ctx) for node in strategies]
 
 
-def _limit(segmenter: SamSegmenter, batches: list[ImageBatch], asked: list[list[Prompts]]) -> None:
+def _limit(segmenter: SamSegmenter, batches: list[ExampleBatch], asked: list[list[Prompts]]) -> None:
     for batch, different in zip(batches, asked, strict=True):
         embeddings = segmenter.encode(batch.images)
         for prompts in different:
@@ -173,7 +173,7 @@ def _best_masks(segmenter: SamSegmenter, embeddings: Embeddings, prompts: Prompt
     segmenter.to_original(answer.logits[torch.arange(len(best)), best], embeddings)
 
 
-def _naive(segmenter: SamSegmenter, batch: ImageBatch, count: int) -> None:
+def _naive(segmenter: SamSegmenter, batch: ExampleBatch, count: int) -> None:
     """One job on ``count`` images, one after the other, as scripts do it."""
     explain, predictor = GradCAM(_classifier(), ["layer2.-1"]), SamPredictor(segmenter.model)
     strategy = STRATEGIES.build({"name": "fgbg"})

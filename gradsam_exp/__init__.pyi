@@ -34,8 +34,8 @@ from .segmenters.sam import SamSegmenter as SamSegmenter
 from .selectors.base import SELECTORS as SELECTORS
 from .selectors.score import PredictedIoU as PredictedIoU
 from .types import Choice as Choice
+from .types import ExampleBatch as ExampleBatch
 from .types import Heatmaps as Heatmaps
-from .types import ImageBatch as ImageBatch
 from .types import PromptContext as PromptContext
 from .types import Prompts as Prompts
 from .types import Segmentation as Segmentation

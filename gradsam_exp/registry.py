@@ -169,8 +169,9 @@ def check_value(key: str, annotation: Any, value: Any) -> Any:
     Raises:
         InputError: naming ``key`` if it does not fit.
     """
+    config = None if is_dataclass(annotation) else ConfigDict(arbitrary_types_allowed=True)
     try:
-        return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
+        return TypeAdapter(annotation, config=config).validate_python(value)
     except ValidationError as error:
         raise InputError(f"{key}={value!r}: {first_problem(error)}") from error
 

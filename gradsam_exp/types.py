@@ -33,7 +33,7 @@ _Rows = TypeVar("_Rows", bound="TensorRows")
 
 @dataclass(frozen=True)
 class TensorRows:
-    """Values of this kind hold tensors with a row for each of the same things: cut, moved and joined together."""
+    """Base class of containers of tensors that share their first dimension: index, move and join them."""
 
     def as_tensors(self) -> dict[str, Tensor]:
         """Return the tensors that are there, by name."""
@@ -62,35 +62,81 @@ class TensorRows:
 
 
 @dataclass(frozen=True)
-class ImageBatch(TensorRows):
-    """An image batch holds images of one size and what is known about them; on the CPU unless moved by `to`.
+class ExampleBatch:
+    """An example batch holds different images of one size and what is to be found in them; on the CPU.
+
+    An example is an image with a class, or with one object in it. Examples of one image are never in two batches,
+    and follow each other.
 
     Attributes:
         images: RGB, 0..255, in the original frame.
-        masks: the true object masks, or None where there are none.
-        labels: true class ids, −1 where unknown.
+        image_of: the image of each example.
+        labels: true class ids of the examples, −1 where unknown.
+        masks: the examples' true masks, or None where there are none.
+        counted: the pixels that count for each example; None: all.
+        ranks: the class to explain, by its rank among the classifier's scores (0: the best); None: not asked for.
         image_ids: one unique name per image.
+        example_ids: one unique name per example; the image's where it has no other.
     """
 
     images: Images
-    masks: Masks | None
+    image_of: Int[Tensor, " batch"]
     labels: Int[Tensor, " batch"]
+    masks: Masks | None
     image_ids: tuple[str, ...]
+    example_ids: tuple[str, ...]
+    counted: Masks | None = None
+    ranks: Int[Tensor, " batch"] | None = None
 
-    def __getitem__(self, rows: slice | Tensor) -> ImageBatch:
-        """Return some of the images."""
-        kept = torch.arange(len(self))[rows]
-        return replace(super().__getitem__(rows), image_ids=tuple(self.image_ids[row] for row in kept))
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @classmethod
+    def one_each(
+        cls, images: Images, masks: Masks | None, labels: Int[Tensor, " batch"], image_ids: Sequence[str]
+    ) -> ExampleBatch:
+        """Make a batch in which every image is one example."""
+        names = tuple(image_ids)
+        return cls(images, torch.arange(len(images)), labels, masks, names, names)
+
+    def of_images(self, rows: slice) -> ExampleBatch:
+        """Return some of the images with their examples."""
+        kept = torch.arange(len(self.images))[rows]
+        examples = self.examples_of(rows)
+        return ExampleBatch(
+            images=self.images[rows],
+            image_of=torch.searchsorted(kept, self.image_of[examples]),
+            labels=self.labels[examples],
+            masks=None if self.masks is None else self.masks[examples],
+            image_ids=self.image_ids[rows],
+            example_ids=tuple(self.example_ids[row] for row in examples),
+            counted=None if self.counted is None else self.counted[examples],
+            ranks=None if self.ranks is None else self.ranks[examples],
+        )
+
+    def examples_of(self, rows: slice) -> Int[Tensor, " rows"]:
+        """Return the numbers of the examples of some images."""
+        return torch.isin(self.image_of, torch.arange(len(self.images))[rows]).nonzero().flatten()
 
     @property
     def size(self) -> tuple[int, int]:
         """Return ``(height, width)`` of every image, in pixels."""
         return self.images.shape[-2], self.images.shape[-1]
 
+    @property
+    def image_id_of(self) -> list[str]:
+        """Return the name of each example's image."""
+        return [self.image_ids[image] for image in self.image_of.tolist()]
+
+    @property
+    def own_images(self) -> Images:
+        """Return each example's image: those of several examples are repeated."""
+        return self.images if len(self) == len(self.images) else self.images[self.image_of]
+
 
 @dataclass(frozen=True)
 class Heatmaps(TensorRows):
-    """Heatmaps say where the classifier looked, one map per image; on the CPU, or as an explainer makes them.
+    """Heatmaps say where the classifier looked, one map per example; on the CPU, or as an explainer makes them.
 
     Attributes:
         values: saliency in the original frame, min–max scaled to [0, 1] per image.
@@ -107,17 +153,17 @@ class Heatmaps(TensorRows):
 
 @dataclass(frozen=True)
 class Prompts(TensorRows):
-    """Prompts are what a segmenter is asked, one row per query; on the CPU. An image can have several, or none.
+    """Prompts are what a segmenter is asked, one row per query; on the CPU. An example can have several, or none.
 
     Attributes:
-        image_index: which image of the batch each query belongs to.
+        example_index: which example of the batch each query belongs to.
         points: ``(x, y)`` in pixels of the original frame.
         labels: 1 foreground, 0 background, −1 "no point here" (padding, never shown to SAM).
         boxes: ``x0, y0, x1, y1`` in pixels of the original frame.
         mask_logits: low-resolution logits in SAM's input frame.
     """
 
-    image_index: Int[Tensor, " queries"]
+    example_index: Int[Tensor, " queries"]
     points: Float[Tensor, "queries points 2"]
     labels: Int[Tensor, "queries points"]
     boxes: Float[Tensor, "queries 4"] | None = None
@@ -164,35 +210,35 @@ class Prompts(TensorRows):
 
 @dataclass(frozen=True)
 class Segmentation(TensorRows):
-    """A segmentation holds the masks that a segmenter offers for each query, on its device (not ``image_index``).
+    """A segmentation holds the masks that a segmenter offers for each query, on its device (not the index).
 
     Attributes:
         logits: low-resolution mask logits of every candidate, in the segmenter's padded input frame; candidate 0
             is SAM's single-mask output, the others are its alternatives.
         predicted_iou: the segmenter's own estimate of each candidate's IoU with the object.
-        image_index: which image of the batch each query belongs to; on the CPU.
+        example_index: which example of the batch each query belongs to; on the CPU.
         single: the candidate that the segmenter's own single-mask rule gives for each query; None stands for
             candidate 0.
     """
 
     logits: Float[Tensor, "queries candidates low low"]
     predicted_iou: Float[Tensor, "queries candidates"]
-    image_index: Int[Tensor, " queries"]
+    example_index: Int[Tensor, " queries"]
     single: Int[Tensor, " queries"] | None = None
 
 
 @dataclass(frozen=True)
 class Choice(TensorRows):
-    """A choice says which candidate masks are kept; on the CPU. An image's rows are united; it may have none.
+    """A choice says which candidate masks are kept; on the CPU. An example's rows are united; it may have none.
 
     Attributes:
-        image_index: which image of the batch each row is about.
+        example_index: which example of the batch each row is about.
         query: row of the `Segmentation`.
         candidate: which of that query's masks.
         predicted_iou: the segmenter's own estimate of that mask's IoU.
     """
 
-    image_index: Int[Tensor, " rows"]
+    example_index: Int[Tensor, " rows"]
     query: Int[Tensor, " rows"]
     candidate: Int[Tensor, " rows"]
     predicted_iou: Float[Tensor, " rows"]
@@ -200,7 +246,7 @@ class Choice(TensorRows):
 
 @runtime_checkable
 class Frames(Protocol):
-    """Frames lead from the original frame to a segmenter's low-resolution grid and back, for one batch."""
+    """Frames converts maps and masks between image size and a segmenter's low-resolution grid, for one batch."""
 
     def to_low_res(self, values: Maps) -> LowRes:
         """Bring maps of the original frame to the low-resolution grid, on their own device; 0 on padding."""
@@ -214,9 +260,9 @@ class PromptContext:
     """A prompt context is what is known about a batch when prompts and masks are chosen, all on the CPU.
 
     Attributes:
-        images: RGB 0..255 in the original frame.
+        images: RGB 0..255 in the original frame; each example's, so that an image of several comes several times.
         heatmaps: where the classifier looked.
-        image_ids: one name per image; numbers if left out.
+        example_ids: one name per example; numbers if left out.
         seed: what random strategies draw depends on it; see `generator`.
         masks: the true masks, for strategies and selectors that declare ``needs_truth`` only; else None.
         frames: the segmenter's frames; None where no segmenter is involved.
@@ -227,17 +273,17 @@ class PromptContext:
 
     images: Images
     heatmaps: Heatmaps
-    image_ids: Sequence[str] = ()
+    example_ids: Sequence[str] = ()
     seed: int = 0
     masks: Masks | None = None
     frames: Frames | None = None
 
     def __post_init__(self) -> None:
-        if not self.image_ids:
-            object.__setattr__(self, "image_ids", tuple(map(str, range(len(self.images)))))
-        if not len(self.images) == len(self.heatmaps) == len(self.image_ids):
+        if not self.example_ids:
+            object.__setattr__(self, "example_ids", tuple(map(str, range(len(self.images)))))
+        if not len(self.images) == len(self.heatmaps) == len(self.example_ids):
             raise ValueError(
-                f"{len(self.images)} images, {len(self.heatmaps)} heatmaps and {len(self.image_ids)} names "
+                f"{len(self.images)} images, {len(self.heatmaps)} heatmaps and {len(self.example_ids)} names "
                 "do not belong together"
             )
         for name in ("images", "heatmaps", "masks"):
@@ -272,8 +318,8 @@ class PromptContext:
         return torch.tensor([(width - 1) / 2, (height - 1) / 2])
 
     def generator(self, row: int) -> np.random.Generator:
-        """Return the random numbers of one image, which are the same however images are batched."""
-        return np.random.default_rng([self.seed, *self.image_ids[row].encode()])
+        """Return the random numbers of one example, which are the same however examples are batched."""
+        return np.random.default_rng([self.seed, *self.example_ids[row].encode()])
 
 
 def stack_points(rows: Sequence[Sequence[tuple[float, float, int]]]) -> tuple[Tensor, Tensor]:

@@ -32,7 +32,9 @@ class Album(Segmenter):
         """Two levels: red at full, green at half resolution."""
         size = (images.shape[-2], images.shape[-1])
         red, green = (images[:, channel : channel + 1].to(self.device).float() for channel in (0, 1))
-        return Embeddings((red, green[..., ::2, ::2]), (4 * size[0], 4 * size[1]), size)  # as SAM: 4 px a cell
+        return Embeddings.of_one_size(
+            [red, green[..., ::2, ::2]], (4 * size[0], 4 * size[1]), size
+        )  # as SAM: 4 px a cell
 
     def decode(self, embeddings: Embeddings, prompts: Prompts) -> Segmentation:
         """See the class."""
@@ -50,7 +52,7 @@ class Album(Segmenter):
         )
         inside = away[:, None] <= radii[..., None, None]
         predicted_iou = (0.5 + 0.4 * torch.sin(middle.sum(1, keepdim=True) + 2 * radii)).clamp(0, 1)
-        return Segmentation(torch.where(inside, 4.0, -4.0), predicted_iou, prompts.image_index)
+        return Segmentation(torch.where(inside, 4.0, -4.0), predicted_iou, prompts.example_index)
 
     def to_original(self, logits: Tensor, embeddings: Embeddings) -> Tensor:
         """Without the padding."""

@@ -21,7 +21,7 @@ from gradsam_exp.data.shapes import SHAPES, Shapes
 from gradsam_exp.data.synthetic_shapes import export
 from gradsam_exp.segmenters.compact import build_compact
 from gradsam_exp.segmenters.sam import SamSegmenter
-from gradsam_exp.types import ImageBatch
+from gradsam_exp.types import ExampleBatch
 
 os.environ["WANDB_MODE"] = "offline"
 os.environ["WANDB_SILENT"] = "true"
@@ -68,7 +68,7 @@ def shapes() -> Shapes:
 
 
 @pytest.fixture(scope="session")
-def batch(shapes: Shapes) -> ImageBatch:
+def batch(shapes: Shapes) -> ExampleBatch:
     return collate([shapes[k] for k in range(8)])
 
 

@@ -1,4 +1,4 @@
-"""`ImageClassifier` is the classifier under study: a torchvision network that knows its classes and its transform.
+"""`ImageClassifier` is a torchvision network with class names, input transform and Lightning training steps.
 
 This module knows nothing of heatmaps, data sets or files' places.
 """
@@ -17,7 +17,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from gradsam_exp.classifiers.transform import Transform
 from gradsam_exp.errors import InputError, did_you_mean
-from gradsam_exp.types import ImageBatch
+from gradsam_exp.types import ExampleBatch
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -67,10 +67,10 @@ class ImageClassifier(pl.LightningModule):
         """Compute the logits of uint8 images ``(B, 3, H, W)``, or of network input, which is floating-point."""
         return self.backbone(images if images.is_floating_point() else self.transform(images))
 
-    def training_step(self, batch: ImageBatch, batch_index: int) -> Tensor:
+    def training_step(self, batch: ExampleBatch, batch_index: int) -> Tensor:
         """Compute the cross entropy of one batch, mirrored at random."""
         del batch_index
-        pixels = self.transform(batch.images)
+        pixels = self.transform(batch.own_images)
         if self.flip:
             mirrored = torch.rand(len(batch), device=pixels.device) < 0.5
             pixels = torch.where(mirrored[:, None, None, None], pixels.flip(-1), pixels)
@@ -78,10 +78,10 @@ class ImageClassifier(pl.LightningModule):
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
-    def validation_step(self, batch: ImageBatch, batch_index: int) -> None:
+    def validation_step(self, batch: ExampleBatch, batch_index: int) -> None:
         """Measure the accuracy, overall and per class."""
         del batch_index
-        logits = self(batch.images)
+        logits = self(batch.own_images)
         self.val_accuracy.update(logits, batch.labels)
         self.val_accuracy_by_class.update(logits, batch.labels)
         self.log("val/loss", F.cross_entropy(logits, batch.labels), batch_size=len(batch))

@@ -4,7 +4,6 @@ A background is built for one split and never shows another split's pictures.
 """
 
 import hashlib
-import io
 import zipfile
 from collections.abc import Sequence
 from functools import cached_property
@@ -17,8 +16,9 @@ from numpy.random import Generator
 from PIL import Image
 
 from gradsam_exp.data.dead_leaves import dead_leaves
-from gradsam_exp.data.files import IMAGE_SUFFIXES, belongs_to
+from gradsam_exp.data.files import belongs_to
 from gradsam_exp.data.photos import SCENES_OF_SPLIT, photographs
+from gradsam_exp.data.pictures import is_picture, read_rgb
 from gradsam_exp.errors import InputError
 from gradsam_exp.registry import Registry
 
@@ -31,7 +31,7 @@ class Background(Protocol):
         """Draw one background, RGB in 0..255; equal generators give equal pixels."""
 
     @property
-    def fingerprint(self) -> str:
+    def digest(self) -> str:
         """Identify everything the pixels depend on besides the generator, by a digest."""
 
 
@@ -44,7 +44,7 @@ class Mixed:
 
     def __init__(self, split: str) -> None:
         self.photos = photographs(split)
-        self.split = split
+        self.digest = _digest("mixed", SCENES_OF_SPLIT[split], *(photo.tobytes() for photo in self.photos))
 
     def draw(self, rng: Generator, width: int, height: int) -> np.ndarray:
         """See `Background.draw`."""
@@ -54,29 +54,19 @@ class Mixed:
         photo = self.photos[int(rng.integers(len(self.photos)))]
         return random_crop(rng, photo, width, height)
 
-    @property
-    def fingerprint(self) -> str:
-        """See `Background.fingerprint`."""
-        return _digest("mixed", SCENES_OF_SPLIT[self.split], *(photo.tobytes() for photo in self.photos))
-
 
 @BACKGROUNDS.register("noise")
 class Noise:
     """Noise draws coloured noise, blocky at a random scale; the same for all splits."""
 
     def __init__(self, split: str) -> None:
-        self.split = split
+        self.digest = _digest("noise")
 
     def draw(self, rng: Generator, width: int, height: int) -> np.ndarray:
         """See `Background.draw`."""
         coarse = int(rng.integers(1, 9))
         small = rng.integers(0, 256, (-(-height // coarse), -(-width // coarse), 3), dtype=np.uint8)
         return small.repeat(coarse, 0).repeat(coarse, 1)[:height, :width]
-
-    @property
-    def fingerprint(self) -> str:
-        """See `Background.fingerprint`."""
-        return _digest("noise")
 
 
 @BACKGROUNDS.register("folder")
@@ -94,7 +84,7 @@ class Pictures:
     @cached_property
     def pictures(self) -> Sequence[UInt8[np.ndarray, "height width 3"]]:
         """Decode the pictures of this split, once."""
-        return [_decode(name, content) for name, content in self._files]
+        return [read_rgb(Path(name), content=content) for name, content in self._files]
 
     def draw(self, rng: Generator, width: int, height: int) -> np.ndarray:
         """See `Background.draw`."""
@@ -102,8 +92,8 @@ class Pictures:
         return np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
 
     @cached_property
-    def fingerprint(self) -> str:
-        """See `Background.fingerprint`."""
+    def digest(self) -> str:
+        """See `Background.digest`."""
         return _digest("pictures", *(part for name, content in self._files for part in (name, content)))
 
 
@@ -137,9 +127,9 @@ class Blend:
         return self.backgrounds[int(rng.integers(len(self.backgrounds)))].draw(rng, width, height)
 
     @property
-    def fingerprint(self) -> str:
-        """See `Background.fingerprint`."""
-        return _digest("blend", *(background.fingerprint for background in self.backgrounds))
+    def digest(self) -> str:
+        """See `Background.digest`."""
+        return _digest("blend", *(background.digest for background in self.backgrounds))
 
 
 def random_crop(rng: Generator, photo: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -162,29 +152,18 @@ def _pictures_below(root: Path, split: str, key: str) -> list[tuple[str, bytes]]
     if not root.exists():
         raise InputError(f"{key}={root} does not exist; give a folder or a zip archive of pictures")
     if root.is_dir():
-        paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        paths = sorted(p for p in root.rglob("*") if is_picture(p))
         chosen = [p for p in paths if belongs_to(split, p.relative_to(root).as_posix())]
         files = [(p.relative_to(root).as_posix(), p.read_bytes()) for p in chosen]
     elif zipfile.is_zipfile(root):
         with zipfile.ZipFile(root) as archive:
-            names = sorted(n for n in archive.namelist() if n.lower().endswith(IMAGE_SUFFIXES))
+            names = sorted(n for n in archive.namelist() if is_picture(Path(n)))
             files = [(name, archive.read(name)) for name in names if belongs_to(split, name)]
     else:
         raise InputError(f"{key}={root} is neither a folder nor a zip archive")
     if not files:
-        raise InputError(
-            f"{key}={root} holds no picture for split {split!r} "
-            f"({', '.join(IMAGE_SUFFIXES)}; files are split 80/10/10 by name)"
-        )
+        raise InputError(f"{key}={root} holds no picture for split {split!r} (files are split 80/10/10 by name)")
     return files
-
-
-def _decode(name: str, content: bytes) -> np.ndarray:
-    try:
-        with Image.open(io.BytesIO(content)) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except OSError as error:
-        raise InputError(f"background picture {name} cannot be read ({error}); remove or replace it") from error
 
 
 def _downloaded_cifar10() -> Path:

@@ -1,9 +1,12 @@
-"""This module defines what every data set offers, and the loader that makes batches of one image size."""
+"""This module defines the data set interface, and a loader that puts only images of equal size into a batch."""
 
+from __future__ import annotations
+
+import unicodedata
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,24 +14,53 @@ from jaxtyping import Bool, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from gradsam_exp.errors import InputError, did_you_mean
 from gradsam_exp.registry import Registry
-from gradsam_exp.types import ImageBatch
+from gradsam_exp.types import ExampleBatch
+
+
+@dataclass(frozen=True)
+class Example:
+    """An example is one object in an image, or one class that the image is said to show.
+
+    Attributes:
+        label: class id; −1 unknown.
+        mask: the object, if it is known.
+        counted: the pixels that count; None: all.
+        name: tells it from the image's other examples; empty if the image never has several.
+        rank: the class to explain by its rank among the classifier's scores, 0 for the best; None: not asked for.
+    """
+
+    label: int
+    mask: Bool[Tensor, "height width"] | None = None
+    counted: Bool[Tensor, "height width"] | None = None
+    name: str = ""
+    rank: int | None = None
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A sample is one image: RGB 0..255 in its own size, true mask if there is one, class id (−1 unknown), id."""
+    """A sample is one image with its examples: RGB 0..255 in its own size."""
 
     image: UInt8[Tensor, "3 height width"]
-    mask: Bool[Tensor, "height width"] | None
-    label: int
     image_id: str
+    examples: tuple[Example, ...]
+
+    def example_id(self, example: Example) -> str:
+        """Name an example: by its image, and its own name behind a colon if it has one."""
+        return f"{self.image_id}:{example.name}" if example.name else self.image_id
 
 
-class ImageDataset(Dataset[Sample], ABC):
-    """An image data set is a finite, ordered set of samples of one split."""
+class ExampleDataset(Dataset[Sample], ABC):
+    """An example data set is a finite, ordered set of images of one split, each with at least one example.
+
+    Attributes:
+        class_names: the classes that labels count.
+        notes: what whoever uses it should be told once, one line each.
+    """
 
     class_names: Sequence[str]
+    notes: Sequence[str] = ()
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -42,57 +74,218 @@ class ImageDataset(Dataset[Sample], ABC):
 
     @property
     @abstractmethod
-    def fingerprint(self) -> str:
-        """Identify everything the samples depend on, by a digest."""
+    def digest(self) -> str:
+        """Identify everything the samples depend on."""
 
     @property
-    def origin(self) -> str:
-        """Return the fingerprint of the whole data set that this is a part of; with an index it names an image."""
-        return self.fingerprint
+    def store_digest(self) -> str:
+        """Return what identifies an image, together with its index: the digest of the set that this begins."""
+        return self.digest
+
+    def image_labels(self, index: int) -> tuple[int, ...] | None:
+        """Return the class ids of an image's examples without decoding it; None where that cannot be known."""
+        return None
 
 
-class FirstImages(ImageDataset):
-    """FirstImages cuts a data set to its first ``limit`` images, or all if it has fewer."""
+class View(ExampleDataset):
+    """A view shows another data set's images, all of them as they are unless a subclass says otherwise."""
 
-    def __init__(self, dataset: ImageDataset, limit: int) -> None:
-        self.dataset, self.limit = dataset, limit
-        self.class_names = dataset.class_names
+    def __init__(self, dataset: ExampleDataset) -> None:
+        self.dataset = dataset
+        self.class_names, self.notes = dataset.class_names, dataset.notes
 
     def __len__(self) -> int:
-        return min(self.limit, len(self.dataset))
+        return len(self.dataset)
 
     def __getitem__(self, index: int) -> Sample:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
         return self.dataset[index]
 
     def image_size(self, index: int) -> tuple[int, int]:
-        """See `ImageDataset.image_size`."""
+        """See `ExampleDataset.image_size`."""
         return self.dataset.image_size(index)
 
     @property
-    def fingerprint(self) -> str:
-        """See `ImageDataset.fingerprint`."""
-        whole = len(self) == len(self.dataset)
-        return self.dataset.fingerprint if whole else f"{self.dataset.fingerprint}[:{len(self)}]"
+    def digest(self) -> str:
+        """See `ExampleDataset.digest`."""
+        return self.dataset.digest
 
     @property
-    def origin(self) -> str:
-        """See `ImageDataset.origin`."""
-        return self.dataset.origin
+    def store_digest(self) -> str:
+        """See `ExampleDataset.store_digest`."""
+        return self.dataset.store_digest
+
+    def image_labels(self, index: int) -> tuple[int, ...] | None:
+        """See `ExampleDataset.image_labels`."""
+        return self.dataset.image_labels(index)
 
 
-DATASETS: Registry[ImageDataset] = Registry("data", "gradsam_exp.data")
+class Limited(View):
+    """Limited shows at most ``limit`` images: as many as possible of each class in turn, in their order.
+
+    Where labels are not known without decoding, as of drawn images, these are the first ones.
+    """
+
+    def __init__(self, dataset: ExampleDataset, limit: int) -> None:
+        super().__init__(dataset)
+        self.indices = _spread(dataset, limit) if limit < len(dataset) else range(len(dataset))
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.dataset[self.indices[index]]
+
+    def image_size(self, index: int) -> tuple[int, int]:
+        """See `ExampleDataset.image_size`."""
+        return self.dataset.image_size(self.indices[index])
+
+    def image_labels(self, index: int) -> tuple[int, ...] | None:
+        """See `ExampleDataset.image_labels`."""
+        return self.dataset.image_labels(self.indices[index])
+
+    @property
+    def digest(self) -> str:
+        """See `ExampleDataset.digest`."""
+        whole = len(self) == len(self.dataset)
+        return self.dataset.digest if whole else f"{self.dataset.digest}[{self._shown}]"
+
+    @property
+    def store_digest(self) -> str:
+        """See `ExampleDataset.store_digest`."""
+        return self.dataset.store_digest if self._first else f"{self.dataset.store_digest}[{self._shown}]"
+
+    @property
+    def _first(self) -> bool:
+        return list(self.indices) == list(range(len(self)))
+
+    @property
+    def _shown(self) -> str:
+        return f":{len(self)}" if self._first else ",".join(map(str, self.indices))
 
 
-def collate(samples: Sequence[Sample]) -> ImageBatch:
-    """Stack samples of one image size; masks are stacked if every sample has one."""
-    masks = [sample.mask for sample in samples if sample.mask is not None]
-    return ImageBatch(
+def _spread(dataset: ExampleDataset, limit: int) -> list[int]:
+    """Choose images from each class in turn, first ones first; one of several classes counts for its rarest."""
+    of_class: dict[int, list[int]] = defaultdict(list)
+    labels = [dataset.image_labels(index) for index in range(len(dataset))]
+    counts: dict[int, int] = defaultdict(int)
+    for own in labels:
+        if own is None:
+            return list(range(limit))
+        for label in set(own):
+            counts[label] += 1
+    for index, own in enumerate(labels):
+        of_class[min(own or (-1,), key=lambda label: (counts[label], label))].append(index)
+    chosen: list[int] = []
+    for turn in range(limit):
+        for label in sorted(of_class):
+            chosen += of_class[label][turn : turn + 1]
+        if len(chosen) >= limit:
+            break
+    return sorted(chosen[:limit])
+
+
+class Aligned(View):
+    """Aligned shows a data set with the class ids of other ``class_names``; classes are matched by name.
+
+    Raises:
+        InputError: a class that these do not have.
+    """
+
+    def __init__(self, dataset: ExampleDataset, class_names: Sequence[str]) -> None:
+        super().__init__(dataset)
+        self.known = align_classes(dataset.class_names, class_names)
+        self.class_names = tuple(class_names)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self.dataset[index]
+        examples = tuple(replace(one, label=self._own(one.label)) for one in sample.examples)
+        return replace(sample, examples=examples)
+
+    def image_labels(self, index: int) -> tuple[int, ...] | None:
+        """See `ExampleDataset.image_labels`."""
+        theirs = self.dataset.image_labels(index)
+        return None if theirs is None else tuple(map(self._own, theirs))
+
+    def _own(self, label: int) -> int:
+        return label if label < 0 else int(self.known[label])
+
+
+class Ranked(View):
+    """Ranked shows each example ``best`` times: once for each of the classifier's best classes, to explain it."""
+
+    def __init__(self, dataset: ExampleDataset, best: int) -> None:
+        super().__init__(dataset)
+        self.best = best
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self.dataset[index]
+        examples = tuple(
+            replace(one, rank=rank, name="-".join(filter(None, (one.name, f"top{rank + 1}"))))
+            for one in sample.examples
+            for rank in range(self.best)
+        )
+        return replace(sample, examples=examples)
+
+    @property
+    def digest(self) -> str:
+        """See `ExampleDataset.digest`."""
+        return f"{self.dataset.digest}/top{self.best}"
+
+    @property
+    def store_digest(self) -> str:
+        """See `ExampleDataset.store_digest`."""
+        return f"{self.dataset.store_digest}/top{self.best}"
+
+
+DATASETS: Registry[ExampleDataset] = Registry("data", "gradsam_exp.data")
+
+
+def align_classes(given: Sequence[str], known: Sequence[str]) -> Tensor:
+    """Find the id among ``known`` of each of the ``given`` classes, by name; capitals and Unicode forms aside.
+
+    Raises:
+        InputError: a class that is not known.
+    """
+    exact = {name: number for number, name in enumerate(known)}
+    loose: dict[str, list[int]] = defaultdict(list)
+    for number, name in enumerate(known):
+        loose[plain_name(name)].append(number)
+    found = []
+    for name in given:
+        alike = [exact[name]] if name in exact else loose[plain_name(name)]
+        if len(alike) != 1:
+            hint = did_you_mean(name, known)
+            raise InputError(
+                f"the data set's class {name!r} is not one the classifier knows{hint}; "
+                "train one on these classes (task=train), or score masks alone by data.labels=none"
+            )
+        found += alike
+    return torch.tensor(found, dtype=torch.long)
+
+
+def plain_name(name: str) -> str:
+    """Return what names of the same thing have in common: capitals and Unicode's normal forms aside."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def collate(samples: Sequence[Sample]) -> ExampleBatch:
+    """Stack samples of one image size; masks are stacked if every example has one."""
+    examples = [(number, example) for number, sample in enumerate(samples) for example in sample.examples]
+    masks = [example.mask for _, example in examples if example.mask is not None]
+    counted = [example.counted for _, example in examples]
+    size = samples[0].image.shape[-2:]
+    ranks = [example.rank for _, example in examples]
+    return ExampleBatch(
         images=torch.stack([sample.image for sample in samples]),
-        masks=torch.stack(masks) if len(masks) == len(samples) else None,
-        labels=torch.tensor([sample.label for sample in samples]),
+        image_of=torch.tensor([number for number, _ in examples], dtype=torch.long),
+        labels=torch.tensor([example.label for _, example in examples], dtype=torch.long),
+        masks=torch.stack(masks) if masks and len(masks) == len(examples) else None,
+        counted=None
+        if all(one is None for one in counted)
+        else torch.stack([torch.ones(size, dtype=torch.bool) if one is None else one for one in counted]),
+        ranks=None if None in ranks or not ranks else torch.tensor(ranks),
         image_ids=tuple(sample.image_id for sample in samples),
+        example_ids=tuple(sample.example_id(example) for sample in samples for example in sample.examples),
     )
 
 
@@ -105,7 +298,7 @@ class SizeBuckets(Sampler[list[int]]):
     """
 
     def __init__(
-        self, dataset: ImageDataset, batch_size: int, *, pixels: int | None = None, shuffle: bool = False
+        self, dataset: ExampleDataset, batch_size: int, *, pixels: int | None = None, shuffle: bool = False
     ) -> None:
         self.batch_size, self.pixels, self.shuffle = batch_size, pixels, shuffle
         self.buckets: dict[tuple[int, int], list[int]] = defaultdict(list)
@@ -131,7 +324,7 @@ class SizeBuckets(Sampler[list[int]]):
         return max(1, min(self.batch_size, self.pixels // (image_size[0] * image_size[1])))
 
 
-def loader(dataset: ImageDataset, batch_size: int, *, workers: int = 0) -> DataLoader[ImageBatch]:
+def loader(dataset: ExampleDataset, batch_size: int, *, workers: int = 0) -> DataLoader[ExampleBatch]:
     """Read ``dataset`` in order, in batches of one image size each."""
     samples: Any = dataset  # DataLoader's type does not know that collate changes it
     return DataLoader(

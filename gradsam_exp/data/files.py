@@ -1,24 +1,396 @@
-"""This module reads data sets that are picture files; all are checked first, and decoded when they are needed."""
+"""This module holds data sets that are picture files: all are checked first, and decoded when they are needed."""
+
+from __future__ import annotations
 
 import hashlib
-import io
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from PIL import Image
+from jaxtyping import Bool
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as checked_dataclass
+from rich.progress import track
+from torch import Tensor
 
-from gradsam_exp.data.base import ImageDataset, Sample
-from gradsam_exp.errors import InputError
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+from gradsam_exp.console import console
+from gradsam_exp.data.base import Example, ExampleDataset, Sample, plain_name
+from gradsam_exp.data.masks import MaskFile, MaskValues, read_mask
+from gradsam_exp.data.pictures import (
+    MAX_PIXELS,
+    FileProblem,
+    PictureFacts,
+    inspect_picture,
+    is_picture,
+    is_unread_picture,
+    read_bytes,
+    read_rgb,
+)
+from gradsam_exp.digest import digest
+from gradsam_exp.errors import InputError, did_you_mean
 
 # Which of ten buckets by name are a split: 80/10/10 where folders do not say which split a file belongs to.
 SHARES = {"train": range(8), "val": range(8, 9), "test": range(9, 10)}
+_NAMED = 20  # problems in a message
+_SLOW = 200  # files that take long enough to show progress
+
+
+@dataclass(frozen=True)
+class TruthFacts:
+    """What a `Truth` says without its masks.
+
+    Attributes:
+        labels: class ids of the image's examples.
+        notes: what was done that their owner may not expect.
+        values: all that occur in a mask file.
+        lone: the only value of a mask file, which others of the data set must show to be the object's.
+        covers_corners: the object covers all four corners of the image.
+        empty: there is no object.
+    """
+
+    labels: tuple[int, ...]
+    notes: tuple[str, ...] = ()
+    values: tuple[int | str, ...] = ()
+    lone: int | str | None = None
+    covers_corners: bool = False
+    empty: bool = False
+
+
+class Truth(ABC):
+    """A truth says where an image's objects are: in a mask file, or in an annotation.
+
+    Attributes:
+        files: whose content it depends on, besides ``depends_on``.
+        depends_on: plain values.
+    """
+
+    files: tuple[Path, ...] = ()
+    depends_on: Any = None
+
+    @abstractmethod
+    def examples(self, size: tuple[int, int]) -> Sequence[Example]:
+        """Read the image's examples, none if it has no object that is asked for.
+
+        Args:
+            size: ``(width, height)`` px of the image.
+
+        Raises:
+            FileProblem: a file cannot be read, or is not of this size.
+        """
+
+    def facts(self, size: tuple[int, int]) -> TruthFacts:
+        """Read all and say what is known without the masks.
+
+        Raises:
+            FileProblem: as `examples`.
+        """
+        examples = self.examples(size)
+        empty = all(one.mask is None or not bool(one.mask.any()) for one in examples)
+        return TruthFacts(tuple(one.label for one in examples), empty=empty)
+
+
+@dataclass(frozen=True)
+class MaskTruth(Truth):
+    """A mask file that belongs to an image.
+
+    Attributes:
+        path: the file.
+        label: class id of the image's object; −1 unknown.
+        meaning: what the file's values mean.
+        classes: for ``meaning.object=classes``: name and class id of each value.
+        max_pixels: larger files are refused.
+    """
+
+    path: Path
+    label: int = -1
+    meaning: MaskValues = field(default_factory=MaskValues)
+    classes: Mapping[int | str, tuple[str, int]] = field(default_factory=dict, hash=False)
+    max_pixels: int = MAX_PIXELS
+
+    @property
+    def files(self) -> tuple[Path, ...]:  # type: ignore[override]
+        """The mask file."""
+        return (self.path,)
+
+    @property
+    def depends_on(self) -> Any:
+        """What the file's values mean."""
+        named = {str(value): name for value, (name, _) in self.classes.items()}
+        return [repr(self.meaning), named, self.label]
+
+    def examples(self, size: tuple[int, int]) -> list[Example]:
+        """See `Truth.examples`."""
+        return self._examples(self._read(size))
+
+    def facts(self, size: tuple[int, int]) -> TruthFacts:
+        """See `Truth.facts`."""
+        mask = self._read(size)
+        regions = [one.mask for one in mask.regions]
+        corners = [bool(one[[0, 0, -1, -1], [0, -1, 0, -1]].all()) for one in regions]
+        return TruthFacts(
+            tuple(one.label for one in self._examples(mask)),
+            mask.notes,
+            mask.values,
+            mask.values[0] if mask.lone else None,
+            any(corners),
+            not any(one.any() for one in regions),
+        )
+
+    def _read(self, size: tuple[int, int]) -> MaskFile:
+        mask = read_mask(self.path, self.meaning, max_pixels=self.max_pixels)
+        require_size(self.path, mask.shape, size)
+        return mask
+
+    def _examples(self, mask: MaskFile) -> list[Example]:
+        kind = self.meaning.object
+        examples = []
+        for region in mask.regions:
+            name, label = "", self.label
+            if kind == "classes":
+                assert region.value is not None
+                if region.value not in self.classes:
+                    known = ", ".join(str(value) for value in list(self.classes)[:_NAMED])
+                    what = f"has the value {region.value}, which names no class (known: {known})"
+                    raise FileProblem(self.path, what, "name it in data.class_names, or data.mask.ignore it")
+                name, label = self.classes[region.value]
+            elif kind == "instances":
+                name = str(region.value)
+            examples.append(
+                Example(label, torch.from_numpy(np.ascontiguousarray(region.mask)), _tensor(mask.counted), name)
+            )
+        return examples
+
+
+def require_size(path: Path, shape: tuple[int, ...], size: tuple[int, int]) -> None:
+    """Check that a mask of ``(height, width)`` px has its image's ``(width, height)``.
+
+    Raises:
+        FileProblem: naming both.
+    """
+    if shape != size[::-1]:
+        what = f"is {shape[1]}×{shape[0]} px but its image is {size[0]}×{size[1]} px"
+        if shape == size:
+            what += " as its EXIF orientation turns it"
+        raise FileProblem(path, what, "a mask must have its image's size")
+
+
+def _tensor(array: Bool[np.ndarray, "height width"] | None) -> Tensor | None:
+    return None if array is None else torch.from_numpy(np.ascontiguousarray(array))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An entry names one image on disk.
+
+    Attributes:
+        image_id: unique in its data set.
+        image: the picture.
+        truth: where its objects are; None where that is not known.
+        label: class id of an image without truth; −1 unknown.
+    """
+
+    image_id: str
+    image: Path
+    truth: Truth | None
+    label: int = -1
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What checking an entry's files has found."""
+
+    entry: Entry
+    picture: PictureFacts
+    truth: TruthFacts
+    digest: str
+
+
+@checked_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class SplitNames:
+    """Split names say which split of a published data set, whose test masks are rarely public, each of ours is."""
+
+    train: Annotated[str, Field(min_length=1)] = "train"
+    val: Annotated[str, Field(min_length=1)] = "val"
+    test: Annotated[str, Field(min_length=1)] = "val"
+
+    def of(self, split: str) -> str:
+        """Return the published name of ``train``, ``val`` or ``test``."""
+        return {"train": self.train, "val": self.val, "test": self.test}[split]
+
+
+@checked_dataclass(kw_only=True, eq=False, config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))
+class FileDataset(ExampleDataset):
+    """A file data set reads images that are listed as `Entry`; its fields are the parameters of its configuration.
+
+    Every file is read once when the data set is made, so that all that are broken are named before anything
+    expensive starts.
+
+    Attributes:
+        split: ``train``, ``val`` or ``test``.
+        on_error: ``stop`` refuses a data set with files that cannot be used, ``skip`` leaves them out.
+        max_pixels: larger pictures cannot be used.
+        check: looked at by tasks: list everything that is wrong, and do nothing else.
+        labels: ``none`` leaves the classes out, for classifiers that do not know them: only masks are scored.
+        problems: files that were left out, with the reason.
+
+    Raises:
+        InputError: nothing to read, or a file that cannot be used; names all of them.
+    """
+
+    label_sources: ClassVar[tuple[str, ...]] = ("given",)
+
+    split: str
+    on_error: Literal["stop", "skip"] = "stop"
+    max_pixels: Annotated[int, Field(ge=1)] = MAX_PIXELS
+    check: bool = False
+    labels: str = "given"
+
+    def __post_init__(self) -> None:
+        if self.labels not in (kinds := (*self.label_sources, "none")):
+            raise InputError(f"data.labels={self.labels!r} is not known{did_you_mean(self.labels, kinds)}")
+        found, class_names = self.find()
+        self.class_names = () if self.labels == "none" else tuple(class_names)
+        entries = list(found)
+        self.problems: list[FileProblem] = []
+        known = []
+        for result in _in_parallel(self._inspected, entries, what=f"checking {self.split}"):
+            if isinstance(result, FileProblem):
+                self.problems.append(result)
+            else:
+                known.append(result)
+        known = self._settled(known)
+        _require_objects([one.truth for one in known])
+        if self.problems and self.on_error == "stop":
+            raise InputError(told(self.problems, len(entries)))
+        self._known = [one for one in known if one.truth.labels]
+        self.notes = self._notes(known)
+        if not self._known:
+            what = (
+                told(self.problems, len(entries)) if self.problems else "no image has an object that is asked for"
+            )
+            raise InputError(f"data: nothing is left of split {self.split!r}: {what}")
+        parts = [(one.entry.image_id, list(one.truth.labels), one.digest) for one in self._known]
+        self._digest = digest([self.class_names, self.labels, parts])
+
+    @abstractmethod
+    def find(self) -> tuple[Iterable[Entry], Sequence[str]]:
+        """List the split's images, and the names of the classes that their labels count.
+
+        Raises:
+            InputError: a folder or a list is missing or wrong.
+        """
+
+    def remarks(self) -> Sequence[str]:
+        """Return what a format wants to be in the notes, such as how it splits; called after `find`."""
+        return ()
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def __getitem__(self, index: int) -> Sample:
+        known = self._known[index]
+        entry = known.entry
+        image = torch.from_numpy(read_rgb(entry.image, max_pixels=self.max_pixels)).permute(2, 0, 1).contiguous()
+        examples = [Example(entry.label)] if entry.truth is None else entry.truth.examples(known.picture.size)
+        if self.labels == "none":
+            examples = [replace(example, label=-1) for example in examples]
+        return Sample(image, entry.image_id, tuple(examples))
+
+    def image_size(self, index: int) -> tuple[int, int]:
+        """See `ExampleDataset.image_size`."""
+        return self._known[index].picture.size
+
+    def image_labels(self, index: int) -> tuple[int, ...]:
+        """See `ExampleDataset.image_labels`."""
+        labels = self._known[index].truth.labels
+        return tuple(-1 for _ in labels) if self.labels == "none" else labels
+
+    @property
+    def digest(self) -> str:
+        """Identify names, labels, masks and content."""
+        return self._digest
+
+    def files(self) -> dict[bytes, Path]:
+        """Return the pictures by a digest of their content: two data sets that share one share a picture."""
+        return {one.picture.digest: one.entry.image for one in self._known}
+
+    def _inspected(self, entry: Entry) -> _Known | FileProblem:
+        try:
+            picture = _picture_facts(entry.image, *_state(entry.image), self.max_pixels)
+            truth, state = TruthFacts((entry.label,)), ""
+            if entry.truth is not None:
+                states = tuple(_state(path) for path in entry.truth.files)
+                look = _truth_facts if states else _truth_facts.__wrapped__
+                truth, content = look(entry.truth, picture.size, states)
+                state = digest([content, entry.truth.depends_on])
+        except FileProblem as problem:
+            return problem
+        return _Known(entry, picture, truth, digest([picture.digest, state]))
+
+    def _settled(self, known: Sequence[_Known]) -> list[_Known]:
+        """The entries whose masks are clear beside the data set's other masks."""
+        pairs = {one.truth.values for one in known if one.truth.lone is None and len(one.truth.values) > 1}
+        clear = set(chain.from_iterable(pairs))
+        kept = []
+        for one in known:
+            if one.truth.lone is None or one.truth.lone in clear:
+                kept.append(one)
+                continue
+            assert one.entry.truth is not None
+            what = f"is a mask of the one value {one.truth.lone}: an object that fills the image, or no object"
+            hint = f"say which, as in data.mask.object={one.truth.lone} or data.mask.ignore={one.truth.lone}"
+            self.problems.append(FileProblem(one.entry.truth.files[0], what, hint))
+        return kept
+
+    def _notes(self, known: Sequence[_Known]) -> list[str]:
+        """What their owner may not expect, with the number of files and the first of them."""
+        told_of: dict[str, list[str]] = {}
+        for one in known:
+            for note in one.picture.notes:
+                told_of.setdefault(f"pictures: {note}", []).append(one.entry.image.name)
+            for note in one.truth.notes:
+                told_of.setdefault(f"masks: {note}", []).append(one.entry.image.name)
+            if not one.truth.labels:
+                told_of.setdefault("images without an object that is asked for are left out", []).append(
+                    one.entry.image.name
+                )
+        if self.problems:
+            names = [problem.path.name for problem in self.problems]
+            told_of["files that cannot be used are left out"] = names
+        notes = [*self.remarks(), *(f"{note} ({len(names)}: {_some(names)})" for note, names in told_of.items())]
+        masked = [one.truth for one in known if one.truth.values]
+        if masked and all(one.covers_corners for one in masked):
+            dark = "if it is the dark part, say data.mask.object=0"
+            notes.append(f"masks: the object covers the corners of every image; {dark}")
+        return notes
+
+
+def _require_objects(truths: Sequence[TruthFacts]) -> None:
+    """Check that there is an object in any mask.
+
+    Raises:
+        InputError: if all are without, though they are not black.
+    """
+    values = sorted({str(value) for truth in truths for value in truth.values})
+    if truths and all(truth.values and truth.empty for truth in truths) and values != ["0"]:
+        raise InputError(f"data.mask: no mask has the object that is asked for; values found: {', '.join(values)}")
+
+
+def told(problems: Sequence[FileProblem], files: int) -> str:
+    """Word an error about one or several files, all of them named."""
+    if len(problems) == 1:
+        return str(problems[0])
+    lines = "".join(f"\n  {problem}" for problem in problems[:_NAMED])
+    more = f"\n  and {len(problems) - _NAMED} more: data.check=true lists all" if len(problems) > _NAMED else ""
+    return f"{len(problems)} of {files} images cannot be used (data.on_error=skip leaves them out):{lines}{more}"
 
 
 def belongs_to(split: str, name: str) -> bool:
@@ -30,158 +402,110 @@ def belongs_to(split: str, name: str) -> bool:
     return bucket in SHARES[split]
 
 
-@dataclass(frozen=True)
-class Entry:
-    """An entry names one image on disk: its id, picture, mask if there is one, class id (−1 unknown)."""
-
-    image_id: str
-    image: Path
-    mask: Path | None
-    label: int
+def is_hidden(path: Path) -> bool:
+    """Tell whether a file or folder is not meant for people, such as ``.ipynb_checkpoints`` or ``__MACOSX``."""
+    return path.name.startswith((".", "__", "@")) or path.name in {"Thumbs.db", "desktop.ini"}
 
 
-class PictureFiles(ImageDataset):
-    """A data set of picture files finds the images' sizes and its fingerprint when it is made."""
+def pictures_in(folder: Path, *, key: str, nested: bool = False) -> dict[str, Path]:
+    """List the picture files in ``folder``, by their relative path without its ending, sorted.
 
-    _sizes: list[tuple[int, int]]
-    _fingerprint: str
-
-    def __len__(self) -> int:
-        return len(self._sizes)
-
-    def image_size(self, index: int) -> tuple[int, int]:
-        """See `ImageDataset.image_size`."""
-        return self._sizes[index]
-
-    @property
-    def fingerprint(self) -> str:
-        """Identify names, labels and content, by a digest."""
-        return self._fingerprint
-
-
-class FileDataset(PictureFiles):
-    """FileDataset reads images that are listed as `Entry`.
-
-    Every file is read once when the data set is made, so that a broken one is named before anything
-    expensive starts.
+    Args:
+        nested: those in folders inside it as well.
 
     Raises:
-        InputError: a file cannot be read or is truncated, or a mask has another size than its image.
-    """
-
-    def __init__(self, entries: Sequence[Entry], class_names: Sequence[str]) -> None:
-        self.entries, self.class_names = list(entries), tuple(class_names)
-        state = hashlib.blake2b(repr(self.class_names).encode(), digest_size=16)
-        self._sizes = []
-        for entry in self.entries:
-            size, digest = _inspect(entry.image)
-            state.update(f"{entry.image_id}/{entry.label}".encode() + digest)
-            if entry.mask is not None:
-                mask_size, digest = _inspect(entry.mask)
-                state.update(digest)
-                if mask_size != size:
-                    raise InputError(
-                        f"{entry.mask} is {mask_size[0]}×{mask_size[1]} px but its image {entry.image} is "
-                        f"{size[0]}×{size[1]} px; a mask must have its image's size"
-                    )
-            self._sizes.append(size)
-        self._fingerprint = state.hexdigest()
-
-    def __getitem__(self, index: int) -> Sample:
-        entry = self.entries[index]
-        return Sample(
-            image=torch.from_numpy(read_rgb(entry.image)).permute(2, 0, 1).contiguous(),
-            mask=None if entry.mask is None else torch.from_numpy(read_mask(entry.mask)),
-            label=entry.label,
-            image_id=entry.image_id,
-        )
-
-
-def read_rgb(path: Path) -> np.ndarray:
-    """Read a picture as uint8 ``(height, width, 3)``.
-
-    Raises:
-        InputError: if it cannot be decoded.
-    """
-    with readable(path), Image.open(path) as picture:
-        return np.array(picture.convert("RGB"))
-
-
-def read_mask(path: Path) -> np.ndarray:
-    """Read a mask as bool ``(height, width)``, set where grey is above half of white (0/1 masks: 1).
-
-    Raises:
-        InputError: if it cannot be decoded.
-    """
-    with readable(path), Image.open(path) as picture:
-        values = np.asarray(picture if picture.mode in {"P", "I", "I;16"} else picture.convert("L"))
-    return values > 127 if values.max(initial=0) > 127 else values > 0
-
-
-def pictures_in(folder: Path, *, key: str) -> dict[str, Path]:
-    """List the picture files directly in ``folder``, by stem, sorted.
-
-    Raises:
-        InputError: if the folder does not exist, or two pictures differ in their ending only.
+        InputError: the folder does not exist; two pictures differ in their ending only; a picture's ending is not
+            read.
     """
     if not folder.is_dir():
         raise InputError(f"{key}: the folder {folder} does not exist")
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            if path.stem in found:
-                raise InputError(f"{path} and {found[path.stem].name} have the same name; keep one of them")
-            found[path.stem] = path
+    for path in _files_in(folder, nested=nested):
+        if is_unread_picture(path):
+            raise InputError(f"{path}: the ending {path.suffix} is not read; save it as PNG or JPEG")
+        if not is_picture(path):
+            continue
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in found:
+            raise InputError(f"{path} and {found[name].name} have the same name; keep one of them")
+        found[name] = path
     return found
 
 
-def require_same_names(one: Iterable[str], one_folder: Path, other: Iterable[str], other_folder: Path) -> None:
+def _files_in(folder: Path, *, nested: bool) -> list[Path]:
+    """Files that are not hidden, sorted; by folder if nested."""
+    paths = []
+    for path in sorted(folder.iterdir()):
+        if is_hidden(path):
+            continue
+        if path.is_dir():
+            paths += _files_in(path, nested=True) if nested else []
+        else:
+            paths.append(path)
+    return paths
+
+
+def matched(one: Mapping[str, Path], other: Mapping[str, Path]) -> tuple[dict[str, Path], list[str], list[str]]:
+    """Match files by name; capitals and Unicode forms do not matter where the exact name is not there.
+
+    Returns:
+        The file of ``other`` for each name of ``one`` that has one; the names of ``one`` that have none; those of
+        ``other``.
+    """
+    plain = {plain_name(name): name for name in other}
+    pairs = {name: name if name in other else plain.get(plain_name(name)) for name in one}
+    found = {name: other[match] for name, match in pairs.items() if match is not None}
+    used = set(pairs.values())
+    return found, [name for name in one if name not in found], [name for name in other if name not in used]
+
+
+def require_same_names(
+    one: Mapping[str, Path], one_folder: Path, other: Mapping[str, Path], other_folder: Path
+) -> None:
     """Check that two folders hold the same names.
 
     Raises:
         InputError: naming up to three that are missing, and from where.
     """
-    one, other = set(one), set(other)
-    for missing, without, with_ in (
-        (one - other, other_folder, one_folder),
-        (other - one, one_folder, other_folder),
-    ):
+    _, lacking, superfluous = matched(one, other)
+    for missing, without, with_ in ((lacking, other_folder, one_folder), (superfluous, one_folder, other_folder)):
         if missing:
             names = ", ".join(sorted(missing)[:3]) + (", …" if len(missing) > 3 else "")
             raise InputError(f"{without} lacks {len(missing)} of the names in {with_}: {names}")
 
 
-def _inspect(path: Path) -> tuple[tuple[int, int], bytes]:
-    """Find the size (width, height) and digest of a picture whose data is whole, as far as its format can tell."""
-    with readable(path):
+def _state(path: Path) -> tuple[int, int]:
+    try:
         state = path.stat()
-    return _inspected(path, state.st_mtime_ns, state.st_size)
+    except OSError as error:
+        raise FileProblem(path, "does not exist or cannot be read", "give another") from error
+    return state.st_mtime_ns, state.st_size
 
 
 @lru_cache(maxsize=2**18)
-def _inspected(path: Path, modified: int, size_in_bytes: int) -> tuple[tuple[int, int], bytes]:
+def _picture_facts(path: Path, modified: int, size_in_bytes: int, max_pixels: int) -> PictureFacts:
     """Inspect an unchanged file once a process, since each job of a sweep asks again."""
     del modified, size_in_bytes
-    with readable(path):
-        content = path.read_bytes()
-        with Image.open(io.BytesIO(content)) as picture:
-            size = picture.size
-            if picture.format == "PNG":
-                picture.verify()
-            else:
-                picture.load()
-    return size, hashlib.blake2b(content, digest_size=16).digest()
+    return inspect_picture(path, max_pixels=max_pixels)
 
 
-@contextmanager
-def readable(path: Path, hint: str = "replace or remove it") -> Iterator[None]:
-    """Name the picture at ``path``, with a hint, in an error that reading it raises.
+@lru_cache(maxsize=2**18)
+def _truth_facts(truth: Truth, size: tuple[int, int], states: tuple[Any, ...]) -> tuple[TruthFacts, list[str]]:
+    """Read a truth, and digest its files; once a process while they are unchanged."""
+    del states
+    return truth.facts(size), [
+        hashlib.blake2b(read_bytes(path), digest_size=16).hexdigest() for path in truth.files
+    ]
 
-    Raises:
-        InputError: in place of what Pillow or the file system raises.
-    """
-    try:
-        yield
-    except (OSError, SyntaxError, ValueError) as error:
-        reason = str(error) if str(path) not in str(error) else type(error).__name__
-        raise InputError(f"{path} cannot be read as a picture ({reason}); {hint}") from error
+
+def _in_parallel(call: Callable[[Entry], Any], entries: Sequence[Entry], *, what: str) -> list[Any]:
+    """Call for every entry, in their order; several at once, since decoders leave Python's lock alone."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = pool.map(call, entries)
+        if len(entries) < _SLOW or not console.is_terminal:
+            return list(results)
+        return list(track(results, what, len(entries), console=console, transient=True))
+
+
+def _some(names: Sequence[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")

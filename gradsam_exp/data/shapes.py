@@ -17,7 +17,7 @@ from pydantic import Field
 from skimage.draw import polygon
 
 from gradsam_exp.data.backgrounds import BACKGROUNDS, Background
-from gradsam_exp.data.base import DATASETS, ImageDataset, Sample
+from gradsam_exp.data.base import DATASETS, Example, ExampleDataset, Sample
 
 SHAPES = ("circle", "square", "triangle", "star", "diamond")
 LENGTHS = {"train": 3500, "val": 1000, "test": 500}
@@ -41,7 +41,7 @@ class Drawing:
     opacity: float
 
 
-class Shapes(ImageDataset):
+class Shapes(ExampleDataset):
     """Shapes draws ``length`` images of a split; an index beyond the length draws a fresh image.
 
     Args:
@@ -96,30 +96,27 @@ class Shapes(ImageDataset):
         return Drawing(image, mask, shape, left, top, size, opacity / 256)
 
     def stencil(self, shape: str, size: int, index: int) -> Bool[np.ndarray, "size size"]:
-        """Return the pixels of a shape in its box; here they are the same for every ``index``."""
-        del index
+        """Return a shape's binary mask of ``size`` × ``size`` px; subclasses may vary it with ``index``."""
         return stencil(shape, size)
 
     def __getitem__(self, index: int) -> Sample:
         drawing = self.draw(index)
         return Sample(
             image=torch.from_numpy(drawing.image).permute(2, 0, 1).contiguous(),
-            mask=torch.from_numpy(drawing.mask),
-            label=self.class_names.index(drawing.shape),
             image_id=f"{self.split}-{index:05d}",
+            examples=(Example(self.class_names.index(drawing.shape), torch.from_numpy(drawing.mask)),),
         )
 
     def image_size(self, index: int) -> tuple[int, int]:
         """Return ``(width, height)``, which is the same for all images."""
-        del index
         return self.width, self.height
 
     @property
-    def fingerprint(self) -> str:
+    def digest(self) -> str:
         """Identify the parameters, the generator's version and the background, by a digest."""
         sizes = (self.width, self.height, self.length, self.min_size, self.max_size)
         facts = (_VERSION, type(self).__qualname__, self.class_names, self.split, self.seed, *sizes)
-        return hashlib.blake2b(f"{facts}{self.background.fingerprint}".encode(), digest_size=16).hexdigest()
+        return hashlib.blake2b(f"{facts}{self.background.digest}".encode(), digest_size=16).hexdigest()
 
 
 @DATASETS.register("shapes")

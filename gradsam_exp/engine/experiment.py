@@ -1,11 +1,8 @@
 """This module makes one run: it prepares heatmaps and embeddings, evaluates prompts and masks, keeps all numbers.
 
-Heatmaps and embeddings depend on the data and the weights alone; prompts and masks on everything else.
-`Experiment.prepare` is the first half, `Experiment.evaluate` the second. Knows nothing of configs,
-files or W&B.
+`Experiment.prepare` makes what depends on the data and the weights alone, `Experiment.evaluate` all else. Knows
+nothing of configs, files or W&B.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
@@ -16,10 +13,10 @@ import pandas as pd
 import torch
 
 from gradsam_exp.batching import AdaptiveBatch
-from gradsam_exp.data.base import ImageDataset
+from gradsam_exp.data.base import ExampleDataset
 from gradsam_exp.engine.pipeline import Pipeline, PipelineResult
 from gradsam_exp.engine.predictions import encode_predictions
-from gradsam_exp.engine.preparation import CHUNK, Preparation, Prepared
+from gradsam_exp.engine.preparation import CHUNK, CHUNK_PIXELS, Preparation, Prepared
 from gradsam_exp.errors import InputError
 from gradsam_exp.metrics.base import ExampleMetric
 from gradsam_exp.types import BACKGROUND, FOREGROUND, PromptContext, Prompts
@@ -36,9 +33,10 @@ class Evaluation:
 
     Attributes:
         metrics: with the values of all images, in no particular order.
-        per_image: one row per image, by name; a column for each metric, and facts.
-        predictions: prompts (JSON) and mask (COCO RLE) of every image, in the same order.
-        prepared: of each chunk its ``image_ids``, and in ``stored`` where the store keeps it.
+        per_image: one row per example, by name; a column for each metric, and facts.
+        predictions: prompts (JSON) and mask (COCO RLE) of every example, in the same order.
+        prepared: of each chunk its ``image_ids``, ``example_ids`` with their ``image_of``, and in ``stored`` where
+            the store keeps it.
         seconds: time by stage.
     """
 
@@ -63,28 +61,42 @@ class Experiment:
         self.stopwatch = preparation.stopwatch
         self._batches = AdaptiveBatch("segment", CHUNK)
 
-    def run(self, dataset: ImageDataset, *, batch_size: int = 32, on_batch: Observer | None = None) -> Evaluation:
+    def run(
+        self, dataset: ExampleDataset, *, batch_size: int = 32, on_batch: Observer | None = None
+    ) -> Evaluation:
         """Evaluate every image of ``dataset``; ``on_batch`` sees each chunk that is done."""
         return self.evaluate(self.prepare(dataset, batch_size=batch_size), on_batch=on_batch)
 
     def evaluate(self, prepared: Iterable[Prepared], *, on_batch: Observer | None = None) -> Evaluation:
         """Prompt, segment and score what was prepared."""
         names = self.prepare.explained.class_names
-        metrics = tuple(deepcopy(metric) for metric in self.prepare.metrics)
+        metrics = deepcopy(self.prepare.metrics)
         for metric in metrics:
             metric.reset()
         facts: list[pd.DataFrame] = []
         predictions: list[pd.DataFrame] = []
         chunks: list[dict[str, Any]] = []
-        for item in prepared:
-            chunks.append({"image_ids": list(item.batch.image_ids), "stored": dict(item.stored)})
-            for part, result in self._parts(item):
-                with self.stopwatch.time("score", len(part.batch)):
+        for group in _gathered(prepared):
+            for item in group:
+                batch = item.batch
+                chunks.append(
+                    {
+                        "image_ids": list(batch.image_ids),
+                        "example_ids": list(batch.example_ids),
+                        "image_of": batch.image_of.tolist(),
+                        "stored": dict(item.stored),
+                    }
+                )
+            for part, result in self._parts(group):
+                with self.stopwatch.time("score", len(part.batch.images)):
                     facts.append(pd.DataFrame(_facts(part, result, names)))
                     if len(facts) == 1:  # the columns are the same of every part
                         _check_columns(metrics, facts[0])
                     _measure(metrics, part, result)
-                    encoded = encode_predictions(part.batch.image_ids, result.masks, result.prompts)
+                    batch = part.batch
+                    encoded = encode_predictions(
+                        batch.example_ids, batch.image_id_of, result.masks, result.prompts
+                    )
                     predictions.append(pd.DataFrame(encoded))
                 if on_batch is not None:
                     on_batch(part, result)
@@ -98,27 +110,65 @@ class Experiment:
             seconds=dict(self.stopwatch.seconds),
         )
 
-    def _parts(self, item: Prepared) -> Iterator[tuple[Prepared, PipelineResult]]:
-        """The chunk in portions whose logits fit into memory, with what the pipeline made of them."""
-        self._batches.fit(_FIRST)  # in every chunk, so that no result depends on which came before
-        for part, result in self._batches.slices(len(item.batch), lambda rows: self._segmented(item[rows])):
-            largest = int(torch.bincount(result.prompts.image_index, minlength=1).max())
-            logits = largest * result.segmentation.logits[:1].nbytes
-            self._batches.fit(LOGITS_BYTES // max(1, logits))
-            yield part, result
+    def _parts(self, group: Sequence[Prepared]) -> Iterator[tuple[Prepared, PipelineResult]]:
+        """The chunks in portions whose logits fit into memory, with what the pipeline made of them."""
+        self._batches.fit(_FIRST)  # in every group, so that no result depends on which came before
+        count = sum(len(item.batch.images) for item in group)
+        for portion in self._batches.slices(count, lambda rows: self._segmented(_cut(group, rows))):
+            largest = 1.0
+            for part, result in portion:
+                of_image = part.batch.image_of[result.prompts.example_index]
+                queries = int(torch.bincount(of_image, minlength=1).max())
+                largest = max(largest, queries * result.segmentation.logits[:1].nbytes)
+                yield part, result
+            self._batches.fit(int(LOGITS_BYTES // largest))
 
-    def _segmented(self, item: Prepared) -> tuple[Prepared, PipelineResult]:
-        ctx = PromptContext(
-            item.batch.images,
-            item.heatmaps,
-            item.batch.image_ids,
-            seed=self.seed,
-            masks=item.batch.masks if self.pipeline.needs_truth else None,
-        )
+    def _segmented(self, parts: Sequence[Prepared]) -> list[tuple[Prepared, PipelineResult]]:
+        asked = [
+            (
+                PromptContext(
+                    part.batch.own_images,
+                    part.heatmaps,
+                    part.batch.example_ids,
+                    seed=self.seed,
+                    masks=part.batch.masks if self.pipeline.needs_truth else None,
+                ),
+                part.embeddings,
+            )
+            for part in parts
+        ]
         with self.stopwatch.time("segment") as count:
-            result = self.pipeline(ctx, item.embeddings)
-            count(len(item.batch))  # not if memory runs out
-        return item, result
+            results = self.pipeline.together(asked)
+            count(sum(len(part.batch.images) for part in parts))  # not if memory runs out
+        return list(zip(parts, results, strict=True))
+
+
+def _gathered(prepared: Iterable[Prepared]) -> Iterator[list[Prepared]]:
+    """Chunks of few images, which are of different sizes, in groups that are decoded together."""
+    group: list[Prepared] = []
+    images = pixels = 0
+    for item in prepared:
+        own = len(item.batch.images)
+        own_pixels = own * item.batch.size[0] * item.batch.size[1]
+        if group and (images + own > CHUNK or pixels + own_pixels > CHUNK_PIXELS):
+            yield group
+            group, images, pixels = [], 0, 0
+        group.append(item)
+        images, pixels = images + own, pixels + own_pixels
+    if group:
+        yield group
+
+
+def _cut(group: Sequence[Prepared], rows: slice) -> list[Prepared]:
+    """Some of the images of a group, counted across its chunks."""
+    parts, start = [], 0
+    for item in group:
+        count = len(item.batch.images)
+        first, last = max(rows.start - start, 0), min(rows.stop - start, count)
+        if first < last:
+            parts.append(item if (first, last) == (0, count) else item[first:last])
+        start += count
+    return parts
 
 
 def _measure(metrics: Sequence[ExampleMetric], item: Prepared, result: PipelineResult) -> None:
@@ -130,7 +180,8 @@ def _measure(metrics: Sequence[ExampleMetric], item: Prepared, result: PipelineR
         "heatmaps": item.heatmaps,
         "predicted": item.predicted,
         "labels": item.batch.labels,
-        "images": item.batch.images,
+        "images": item.batch.own_images,
+        "counted": item.batch.counted,
     }
     for metric in metrics:
         stored = item.quality.get(metric.name)
@@ -138,11 +189,7 @@ def _measure(metrics: Sequence[ExampleMetric], item: Prepared, result: PipelineR
 
 
 def _check_columns(metrics: Sequence[ExampleMetric], facts: pd.DataFrame) -> None:
-    """Refuse a metric whose values would stand in the column of something else.
-
-    Raises:
-        InputError: naming the metric.
-    """
+    """Refuse, by an `InputError`, a metric whose values would stand in the column of something else."""
     taken = set(facts) - {CORRECT}
     for metric in metrics:
         if metric.column in taken:
@@ -154,7 +201,8 @@ def _facts(item: Prepared, result: PipelineResult, names: Sequence[str]) -> dict
     """The columns that every run has, whatever is measured."""
     labels, predicted, truth = item.batch.labels.tolist(), item.predicted.tolist(), item.batch.masks
     return {
-        "image_id": list(item.batch.image_ids),
+        "example_id": list(item.batch.example_ids),
+        "image_id": item.batch.image_id_of,
         "class_name": [names[label] if label >= 0 else None for label in labels],
         "predicted_class": [names[label] for label in predicted],
         CORRECT: [guess == label if label >= 0 else None for guess, label in zip(predicted, labels, strict=True)],
@@ -172,9 +220,9 @@ def _facts(item: Prepared, result: PipelineResult, names: Sequence[str]) -> dict
 def _points(prompts: Prompts, label: int, images: int) -> list[int]:
     """How many points of this label every image has."""
     counts = torch.zeros(images, dtype=torch.long)
-    return counts.index_add(0, prompts.image_index, (prompts.labels == label).sum(1)).tolist()
+    return counts.index_add(0, prompts.example_index, (prompts.labels == label).sum(1)).tolist()
 
 
 def _in_order(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows by image name: batches come by image size."""
-    return table.sort_values("image_id", kind="stable").reset_index(drop=True)
+    """Rows by example: batches come by image size."""
+    return table.sort_values("example_id", kind="stable").reset_index(drop=True)

@@ -5,9 +5,12 @@ A strategy may look at the masks and prompt again. Knows nothing of data sets, c
 
 from __future__ import annotations
 
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -26,11 +29,11 @@ class PipelineResult:
     """Holds the masks of one batch and how they came about; on the CPU but for ``segmentation``'s logits.
 
     Attributes:
-        masks: the mask kept for each image, in the original frame; empty for an image without a query.
+        masks: the mask kept for each example, in the original frame; empty for one without a query.
         choice: which candidates of which queries it is made of.
         prompts, segmentation: what was asked for the masks that are kept, and all that was answered; one
-            row per query of every image's last accepted round.
-        rounds: each image was asked so many times.
+            row per query of every example's last accepted round.
+        rounds: each example was asked so many times.
     """
 
     masks: Bool[Tensor, "batch height width"]
@@ -46,9 +49,9 @@ class PipelineResult:
 
     @property
     def candidates(self) -> Int[Tensor, " batch"]:
-        """Returns the kept candidate of each image; the first of several, 0 without any."""
+        """Returns the kept candidate of each example; the first of several, 0 without any."""
         found = torch.zeros(len(self.masks), dtype=torch.long)
-        found[self.choice.image_index.flip(0)] = self.choice.candidate.flip(0)
+        found[self.choice.example_index.flip(0)] = self.choice.candidate.flip(0)
         return found
 
 
@@ -64,9 +67,32 @@ class Pipeline:
         return self.strategy.needs_truth or self.selector.needs_truth
 
     def __call__(self, ctx: PromptContext, embeddings: Embeddings) -> PipelineResult:
-        """Segments a batch of images of one size; ``embeddings`` are the segmenter's of the same images."""
+        """Segments a batch of examples in images of one size; ``embeddings`` are these images'."""
+        return self.together([(ctx, embeddings)])[0]
+
+    def together(self, batches: Sequence[tuple[PromptContext, Embeddings]]) -> list[PipelineResult]:
+        """Segments several batches, each of one image size; what they ask in one round is decoded together."""
+        results: dict[int, PipelineResult] = {}
+        going = {place: self._rounds(ctx, embeddings) for place, (ctx, embeddings) in enumerate(batches)}
+        answers: dict[int, Segmentation | None] = dict.fromkeys(going)
+        while going:
+            asked: dict[int, Prompts] = {}
+            for place, rounds in list(going.items()):
+                try:
+                    asked[place] = rounds.send(answers[place])
+                except StopIteration as done:
+                    results[place] = done.value
+                    del going[place]
+            answers = dict(self._decoded([(place, batches[place][1], one) for place, one in asked.items()]))
+        return [results[place] for place in range(len(batches))]
+
+    def _rounds(
+        self, ctx: PromptContext, embeddings: Embeddings
+    ) -> Generator[Prompts, Segmentation | None, PipelineResult]:
+        """Asks round by round: yields prompts, is sent the segmenter's answer, and returns what is kept."""
         ctx = replace(ctx, frames=_Frames(self.segmenter, embeddings))
-        kept = self._ask(ctx, embeddings, self.strategy.propose(ctx))
+        prompts = self.strategy.propose(ctx)
+        kept = self._answered(ctx, embeddings, prompts, (yield prompts))
         going = torch.ones(len(ctx), dtype=torch.bool)
         for _ in range(self.strategy.max_rounds - 1):
             chosen = _chosen(kept)
@@ -74,34 +100,43 @@ class Pipeline:
             active &= going
             if not active.any():
                 break
-            revised = self._ask(ctx, embeddings, prompts[active[prompts.image_index]])
+            prompts = prompts[active[prompts.example_index]]
+            revised = self._answered(ctx, embeddings, prompts, (yield prompts))
             # What was turned down would be asked the same again.
             going = active & self.strategy.better(ctx, revised.masks, kept.masks)
             kept = _merged(kept, revised, going, active)
         return kept
 
-    def _ask(self, ctx: PromptContext, embeddings: Embeddings, prompts: Prompts) -> PipelineResult:
-        segmentation = self.segmenter.decode(embeddings, prompts)
-        choice = self.selector(ctx, segmentation)
-        return PipelineResult(
-            masks=self._masks(choice, segmentation, embeddings, len(ctx)),
-            choice=choice,
-            prompts=prompts,
-            segmentation=segmentation,
-            rounds=torch.ones(len(ctx), dtype=torch.long),
-        )
+    def _decoded(self, asked: Sequence[tuple[int, Embeddings, Prompts]]) -> Iterator[tuple[int, Segmentation]]:
+        """Decodes the prompts of several batches; those that use the same kinds of prompts together."""
+        for _, alike in groupby(sorted(asked, key=_kinds), key=_kinds):
+            places, embeddings, prompts = zip(*alike, strict=True)
+            if len(places) == 1:
+                yield places[0], self.segmenter.decode(embeddings[0], prompts[0])
+                continue
+            examples = np.cumsum([0, *(len(one.image_of) for one in embeddings)])
+            queries = np.cumsum([0, *map(len, prompts)])
+            moved = [
+                replace(one, example_index=one.example_index + int(start))
+                for one, start in zip(prompts, examples[:-1], strict=True)
+            ]
+            answer = self.segmenter.decode(Embeddings.joined(embeddings), Prompts.joined(moved))
+            for place, one, start, end in zip(places, prompts, queries[:-1], queries[1:], strict=True):
+                yield place, replace(answer[int(start) : int(end)], example_index=one.example_index)
 
-    def _masks(
-        self, choice: Choice, segmentation: Segmentation, embeddings: Embeddings, count: int
-    ) -> Bool[Tensor, "batch height width"]:
-        """Brings the masks that are kept, and no others, to the original frame, and unites those of one image."""
-        masks = torch.zeros(count, *embeddings.original_size, dtype=torch.bool)
+    def _answered(
+        self, ctx: PromptContext, embeddings: Embeddings, prompts: Prompts, segmentation: Segmentation | None
+    ) -> PipelineResult:
+        """Brings the masks that are kept, and no others, to the original frame; unites those of one example."""
+        assert segmentation is not None
+        choice = self.selector(ctx, segmentation)
+        masks = torch.zeros(len(ctx), *embeddings.original_size, dtype=torch.bool)
         if len(choice):
             kept = segmentation.logits[choice.query, choice.candidate]
             originals = self.segmenter.to_original(kept, embeddings).cpu()
-            for image, mask in zip(choice.image_index, originals, strict=True):
-                masks[image] |= mask
-        return masks
+            for example, mask in zip(choice.example_index, originals, strict=True):
+                masks[example] |= mask
+        return PipelineResult(masks, choice, prompts, segmentation, rounds=torch.ones(len(ctx), dtype=torch.long))
 
 
 class SamForegroundPipeline(Pipeline):
@@ -138,6 +173,11 @@ class _Frames:
         return self.segmenter.to_original(logits, self.embeddings)
 
 
+def _kinds(asked: tuple[int, Embeddings, Prompts]) -> tuple[bool, bool]:
+    """What a batch's prompts have besides points: boxes, masks."""
+    return asked[2].boxes is not None, asked[2].mask_logits is not None
+
+
 def _chosen(result: PipelineResult) -> Float[Tensor, "batch low low"]:
     """Returns low-resolution logits of the masks kept, on the CPU; the largest of those united, 0 without any."""
     kept = result.segmentation.logits[result.choice.query, result.choice.candidate].cpu()
@@ -147,21 +187,23 @@ def _chosen(result: PipelineResult) -> Float[Tensor, "batch low low"]:
 def _largest(choice: Choice, values: Float[Tensor, rows * shape], count: int) -> Float[Tensor, batch * shape]:
     """Returns the elementwise maximum of the rows of each of ``count`` images; 0 for an image without any."""
     found = values.new_full((count, *values.shape[1:]), -torch.inf)
-    for image, own in zip(choice.image_index, values, strict=True):
+    for image, own in zip(choice.example_index, values, strict=True):
         found[image] = torch.maximum(found[image], own)
     return torch.where(found == -torch.inf, 0.0, found)
 
 
 def _merged(old: PipelineResult, new: PipelineResult, accepted: Tensor, active: Tensor) -> PipelineResult:
     """Takes the new round's rows for the images that accept it, the old rows for all others."""
-    keep = torch.nonzero(~accepted[old.prompts.image_index]).flatten()
-    take = torch.nonzero(accepted[new.prompts.image_index]).flatten()
-    kept_choice = _renumbered(old.choice[~accepted[old.choice.image_index]], keep, len(old.prompts), start=0)
-    new_choice = _renumbered(new.choice[accepted[new.choice.image_index]], take, len(new.prompts), start=len(keep))
+    keep = torch.nonzero(~accepted[old.prompts.example_index]).flatten()
+    take = torch.nonzero(accepted[new.prompts.example_index]).flatten()
+    kept_choice = _renumbered(old.choice[~accepted[old.choice.example_index]], keep, len(old.prompts), start=0)
+    new_choice = _renumbered(
+        new.choice[accepted[new.choice.example_index]], take, len(new.prompts), start=len(keep)
+    )
     choice = Choice.joined([kept_choice, new_choice])
     return PipelineResult(
         masks=torch.where(accepted[:, None, None], new.masks, old.masks),
-        choice=choice[choice.image_index.argsort(stable=True)],
+        choice=choice[choice.example_index.argsort(stable=True)],
         prompts=Prompts.joined([old.prompts[keep], new.prompts[take]]),
         segmentation=Segmentation.joined([old.segmentation[keep], new.segmentation[take]]),
         rounds=old.rounds + active.long(),

@@ -4,8 +4,6 @@ Everything that can be wrong with names, parameters and files is found while a `
 read only when it is carried out.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -16,15 +14,14 @@ import torch
 from gradsam_exp.classifiers.base import CLASSIFIERS, ClassifierSource
 from gradsam_exp.config import Config, chosen_model
 from gradsam_exp.data.backgrounds import BACKGROUNDS
-from gradsam_exp.data.base import DATASETS, FirstImages, ImageDataset
+from gradsam_exp.data.base import DATASETS, ExampleDataset, Limited, Ranked, align_classes
 from gradsam_exp.digest import digest, source_digest
 from gradsam_exp.engine.devices import check_devices, find_device
 from gradsam_exp.engine.experiment import Experiment
 from gradsam_exp.engine.pipeline import Pipeline
 from gradsam_exp.engine.preparation import Preparation
 from gradsam_exp.engine.session import Job
-from gradsam_exp.engine.stages.heatmaps import explained_by
-from gradsam_exp.engine.stages.images import align_classes
+from gradsam_exp.engine.stages.heatmaps import Target, explained_by, find_target
 from gradsam_exp.engine.store import Store, StoreSettings, find_store
 from gradsam_exp.engine.suitability import check_explainer, settled
 from gradsam_exp.errors import InputError
@@ -50,14 +47,16 @@ class Plan:
 
     Attributes:
         classifier: described, not yet read.
+        target: the class that heatmaps explain.
         store: where images, heatmaps and embeddings are kept, by ``settings``.
     """
 
     config: Config
-    dataset: ImageDataset
+    dataset: ExampleDataset
     classifier: ClassifierSource
     refiner: Refiner
     pipeline: Pipeline
+    target: Target
     store: Store
     device: torch.device
     job: Job
@@ -71,7 +70,7 @@ class Plan:
 
     @property
     def notes(self) -> list[str]:
-        """Says what a strategy's configuration chose besides, where nobody asked for it; one line each."""
+        """List notes for the user on settings that the prompt strategy chose by itself, such as its selector."""
         brought = self.pipeline.strategy.brings_selector
         if brought is None or brought != self.config.selector["name"] or self.job.given("selector"):
             return []
@@ -84,7 +83,7 @@ class Plan:
         config, ignored = self.config, self.pipeline.strategy.ignored
         return digest(
             {
-                "data": self.dataset.fingerprint,
+                "data": self.dataset.digest,
                 "prepared": self.preparation().recipe,
                 "pipeline": {key: value for key, value in config.pipeline.items() if key not in ignored},
                 "selector": config.selector,
@@ -101,16 +100,13 @@ class Plan:
     @property
     def digests(self) -> dict[str, str]:
         """Lists the digests of the data and the weights."""
-        data, classifier, sam = self.dataset.fingerprint, self.classifier.digest, self.pipeline.segmenter.digest
+        data, classifier, sam = self.dataset.digest, self.classifier.digest, self.pipeline.segmenter.digest
         return {"data": data, "classifier": classifier, "sam": sam}
 
     def experiment(self, *, among_others: bool = False) -> Experiment:
-        """Put the experiment together that the plan describes.
+        """Put the experiment together; the classifier is read when the store lacks a heatmap.
 
-        The classifier is read when a heatmap is needed that the store does not have.
-
-        Args:
-            among_others: this process makes other runs as well, and decodes what they have in common once.
+        ``among_others``: this process makes other runs as well, and decodes what they have in common once.
         """
         segmenter = decoder = self._loaded_segmenter()
         most = int(self.settings.answers_gb * 2**30) if self.settings.enabled and among_others else 0
@@ -121,27 +117,22 @@ class Plan:
         return Experiment(self.preparation(segmenter), pipeline, seed=self.config.seed)
 
     def preparation(self, segmenter: Segmenter | None = None) -> Preparation:
-        """Make the list of stages that images pass before any prompt.
-
-        Args:
-            segmenter: loaded; without it, the stage that encodes can be asked for its keys only.
-        """
+        """Make the stages before any prompt; without a loaded segmenter, the one that encodes has keys only."""
         config, session = self.config, self.job.session
         sam = {key: value for key, value in config.sam.items() if key not in _PLACES}
         data = [*DATASETS.modules(config.data), *BACKGROUNDS.modules(config.data), type(self.dataset).__module__]
+        refine, encode = REFINERS.modules(config.refine), SEGMENTERS.modules(config.sam)
         return Preparation(
-            explained_by(self.classifier, config.explainer, device=self.device, session=session),
+            explained_by(
+                self.classifier, config.explainer, target=self.target, device=self.device, session=session
+            ),
             self.refiner,
             self.pipeline.segmenter if segmenter is None else segmenter,
             store=self.store,
             segmented_by=[self.pipeline.segmenter.digest, sam, self.device.type],
             refined_by=config.refine,
             metrics=self.metrics,
-            modules={
-                "data": data,
-                "refine": REFINERS.modules(config.refine),
-                "sam": SEGMENTERS.modules(config.sam),
-            },
+            modules={"data": data, "refine": refine, "sam": encode},
         )
 
     def _loaded_segmenter(self) -> Segmenter:
@@ -156,7 +147,7 @@ class Plan:
         return self.job.session.keep("segmenter", key, load)
 
 
-def plan(config: Config, job: Job, given: Callable[[Sequence[str]], ImageDataset] | None = None) -> Plan:
+def plan(config: Config, job: Job, given: Callable[[Sequence[str]], ExampleDataset] | None = None) -> Plan:
     """Check a run before anything expensive starts: names and numbers first, then weights' files, then the data's.
 
     Args:
@@ -170,7 +161,6 @@ def plan(config: Config, job: Job, given: Callable[[Sequence[str]], ImageDataset
     asked = dict.fromkeys(FAITHFULNESS, True) if config.task.get("faithfulness") else {}
     refiner, metrics = REFINERS.build(config.refine), build_metrics({**asked, **config.metrics})
     EXPLAINERS.get(str(config.explainer.get("name")))
-    check_value("explainer.target", Literal["predicted", "label"], config.explainer.get("target"))
     check_value("explainer.augment", Literal["none", "mirror"], config.explainer.get("augment"))
     device = find_device(config.device)
     model = {key: value for key, value in chosen_model(config).items() if key != "layers"}
@@ -184,19 +174,21 @@ def plan(config: Config, job: Job, given: Callable[[Sequence[str]], ImageDataset
             f"pipeline={config.pipeline['name']} prompts with {', '.join(sorted(unasked))}, "
             f"which sam={config.sam['name']} does not accept"
         )
+    target, best = find_target(config.explainer.get("target"), classifier.class_names)
     dataset = find_dataset(config, config.split) if given is None else given(classifier.class_names)
     align_classes(dataset.class_names, classifier.class_names)
+    dataset = dataset if best == 1 else Ranked(dataset, best)
     width, height = dataset.image_size(0)
     check_explainer(config, classifier, job.session, (height, width))
-    if pipeline.needs_truth and dataset[0].mask is None:
+    if pipeline.needs_truth and any(example.mask is None for example in dataset[0].examples):
         raise InputError(f"pipeline={config.pipeline['name']} looks at the true masks, but the data set has none")
     settings = build_checked("store", StoreSettings, config.store)
     store = find_store(settings, job.session)
     check_devices(config.devices, device, stored=store.root is not None)
-    return Plan(config, dataset, classifier, refiner, pipeline, store, device, job, metrics, settings)
+    return Plan(config, dataset, classifier, refiner, pipeline, target, store, device, job, metrics, settings)
 
 
-def find_dataset(config: Config, split: str) -> ImageDataset:
+def find_dataset(config: Config, split: str) -> ExampleDataset:
     """Build the data set of a split, cut to ``limit`` images."""
     dataset = DATASETS.build(config.data, split=split)
-    return dataset if config.limit is None else FirstImages(dataset, config.limit)
+    return dataset if config.limit is None else Limited(dataset, config.limit)

@@ -1,7 +1,5 @@
 """This module writes prompts (JSON) and masks (COCO RLE) as rows of ``predictions.parquet``, and reads them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,18 +32,22 @@ class Prediction:
 
 
 def encode_predictions(
-    image_ids: Sequence[str], masks: Bool[Tensor, "batch height width"], prompts: Prompts
+    example_ids: Sequence[str],
+    image_ids: Sequence[str],
+    masks: Bool[Tensor, "batch height width"],
+    prompts: Prompts,
 ) -> dict[str, Any]:
-    """Make the columns of the table: ``image_id``, ``height``, ``width``, ``mask_rle``, ``prompts``."""
+    """Make the columns ``example_id``, ``image_id``, ``height``, ``width``, ``mask_rle`` and ``prompts``."""
     stacked = np.asfortranarray(masks.permute(1, 2, 0).numpy().astype(np.uint8))
     height, width = masks.shape[1:]
-    own: list[list[dict[str, Any]]] = [[] for _ in image_ids]
-    for image, query in zip(prompts.image_index.tolist(), _queries(prompts), strict=True):
-        own[image].append(query)
+    own: list[list[dict[str, Any]]] = [[] for _ in example_ids]
+    for example, query in zip(prompts.example_index.tolist(), _queries(prompts), strict=True):
+        own[example].append(query)
     return {
+        "example_id": list(example_ids),
         "image_id": list(image_ids),
-        "height": [height] * len(image_ids),
-        "width": [width] * len(image_ids),
+        "height": [height] * len(example_ids),
+        "width": [width] * len(example_ids),
         "mask_rle": [encoded["counts"].decode("ascii") for encoded in coco.encode(stacked)],
         "prompts": [json.dumps(queries) for queries in own],
     }
@@ -62,18 +64,11 @@ def _queries(prompts: Prompts) -> Iterator[dict[str, Any]]:
 
 
 def decode_prediction(row: Mapping[Any, Any]) -> Prediction:
-    """Read one row of the table.
-
-    Raises:
-        ValueError, KeyError, TypeError: it is damaged.
-    """
-    points: list[list[float]] = []
-    labels: list[int] = []
-    boxes: list[list[float]] = []
-    for query in json.loads(row["prompts"]):
-        points += query["points"]
-        labels += query["labels"]
-        boxes += [query["box"]] if "box" in query else []
+    """Read one row of the table; one that is damaged raises ValueError, KeyError or TypeError."""
+    queries = json.loads(row["prompts"])
+    points = [point for query in queries for point in query["points"]]
+    labels = [label for query in queries for label in query["labels"]]
+    boxes = [query["box"] for query in queries if "box" in query]
     return Prediction(
         points=np.array(points, dtype=np.float64).reshape(-1, 2),
         labels=np.array(labels, dtype=np.int64),
@@ -88,11 +83,7 @@ def encode_mask(mask: Bool[np.ndarray, "height width"]) -> str:
 
 
 def decode_mask(text: str, height: int, width: int) -> Bool[np.ndarray, "height width"]:
-    """Read a mask from COCO's compressed run lengths.
-
-    Raises:
-        ValueError: they do not fill the image.
-    """
+    """Read a mask from COCO's compressed run lengths; ValueError if they do not fill the image."""
     if not 0 < height * width <= MOST_PIXELS:
         raise ValueError(f"a mask of {height}×{width} px")
     mask = coco.decode({"size": [height, width], "counts": text.encode("ascii")})

@@ -4,8 +4,6 @@ Images go in chunks whose bounds depend on the data set only. What each stage ma
 store, or made and put there.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gradsam_exp.batching import TRIM_EVERY, AdaptiveBatch, return_freed_memory
-from gradsam_exp.data.base import ImageDataset, SizeBuckets
+from gradsam_exp.data.base import ExampleDataset, SizeBuckets
 from gradsam_exp.engine.stages.base import Chunk, Stage
 from gradsam_exp.engine.stages.embeddings import Encode
 from gradsam_exp.engine.stages.heatmaps import Explain, Explained
@@ -28,7 +26,7 @@ from gradsam_exp.engine.store import Store
 from gradsam_exp.metrics.base import ExampleMetric
 from gradsam_exp.refiners.base import Refiner, Unrefined
 from gradsam_exp.segmenters.base import Embeddings, Segmenter
-from gradsam_exp.types import Heatmaps, ImageBatch
+from gradsam_exp.types import ExampleBatch, Heatmaps
 
 CHUNK = 64  # images, fewer if they are large: everything of a chunk is in memory at once
 CHUNK_PIXELS = 2**24
@@ -37,42 +35,39 @@ _HINTS = {"explain": "a smaller explainer.chunk, if it has one, "}  # where memo
 
 @dataclass(frozen=True)
 class Prepared:
-    """Holds one chunk of images of one size with all that does not depend on prompts.
+    """Holds one chunk of images of one size, and their examples, with all that does not depend on prompts.
 
     Attributes:
         batch: labels are the classifier's class ids.
         predicted: the classifier's arg-max.
-        quality: the metrics that need no prompts, by name; one value per image, in float64.
+        quality: the metrics that need no prompts, by name; one value per example, in float64.
         stored: where the store keeps ``images`` and ``heatmaps`` (refined, if they are), as ``stage/key``; empty
             without a store.
     """
 
-    batch: ImageBatch
+    batch: ExampleBatch
     heatmaps: Heatmaps
     embeddings: Embeddings
     predicted: Int[Tensor, " batch"]
     quality: Mapping[str, Float[Tensor, " batch"]] = field(default_factory=dict)
     stored: Mapping[str, str] = field(default_factory=dict)
 
-    def __getitem__(self, rows: slice) -> Prepared:
+    def __getitem__(self, rows: slice) -> "Prepared":
         """Return some of the images."""
+        batch, examples = self.batch.of_images(rows), self.batch.examples_of(rows)
         return Prepared(
-            self.batch[rows],
-            self.heatmaps[rows],
-            self.embeddings[rows],
-            self.predicted[rows],
-            {name: values[rows] for name, values in self.quality.items()},
+            batch,
+            self.heatmaps[examples],
+            self.embeddings.of_images(rows, batch.image_of),
+            self.predicted[examples],
+            {name: values[examples] for name, values in self.quality.items()},
             self.stored,
         )
 
 
 @dataclass
 class Stopwatch:
-    """Counts seconds and images by stage.
-
-    Attributes:
-        on_change: called when a number has changed.
-    """
+    """Counts seconds and images by stage; ``on_change`` is called when a number has changed."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     images: dict[str, int] = field(default_factory=dict)
@@ -80,11 +75,7 @@ class Stopwatch:
 
     @contextmanager
     def time(self, stage: str, images: int = 0) -> Iterator[Callable[[int], None]]:
-        """Add the time spent inside to ``stage``, and at the end the images.
-
-        Yields:
-            To be called inside with the images of each part that is done.
-        """
+        """Add the time spent inside to ``stage``, and ``images`` at the end; yields what counts parts of them."""
         start, before, spent = time.perf_counter(), self.images.get(stage, 0), self.seconds.get(stage, 0.0)
 
         def count(done: int) -> None:
@@ -141,7 +132,7 @@ class Preparation:
 
     @property
     def recipe(self) -> list[str]:
-        """Digests what each stage's things depend on besides the images."""
+        """List each stage's digest of settings, source code and library versions, images not included."""
         return [stage.recipe for stage in self.stages]
 
     @property
@@ -150,7 +141,7 @@ class Preparation:
         return "refined" if any(stage.label == "refined" for stage in self.stages) else "heatmaps"
 
     def __call__(
-        self, dataset: ImageDataset, *, batch_size: int = 32, chunks: Iterable[list[int]] | None = None
+        self, dataset: ExampleDataset, *, batch_size: int = 32, chunks: Iterable[list[int]] | None = None
     ) -> Iterator[Prepared]:
         """Prepare chunk by chunk; at most ``batch_size`` images are in a network at a time.
 
@@ -163,42 +154,42 @@ class Preparation:
             stored = {what: f"{stage}/{chunk.keys[stage]}" for what, stage in places.items()}
             yield Prepared(chunk.batch, chunk.heatmaps, chunk.embeddings, chunk.predicted, chunk.quality, stored)
 
-    def explain(self, dataset: ImageDataset, *, batch_size: int = 32) -> Iterator[tuple[ImageBatch, Heatmaps]]:
+    def explain(self, dataset: ExampleDataset, *, batch_size: int = 32) -> Iterator[tuple[ExampleBatch, Heatmaps]]:
         """Prepare images and heatmaps alone; the segmenter need not be loaded."""
         stages = [stage for stage in self.stages if isinstance(stage, Images | Explain | Refine)]
         for chunk in self._made(dataset, stages, batch_size):
             yield chunk.batch, chunk.heatmaps
 
-    def images(self, dataset: ImageDataset) -> Iterator[ImageBatch]:
+    def images(self, dataset: ExampleDataset) -> Iterator[ExampleBatch]:
         """Prepare the images alone, in the same chunks."""
         for chunk in self._made(dataset, self.stages[:1], 1):
             yield chunk.batch
 
-    def missing(self, dataset: ImageDataset, among: Iterable[list[int]] | None = None) -> list[list[int]]:
+    def missing(self, dataset: ExampleDataset, among: Iterable[list[int]] | None = None) -> list[list[int]]:
         """List the chunks of which the store lacks something, as indices of their images.
 
         Args:
             among: some of the chunks; None: all.
         """
-        chunks, origin = _chunks(dataset) if among is None else among, dataset.origin
+        chunks, source = _chunks(dataset) if among is None else among, dataset.store_digest
         missing = []
         for indices in chunks:
-            keys = self._keys(origin, indices)
+            keys = self._keys(source, indices)
             if not all(self.store.has(stage.name, keys[stage.label]) for stage in self.stages):
                 missing.append(list(indices))
         return missing
 
-    def _keys(self, origin: str, indices: Sequence[int]) -> dict[str, str]:
+    def _keys(self, source: str, indices: Sequence[int]) -> dict[str, str]:
         """The store's key of what each stage makes of a chunk, by the stage's label."""
         keys: dict[str, str] = {}
         for stage in self.stages:
             before: list[Any] = [keys[label] for label in stage.after]
-            keys[stage.label] = stage.key(before or [origin, list(indices)])
+            keys[stage.label] = stage.key(before or [source, list(indices)])
         return keys
 
     def _made(
         self,
-        dataset: ImageDataset,
+        dataset: ExampleDataset,
         stages: Sequence[Stage],
         batch_size: int,
         chunks: Iterable[list[int]] | None = None,
@@ -206,11 +197,11 @@ class Preparation:
         """Chunk by chunk, with what these stages give."""
         clocks = dict.fromkeys(stage.clock for stage in stages)
         batches = {clock: AdaptiveBatch(clock, batch_size, hint=_HINTS.get(clock, "")) for clock in clocks}
-        origin = dataset.origin  # reads all backgrounds
-        for number, indices in enumerate(self._in_turn(dataset, origin) if chunks is None else chunks):
+        source = dataset.store_digest  # reads all backgrounds
+        for number, indices in enumerate(self._in_turn(dataset, source) if chunks is None else chunks):
             if number % TRIM_EVERY == TRIM_EVERY - 1:
                 return_freed_memory()
-            chunk = Chunk(dataset, indices, self._keys(origin, indices))
+            chunk = Chunk(dataset, indices, self._keys(source, indices))
             for stage in stages:
                 self._prepare(stage, chunk, batches[stage.clock])
             yield chunk
@@ -222,11 +213,11 @@ class Preparation:
             make = partial(stage.make, chunk, batches)
             stage.take(chunk, *self.store.get(stage.name, chunk.keys[stage.label], make))
 
-    def _in_turn(self, dataset: ImageDataset, origin: str) -> Iterator[list[int]]:
+    def _in_turn(self, dataset: ExampleDataset, source: str) -> Iterator[list[int]]:
         """All chunks; those that another process has in hand come last, and are then likely to be stored."""
         later = []
         for indices in _chunks(dataset):
-            with self.store.claim(self._keys(origin, indices)["images"]) as free:
+            with self.store.claim(self._keys(source, indices)["images"]) as free:
                 if free:
                     yield indices
                 else:
@@ -234,5 +225,5 @@ class Preparation:
         yield from later
 
 
-def _chunks(dataset: ImageDataset) -> SizeBuckets:
+def _chunks(dataset: ExampleDataset) -> SizeBuckets:
     return SizeBuckets(dataset, CHUNK, pixels=CHUNK_PIXELS)

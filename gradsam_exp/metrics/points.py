@@ -19,7 +19,7 @@ class PointMetric(ExampleMetric):
     def mean(values: Tensor, asked: Bool[Tensor, "queries points"], prompts: Prompts, images: int) -> PerImage:
         """Average over the points that are ``asked`` for, of all queries of an image."""
         sums = [
-            torch.zeros(images, dtype=torch.float64).index_add(0, prompts.image_index, part.double().sum(1))
+            torch.zeros(images, dtype=torch.float64).index_add(0, prompts.example_index, part.double().sum(1))
             for part in (values * asked, asked)
         ]
         return sums[0] / sums[1]
@@ -80,7 +80,7 @@ class BackgroundHitRate(PointHitRate):
 
 @METRICS.register("distance_px")
 class PointDistance(PointMetric):
-    """The distance is the mean Euclidean one of an image's foreground points from its true mask's centre of mass.
+    """Point distance is the mean distance of an image's foreground points from the true mask's centre of mass.
 
     In pixels. NaN for an image with an empty mask.
     """
@@ -95,7 +95,7 @@ class PointDistance(PointMetric):
         area = weights.sum((1, 2))
         centre_x = (weights.sum(1) * torch.arange(width)).sum(1) / area
         centre_y = (weights.sum(2) * torch.arange(height)).sum(1) / area
-        centres = torch.stack([centre_x, centre_y], 1)[prompts.image_index]
+        centres = torch.stack([centre_x, centre_y], 1)[prompts.example_index]
         distance = (prompts.points.double() - centres[:, None]).norm(dim=2)
         return self.mean(distance, prompts.labels == FOREGROUND, prompts, len(truth))
 
@@ -108,4 +108,4 @@ def points_on_masks(prompts: Prompts, masks: Masks) -> Bool[Tensor, "queries poi
     height, width = masks.shape[-2:]
     x = (prompts.points[..., 0] + 0.5).floor().long().clamp(0, width - 1)
     y = (prompts.points[..., 1] + 0.5).floor().long().clamp(0, height - 1)
-    return masks[prompts.image_index[:, None], y, x]
+    return masks[prompts.example_index[:, None], y, x]

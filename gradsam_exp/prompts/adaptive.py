@@ -1,4 +1,4 @@
-"""This module holds ``pipeline=adaptive``, which places background points only where the mask leaks."""
+"""This module holds ``pipeline=adaptive``: background points where SAM's mask spreads over low heat."""
 
 from typing import Annotated
 
@@ -30,7 +30,7 @@ from gradsam_exp.types import (
 @STRATEGIES.register("adaptive")
 @dataclass(frozen=True)
 class Adaptive(WithColdPixels):
-    """Adaptive asks with `Foreground`, and again with background points inside the leak where the mask leaks.
+    """Adaptive prompts as `Foreground`, then adds background points where the mask spreads over low heat.
 
     The reference report proposes it. A mask leaks if too much of it lies on cold pixels, or if it is too large for
     the warm region. The leak is its part on cold pixels; each round puts one background point into the innermost
@@ -61,7 +61,7 @@ class Adaptive(WithColdPixels):
         ]
         points, labels = stack_points([[(x, y, BACKGROUND) for x, y in own] for own in places])
         active = (labels != NO_POINT).any(1)
-        rows = prompts.image_index
+        rows = prompts.example_index
         points, labels = torch.cat([prompts.points, points[rows]], 1), torch.cat([prompts.labels, labels[rows]], 1)
         return Prompts(rows, points, labels)[active[rows]], active
 

@@ -25,7 +25,7 @@ Placement = Literal["extreme", "ring"]
 
 @dataclass(frozen=True)
 class WithColdPixels(Foreground):
-    """A strategy with cold pixels tells them from the warm ones, so that it can click on what is not the object.
+    """Base class of strategies that treat pixels of low heat (``bg_threshold``) as background.
 
     Attributes:
         bg_threshold: cold pixels have heatmap < this; must lie below ``fg_threshold``, so that none is warm too.
@@ -84,7 +84,7 @@ class ForegroundBackground(WithColdPixels):
         labels = torch.full((*foreground.shape[:2],), FOREGROUND)
         background_labels = torch.where(found, BACKGROUND, NO_POINT)
         return Prompts(
-            image_index=torch.arange(len(ctx)),
+            example_index=torch.arange(len(ctx)),
             points=torch.cat([foreground, background], 1),
             labels=torch.cat([labels, background_labels], 1),
         )

@@ -1,4 +1,4 @@
-"""These strategies ask with boxes, mask prompts or a grid of clicks, made from the heatmap's warm region."""
+"""These strategies prompt SAM with a box, a mask or a dense grid of points from the thresholded heatmap."""
 
 from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
@@ -110,7 +110,7 @@ class Cascade(Foreground):
         """Ask about all images with a mask again, each with its own logits."""
         del segmentation
         active = masks.flatten(1).any(1)
-        rows = prompts.image_index  # after a round they are no longer in the images' order
+        rows = prompts.example_index  # after a round they are no longer in the images' order
         again = replace(prompts, mask_logits=chosen[rows][:, None])
         if self.feed_box:
             again = replace(again, boxes=bounding_boxes(masks)[rows])

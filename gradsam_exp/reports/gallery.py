@@ -1,7 +1,5 @@
 """This module picks the few images of a run that are drawn: the first by name, and those of the lowest IoU."""
 
-from __future__ import annotations
-
 from bisect import insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,18 +17,18 @@ from gradsam_exp.overlap import iou
 
 @dataclass(frozen=True)
 class Example:
-    """Holds one image with everything that happened to it, as arrays.
+    """Holds one example with everything that happened to it, as arrays.
 
     Attributes:
         class_name: the true one; the predicted one where that is not known.
-        points: ``(x, y)`` px, of all of the image's queries.
+        points: ``(x, y)`` px, of all of the example's queries.
         labels: 1 foreground, 0 background.
         boxes: ``x0, y0, x1, y1`` px.
         truth: None where there is none; ``iou`` is then NaN.
         predicted_class: what the classifier sees, which the heatmap explains; empty if that is not said.
     """
 
-    image_id: str
+    example_id: str
     class_name: str
     image: UInt8[np.ndarray, "height width 3"]
     heatmap: Float[np.ndarray, "height width"]
@@ -66,7 +64,7 @@ class Gallery:
         truth = item.batch.masks
         ious = iou(result.masks, truth).tolist() if truth is not None else [float("nan")] * len(item.batch)
         for k, value in enumerate(ious):
-            name, make = item.batch.image_ids[k], partial(self._example, item, result, k, value)
+            name, make = item.batch.example_ids[k], partial(self._example, item, result, k, value)
             of_class = self._by_class.setdefault(int(item.batch.labels[k]), [])
             _offer(of_class, (name,), self.first, make)
             if truth is not None:
@@ -75,7 +73,8 @@ class Gallery:
     def first_examples(self) -> list[Example]:
         """Return the first image of each class, then the second of each, …, in the classes' order."""
         classes = [ranked for _, ranked in sorted(self._by_class.items())]
-        turns = [ranked[turn] for turn in range(self.first) for ranked in classes if turn < len(ranked)]
+        longest = max(map(len, classes), default=0)
+        turns = [ranked[turn] for turn in range(longest) for ranked in classes if turn < len(ranked)]
         return [example for _, example in turns[: self.first]]
 
     def worst_examples(self) -> list[Example]:
@@ -83,13 +82,13 @@ class Gallery:
         return [example for _, example in self._worst]
 
     def _example(self, item: Prepared, result: PipelineResult, k: int, iou: float) -> Example:
-        prompts, truth = result.prompts[result.prompts.image_index == k], item.batch.masks
+        prompts, truth = result.prompts[result.prompts.example_index == k], item.batch.masks
         label, predicted = int(item.batch.labels[k]), self.class_names[int(item.predicted[k])]
         real = prompts.labels >= 0
         return Example(
-            image_id=item.batch.image_ids[k],
+            example_id=item.batch.example_ids[k],
             class_name=self.class_names[label] if label >= 0 else predicted,
-            image=item.batch.images[k].permute(1, 2, 0).numpy(),
+            image=item.batch.images[item.batch.image_of[k]].permute(1, 2, 0).numpy(),
             heatmap=item.heatmaps.values[k].numpy(),
             points=prompts.points[real].numpy(),
             labels=prompts.labels[real].numpy(),

@@ -1,4 +1,4 @@
-"""This module compares runs: it reads each of them once, and sets one's images against another's."""
+"""This module holds `Runs`, the collection of runs that a report compares, each read from disk only once."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Runs:
 
 
 def against(iou: pd.Series, name: str, baseline: pd.Series) -> dict[str, Any]:
-    """Compare a run's IoUs with a baseline's, both by ``image_id``; gives the table's columns for it."""
+    """Compare a run's IoUs with a baseline's, both by ``example_id``; gives the table's columns for it."""
     from gradsam_exp.runs.paired import paired_difference  # noqa: PLC0415  (a sweep's parent starts without scipy)
 
     found = paired_difference(iou.to_numpy(), baseline.reindex(iou.index).to_numpy())

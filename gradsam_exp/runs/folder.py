@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from gradsam_exp.errors import InputError, first_line
 from gradsam_exp.runs.provenance import PROVENANCE
 from gradsam_exp.runs.saved_config import without_resolvers
-from gradsam_exp.runs.writing import replaced, write_json, write_parquet
+from gradsam_exp.runs.writing import replaced, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -167,7 +167,7 @@ class Run:
 
     @cached_property
     def images(self) -> pd.DataFrame:
-        """Reads the per-image table, by ``image_id``; not to be changed, as others get the same."""
+        """Reads the per-example table, by ``example_id``; not to be changed, as others get the same."""
         table = self._table(PER_IMAGE)
         if table.index.has_duplicates or not len(table):
             raise self._damaged(PER_IMAGE, "has an image twice" if len(table) else "has no rows")
@@ -180,21 +180,15 @@ class Run:
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
-        """Reads prompts and masks by ``image_id``; `gradsam_exp.engine.predictions` decodes them."""
+        """Reads prompts and masks by ``example_id``; `gradsam_exp.engine.predictions` decodes them."""
         return self._table(PREDICTIONS)
 
     @cached_property
     def prepared(self) -> list[dict[str, Any]]:
-        """Tells what the run took from the store: of each chunk ``image_ids``, and ``stored`` places by stage."""
+        """Tells what the run took from the store: of each chunk ``example_ids`` and ``stored`` places by stage."""
         chunks = self._json(PREPARED, "chunks")["chunks"]
-        for chunk in chunks if isinstance(chunks, list) else [None]:
-            if not (
-                isinstance(chunk, dict)
-                and isinstance(chunk.get("image_ids"), list)
-                and isinstance(chunk.get("stored"), dict)
-                and all(isinstance(text, str) for text in [*chunk["image_ids"], *chunk["stored"].values()])
-            ):
-                raise self._damaged(PREPARED, "is not understood")
+        if not isinstance(chunks, list) or not all(map(_is_chunk, chunks)):
+            raise self._damaged(PREPARED, "is not understood")
         return chunks
 
     @property
@@ -231,7 +225,7 @@ class Run:
 
     @property
     def is_whole(self) -> bool:
-        """Says whether a finished run has its files, and these are not damaged as far as a glance can tell."""
+        """Says whether a finished run's files exist and pass a quick check for damage."""
         from pyarrow import ArrowException  # noqa: PLC0415
         from pyarrow.parquet import read_metadata  # noqa: PLC0415
 
@@ -253,10 +247,8 @@ class Run:
         if missing:
             raise self._damaged(PER_IMAGE, f"has no {', '.join(sorted(missing))}")
         for name in ("iou", "predicted_iou"):
-            values = self.images[name]
-            if values.isna().all():
-                continue
-            if not is_numeric_dtype(values) or np.isinf(values.to_numpy(dtype="float64")).any():
+            values = self.images[name].dropna()
+            if len(values) and (not is_numeric_dtype(values) or np.isinf(values.to_numpy("float64")).any()):
                 raise self._damaged(PER_IMAGE, f"has values of {name} that are no finite numbers")
 
     def _damaged(self, name: str, problem: str) -> InputError:
@@ -316,7 +308,10 @@ class Run:
 
         path = self._plain_file(name, MOST_TABLE)
         with self._reading(name, ArrowException):
-            return pd.read_parquet(path).set_index("image_id")
+            table = pd.read_parquet(path)
+            if "example_id" not in table:  # an earlier version had one example an image
+                table["example_id"] = table["image_id"]
+            return table.set_index("example_id")
 
     # Writing
 
@@ -337,8 +332,9 @@ class Run:
         upper_bound: bool,
     ) -> None:
         """Write the tables, what was taken from the store, the provenance, and ``metrics.json`` last."""
-        write_parquet(self.folder / PER_IMAGE, per_image)
-        write_parquet(self.folder / PREDICTIONS, predictions)
+        for name, table in ((PER_IMAGE, per_image), (PREDICTIONS, predictions)):
+            with replaced(self.folder / name) as partial:
+                table.to_parquet(partial, index=False)
         write_json(self.folder / PREPARED, {"chunks": list(prepared)}, indent=None)
         write_json(self.folder / PROVENANCE, provenance)
         found = {"identity": identity, "status": "finished", "upper_bound": upper_bound, "metrics": metrics}
@@ -349,13 +345,11 @@ class Run:
         """Copy a whole run with its drawings; the provenance says from where."""
         if earlier.figures.is_dir():
             shutil.copytree(earlier.figures, self.figures, dirs_exist_ok=True)
-        for name in (*TABLES, PREPARED):
+        write_json(self.folder / PROVENANCE, {**earlier.provenance, "reused_from": str(earlier.folder)})
+        for name in (*TABLES, PREPARED, METRICS):
             if (earlier.folder / name).is_file():
                 with replaced(self.folder / name) as partial:
                     shutil.copyfile(earlier.folder / name, partial)
-        write_json(self.folder / PROVENANCE, {**earlier.provenance, "reused_from": str(earlier.folder)})
-        with replaced(self.folder / METRICS) as partial:
-            shutil.copyfile(earlier.folder / METRICS, partial)
         self._forget()
 
     def finish_without_metrics(self, status: str = "finished", **more: str) -> None:
@@ -377,21 +371,19 @@ class Run:
 
 def _is_summary(metric: Any) -> bool:
     """Whether a metric's ``mean`` and ``ci95`` are finite numbers or None, and ``n`` is a count."""
+    match metric:
+        case {"mean": mean, "ci95": [low, high], "n": int(n)}:
+            known = [value for value in (mean, low, high) if value is not None]
+            return n >= 0 and all(type(value) in (int, float) and math.isfinite(value) for value in known)
+    return False
 
-    def number(value: Any) -> bool:
-        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        return value is None or is_number
 
-    return (
-        isinstance(metric, dict)
-        and {"mean", "ci95", "n"} <= set(metric)
-        and number(metric["mean"])
-        and isinstance(metric["ci95"], list)
-        and len(metric["ci95"]) == 2
-        and all(map(number, metric["ci95"]))
-        and isinstance(metric["n"], int)
-        and metric["n"] >= 0
-    )
+def _is_chunk(chunk: Any) -> bool:
+    """Whether an entry of ``prepared.json`` names its examples (or images) and where their stages are stored."""
+    match chunk:
+        case {"example_ids": [*ids], "stored": {**stored}} | {"image_ids": [*ids], "stored": {**stored}}:
+            return all(isinstance(text, str) for text in [*ids, *stored.values()])
+    return False
 
 
 @contextmanager

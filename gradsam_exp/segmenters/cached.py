@@ -62,7 +62,7 @@ class CachedSegmenter:
                 known[row] = _answer(fresh, place)
                 self._keep(keys[row], _answer(fresh, place))
         logits, predicted_iou, *single = map(torch.stack, zip(*filter(None, known), strict=True))
-        return Segmentation(logits, predicted_iou, prompts.image_index, *single)
+        return Segmentation(logits, predicted_iou, prompts.example_index, *single)
 
     def _keep(self, key: bytes, answer: Answer) -> None:
         if key not in self._answers:
@@ -83,14 +83,17 @@ def _answer(segmentation: Segmentation, row: int) -> Answer:
 
 def _keys(embeddings: Embeddings, prompts: Prompts) -> list[bytes]:
     """Make a key for each query from everything that its answer depends on."""
-    sizes = str((embeddings.input_size, embeddings.original_size)).encode()
     levels = [level.cpu().contiguous().numpy() for level in embeddings.levels]
-    images = [b"".join(xxh3_128_digest(value.data) for value in values) for values in zip(*levels, strict=True)]
+    sizes = torch.cat([embeddings.input_sizes, embeddings.original_sizes], 1).tolist()
+    images = [
+        str(size).encode() + b"".join(xxh3_128_digest(value.data) for value in values)
+        for size, *values in zip(sizes, *levels, strict=True)
+    ]
     parts = (prompts.points, prompts.labels, prompts.boxes, prompts.mask_logits)
     columns = [None if part is None else part.cpu().contiguous().numpy() for part in parts]
     keys = []
-    for row, image in enumerate(prompts.image_index.tolist()):
-        state = xxh3_128(sizes + images[image])
+    for row, image in enumerate(embeddings.images_asked(prompts).tolist()):
+        state = xxh3_128(images[image])
         for column in columns:
             state.update(b"-" if column is None else column[row].data)
         keys.append(state.digest())

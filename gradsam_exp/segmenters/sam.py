@@ -12,13 +12,13 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from segment_anything.modeling import Sam
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 
 from gradsam_exp.batching import AdaptiveBatch, filled
-from gradsam_exp.segmenters.base import CELL, Embeddings, distinct_shapes
+from gradsam_exp.segmenters.base import CELL, Embeddings
 from gradsam_exp.segmenters.decoder import predict_masks
 from gradsam_exp.segmenters.encoder import encode_frames
 from gradsam_exp.types import NO_POINT, LowRes, Maps, Masks, Prompts, Segmentation
@@ -98,7 +98,13 @@ class SamSegmenter:
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Embeddings:
-        """Encode images, resized exactly as upstream does, by Pillow's bilinear filter on uint8."""
+        """Encode images, resized exactly as upstream does, by Pillow's bilinear filter on uint8.
+
+        Raises:
+            ValueError: images that are not uint8: what is white would have to be guessed.
+        """
+        if images.dtype != torch.uint8:
+            raise ValueError(f"images must be uint8, 0..255, but are {images.dtype}")
         resize = ResizeLongestSide(self.model.image_encoder.img_size)
         frames = [
             torch.from_numpy(resize.apply_image(np.ascontiguousarray(image.permute(1, 2, 0).numpy())))
@@ -106,11 +112,11 @@ class SamSegmenter:
         ]
         frame = torch.stack(frames).permute(0, 3, 1, 2)
         values = torch.cat([self._embedded(some) for some in frame.split(self._images_at_once(len(images)))])
-        return Embeddings((values,), (frame.shape[-2], frame.shape[-1]), (images.shape[-2], images.shape[-1]))
+        sizes = [(pixels.shape[-2], pixels.shape[-1]) for pixels in (frame, images)]
+        return Embeddings.of_one_size([values], *sizes)
 
     def _embedded(self, frame: Tensor) -> Tensor:
-        bf16 = self.precision == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             pixels = self.model.preprocess(frame.to(self.device).float())
             return self._encode_frames(self.model.image_encoder, pixels).float()
 
@@ -123,21 +129,21 @@ class SamSegmenter:
 
     @torch.no_grad()
     def decode(self, embeddings: Embeddings, prompts: Prompts) -> Segmentation:
-        """Answer every query, see `Segmenter.decode`.
+        """Answer every query, see `Segmenter.decode`; those of equally many points together.
 
-        SAM attends to padding points, so queries are grouped by their number of real points and padded
-        with nothing that upstream does not pad.
+        SAM attends to padding points, so queries are padded with nothing that upstream does not pad.
         """
-        device = self._decoding.device
         low = self._decoding.image_encoder.img_size // CELL
-        logits = torch.zeros(len(prompts), 4, low, low, device=device)
-        scores = torch.zeros(len(prompts), 4, device=device)
+        logits = torch.zeros(len(prompts), 4, low, low, device=self.device)
+        scores = torch.zeros(len(prompts), 4, device=self.device)
         self._batch.fit(self._rows_at_once())
-        for group in distinct_shapes(prompts):
+        points = (prompts.labels != NO_POINT).sum(1)
+        for count in points.unique():
+            group = torch.nonzero(points == count).flatten()
             decode = partial(self._decode_some, embeddings, prompts, group)
             for rows, answer_logits, answer_scores in self._batch.slices(len(group), decode):
                 logits[rows], scores[rows] = answer_logits[: len(rows)], answer_scores[: len(rows)]
-        return Segmentation(logits, scores, prompts.image_index)
+        return Segmentation(logits, scores, prompts.example_index)
 
     def _rows_at_once(self) -> int:
         """Compute how many queries fit a CPU's cache: 64 of ``compact`` are twice as fast as 256."""
@@ -157,28 +163,29 @@ class SamSegmenter:
     def _decode_alike(self, embeddings: Embeddings, prompts: Prompts) -> tuple[Tensor, Tensor]:
         """Decode queries that all have the same number of real points."""
         device = self._decoding.device
-        real = prompts.labels != NO_POINT
+        images, real = embeddings.images_asked(prompts), prompts.labels != NO_POINT
         count = int(real[0].sum())
         points = None
         if count:
             order = (~real).int().argsort(dim=1, stable=True)[:, :count]  # the real points, in their order
             xy = prompts.points.gather(1, order[..., None].expand(-1, -1, 2))
             labels = prompts.labels.gather(1, order)
-            points = (self.to_input(xy, embeddings).to(device), labels.float().to(device))
+            points = (self.to_input(xy, embeddings, images).to(device), labels.float().to(device))
         boxes = prompts.boxes
         if boxes is not None:
-            boxes = self.to_input(boxes.unflatten(1, (2, 2)), embeddings).flatten(1).to(device)
+            boxes = self.to_input(boxes.unflatten(1, (2, 2)), embeddings, images).flatten(1).to(device)
         masks = None if prompts.mask_logits is None else prompts.mask_logits.to(device)
         sparse, dense = self._decoding.prompt_encoder(points=points, boxes=boxes, masks=masks)
         (values,) = embeddings.levels
-        return predict_masks(self._decoding, values[prompts.image_index].to(device), sparse, dense)
+        return predict_masks(self._decoding, values[images].to(device), sparse, dense)
 
     @staticmethod
-    def to_input(xy: Float[Tensor, "*rows 2"], embeddings: Embeddings) -> Float[Tensor, "*rows 2"]:
-        """Convert coordinates of the original frame to SAM's input frame; pixel centres stay pixel centres."""
-        (height, width), (input_height, input_width) = embeddings.original_size, embeddings.input_size
-        scale = torch.tensor([input_width / width, input_height / height], device=xy.device)
-        return (xy + 0.5) * scale - 0.5
+    def to_input(
+        xy: Float[Tensor, "queries points 2"], embeddings: Embeddings, images: Int[Tensor, " queries"]
+    ) -> Float[Tensor, "queries points 2"]:
+        """Convert coordinates of the ``images``' original frames to SAM's; pixel centres stay pixel centres."""
+        scale = (embeddings.input_sizes[images].double() / embeddings.original_sizes[images]).flip(1).float()
+        return (xy + 0.5) * scale[:, None].to(xy.device) - 0.5
 
     @torch.no_grad()
     def to_original(self, logits: LowRes, embeddings: Embeddings) -> Masks:

@@ -34,39 +34,50 @@ class View:
 
     def of_embeddings(self, embeddings: Embeddings, levels: tuple[Tensor, ...]) -> Embeddings:
         """Make one view's ``levels`` of ``embeddings``, whose sizes are the plain image's."""
-        (height, width), (input_height, input_width) = embeddings.original_size, embeddings.input_size
-        if self.transposed:
-            height, width, input_height, input_width = width, height, input_width, input_height
-        return Embeddings(levels, (input_height, input_width), (height, width))
+        sizes = (embeddings.input_sizes, embeddings.original_sizes)
+        seen = [size.flip(1) if self.transposed else size for size in sizes]
+        return Embeddings(levels, seen[0], seen[1], embeddings.image_of)
 
     def of_prompts(self, prompts: Prompts, embeddings: Embeddings) -> Prompts:
-        """Move prompts to where this view shows what they mean; ``embeddings`` are the plain image's."""
+        """Transform prompts from the plain image's coordinates to this view's."""
         points, boxes, masks = prompts.points, prompts.boxes, prompts.mask_logits
-        height, width = embeddings.original_size
+        images = embeddings.images_asked(prompts)
+        height, width = embeddings.original_sizes[images].T
         for axis, side, flipped in ((0, width, self.across), (1, height, self.down)):
             if flipped:
                 points = _reflected(points, [axis], [axis], side)
                 boxes = None if boxes is None else _reflected(boxes, [axis, axis + 2], [axis + 2, axis], side)
         if masks is not None:
-            masks = self._mirrored(masks, embeddings)
+            masks = self._mirrored(masks, embeddings.input_sizes[images])
         if self.transposed:
             points = points.flip(-1)
             boxes = None if boxes is None else boxes[:, [1, 0, 3, 2]]
             masks = None if masks is None else masks.mT
         return replace(prompts, points=points, boxes=boxes, mask_logits=masks)
 
-    def back(self, logits: Tensor, embeddings: Embeddings) -> Tensor:
-        """Bring this view's low-resolution logits back to the plain image's frame."""
-        return self._mirrored(logits.mT if self.transposed else logits, embeddings)
+    def back(self, logits: Tensor, input_sizes: Tensor) -> Tensor:
+        """Bring this view's low-resolution logits ``(queries, …)`` back to the plain image's frame.
 
-    def _mirrored(self, maps: Tensor, embeddings: Embeddings) -> Tensor:
+        Args:
+            input_sizes: ``(height, width)`` px of each query's resized image, as `Embeddings.input_sizes`.
+        """
+        return self._mirrored(logits.mT if self.transposed else logits, input_sizes)
+
+    def _mirrored(self, maps: Tensor, input_sizes: Tensor) -> Tensor:
         """Mirror low-resolution maps as the image is mirrored; what they say of SAM's padding stays."""
-        height, width = embeddings.input_size
-        if self.across:
-            maps = maps @ _mirror(maps.shape[-1], width).to(maps).T
-        if self.down:
-            maps = _mirror(maps.shape[-2], height).to(maps) @ maps
-        return maps
+        if not (self.across or self.down):
+            return maps
+        mirrored = maps.clone()
+        for size in input_sizes.unique(dim=0):
+            height, width = size.tolist()
+            rows = (input_sizes == size).all(1).nonzero().flatten().to(maps.device)
+            own = maps[rows]
+            if self.across:
+                own = own @ _mirror(maps.shape[-1], width).to(maps).T
+            if self.down:
+                own = _mirror(maps.shape[-2], height).to(maps) @ own
+            mirrored[rows] = own
+        return mirrored
 
 
 EIGHT = [
@@ -81,10 +92,8 @@ EIGHT = [
 class Augmented:
     """Augmented asks a segmenter about several views of an image, and averages mask logits and predicted IoU.
 
-    The single-mask candidate is that of the image as it is.
-
-    The embeddings of an image's views are one embedding with as many times the channels: encoding, decoding and
-    the store take as many times as much.
+    The single-mask candidate is that of the image as it is. The views' embeddings are one embedding with as many
+    times the channels: encoding, decoding and the store take as many times as much.
 
     Args:
         segmenter: any whose low-resolution masks have a quarter of its square input's resolution, as SAM's have.
@@ -110,14 +119,15 @@ class Augmented:
     def decode(self, embeddings: Embeddings, prompts: Prompts) -> Segmentation:
         """Answer every query by the mean of what is answered for each view."""
         answers, single = [], None
+        sizes = embeddings.input_sizes[embeddings.images_asked(prompts)]
         seen = (level.chunk(len(self.views), 1) for level in embeddings.levels)
         for view, levels in zip(self.views, zip(*seen, strict=True), strict=True):
             own = view.of_embeddings(embeddings, levels)
             answer = self.segmenter.decode(own, view.of_prompts(prompts, embeddings))
-            answers.append((view.back(answer.logits, embeddings), answer.predicted_iou))
+            answers.append((view.back(answer.logits, sizes), answer.predicted_iou))
             single = answer.single if view == EIGHT[0] else single
         logits, predicted_iou = (sum(part[1:], start=part[0]) / len(part) for part in zip(*answers, strict=True))
-        return Segmentation(logits, predicted_iou, prompts.image_index, single)
+        return Segmentation(logits, predicted_iou, prompts.example_index, single)
 
 
 def augmented(segmenter: Segmenter, tta: Tta) -> Segmenter:
@@ -125,10 +135,10 @@ def augmented(segmenter: Segmenter, tta: Tta) -> Segmenter:
     return segmenter if tta == 1 else Augmented(segmenter, tta)
 
 
-def _reflected(xy: Tensor, of: list[int], into: list[int], side: int) -> Tensor:
-    """Count coordinates, in pixels where 0 is the first pixel's centre, from the other end of the axis."""
+def _reflected(xy: Tensor, of: list[int], into: list[int], sides: Tensor) -> Tensor:
+    """Count coordinates, in pixels where 0 is the first pixel's centre, from the axis' other end in each query."""
     reflected = xy.clone()
-    reflected[..., into] = side - 1 - xy[..., of]
+    reflected[..., into] = sides.view(-1, *[1] * (xy.ndim - 1)) - 1 - xy[..., of]
     return reflected
 
 
@@ -138,12 +148,11 @@ def _mirror(low: int, input_side: int) -> Float[Tensor, "low low"]:
 
     Where cells do not end with the image, it interpolates linearly between two of them.
     """
-    cells = -(-input_side // CELL)
-    at = (input_side / CELL - 1 - torch.arange(cells)).clamp(min=0)
+    rows = torch.arange(-(-input_side // CELL))
+    at = (input_side / CELL - 1 - rows).clamp(min=0)
     before, share = at.floor().long(), at % 1
     matrix = torch.eye(low)
-    matrix[:cells] = 0
-    rows = torch.arange(cells)
+    matrix[rows] = 0
     matrix[rows, before] = 1 - share
     matrix[rows, (before + 1).clamp(max=low - 1)] += share
     return matrix

@@ -1,4 +1,4 @@
-"""These selectors choose by how a candidate lies on the heatmap, by its size, or by the truth."""
+"""These selectors keep the mask that best overlaps the heatmap, the largest, or (oracle) the truly best one."""
 
 from typing import Annotated
 
@@ -69,7 +69,7 @@ class BestOfThree(MaskSelector):
         """
         if ctx.masks is None:
             raise ValueError("the oracle selector needs true masks")
-        truth = ctx.masks[segmentation.image_index][:, None]
+        truth = ctx.masks[segmentation.example_index][:, None]
         masks = ctx.low_res.to_original(segmentation.logits.flatten(0, 1)).cpu()
         quality = iou(masks.unflatten(0, segmentation.logits.shape[:2]), truth).float()
         return best_by(candidates_only(quality), segmentation)
@@ -78,7 +78,7 @@ class BestOfThree(MaskSelector):
 def _agreement(ctx: PromptContext, segmentation: Segmentation) -> Float[Tensor, "queries candidates"]:
     """Compute the agreement of every candidate with its image's heatmap."""
     logits = segmentation.logits
-    heat = ctx.low_res.to_low_res(ctx.heatmaps.values).to(logits.device)[segmentation.image_index][:, None]
+    heat = ctx.low_res.to_low_res(ctx.heatmaps.values).to(logits.device)[segmentation.example_index][:, None]
     probability = logits.sigmoid() * _inside(ctx, segmentation)[:, None]
     return soft_iou(probability, heat)
 

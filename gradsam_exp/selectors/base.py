@@ -39,10 +39,10 @@ def best_by(values: Float[Tensor, "queries candidates"], segmentation: Segmentat
     """
     values = values.cpu()
     per_query, candidates = values.max(1) if len(values) else (values, values)
-    images = segmentation.image_index.unique()
+    images = segmentation.example_index.unique()
     query = torch.zeros_like(images)
     for k, image in enumerate(images):
-        own = torch.nonzero(segmentation.image_index == image).flatten()
+        own = torch.nonzero(segmentation.example_index == image).flatten()
         query[k] = own[per_query[own].argmax()]
     chosen = candidates[query] if len(query) else torch.zeros_like(query)
     return Choice(images, query, chosen, segmentation.predicted_iou.cpu()[query, chosen])

@@ -1,7 +1,5 @@
 """``task=evaluate`` explains, prompts, segments and scores one split, and leaves a whole run's folder."""
 
-from __future__ import annotations
-
 import logging
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -27,7 +25,7 @@ from gradsam_exp.registry import build_checked
 from gradsam_exp.reports.figures import figure1, score_histograms
 from gradsam_exp.reports.gallery import Gallery
 from gradsam_exp.reports.sweep import warned
-from gradsam_exp.reports.terminal import results_table
+from gradsam_exp.reports.tables import results_table
 from gradsam_exp.runs.folder import METRICS, Run, one_at_a_time
 from gradsam_exp.runs.provenance import provenance
 from gradsam_exp.runs.summary import Summary, summarize_metrics
@@ -107,8 +105,7 @@ def _earlier_runs(planned: Plan, settings: EvaluateSettings, job: Job) -> Iterat
 def _finished_runs(root: Path) -> Mapping[str | None, list[Run]]:
     """The finished runs below a folder by their identity."""
     runs: dict[str | None, list[Run]] = defaultdict(list)
-    for path in root.rglob(METRICS):
-        run = Run(path.parent)
+    for run in (Run(path.parent) for path in root.rglob(METRICS)):
         runs[run.identity].append(run)
     return runs
 

@@ -1,9 +1,10 @@
-"""``task=explain`` shows what a classifier sees in any picture, where, and the mask SAM makes of it."""
+"""``task=explain`` draws predicted class, heatmap, prompts and SAM's mask for given picture files."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from gradsam_exp.config import Config
 from gradsam_exp.console import console
 from gradsam_exp.data.given import GivenPictures, find_pictures
+from gradsam_exp.data.pictures import MAX_PIXELS
 from gradsam_exp.engine.pipeline import PipelineResult
 from gradsam_exp.engine.plan import plan
 from gradsam_exp.engine.preparation import Prepared
@@ -36,42 +38,64 @@ def run(config: Config, job: Job) -> None:
     build_checked("task", explain, config.task, config=config, job=job)
 
 
-def explain(config: Config, job: Job, *, max_side: Annotated[int, Field(ge=16)] = 512) -> None:
+def explain(
+    config: Config,
+    job: Job,
+    *,
+    max_side: Annotated[int, Field(ge=16)] = 512,
+    max_pixels: Annotated[int, Field(ge=1)] = MAX_PIXELS,
+) -> None:
     """See ``conf/task/explain.yaml``."""
     if config.image is None:
         raise InputError(
             "image is missing: give a picture, a folder of pictures, or a glob, as in image=photo.jpg"
         )
-    pictures = GivenPictures(find_pictures(config.image), max_side=max_side)
+    pictures = GivenPictures(find_pictures(config.image), max_side=max_side, max_pixels=max_pixels)
     planned = plan(config, job, pictures.with_classes)
     names = planned.classifier.class_names
-    gallery = Gallery(names, first=len(pictures), worst=0)
-    seen: dict[str, tuple[int, Tensor | None, float]] = {}
+    gallery = Gallery(names, first=sys.maxsize, worst=0)
+    seen: dict[str, list[_Seen]] = {}
 
     def on_batch(item: Prepared, result: PipelineResult) -> None:
         gallery(item, result)
         logits = item.heatmaps.logits
-        for k, name in enumerate(item.batch.image_ids):
+        for k, (name, image) in enumerate(zip(item.batch.example_ids, item.batch.image_of.tolist(), strict=True)):
             shares = None if logits is None else logits[k].float().softmax(0)
-            seen[name] = int(item.predicted[k]), shares, float(result.predicted_iou[k])
+            target = names[int(item.heatmaps.targets[k])]
+            found = _Seen(name, int(item.predicted[k]), shares, target, float(result.predicted_iou[k]))
+            seen.setdefault(item.batch.image_ids[image], []).append(found)
 
     planned.experiment().run(pictures, batch_size=min(config.batch_size, _AT_ONCE), on_batch=on_batch)
-    examples = {example.image_id: example for example in gallery.first_examples()}
+    examples = {example.example_id: example for example in gallery.first_examples()}
     for name, size in zip(pictures.names, pictures.original_sizes, strict=True):
-        predicted, shares, score = seen[name]
-        example = examples[name]
-        _write(example, size, job.folder)
-        console.print(f"{name}: {_ranked(names, predicted, shares)}", soft_wrap=True)
-        covered = f"mask: {example.mask.mean():.1%} of the picture, predicted IoU {score:.2f}"
-        console.print(f"  {covered} → {job.folder / name}.png, .pdf, _mask.png", soft_wrap=True)
+        console.print(f"{name}: {_ranked(names, seen[name][0].predicted, seen[name][0].shares)}", soft_wrap=True)
+        for one in seen[name]:
+            example = examples[one.example_id]
+            path = job.folder / one.example_id.replace(":", "-")
+            _write(example, one.target, size, path)
+            covered = f"{example.mask.mean():.1%} of the picture, predicted IoU {one.predicted_iou:.2f}"
+            what = "mask" if one.target == names[one.predicted] else f"mask of {one.target}"
+            console.print(f"  {what}: {covered} → {path}.png, .pdf, _mask.png", soft_wrap=True)
 
 
-def _write(example: Example, size: tuple[int, int], folder: Path) -> None:
+@dataclass(frozen=True)
+class _Seen:
+    """What the classifier says of an example, which class was explained, and how sure SAM is of its mask."""
+
+    example_id: str
+    predicted: int
+    shares: Tensor | None
+    target: str
+    predicted_iou: float
+
+
+def _write(example: Example, target: str, size: tuple[int, int], path: Path) -> None:
     """The figure, and the mask in the picture's own size."""
-    shown = replace(example, class_name=f"seen as {example.class_name}")
-    figure1([shown], folder / f"{example.image_id}.png", cell=CELL)
+    seen = example.predicted_class
+    title = f"seen as {seen}" if target == seen else f"asked for {target}"
+    figure1([replace(example, class_name=title)], Path(f"{path}.png"), cell=CELL)
     mask = Image.fromarray(example.mask).convert("L").resize(size, Image.Resampling.NEAREST)
-    mask.save(folder / f"{example.image_id}_mask.png")
+    mask.save(f"{path}_mask.png")
 
 
 def _ranked(names: Sequence[str], predicted: int, shares: Tensor | None, *, most: int = 5) -> str:

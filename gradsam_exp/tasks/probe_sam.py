@@ -3,8 +3,6 @@
 No classifier is involved: what is measured is the segmenter alone.
 """
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import numpy as np
@@ -16,7 +14,7 @@ from torch import Tensor
 from gradsam_exp.config import Config
 from gradsam_exp.console import console
 from gradsam_exp.data.backgrounds import BACKGROUNDS
-from gradsam_exp.data.base import ImageDataset, loader
+from gradsam_exp.data.base import ExampleDataset, loader
 from gradsam_exp.data.novel_shapes import NovelShapes
 from gradsam_exp.data.shapes import Shapes
 from gradsam_exp.engine.devices import find_device
@@ -25,12 +23,12 @@ from gradsam_exp.overlap import iou
 from gradsam_exp.prompts.foreground import point_prompts
 from gradsam_exp.prompts.reference import Oracle
 from gradsam_exp.registry import build_checked
-from gradsam_exp.reports.terminal import results_table
+from gradsam_exp.reports.tables import results_table
 from gradsam_exp.runs.summary import Summary, summarize
 from gradsam_exp.runs.writing import write_json
 from gradsam_exp.segmenters.base import SEGMENTERS, Segmenter
 from gradsam_exp.selectors.score import PredictedIoU
-from gradsam_exp.types import Heatmaps, ImageBatch, PromptContext
+from gradsam_exp.types import ExampleBatch, Heatmaps, PromptContext
 
 Findings = dict[str, Summary]
 
@@ -69,7 +67,7 @@ def probe(
     return findings["one click, built-in shapes"].mean
 
 
-def _one_click(segmenter: Segmenter, dataset: ImageDataset, what: str) -> Findings:
+def _one_click(segmenter: Segmenter, dataset: ExampleDataset, what: str) -> Findings:
     """Measure the IoU of a click at the true centre of mass, overall and by class; predicted IoU chooses."""
     ious, labels = [], []
     for batch in loader(dataset, 32):
@@ -83,11 +81,11 @@ def _one_click(segmenter: Segmenter, dataset: ImageDataset, what: str) -> Findin
 
 
 def _background_clicks(
-    segmenter: Segmenter, dataset: ImageDataset, distance_px: float, shape_covered: float, seed: int
+    segmenter: Segmenter, dataset: ExampleDataset, distance_px: float, shape_covered: float, seed: int
 ) -> Findings:
     """Click at a random pixel at least ``distance_px`` from the shape, and measure if the mask avoids it."""
     rng = np.random.default_rng(seed)
-    contains, spares, overlap = [], [], []
+    contains, overlap = [], []
     for batch in loader(dataset, 32):
         truth = batch.masks
         assert truth is not None
@@ -95,32 +93,31 @@ def _background_clicks(
         masks = _masks(segmenter, batch, clicks[:, None].float())
         rows = torch.arange(len(batch))
         contains.append(masks[rows, clicks[:, 1], clicks[:, 0]])
-        covered = (masks & truth).sum((1, 2)) / truth.sum((1, 2))
-        overlap.append(covered)
-        spares.append(covered <= shape_covered)
-    inside, off = torch.cat(contains), torch.cat(spares)
+        overlap.append((masks & truth).sum((1, 2)) / truth.sum((1, 2)))
+    inside, covered = torch.cat(contains), torch.cat(overlap)
+    off = covered <= shape_covered
     named: dict[str, Tensor] = {
         "background click: mask contains the click": inside,
         f"background click: covers ≤ {shape_covered:.0%} of the shape": off,
         "background click: both": inside & off,
-        "background click: share of the shape covered": torch.cat(overlap),
+        "background click: share of the shape covered": covered,
     }
     return {name: summarize(values.double().numpy()) for name, values in named.items()}
 
 
 def _far_pixel(rng: np.random.Generator, mask: np.ndarray, distance_px: float) -> tuple[int, int]:
-    ys, xs = np.nonzero(distance_transform_edt(~mask) >= distance_px)
-    pick = int(rng.integers(len(xs)))
-    return int(xs[pick]), int(ys[pick])
+    far = np.argwhere(distance_transform_edt(~mask) >= distance_px)
+    y, x = far[rng.integers(len(far))].tolist()
+    return x, y
 
 
-def _masks(segmenter: Segmenter, batch: ImageBatch, points: Tensor) -> Tensor:
+def _masks(segmenter: Segmenter, batch: ExampleBatch, points: Tensor) -> Tensor:
     embeddings = segmenter.encode(batch.images)
     segmentation = segmenter.decode(embeddings, point_prompts(points))
     choice = PredictedIoU()(PromptContext(batch.images, _no_heatmaps(batch)), segmentation)
     return segmenter.to_original(segmentation.logits[choice.query, choice.candidate], embeddings).cpu()
 
 
-def _no_heatmaps(batch: ImageBatch) -> Heatmaps:
+def _no_heatmaps(batch: ExampleBatch) -> Heatmaps:
     count, (height, width) = len(batch), batch.size
     return Heatmaps(torch.zeros(count, height, width), torch.ones(count, dtype=torch.bool), batch.labels)

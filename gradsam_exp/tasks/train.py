@@ -1,7 +1,5 @@
 """``task=train`` trains a classifier, keeps the best epoch and shows its accuracy for each class."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -20,7 +18,7 @@ from gradsam_exp.classifiers.classifier import ImageClassifier, check_trainable
 from gradsam_exp.classifiers.transform import Transform
 from gradsam_exp.config import Config, chosen_model
 from gradsam_exp.console import console
-from gradsam_exp.data.base import ImageDataset, loader
+from gradsam_exp.data.base import ExampleDataset, loader
 from gradsam_exp.engine.plan import find_dataset
 from gradsam_exp.engine.session import Job
 from gradsam_exp.errors import InputError
@@ -122,7 +120,7 @@ def run(config: Config, job: Job) -> float:
         write_provenance(
             folder,
             config=asdict(config),
-            digests={"train": train_set.fingerprint, "val": val_set.fingerprint},
+            digests={"train": train_set.digest, "val": val_set.digest},
             seeds={"model.seed": config.model.get("seed", 0), "data.seed": config.data.get("seed", 0)},
             device=str(trainer.strategy.root_device),
         )
@@ -134,7 +132,7 @@ def run(config: Config, job: Job) -> float:
     return accuracies["val"]["all"]
 
 
-def _classifier(config: Config, settings: TrainSettings, train_set: ImageDataset) -> ImageClassifier:
+def _classifier(config: Config, settings: TrainSettings, train_set: ExampleDataset) -> ImageClassifier:
     """The network to train, after a check that it can be trained on such images."""
     backbone, size = config.model["backbone"], _size(config.model.get("size"))
     width, height = train_set.image_size(0)

@@ -1,7 +1,5 @@
 """``task=train_sam`` trains ``sam=compact`` from scratch on endless random scenes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
@@ -127,7 +125,7 @@ def run(config: Config, job: Job) -> None:
     write_provenance(
         folder,
         config=asdict(config),
-        digests={s: b.fingerprint for s, b in backgrounds.items() if b is not None},
+        digests={s: b.digest for s, b in backgrounds.items() if b is not None},
         seeds={"task.seed": settings.seed},
         device=str(trainer.strategy.root_device),
     )

@@ -1,7 +1,5 @@
 """This module picks the images of a finished run that are worth looking at, from its files and the store."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -29,7 +27,7 @@ def chosen_images(per_image: pd.DataFrame, images: int | Literal["all"]) -> dict
     Where there is no truth, SAM's predicted IoU stands for the IoU. Of few images, each is shown once.
     """
     by = "iou" if per_image["iou"].notna().any() else "predicted_iou"
-    ranked = per_image.sort_values([by, "image_id"], kind="stable")["image_id"].tolist()
+    ranked = per_image.sort_values([by, "example_id"], kind="stable")["example_id"].tolist()
     if images == "all":
         return dict.fromkeys(ranked, "all")
     middle = max((len(ranked) - images) // 2, 0)
@@ -51,15 +49,11 @@ def examples_of(planned: Plan, run: Run, names: Sequence[str]) -> list[Example]:
         images = stored_images(run, planned.store, names, most_pixels=sys.maxsize)
         heats = stored_heatmaps(run, planned.store, names)
     if missing := set(names) - set(images):
-        images |= {
-            name: (
-                batch.images[k].permute(1, 2, 0).numpy(),
-                None if batch.masks is None else batch.masks[k].numpy(),
-            )
-            for batch in planned.preparation().images(planned.dataset)
-            for k, name in enumerate(batch.image_ids)
-            if name in missing
-        }
+        for batch in planned.preparation().images(planned.dataset):
+            for k, name in enumerate(batch.example_ids):
+                if name in missing:
+                    truth = None if batch.masks is None else batch.masks[k].numpy()
+                    images[name] = batch.images[batch.image_of[k]].permute(1, 2, 0).numpy(), truth
     facts = run.images.loc[list(names)].to_dict("index")
     predictions = run.predictions.loc[list(names)].to_dict("index")
     found = []
@@ -67,7 +61,7 @@ def examples_of(planned: Plan, run: Run, names: Sequence[str]) -> list[Example]:
         own, prediction = facts[name], decode_prediction(predictions[name])
         image, truth = images[name]
         example = Example(
-            image_id=name,
+            example_id=name,
             class_name=own["class_name"] if isinstance(own["class_name"], str) else own["predicted_class"],
             image=image,
             heatmap=heats.get(name, np.zeros(prediction.mask.shape, dtype=np.float32)),

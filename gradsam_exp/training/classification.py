@@ -1,4 +1,4 @@
-"""This module gives a classifier's training its batches and initial weights, and measures its accuracy."""
+"""This module holds helpers of ``task=train``: data loader, copied initial weights, accuracy per class."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from gradsam_exp.classifiers.checkpoints import ClassifierFile
 from gradsam_exp.classifiers.classifier import ImageClassifier
-from gradsam_exp.data.base import ImageDataset, SizeBuckets, collate, loader
+from gradsam_exp.data.base import ExampleDataset, SizeBuckets, collate, loader
 from gradsam_exp.data.shapes import Shapes
 from gradsam_exp.errors import InputError
 
@@ -34,7 +34,7 @@ class FreshSamples(Sampler[int]):
         return self.length
 
 
-def training_loader(dataset: ImageDataset, batch_size: int, *, workers: int, fresh: bool) -> DataLoader[Any]:
+def training_loader(dataset: ExampleDataset, batch_size: int, *, workers: int, fresh: bool) -> DataLoader[Any]:
     """Read a data set in random order, in batches of one image size each.
 
     Args:
@@ -49,11 +49,7 @@ def training_loader(dataset: ImageDataset, batch_size: int, *, workers: int, fre
 
 
 def copy_weights(source: ClassifierFile, model: ImageClassifier) -> None:
-    """Copy another training's weights into a classifier.
-
-    Raises:
-        InputError: naming ``task.start``, if they are of another network or of other classes.
-    """
+    """Copy another training's weights into a classifier; `InputError` if network or classes are not the same."""
     trained = source.load()
     for what in ("backbone_name", "class_names"):
         ours, theirs = getattr(model, what), getattr(trained, what)
@@ -63,11 +59,7 @@ def copy_weights(source: ClassifierFile, model: ImageClassifier) -> None:
 
 
 def check_length(checkpoint: Mapping[str, Any], steps: int, resume: str) -> None:
-    """Check that a checkpoint is of a training of this many steps, for which its learning rate was planned.
-
-    Raises:
-        InputError: naming ``task.resume``.
-    """
+    """Raise `InputError` unless a checkpoint's training was planned, with its learning rate, for so many steps."""
     before = checkpoint["lr_schedulers"][0]["total_steps"]
     if before != steps:
         raise InputError(
@@ -77,14 +69,14 @@ def check_length(checkpoint: Mapping[str, Any], steps: int, resume: str) -> None
 
 
 @torch.no_grad()
-def accuracy_by_class(model: ImageClassifier, dataset: ImageDataset) -> dict[str, float]:
+def accuracy_by_class(model: ImageClassifier, dataset: ExampleDataset) -> dict[str, float]:
     """Measure the share of correct predictions, for ``all`` images and for each class, on the CPU."""
     names = model.class_names
     overall = MulticlassAccuracy(len(names), average="micro")
     by_class = MulticlassAccuracy(len(names), average="none")
     model.eval().cpu()
     for batch in loader(dataset, 64):
-        logits = model(batch.images)
+        logits = model(batch.own_images)
         overall.update(logits, batch.labels)
         by_class.update(logits, batch.labels)
     values = zip(names, by_class.compute().tolist(), strict=True)

@@ -34,7 +34,7 @@ def background_places(predictions: pd.DataFrame) -> pd.DataFrame:
         predictions: the run's ``predictions.parquet``.
 
     Returns:
-        A row per point: ``image_id``; ``x``, ``y`` px; ``across``, ``down``: the same as shares of the image's
+        A row per point: ``example_id``; ``x``, ``y`` px; ``across``, ``down``: the same as shares of the image's
         sides; ``edge``, ``corner``: whether it is at one.
     """
     rows = []
@@ -44,14 +44,14 @@ def background_places(predictions: pd.DataFrame) -> pd.DataFrame:
         for x, y in found.points[found.labels == BACKGROUND].tolist():
             sides = (x <= NEAR or x >= right) + (y <= NEAR or y >= bottom)
             across, down = (x + 0.5) / image["width"], (y + 0.5) / image["height"]
-            rows.append((image["image_id"], x, y, across, down, sides > 0, sides == 2))
-    return pd.DataFrame(rows, columns=["image_id", "x", "y", "across", "down", "edge", "corner"])
+            rows.append((image["example_id"], x, y, across, down, sides > 0, sides == 2))
+    return pd.DataFrame(rows, columns=["example_id", "x", "y", "across", "down", "edge", "corner"])
 
 
 def unmoved(one: pd.DataFrame, other: pd.DataFrame) -> float:
     """Returns the share of the images whose background points are the same in both runs."""
     first, second = (
-        {str(name): set(zip(own["x"], own["y"], strict=True)) for name, own in places.groupby("image_id")}
+        {str(name): set(zip(own["x"], own["y"], strict=True)) for name, own in places.groupby("example_id")}
         for places in (one, other)
     )
     return float(np.mean([points == second.get(name) for name, points in first.items()]))
@@ -80,9 +80,9 @@ def errors(predictions: pd.DataFrame, truth: Mapping[str, Bool[np.ndarray, "heig
     """Count each mask's pixels outside the object (``extra``) and the object's outside the mask (``missed``)."""
     rows = []
     for image in predictions.to_dict("records"):
-        mask, true = decode_prediction(image).mask, truth[image["image_id"]]
-        rows.append((image["image_id"], int((mask & ~true).sum()), int((true & ~mask).sum())))
-    return pd.DataFrame(rows, columns=["image_id", "extra", "missed"]).set_index("image_id")
+        mask, true = decode_prediction(image).mask, truth[image["example_id"]]
+        rows.append((image["example_id"], int((mask & ~true).sum()), int((true & ~mask).sum())))
+    return pd.DataFrame(rows, columns=["example_id", "extra", "missed"]).set_index("example_id")
 
 
 def by_quartile(delta: pd.Series, facts: pd.DataFrame) -> pd.DataFrame:

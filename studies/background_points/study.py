@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from gradsam_exp.app.composing import compose
 from gradsam_exp.config import Config
 from gradsam_exp.console import console
-from gradsam_exp.data.base import FirstImages, ImageDataset
+from gradsam_exp.data.base import Limited, ExampleDataset
 from gradsam_exp.data.shapes import Shapes
 from gradsam_exp.engine.plan import plan
 from gradsam_exp.engine.session import RUNNING, Job, Session
@@ -101,7 +101,7 @@ def run_variant(config: Config, job: Job) -> float:
     return evaluate.run(config, job)
 
 
-def write_findings(folder: Path, names: Sequence[str], dataset: ImageDataset) -> str:
+def write_findings(folder: Path, names: Sequence[str], dataset: ExampleDataset) -> str:
     """Write tables, figures and ``study.md`` from the files of finished runs; returns the text.
 
     Args:
@@ -158,18 +158,19 @@ def write_findings(folder: Path, names: Sequence[str], dataset: ImageDataset) ->
     return text
 
 
-def facts_and_truth(dataset: ImageDataset) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-    """Collect every image's true mask and the facts of its object (`findings.object_facts`), by ``image_id``.
+def facts_and_truth(dataset: ExampleDataset) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """Collect every image's true mask and the facts of its object (`findings.object_facts`), by ``example_id``.
 
     The facts of drawn shapes include their opacity, in [0.6, 1].
     """
-    source = dataset.dataset if isinstance(dataset, FirstImages) else dataset
+    source = dataset.dataset if isinstance(dataset, Limited) else dataset
     facts: dict[str, dict[str, float | int]] = {}
     truth: dict[str, np.ndarray] = {}
     for index in range(len(dataset)):
         sample = dataset[index]
-        assert sample.mask is not None
-        truth[sample.image_id] = sample.mask.numpy()
+        mask = sample.examples[0].mask
+        assert mask is not None
+        truth[sample.image_id] = mask.numpy()
         facts[sample.image_id] = findings.object_facts(sample.image.numpy(), truth[sample.image_id])
         if isinstance(source, Shapes):
             facts[sample.image_id]["opacity"] = source.draw(index).opacity

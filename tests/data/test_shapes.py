@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from gradsam_exp.data.backgrounds import Mixed, Noise
-from gradsam_exp.data.base import FirstImages, loader
+from gradsam_exp.data.base import Limited, loader
 from gradsam_exp.data.novel_shapes import NovelShapes
 from gradsam_exp.data.shapes import LENGTHS, SHAPES, Shapes, stencil
 
@@ -19,8 +19,8 @@ def test_lengths_and_sizes_are_the_reference_data_sets():
     sample = Shapes("test", Noise("test"))[0]
     assert sample.image.shape == (3, 48, 64)
     assert sample.image.dtype == torch.uint8
-    assert sample.mask is not None
-    assert sample.mask.shape == (48, 64)
+    assert sample.examples[0].mask is not None
+    assert sample.examples[0].mask.shape == (48, 64)
 
 
 def test_pixels_of_a_seed_are_pinned():
@@ -80,7 +80,7 @@ def test_stencils_are_symmetric_and_fill_their_box(shape: str, size: int):
 
 
 def test_classes_are_balanced():
-    labels = [Shapes("test", Noise("test"))[k].label for k in range(500)]
+    labels = [Shapes("test", Noise("test"))[k].examples[0].label for k in range(500)]
     assert np.bincount(labels).tolist() == [100] * 5
 
 
@@ -90,31 +90,31 @@ def test_loader_reads_in_order(shapes: Shapes):
     assert [name for b in batches for name in b.image_ids] == [f"test-{k:05d}" for k in range(8)]
 
 
-def test_fingerprint_follows_what_pixels_depend_on():
+def test_the_digest_follows_what_pixels_depend_on():
     prints = {
-        Shapes("test", Noise("test")).fingerprint,
-        Shapes("val", Noise("val")).fingerprint,
-        Shapes("test", Noise("test"), seed=1).fingerprint,
-        Shapes("test", Noise("test"), max_size=18).fingerprint,
-        Shapes("test", Mixed("test")).fingerprint,
+        Shapes("test", Noise("test")).digest,
+        Shapes("val", Noise("val")).digest,
+        Shapes("test", Noise("test"), seed=1).digest,
+        Shapes("test", Noise("test"), max_size=18).digest,
+        Shapes("test", Mixed("test")).digest,
     }
     assert len(prints) == 5
-    assert Shapes("test", Noise("test")).fingerprint in prints
+    assert Shapes("test", Noise("test")).digest in prints
 
 
 PINNED_NOISE = "13e704f5138c915c99ad5fb394b3b6b2c2207e628c218b521b816065b5e61a13"
 PINNED_MIXED = "54c8a5c25c39e9139747e948243f8d4bb0ba6291a6830079a55382def27fbd86"
 
 
-def test_the_fingerprint_knows_which_shapes_are_drawn():
+def test_the_digest_knows_which_shapes_are_drawn():
     known, novel = Shapes("test", Noise("test")), NovelShapes("test", Noise("test"))
-    assert known.fingerprint != novel.fingerprint
-    assert known.fingerprint == Shapes("test", Noise("test")).fingerprint
+    assert known.digest != novel.digest
+    assert known.digest == Shapes("test", Noise("test")).digest
 
 
 def test_a_limit_that_cuts_nothing_changes_nothing():
     whole = Shapes("test", Noise("test"))
-    assert FirstImages(whole, 500).fingerprint == whole.fingerprint
-    part = FirstImages(whole, 20)
-    assert part.fingerprint != whole.fingerprint
-    assert part.origin == whole.fingerprint
+    assert Limited(whole, 500).digest == whole.digest
+    part = Limited(whole, 20)
+    assert part.digest != whole.digest
+    assert part.store_digest == whole.digest

@@ -92,9 +92,9 @@ def test_chunks_that_another_process_has_in_hand_come_last(
         gs.compose(["limit=7", f"store.root={tmp_path}", "logger=none", *random_weights]), Job(tmp_path)
     )
     images, preparation = planned.dataset, planned.preparation()
-    first, second, third, last = (batch.image_ids for batch in preparation.images(images))
+    first, second, third, last = (batch.example_ids for batch in preparation.images(images))
     assert [len(ids) for ids in (first, second, third, last)] == [2, 2, 2, 1]
-    ours, theirs = ((batch.image_ids for batch in preparation.images(images)) for _ in range(2))
+    ours, theirs = ((batch.example_ids for batch in preparation.images(images)) for _ in range(2))
     assert next(ours) == first
     assert next(theirs) == second
     assert next(ours) == third, "the second is in the other's hands"

@@ -72,7 +72,7 @@ def test_the_plug_in_example(batch, monkeypatch):
     name = yaml.splitlines()[1].removeprefix("name: ")
     heatmaps = gs.GradCAM(gs.find_classifier("shipped:resnet18-shapes").load(), ["layer2.-1"])(batch.images)
     prompts = gs.STRATEGIES.build({"name": name}).propose(
-        gs.PromptContext(batch.images, heatmaps, batch.image_ids)
+        gs.PromptContext(batch.images, heatmaps, batch.example_ids)
     )
     for image in range(len(batch)):
         ((x, y),) = prompts.points[image].long().tolist()

@@ -54,7 +54,7 @@ def test_predictions_can_be_scored_again_without_the_run(run):
     shapes = Shapes("test", Mixed("test"))
     for row in pd.read_parquet(folder / "predictions.parquet").itertuples():
         mask = coco.decode({"size": [row.height, row.width], "counts": row.mask_rle.encode()}).astype(bool)
-        truth = shapes[int(row.image_id.rsplit("-", 1)[1])].mask.numpy()
+        truth = shapes[int(row.image_id.rsplit("-", 1)[1])].examples[0].mask.numpy()
         iou = (mask & truth).sum() / (mask | truth).sum()
         assert iou == pytest.approx(table.loc[row.image_id, "iou"])
         (query,) = json.loads(row.prompts)

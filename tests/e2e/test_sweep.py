@@ -125,7 +125,7 @@ def test_prompts_that_jobs_have_in_common_are_decoded_once(
     decode = SamSegmenter.decode
 
     def counted(self, embeddings, prompts):
-        decoded.extend(prompts.image_index.tolist())
+        decoded.extend(prompts.example_index.tolist())
         return decode(self, embeddings, prompts)
 
     monkeypatch.setattr(SamSegmenter, "decode", counted)

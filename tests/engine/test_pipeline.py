@@ -15,18 +15,18 @@ from gradsam_exp.prompts.base import STRATEGIES, PromptStrategy
 from gradsam_exp.segmenters.base import Embeddings
 from gradsam_exp.selectors.base import SELECTORS
 from gradsam_exp.selectors.score import PredictedIoU
-from gradsam_exp.types import Choice, Heatmaps, ImageBatch, PromptContext, Prompts, Segmentation
+from gradsam_exp.types import Choice, Heatmaps, ExampleBatch, PromptContext, Prompts, Segmentation
 from tests.accelerator import pretended_accelerator
 from tests.album import RADII, SIDE, Album
 
 
-def context(batch: ImageBatch) -> PromptContext:
+def context(batch: ExampleBatch) -> PromptContext:
     generator = torch.Generator().manual_seed(0)
     values = torch.rand(len(batch), 6, 8, generator=generator)
     values = torch.nn.functional.interpolate(values[:, None], batch.size, mode="bicubic")[:, 0].clamp(0, 1)
     values = values / values.amax((1, 2), keepdim=True)
     return PromptContext(
-        batch.images, Heatmaps(values, torch.zeros(len(batch), dtype=torch.bool), batch.labels), batch.image_ids
+        batch.images, Heatmaps(values, torch.zeros(len(batch), dtype=torch.bool), batch.labels), batch.example_ids
     )
 
 
@@ -62,7 +62,7 @@ class SecondThoughts(Asked):
         return torch.arange(len(ctx)) == 2
 
 
-def test_a_revised_mask_is_kept_only_where_it_is_better(segmenter, batch: ImageBatch):
+def test_a_revised_mask_is_kept_only_where_it_is_better(segmenter, batch: ExampleBatch):
     ctx, embeddings = context(batch), segmenter.encode(batch.images)
     result, first, second = (
         Pipeline(strategy, segmenter, PredictedIoU())(ctx, embeddings)
@@ -73,12 +73,12 @@ def test_a_revised_mask_is_kept_only_where_it_is_better(segmenter, batch: ImageB
     assert torch.equal(result.masks[2], second.masks[2])
     assert float(result.predicted_iou[2]) == pytest.approx(float(second.predicted_iou[2]), abs=1e-6)
     assert result.rounds.tolist() == [1, 2, 3, 1, 1, 1, 1, 1], "what was turned down is not asked again"
-    own = result.prompts[result.prompts.image_index == 2]
+    own = result.prompts[result.prompts.example_index == 2]
     assert own.labels.tolist() == [[1, 0]]
-    assert result.prompts.labels[result.prompts.image_index == 1].tolist() == [[1, -1]]
+    assert result.prompts.labels[result.prompts.example_index == 1].tolist() == [[1, -1]]
     for image in range(len(ctx)):  # the choice points at the rows that were kept
         row = result.choice.query[image]
-        assert result.segmentation.image_index[row] == image
+        assert result.segmentation.example_index[row] == image
         kept = result.segmentation.logits[row, result.choice.candidate[image]]
         assert torch.equal(segmenter.to_original(kept[None], embeddings)[0], result.masks[image])
 
@@ -87,7 +87,7 @@ def criterion(selector: str, result: PipelineResult, ctx: PromptContext) -> np.n
     """What a selector maximises, for each query and candidate, in NumPy; −inf where it may not choose."""
     assert ctx.masks is not None
     height, width = ctx.size
-    image = result.segmentation.image_index.numpy()
+    image = result.segmentation.example_index.numpy()
     logits = result.segmentation.logits.double().numpy()[..., :height, :width]
     predicted = result.segmentation.predicted_iou.double().numpy()
     probability, inside = 1 / (1 + np.exp(-logits)), logits > 0
@@ -110,13 +110,13 @@ def criterion(selector: str, result: PipelineResult, ctx: PromptContext) -> np.n
 @pytest.mark.parametrize("selector", SELECTORS.names())
 @pytest.mark.parametrize("name", STRATEGIES.names())
 def test_the_mask_that_is_kept_is_the_selectors_best_of_all_that_were_offered(
-    name: str, selector: str, batch: ImageBatch
+    name: str, selector: str, batch: ExampleBatch
 ):
     ctx, album = replace(context(batch), masks=batch.masks), Album()
     pipeline = Pipeline(STRATEGIES.build({"name": name}), album, SELECTORS.build({"name": selector}))
     result = pipeline(ctx, album.encode(batch.images))
-    values, image_of = criterion(selector, result, ctx), result.segmentation.image_index.numpy()
-    assert result.choice.image_index.tolist() == list(range(len(batch))), "one mask an image"
+    values, image_of = criterion(selector, result, ctx), result.segmentation.example_index.numpy()
+    assert result.choice.example_index.tolist() == list(range(len(batch))), "one mask an image"
     for image, query, candidate, _ in zip(
         *(part.tolist() for part in result.choice.as_tensors().values()), strict=True
     ):
@@ -127,7 +127,7 @@ def test_the_mask_that_is_kept_is_the_selectors_best_of_all_that_were_offered(
         assert result.predicted_iou[image] == result.segmentation.predicted_iou[query, candidate]
 
 
-def test_the_pictures_are_squares_around_the_point_that_was_asked(batch: ImageBatch):
+def test_the_pictures_are_squares_around_the_point_that_was_asked(batch: ExampleBatch):
     """So that what the test above compares with is known to be right."""
     album = Album()
     asked = Prompts(torch.tensor([3]), torch.tensor([[[20.0, 30.0]]]), torch.tensor([[1]]))
@@ -147,7 +147,7 @@ class BestOfEveryQuery:
         query = torch.arange(len(segmentation))
         candidate = torch.ones_like(query)
         predicted_iou = segmentation.predicted_iou[query, candidate].cpu()
-        return Choice(segmentation.image_index, query, candidate, predicted_iou)
+        return Choice(segmentation.example_index, query, candidate, predicted_iou)
 
 
 def square(x: int, y: int, size: tuple[int, int]) -> torch.Tensor:
@@ -163,7 +163,7 @@ def clicks(*rows: tuple[int, int, int]) -> Prompts:
     return Prompts(image, points[:, None].float(), torch.ones(len(rows), 1, dtype=torch.long))
 
 
-def test_several_masks_that_are_kept_for_an_image_are_united(batch: ImageBatch):
+def test_several_masks_that_are_kept_for_an_image_are_united(batch: ExampleBatch):
     ctx, album = context(batch), Album()
     asked = clicks((0, 10, 10), (0, 40, 30), (2, 20, 20))
     result = Pipeline(Asked(asked), album, BestOfEveryQuery())(ctx, album.encode(batch.images))
@@ -189,7 +189,7 @@ class MovesOn(Asked):
         return torch.arange(len(ctx)) == 1
 
 
-def test_rounds_of_united_masks_keep_all_rows_of_an_image_or_none(batch: ImageBatch):
+def test_rounds_of_united_masks_keep_all_rows_of_an_image_or_none(batch: ExampleBatch):
     ctx, album = context(batch), Album()
     strategy = MovesOn(clicks((0, 10, 10), (0, 40, 30), (1, 20, 20)))
     result = Pipeline(strategy, album, BestOfEveryQuery())(ctx, album.encode(batch.images))
@@ -198,12 +198,12 @@ def test_rounds_of_united_masks_keep_all_rows_of_an_image_or_none(batch: ImageBa
     assert not strategy.seen[2:].any(), "no mask, no logits"
     assert torch.equal(result.masks[0], united)
     assert torch.equal(result.masks[1], square(30, 30, ctx.size) | square(50, 40, ctx.size))
-    assert result.choice.image_index.tolist() == [0, 0, 1, 1]
+    assert result.choice.example_index.tolist() == [0, 0, 1, 1]
     assert result.prompts.points[result.choice.query, 0].tolist() == [[10, 10], [40, 30], [30, 30], [50, 40]]
     assert result.rounds.tolist() == [2, 2, 1, 1, 1, 1, 1, 1]
 
 
-def test_feeding_the_logits_back_changes_the_answer(segmenter, batch: ImageBatch):
+def test_feeding_the_logits_back_changes_the_answer(segmenter, batch: ExampleBatch):
     ctx, embeddings = context(batch), segmenter.encode(batch.images)
     once, twice = (
         Pipeline(STRATEGIES.build({"name": "cascade", "max_rounds": n}), segmenter, PredictedIoU())(
@@ -217,7 +217,7 @@ def test_feeding_the_logits_back_changes_the_answer(segmenter, batch: ImageBatch
     assert not torch.equal(once.segmentation.logits, twice.segmentation.logits)
 
 
-def test_the_reference_reports_pipelines_are_fg_and_fgbg(batch: ImageBatch):
+def test_the_reference_reports_pipelines_are_fg_and_fgbg(batch: ExampleBatch):
     ctx, album = context(batch), Album()
     embeddings = album.encode(batch.images)
     for build, name in ((gs.SamForegroundPipeline, "fg"), (gs.SamBackgroundPipeline, "fgbg")):
@@ -229,7 +229,7 @@ def test_the_reference_reports_pipelines_are_fg_and_fgbg(batch: ImageBatch):
 
 @pytest.mark.parametrize("selector", SELECTORS.names())
 @pytest.mark.parametrize("name", ["fgbg", "cascade", "adaptive", "grid_match", "oracle_heatmap", "mask"])
-def test_what_decides_is_on_the_cpu_wherever_the_segmenter_runs(name: str, selector: str, batch: ImageBatch):
+def test_what_decides_is_on_the_cpu_wherever_the_segmenter_runs(name: str, selector: str, batch: ExampleBatch):
     """Heatmaps and images come from the accelerator as well; a mix of devices would stop here."""
     with pretended_accelerator() as cuda:
         album = Album()

@@ -32,7 +32,7 @@ from gradsam_exp.explainers.gradient import (
     XGradCAM,
 )
 from gradsam_exp.explainers.perturbation import AblationCAM, ScoreCAM
-from gradsam_exp.types import ImageBatch
+from gradsam_exp.types import ExampleBatch
 
 TARGETS = torch.tensor([0, 1, 2, 3, 4, 0])
 LAYERS = ["layer2.-1", "layer4.-1"]
@@ -53,7 +53,7 @@ def network(classifier) -> nn.Module:
 
 
 @pytest.fixture
-def pixels(network, batch: ImageBatch) -> Tensor:
+def pixels(network, batch: ExampleBatch) -> Tensor:
     return network.transform(batch.images[: len(TARGETS)])
 
 

@@ -20,7 +20,7 @@ from gradsam_exp.explainers.perturbation import RISE
 from gradsam_exp.explainers.projection import first_component
 from gradsam_exp.explainers.scores import class_score
 from gradsam_exp.explainers.suffix import Suffix
-from gradsam_exp.types import ImageBatch
+from gradsam_exp.types import ExampleBatch
 from tests.networks import held
 
 INPUT = {"gradient_x_input", "smoothgrad", "integrated_gradients", "fullgrad", "rise"}
@@ -39,7 +39,7 @@ def node(name: str) -> dict:
 
 
 @pytest.mark.parametrize("name", sorted(set(EXPLAINERS.names()) - ATTENTION))
-def test_heatmaps_are_in_range_and_do_not_depend_on_the_batch(name: str, classifier, batch: ImageBatch):
+def test_heatmaps_are_in_range_and_do_not_depend_on_the_batch(name: str, classifier, batch: ExampleBatch):
     explainer, before = EXPLAINERS.build(node(name), model=classifier), held(classifier)
     together = explainer(batch.images, batch.labels)
     assert together.values.shape == (8, 48, 64)
@@ -61,7 +61,7 @@ def test_scores_worked_out_by_hand():
     assert class_score("rest", logits, target)[0] == pytest.approx(3 + float(probability.log()))
 
 
-def test_a_score_changes_what_is_explained(classifier, batch: ImageBatch):
+def test_a_score_changes_what_is_explained(classifier, batch: ExampleBatch):
     logit, margin = (GradCAM(classifier, ["layer2.-1"], score=s)(batch.images).values for s in ("logit", "margin"))
     assert not torch.allclose(logit, margin, atol=1e-2)
 
@@ -73,12 +73,12 @@ def test_all_that_explain_a_class_have_a_choice_of_scores():
     assert without == no_class | own
 
 
-def test_finercam_without_comparison_is_gradcam(classifier, batch: ImageBatch):
+def test_finercam_without_comparison_is_gradcam(classifier, batch: ExampleBatch):
     plain, finer = GradCAM(classifier, ["layer2.-1"]), FinerCAM(classifier, ["layer2.-1"], alpha=0.0)
     assert torch.allclose(plain(batch.images).values, finer(batch.images).values, atol=1e-3)
 
 
-def test_layers_can_be_combined_by_their_maximum(classifier, batch: ImageBatch):
+def test_layers_can_be_combined_by_their_maximum(classifier, batch: ExampleBatch):
     one, other, both = (
         GradCAM(classifier, paths, combine="max")(batch.images, batch.labels).values
         for paths in (["layer2.-1"], ["layer3.-1"], ["layer2.-1", "layer3.-1"])
@@ -86,12 +86,12 @@ def test_layers_can_be_combined_by_their_maximum(classifier, batch: ImageBatch):
     assert torch.allclose(both, scale_to_unit(torch.maximum(one, other))[0], atol=1e-6)
 
 
-def test_cam_says_where_it_can_be_used(classifier, batch: ImageBatch):
+def test_cam_says_where_it_can_be_used(classifier, batch: ExampleBatch):
     with pytest.raises(InputError, match=r"pools the target layer \(128 channels\).*layer4\.-1"):
         CAM(classifier, ["layer2.-1"])(batch.images)
 
 
-def test_the_suffix_gives_the_networks_logits(classifier, batch: ImageBatch):
+def test_the_suffix_gives_the_networks_logits(classifier, batch: ExampleBatch):
     pixels = classifier.transform(batch.images)
     for path in ("conv1", "relu", "layer2.0.conv1", "layer2.0.bn2", "layer2.0", "layer4.-1"):
         layer = GradCAM(classifier, [path]).layers[0]
@@ -102,7 +102,7 @@ def test_the_suffix_gives_the_networks_logits(classifier, batch: ImageBatch):
         assert not torch.allclose(changed, suffix.logits[[3, 3]], atol=1e-3)
 
 
-def test_the_suffix_runs_nothing_before_the_layer(classifier, batch: ImageBatch, monkeypatch):
+def test_the_suffix_runs_nothing_before_the_layer(classifier, batch: ExampleBatch, monkeypatch):
     suffix = Suffix(classifier, classifier.backbone.layer3, classifier.transform(batch.images))
     ran: list[nn.Module] = []
     compute = nn.Conv2d.forward
@@ -112,7 +112,7 @@ def test_the_suffix_runs_nothing_before_the_layer(classifier, batch: ImageBatch,
     assert set(ran) == {m for m in classifier.backbone.layer4.modules() if isinstance(m, nn.Conv2d)}
 
 
-def test_a_layer_used_twice_is_refused(classifier, batch: ImageBatch):
+def test_a_layer_used_twice_is_refused(classifier, batch: ExampleBatch):
     with pytest.raises(ValueError, match="ReLU was used 2 times"):
         Suffix(classifier, classifier.backbone.layer1[0].relu, classifier.transform(batch.images))
 

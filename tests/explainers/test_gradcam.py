@@ -11,7 +11,7 @@ from gradsam_exp.errors import InputError
 from gradsam_exp.explainers.base import EXPLAINERS, scale_to_unit, to_frame
 from gradsam_exp.explainers.gradient import GradCAM
 from gradsam_exp.explainers.layers import find_layer
-from gradsam_exp.types import ImageBatch
+from gradsam_exp.types import ExampleBatch
 from tests.networks import held
 
 
@@ -59,7 +59,7 @@ def textbook_gradcam(model: ImageClassifier, layer: nn.Module, image: torch.Tens
 
 
 @pytest.mark.parametrize("path", ["layer1.-1", "layer2.-1", "layer3.0.conv2", "layer4.-1"])
-def test_equals_the_textbook_formula(classifier: ImageClassifier, batch: ImageBatch, path: str):
+def test_equals_the_textbook_formula(classifier: ImageClassifier, batch: ExampleBatch, path: str):
     maps = GradCAM(classifier, [path])(batch.images, batch.labels)
     layer = find_layer(classifier, path)
     for k in range(len(batch)):
@@ -69,7 +69,7 @@ def test_equals_the_textbook_formula(classifier: ImageClassifier, batch: ImageBa
     assert (~maps.empty).sum() >= 4
 
 
-def test_batches_do_not_mix_images(classifier: ImageClassifier, batch: ImageBatch):
+def test_batches_do_not_mix_images(classifier: ImageClassifier, batch: ExampleBatch):
     together = GradCAM(classifier, ["layer2.-1"])(batch.images)
     for k in range(len(batch)):
         alone = GradCAM(classifier, ["layer2.-1"])(batch.images[k : k + 1])
@@ -77,7 +77,7 @@ def test_batches_do_not_mix_images(classifier: ImageClassifier, batch: ImageBatc
         assert torch.allclose(alone.values[0], together.values[k], atol=1e-4)
 
 
-def test_without_targets_the_predicted_class_is_explained(classifier: ImageClassifier, batch: ImageBatch):
+def test_without_targets_the_predicted_class_is_explained(classifier: ImageClassifier, batch: ExampleBatch):
     maps = GradCAM(classifier, ["layer2.-1"])(batch.images)
     assert maps.logits is not None
     with torch.no_grad():
@@ -85,7 +85,7 @@ def test_without_targets_the_predicted_class_is_explained(classifier: ImageClass
     assert torch.equal(maps.targets, maps.logits.argmax(1))
 
 
-def test_layers_are_scaled_and_averaged(classifier: ImageClassifier, batch: ImageBatch):
+def test_layers_are_scaled_and_averaged(classifier: ImageClassifier, batch: ExampleBatch):
     one = GradCAM(classifier, ["layer2.-1"])(batch.images, batch.labels)
     other = GradCAM(classifier, ["layer3.-1"])(batch.images, batch.labels)
     both = GradCAM(classifier, ["layer2.-1", "layer3.-1"])(batch.images, batch.labels)
@@ -93,7 +93,7 @@ def test_layers_are_scaled_and_averaged(classifier: ImageClassifier, batch: Imag
     assert torch.allclose(both.values, mean, atol=1e-5)
 
 
-def test_nothing_is_left_behind(classifier: ImageClassifier, batch: ImageBatch):
+def test_nothing_is_left_behind(classifier: ImageClassifier, batch: ExampleBatch):
     """No hooks, no gradients, no changed training flags, no memory held; also after an error."""
     classifier.train()
     classifier.backbone.layer1.eval()
@@ -115,7 +115,7 @@ def test_nothing_is_left_behind(classifier: ImageClassifier, batch: ImageBatch):
     assert alive() is None
 
 
-def test_gradients_go_no_further_than_the_layer(classifier: ImageClassifier, batch: ImageBatch):
+def test_gradients_go_no_further_than_the_layer(classifier: ImageClassifier, batch: ExampleBatch):
     seen: list[bool] = []
     handle = classifier.backbone.layer1.register_forward_hook(lambda m, i, o: seen.append(o.requires_grad))
     GradCAM(classifier, ["layer2.-1"])(batch.images)
@@ -123,7 +123,7 @@ def test_gradients_go_no_further_than_the_layer(classifier: ImageClassifier, bat
     assert seen == [False]
 
 
-def test_works_where_gradients_are_switched_off(classifier: ImageClassifier, batch: ImageBatch):
+def test_works_where_gradients_are_switched_off(classifier: ImageClassifier, batch: ExampleBatch):
     expected = GradCAM(classifier, ["layer2.-1"])(batch.images)
     with torch.no_grad():
         assert torch.equal(GradCAM(classifier, ["layer2.-1"])(batch.images).values, expected.values)
@@ -132,7 +132,7 @@ def test_works_where_gradients_are_switched_off(classifier: ImageClassifier, bat
     assert torch.equal(GradCAM(frozen, ["layer2.-1"])(batch.images).values, expected.values)
 
 
-def test_in_place_layers_do_not_spoil_the_map(classifier: ImageClassifier, batch: ImageBatch):
+def test_in_place_layers_do_not_spoil_the_map(classifier: ImageClassifier, batch: ExampleBatch):
     """What follows bn1 is an in-place ReLU: the map must come from the values before it."""
     maps = GradCAM(classifier, ["bn1"])(batch.images, batch.labels)
     expected = textbook_gradcam(_out_of_place(classifier), classifier.backbone.bn1, batch.images[0], 0)

@@ -7,10 +7,10 @@ from gradsam_exp.errors import InputError
 from gradsam_exp.explainers.base import EXPLAINERS, scale_to_unit
 from gradsam_exp.explainers.gradient import GradCAM
 from gradsam_exp.explainers.several import Mirrored, together
-from gradsam_exp.types import Heatmaps, ImageBatch
+from gradsam_exp.types import Heatmaps, ExampleBatch
 
 
-def test_members_vote(classifier, batch: ImageBatch):
+def test_members_vote(classifier, batch: ExampleBatch):
     nodes = [{"name": "gradcam", "target_layers": [path]} for path in ("layer2.-1", "layer3.-1")]
     ensemble = EXPLAINERS.build({"name": "ensemble", "of": nodes}, model=classifier)
     one, other = (EXPLAINERS.build(node, model=classifier)(batch.images).values for node in nodes)
@@ -38,7 +38,7 @@ def test_an_empty_map_has_no_vote():
     assert merged.empty.tolist() == [False, False]
 
 
-def test_mirroring_twice_changes_nothing_for_a_symmetric_answer(classifier, batch: ImageBatch):
+def test_mirroring_twice_changes_nothing_for_a_symmetric_answer(classifier, batch: ExampleBatch):
     plain = GradCAM(classifier, ["layer2.-1"])
     mirrored = Mirrored(plain)(batch.images, batch.labels)
     again = Mirrored(plain)(batch.images.flip(-1), batch.labels)

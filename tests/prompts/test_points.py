@@ -14,7 +14,7 @@ def context(*heatmaps: list[list[float]], masks: torch.Tensor | None = None) -> 
     count, height, width = values.shape
     return PromptContext(
         images=torch.zeros(count, 3, height, width, dtype=torch.uint8),
-        image_ids=[f"image {k}" for k in range(count)],
+        example_ids=[f"image {k}" for k in range(count)],
         heatmaps=Heatmaps(values, values.flatten(1).amax(1) == 0, torch.zeros(count, dtype=torch.long)),
         masks=masks,
     )
@@ -32,7 +32,7 @@ def strategy(**node: object):
 
 def test_fg_is_a_grid_around_the_centre_row_by_row():
     prompts = strategy(name="fg").propose(context(peak(9, 7, x=4, y=3)))
-    assert prompts.image_index.tolist() == [0]
+    assert prompts.example_index.tolist() == [0]
     assert prompts.points[0].tolist() == [
         [3, 2], [4, 2], [5, 2],
         [3, 3], [4, 3], [5, 3],

@@ -62,7 +62,7 @@ def test_far_points_are_far_and_do_not_depend_on_batching():
     assert prompts.labels.tolist() == [[1, 0, 0, 0, 0]] * 2
     distances = (prompts.points[:, 1:] - prompts.points[:, :1]).norm(dim=2)
     assert distances.min() > 8
-    second = replace(context(peak(30, 20, 25, 15)), image_ids=("image 1",))
+    second = replace(context(peak(30, 20, 25, 15)), example_ids=("image 1",))
     assert torch.equal(far.propose(second).points[0], prompts.points[1])
     nowhere = strategy(name="topk_far", k=1, n=4, distance=99.0, radius=1).propose(ctx)
     assert (nowhere.labels == 1).all()
@@ -114,7 +114,7 @@ def test_the_heatmap_itself_as_mask_prompt():
 def test_a_grid_of_queries_on_the_warm_pixels():
     ctx = context(filled(12, 8, (0, 0, 5, 7, 1.0)), filled(12, 8), filled(12, 8, (6, 0, 11, 3, 0.5)))
     prompts = strategy(name="grid_match", spacing=4).propose(ctx)
-    assert prompts.image_index.tolist() == [0, 0, 1, 2, 2]
+    assert prompts.example_index.tolist() == [0, 0, 1, 2, 2]
     assert prompts.points[:, 0].tolist() == [[2, 2], [2, 6], [5.5, 3.5], [6, 2], [10, 2]]
     assert prompts.labels.tolist() == [[1]] * 5
 
@@ -129,7 +129,7 @@ def leaking():
 
 
 def revise(chosen, ctx, masks, prompts):
-    nothing = Segmentation(torch.zeros(len(prompts), 4, 4, 4), torch.zeros(len(prompts), 4), prompts.image_index)
+    nothing = Segmentation(torch.zeros(len(prompts), 4, 4, 4), torch.zeros(len(prompts), 4), prompts.example_index)
     return chosen.revise(ctx, prompts, nothing, masks, torch.zeros(len(masks), 4, 4))
 
 
@@ -139,7 +139,7 @@ def test_adaptive_puts_background_points_into_the_leak_and_nowhere_else():
     first = adaptive.propose(ctx)
     prompts, active = revise(adaptive, ctx, masks, first)
     assert active.tolist() == [True, False, False], "the second mask fits, the third heatmap knows nothing"
-    assert prompts.image_index.tolist() == [0]
+    assert prompts.example_index.tolist() == [0]
     assert prompts.points[0, 0].tolist() == first.points[0, 0].tolist()
     assert prompts.points[0, prompts.labels[0] == 0].tolist() == [[14, 4]]
 
@@ -195,7 +195,7 @@ def test_a_cascade_feeds_back_what_it_is_told_to():
 
     prompts, active = again()
     assert active.tolist() == [False, True], "an empty mask has nothing to feed back"
-    assert prompts.image_index.tolist() == [1]
+    assert prompts.example_index.tolist() == [1]
     assert prompts.kinds == {"points", "masks"}
     assert torch.equal(prompts.mask_logits, chosen[1:, None])
     assert again(feed_box=True)[0].boxes.tolist() == [[8.5, 2.5, 10.5, 5.5]]

@@ -56,12 +56,12 @@ def write_run(
     content = {"identity": identity or str(run), "status": "finished", "upper_bound": bound, "metrics": metrics}
     (run / "metrics.json").write_text(json.dumps(content))
     facts = {"class_name": class_name, "predicted_class": class_name, "correct": True, "predicted_iou": 0.5}
-    pd.DataFrame({"image_id": IDS, "iou": ious, **facts}).to_parquet(run / "per_image.parquet")
+    pd.DataFrame({"example_id": IDS, "iou": ious, **facts}).to_parquet(run / "per_image.parquet")
     mask = np.zeros((4, 6), dtype=np.uint8)
     mask[1:3, 2:5] = 1
     rle = coco.encode(np.asfortranarray(mask))["counts"].decode()
     prompts = json.dumps([{"points": [[3.0, 1.0], [0.0, 0.0]], "labels": [1, 0]}])
-    predictions = {"image_id": IDS, "height": 4, "width": 6, "mask_rle": rle, "prompts": prompts}
+    predictions = {"example_id": IDS, "height": 4, "width": 6, "mask_rle": rle, "prompts": prompts}
     pd.DataFrame(predictions).to_parquet(run / "predictions.parquet")
     provenance = {"git": {"commit": "abc", "dirty": False}, "digests": {"data": data, "classifier": "c"}}
     (run / "provenance.json").write_text(json.dumps(provenance))

@@ -56,7 +56,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 
 
 def test_names_with_dollars_are_names(example: Example, tmp_path: Path):
-    evil = replace(example, class_name="$x^$", image_id="cost $5 and $10_{", predicted_class="$\\frac$")
+    evil = replace(example, class_name="$x^$", example_id="cost $5 and $10_{", predicted_class="$\\frac$")
     path = figures.figure1([evil], tmp_path / "figure1.png")
     assert path.with_suffix(".pdf").is_file()
 
@@ -76,7 +76,7 @@ def test_the_predicted_outline_is_seen_beside_the_true_one(example: Example, dra
 
 
 def test_long_names_stay_within_their_row(example: Example, drawn: list[Figure]):
-    long = replace(example, class_name="c" * 200, image_id="folder/" + "W" * 300 + ".png")
+    long = replace(example, class_name="c" * 200, example_id="folder/" + "W" * 300 + ".png")
     figures.figure1([long, long], Path("figure1.png"))
     (figure,) = drawn
     figure.draw_without_rendering()
@@ -126,11 +126,11 @@ def test_the_same_images_are_kept_in_whichever_order_they_come(run_gallery):
     other = run_gallery([slice(4, 8), slice(0, 4)], first=6, worst=3)
     first, worst = one.first_examples(), one.worst_examples()
     assert len({example.class_name for example in first[:3]}) == 3, "one of each class before a second"
-    assert [example.image_id for example in other.first_examples()] == [example.image_id for example in first]
+    assert [example.example_id for example in other.first_examples()] == [example.example_id for example in first]
     everyone = run_gallery(first=0, worst=8).worst_examples()
-    assert [example.image_id for example in worst] == [example.image_id for example in everyone[:3]]
+    assert [example.example_id for example in worst] == [example.example_id for example in everyone[:3]]
     assert [example.iou for example in everyone] == sorted(example.iou for example in everyone)
-    assert [example.image_id for example in other.worst_examples()] == [example.image_id for example in worst]
+    assert [example.example_id for example in other.worst_examples()] == [example.example_id for example in worst]
 
 
 @pytest.fixture
@@ -147,11 +147,11 @@ def run_gallery(batch, segmenter):
     def made(parts: Sequence[slice] = (slice(None),), **kept: int) -> Gallery:
         gallery = Gallery(["a", "b", "c", "d", "e"], **kept)
         for part in parts:
-            some = batch[part]
+            some = batch.of_images(part)
             empty = torch.zeros(len(some), dtype=torch.bool)
             heatmaps = Heatmaps(some.masks.float(), empty, some.labels)
             embeddings = segmenter.encode(some.images)
-            context = PromptContext(some.images, heatmaps, some.image_ids)
+            context = PromptContext(some.images, heatmaps, some.example_ids)
             result = Pipeline(Foreground(), segmenter, PredictedIoU())(context, embeddings)
             gallery(Prepared(some, heatmaps, embeddings, some.labels), result)
         return gallery

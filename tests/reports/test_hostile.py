@@ -59,11 +59,11 @@ def keep(store: Path, run: Path, *, places: bool = True) -> list[dict]:
     images = torch.arange(4 * 3 * 4 * 6).reshape(4, 3, 4, 6).to(torch.uint8)
     masks = torch.zeros(4, 4, 6, dtype=torch.bool)
     masks[:, 1:3, 2:5] = True
-    tensors = {"images": images, "masks": masks, "labels": torch.zeros(4)}
+    tensors = {"images": images, "masks": masks, "labels": torch.zeros(4), "image_of": torch.arange(4)}
     Store(store).get("images", digest("i", size=16), lambda: (tensors, IDS))
     Store(store).get("heatmaps", digest("h", size=16), lambda: ({"values": torch.rand(4, 4, 6)}, None))
     stored = {"images": f"images/{digest('i', size=16)}", "heatmaps": f"heatmaps/{digest('h', size=16)}"}
-    chunks = [{"image_ids": list(IDS), "stored": stored if places else {}}]
+    chunks = [{"example_ids": list(IDS), "stored": stored if places else {}}]
     (run / "prepared.json").write_text(json.dumps({"chunks": chunks}))
     return chunks
 
@@ -139,7 +139,7 @@ def test_a_run_without_a_store_kept_no_pictures(tmp_path: Path):
 def test_a_place_outside_of_the_store_is_not_read(tmp_path: Path, place: str):
     run = write_run(tmp_path / "runs" / "0", {}, [0.5] * 4)
     keep(tmp_path / "store", run)
-    chunks = [{"image_ids": list(IDS), "stored": {"images": place, "heatmaps": place}}]
+    chunks = [{"example_ids": list(IDS), "stored": {"images": place, "heatmaps": place}}]
     (run / "prepared.json").write_text(json.dumps({"chunks": chunks}))
     assert "the pictures are not in the store" in ask(
         tmp_path / "runs", tmp_path / "report", root=str(tmp_path / "store")

@@ -112,7 +112,7 @@ def instead(name: str, make: Callable[[Path], object]) -> Callable[[Path], None]
         (spoilt(mean="0.5"), "metrics.json says no mean, ci95 and n of miou"),
         (spoilt(mean=float("inf")), "metrics.json says no mean, ci95 and n of miou"),
         (spoilt(ci95=[0.1]), "metrics.json says no mean, ci95 and n of miou"),
-        (table(lambda t: t.assign(image_id="a")), "per_image.parquet has an image twice"),
+        (table(lambda t: t.assign(example_id="a")), "per_image.parquet has an image twice"),
         (table(lambda t: t.iloc[:0]), "per_image.parquet has no rows"),
         (table(lambda t: t.assign(iou="much")), "per_image.parquet has values of iou that are no finite numbers"),
         (table(lambda t: t.assign(iou=float("inf"))), "per_image.parquet has values of iou that are no finite"),
@@ -145,7 +145,7 @@ def test_a_run_is_whole_if_its_tables_are_of_the_same_images(tmp_path: Path, cap
 
 def test_what_is_written_is_read_and_the_outcome_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     given = Run(write_run(tmp_path / "0", {}, [0.5, 0.6, 0.7, 0.8]))
-    chunks = [{"image_ids": ["a", "b", "c", "d"], "stored": {"images": "images/0"}}]
+    chunks = [{"example_ids": ["a", "b", "c", "d"], "stored": {"images": "images/0"}}]
     order: list[str] = []
     replace = os.replace
     monkeypatch.setattr(os, "replace", lambda a, b: order.append(Path(b).name) or replace(a, b))

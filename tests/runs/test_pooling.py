@@ -19,7 +19,7 @@ def runs(folder: Path, *jobs: tuple[dict[str, str], list[float], str], backbones
     for number, (varied, ious, data) in enumerate(jobs):
         run = folder / str(number)
         run.mkdir()
-        images = pd.DataFrame({"image_id": list("abcd"), "class_name": "circle", "iou": ious, "correct": True})
+        images = pd.DataFrame({"example_id": list("abcd"), "class_name": "circle", "iou": ious, "correct": True})
         images.to_parquet(run / "per_image.parquet")
         facts = {"digests": {"data": data}, **({"backbone": backbones[number]} if backbones else {})}
         (run / "provenance.json").write_text(json.dumps(facts))

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from gradsam_exp.segmenters.base import Embeddings
 from gradsam_exp.segmenters.cached import CachedSegmenter
 from gradsam_exp.segmenters.sam import SamSegmenter
-from gradsam_exp.types import ImageBatch, Prompts, Segmentation
+from gradsam_exp.types import ExampleBatch, Prompts, Segmentation
 
 ANSWER = 4 * 64 * 64 * 4 + 4 * 4  # bytes of compact's
 
@@ -31,7 +31,7 @@ def decoded(segmenter: SamSegmenter, monkeypatch: pytest.MonkeyPatch) -> list[li
 
 
 @pytest.fixture(scope="module")
-def embeddings(segmenter: SamSegmenter, batch: ImageBatch) -> Embeddings:
+def embeddings(segmenter: SamSegmenter, batch: ExampleBatch) -> Embeddings:
     return segmenter.encode(batch.images[:4])
 
 
@@ -53,7 +53,7 @@ def test_only_new_queries_are_decoded(segmenter: SamSegmenter, embeddings: Embed
     alone = segmenter.decode(embeddings, mixed)
     assert_close(answer.logits, alone.logits, rtol=1e-4, atol=1e-4)
     assert_close(answer.predicted_iou, alone.predicted_iou, rtol=1e-5, atol=1e-5)
-    assert answer.image_index.equal(mixed.image_index)
+    assert answer.example_index.equal(mixed.example_index)
 
 
 def test_an_answer_depends_on_all_that_was_asked(segmenter: SamSegmenter, embeddings: Embeddings):
@@ -70,7 +70,7 @@ def test_an_answer_depends_on_all_that_was_asked(segmenter: SamSegmenter, embedd
     for prompts in (point, *others):
         answer = remembered.decode(embeddings, prompts)
         assert_close(answer.logits, segmenter.decode(embeddings, prompts).logits)
-    cropped = replace(embeddings, original_size=(24, 64))
+    cropped = replace(embeddings, original_sizes=torch.tensor([[24, 64]]).expand(len(embeddings), 2))
     assert_close(remembered.decode(cropped, point).logits, segmenter.decode(cropped, point).logits)
     assert remembered.decoded == remembered.asked == 8
 
@@ -78,7 +78,7 @@ def test_an_answer_depends_on_all_that_was_asked(segmenter: SamSegmenter, embedd
 def test_the_same_image_is_known_in_another_batch(segmenter: SamSegmenter, embeddings: Embeddings):
     remembered = CachedSegmenter(segmenter, 2**24)
     remembered.decode(embeddings, asked((10, 10), image=2))
-    remembered.decode(embeddings[2:], asked((10, 10), image=0))
+    remembered.decode(embeddings.of_images(slice(2, None)), asked((10, 10), image=0))
     assert remembered.decoded == 1
 
 

@@ -42,7 +42,7 @@ def test_sam_brings_prompts_from_the_cpu_to_its_own_device():
         for embeddings in (fresh, Embeddings.joined([fresh])):
             answer = segmenter.decode(embeddings, prompts)
             assert (answer.logits.device.type, answer.predicted_iou.device.type) == ("cuda", "cuda")
-            assert answer.image_index.device.type == "cpu"
+            assert answer.example_index.device.type == "cpu"
             assert segmenter.to_original(answer.logits[:, 0], embeddings).device.type == "cuda"
             assert segmenter.to_low_res(torch.zeros(2, 48, 64), embeddings).device.type == "cpu"
 
@@ -52,7 +52,7 @@ class TwoLevels(Album):
 
     def decode(self, embeddings, prompts):
         answer = super().decode(embeddings, prompts)
-        red, green = (level[prompts.image_index, 0] for level in embeddings.levels)
+        red, green = (level[prompts.example_index, 0] for level in embeddings.levels)
         size = tuple(embeddings.original_size)
         assert (red.shape[1:], green.shape[1:]) == (size, (size[0] // 2, size[1] // 2))
         logits = answer.logits.clone()
@@ -94,7 +94,7 @@ def test_a_view_has_its_part_of_every_level():
 
 def test_levels_are_cut_and_joined_together():
     embeddings = Album().encode(IMAGES)
-    joined = Embeddings.joined([embeddings[:1], embeddings[1:]])
+    joined = Embeddings.joined([embeddings.of_images(slice(1)), embeddings.of_images(slice(1, None))])
     assert all(torch.equal(*pair) for pair in zip(joined.levels, embeddings.levels, strict=True))
 
 

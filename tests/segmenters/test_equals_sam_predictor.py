@@ -69,11 +69,15 @@ def ask(
     predictor: SamPredictor, segmenter: SamSegmenter, embeddings: Embeddings, prompts: Prompts
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One query in upstream's own code: logits and scores of all four masks, and the best candidate's mask."""
-    points = segmenter.to_input(prompts.points, embeddings) if prompts.points.shape[1] else None
+    points = (
+        segmenter.to_input(prompts.points, embeddings, prompts.example_index) if prompts.points.shape[1] else None
+    )
     labels = prompts.labels if points is not None else None
     boxes = None
     if prompts.boxes is not None:
-        boxes = segmenter.to_input(prompts.boxes.unflatten(1, (2, 2)), embeddings).flatten(1)
+        boxes = segmenter.to_input(prompts.boxes.unflatten(1, (2, 2)), embeddings, prompts.example_index).flatten(
+            1
+        )
     several = predictor.predict_torch(points, labels, boxes, prompts.mask_logits, multimask_output=True)
     single = predictor.predict_torch(points, labels, boxes, prompts.mask_logits, multimask_output=False)
     logits = torch.cat([single[2], several[2]], 1)[0]
@@ -122,7 +126,7 @@ def test_queries_of_one_image_and_of_many_do_not_mix(compact: SamSegmenter):
     labels[4] = 0
     prompts = Prompts(index, points, labels)
     together = compact.decode(embeddings, prompts)
-    assert torch.equal(together.image_index, index)
+    assert torch.equal(together.example_index, index)
     for q in range(6):
         real = labels[q] >= 0
         alone = Prompts(torch.tensor([0]), points[q : q + 1, real], labels[q : q + 1, real])
@@ -162,7 +166,9 @@ def test_company_changes_nothing_but_rounding(compact: SamSegmenter):
 def test_pixel_centres_stay_pixel_centres(compact: SamSegmenter):
     embeddings = compact.encode(images(48, 64, 1))
     corners = torch.tensor([[-0.5, -0.5], [63.5, 47.5], [0.0, 0.0]])
-    assert compact.to_input(corners, embeddings).tolist() == [[-0.5, -0.5], [255.5, 191.5], [1.5, 1.5]]
+    assert compact.to_input(corners[None], embeddings, torch.tensor([0])).tolist() == [
+        [[-0.5, -0.5], [255.5, 191.5], [1.5, 1.5]]
+    ]
 
 
 def test_no_query_is_no_error(compact: SamSegmenter):

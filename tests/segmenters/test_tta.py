@@ -13,7 +13,7 @@ from gradsam_exp.errors import InputError
 from gradsam_exp.segmenters.base import Embeddings, Segmenter
 from gradsam_exp.segmenters.sam import SamSegmenter
 from gradsam_exp.segmenters.tta import Augmented, Tta, augmented
-from gradsam_exp.types import ImageBatch, Prompts, Segmentation
+from gradsam_exp.types import ExampleBatch, Prompts, Segmentation
 
 LOW = 64
 
@@ -34,7 +34,7 @@ class Literally(Segmenter):
         red = torch.nn.functional.avg_pool2d(red, 4, ceil_mode=True)
         values = torch.zeros(len(images), 1, LOW, LOW)
         values[..., : red.shape[-2], : red.shape[-1]] = red
-        return Embeddings((values,), size, (height, width))
+        return Embeddings.of_one_size([values], size, (height, width))
 
     def decode(self, embeddings: Embeddings, prompts: Prompts) -> Segmentation:
         centres = torch.arange(LOW) * 4 + 1.5
@@ -47,9 +47,9 @@ class Literally(Segmenter):
         far = (x - prompts.points[:, :1, 0])[:, None].abs() + (y - prompts.points[:, :1, 1])[..., None].abs()
         x0, y0, x1, y1 = boxes.T[..., None]
         depth = torch.minimum(x - x0, x1 - x)[:, None].minimum(torch.minimum(y - y0, y1 - y)[..., None])
-        red = embeddings.levels[0][prompts.image_index, 0]
+        red = embeddings.levels[0][prompts.example_index, 0]
         logits = torch.stack([far, depth, masks[:, 0], red], 1)
-        return Segmentation(logits, torch.full((len(prompts), 4), 0.5), prompts.image_index)
+        return Segmentation(logits, torch.full((len(prompts), 4), 0.5), prompts.example_index)
 
 
 def smooth(rows: int, columns: int) -> Float[Tensor, "rows columns"]:
@@ -77,9 +77,10 @@ def test_views_of_a_segmenter_that_has_no_sides_agree(views: Tta, size: tuple[in
     several = Augmented(plain, views)
     seen = several.encode(images)
     assert (seen.input_size, seen.original_size) == (embeddings.input_size, embeddings.original_size)
+    sizes = embeddings.input_sizes[prompts.example_index]
     for view, values in zip(several.views, seen.levels[0].chunk(len(several.views), 1), strict=True):
         own = view.of_embeddings(embeddings, (values,))
-        logits = view.back(plain.decode(own, view.of_prompts(prompts, embeddings)).logits, embeddings)
+        logits = view.back(plain.decode(own, view.of_prompts(prompts, embeddings)).logits, sizes)
         inside = (slice(None), slice(None), slice(rows - 1), slice(columns - 1))
         whole = all(side % 4 == 0 for side in embeddings.input_size)
         # where cells do not end with the image, what is kinked or curved is interpolated between them
@@ -87,7 +88,7 @@ def test_views_of_a_segmenter_that_has_no_sides_agree(views: Tta, size: tuple[in
             assert_close(logits[inside][:, token], expected[inside][:, token], atol=tolerance, rtol=0)
 
 
-def test_the_answer_is_the_mean_over_the_images_seen_so(segmenter: SamSegmenter, batch: ImageBatch):
+def test_the_answer_is_the_mean_over_the_images_seen_so(segmenter: SamSegmenter, batch: ExampleBatch):
     """Against pictures that were mirrored and prompts that were written down by hand."""
     height, width = batch.size
     points = torch.tensor([[[10.0, 30.0]], [[40.0, 12.0]]])
@@ -107,7 +108,7 @@ def test_the_answer_is_the_mean_over_the_images_seen_so(segmenter: SamSegmenter,
     assert not torch.allclose(first.logits, second.logits.flip(-1)), "nothing would be averaged"
 
 
-def test_mirroring_the_image_mirrors_the_answer(segmenter: SamSegmenter, batch: ImageBatch):
+def test_mirroring_the_image_mirrors_the_answer(segmenter: SamSegmenter, batch: ExampleBatch):
     several = Augmented(segmenter, 8)
     width = batch.size[1]
     index, labels = torch.arange(2), torch.ones(2, 1, dtype=torch.long)
@@ -124,7 +125,7 @@ def test_one_view_is_the_segmenter_itself(segmenter: SamSegmenter):
     assert augmented(segmenter, 1) is segmenter
 
 
-def test_by_name(batch: ImageBatch):
+def test_by_name(batch: ExampleBatch):
     images = batch.images[:2]
     one, four = load_segmenter("compact"), load_segmenter("compact", tta=4)
     channels = one.encode(images).levels[0].shape[1]

@@ -64,7 +64,7 @@ def answer() -> Segmentation:
 )
 def test_which_candidate_is_kept(ctx: PromptContext, answer: Segmentation, node: dict, query: int, token: int):
     choice = SELECTORS.build(node)(ctx, answer)
-    assert choice.image_index.tolist() == [0], "image 1 has no query"
+    assert choice.example_index.tolist() == [0], "image 1 has no query"
     assert choice.query.tolist() == [query]
     assert choice.candidate.tolist() == [token]
     assert choice.predicted_iou[0] == answer.predicted_iou[query, token]

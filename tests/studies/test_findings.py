@@ -18,7 +18,7 @@ def prediction(
     mask = np.zeros((10, 20), dtype=np.uint8) if mask is None else mask.astype(np.uint8)
     encoded = coco.encode(np.asfortranarray(mask))["counts"].decode()
     prompts = json.dumps([{"points": points, "labels": labels}])
-    return {"image_id": name, "height": 10, "width": 20, "mask_rle": encoded, "prompts": prompts}
+    return {"example_id": name, "height": 10, "width": 20, "mask_rle": encoded, "prompts": prompts}
 
 
 def test_corners_and_sides_are_told_apart():
@@ -26,7 +26,7 @@ def test_corners_and_sides_are_told_apart():
         [prediction("a", [(0, 1), (19, 5), (10, 5), (7, 7)], [0, 0, 0, 1]), prediction("b", [(9, 9)], [1])]
     )
     places = findings.background_places(table)
-    assert places["image_id"].tolist() == ["a"] * 3, "a foreground point is none"
+    assert places["example_id"].tolist() == ["a"] * 3, "a foreground point is none"
     assert places["corner"].tolist() == [True, False, False]
     assert places["edge"].tolist() == [True, True, False]
 

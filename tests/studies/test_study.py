@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from gradsam_exp.data.shapes import SHAPES, Shapes
-from gradsam_exp.data.synthetic_shapes import synthetic_shapes
+from gradsam_exp.data.synthetic_shapes import SyntheticShapes
 from gradsam_exp.runs.finding import find_runs
 from studies.background_points.__main__ import main
 from studies.background_points.study import compose, facts_and_truth, variants
@@ -75,6 +75,6 @@ def test_opacity_is_a_fact_of_drawn_shapes_only(shapes: Shapes, exported: Path):
     facts, truth = facts_and_truth(shapes)
     assert facts["opacity"].tolist() == [shapes.draw(index).opacity for index in range(8)]
     assert facts["area"].tolist() == [mask.sum() for mask in truth.values()]
-    from_files, _ = facts_and_truth(synthetic_shapes("test", root=exported))
+    from_files, _ = facts_and_truth(SyntheticShapes(split="test", root=exported))
     drawn = facts.drop(columns="opacity").reset_index(drop=True)
     pd.testing.assert_frame_equal(from_files.iloc[:8].reset_index(drop=True), drawn)

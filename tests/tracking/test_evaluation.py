@@ -148,10 +148,10 @@ def test_the_table_has_one_row_per_image(tracked):
 
 def test_a_column_has_the_same_type_with_and_without_values():
     one = pd.DataFrame(
-        {"image_id": ["a", "b"], "iou": [0.5, 1.0], "hits": [math.nan] * 2, "correct": [True, None]}
+        {"example_id": ["a", "b"], "iou": [0.5, 1.0], "hits": [math.nan] * 2, "correct": [True, None]}
     )
-    other = pd.DataFrame({"image_id": ["a"], "iou": [math.nan], "hits": [1.0], "correct": [False]})
-    kinds = {"image_id": str, "iou": float, "hits": float, "correct": bool}
+    other = pd.DataFrame({"example_id": ["a"], "iou": [math.nan], "hits": [1.0], "correct": [False]})
+    kinds = {"example_id": str, "iou": float, "hits": float, "correct": bool}
     for per_image in (one, other):
         added = wandb.Table(list(kinds), dtype=list(kinds.values()))
         for row in per_image.itertuples(index=False):
@@ -162,8 +162,8 @@ def test_a_column_has_the_same_type_with_and_without_values():
 @pytest.mark.slow
 def test_examples_have_masks_heatmap_prompts_and_metrics(tracked):
     folder, offline = tracked(*USUAL)
-    per_image = pd.read_parquet(folder / "per_image.parquet").set_index("image_id")
-    predictions = pd.read_parquet(folder / "predictions.parquet").set_index("image_id")
+    per_image = pd.read_parquet(folder / "per_image.parquet").set_index("example_id")
+    predictions = pd.read_parquet(folder / "predictions.parquet").set_index("example_id")
     rows, files = examples(offline)
     assert [row["shown_as"] for row in rows] == ["worst", "median", "best"]
     ious = [row["iou"] for row in rows]
@@ -174,7 +174,7 @@ def test_examples_have_masks_heatmap_prompts_and_metrics(tracked):
         masks = row["image"]["masks"]
         assert masks.keys() == {"prediction", "ground truth"}
         pixels = np.asarray(Image.open(files[masks["prediction"]["path"]]))
-        predicted = predictions.loc[row["image_id"]]
+        predicted = predictions.loc[row["example_id"]]
         size = [int(predicted["height"]), int(predicted["width"])]
         expected = coco.decode({"size": size, "counts": predicted["mask_rle"].encode()})
         assert np.array_equal(pixels > 0, expected > 0)
@@ -242,7 +242,7 @@ def test_large_images_are_made_smaller():
 
 def ranked(ious: list[float]) -> pd.DataFrame:
     return pd.DataFrame(
-        {"image_id": [f"i{k}" for k in range(len(ious))], "iou": ious, "predicted_iou": ious[::-1]}
+        {"example_id": [f"i{k}" for k in range(len(ious))], "iou": ious, "predicted_iou": ious[::-1]}
     )
 
 

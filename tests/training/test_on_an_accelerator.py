@@ -18,7 +18,7 @@ from gradsam_exp.data.shapes import SHAPES
 from gradsam_exp.segmenters.compact import build_compact
 from gradsam_exp.training.promptable import PromptableTraining
 from gradsam_exp.training.queries import SceneBatch
-from gradsam_exp.types import ImageBatch
+from gradsam_exp.types import ExampleBatch
 
 # Of torch about fake tensors, of Lightning about a missing trainer.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -91,7 +91,9 @@ def test_validation_of_a_promptable_segmenter(promptable: PromptableTraining, fa
 def test_a_step_and_validation_of_a_classifier(classifier: ImageClassifier, fake_cuda):
     model = on_cuda(classifier)
     images = torch.zeros(4, 3, 48, 64, dtype=torch.uint8, device=CUDA)
-    batch = ImageBatch(images, None, torch.zeros(4, dtype=torch.long, device=CUDA), ("a", "b", "c", "d"))
+    batch = ExampleBatch.one_each(
+        images, None, torch.zeros(4, dtype=torch.long, device=CUDA), ("a", "b", "c", "d")
+    )
     assert model.training_step(batch, 0).device == CUDA
     model.val_accuracy.to(CUDA)
     model.val_accuracy_by_class.to(CUDA)

@@ -1,7 +1,5 @@
 """A stage prepares one kind of thing for a chunk of images, and says in a key all that the thing depends on."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,10 +10,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gradsam_exp.batching import AdaptiveBatch
-from gradsam_exp.data.base import ImageDataset
+from gradsam_exp.data.base import ExampleDataset
 from gradsam_exp.digest import digest, library_versions, source_digest
 from gradsam_exp.segmenters.base import Embeddings
-from gradsam_exp.types import Heatmaps, ImageBatch, Tensors
+from gradsam_exp.types import ExampleBatch, Heatmaps, Tensors
 
 
 @dataclass
@@ -25,23 +23,23 @@ class Chunk:
     Attributes:
         dataset, indices: which images they are.
         keys: the store's key of each stage's thing, by the stage's label.
-        batch: the images; labels are the classifier's class ids.
+        batch: the images and their examples; labels are the classifier's class ids.
         heatmaps: where the classifier looked, refined if that was asked for.
         embeddings: the segmenter's encoding of the images.
-        quality: of the heatmaps; one value per image, by the name of a metric.
+        quality: of the heatmaps; one value per example, by the name of a metric.
     """
 
-    dataset: ImageDataset
+    dataset: ExampleDataset
     indices: Sequence[int]
     keys: Mapping[str, str]
-    batch: ImageBatch = field(init=False)
+    batch: ExampleBatch = field(init=False)
     heatmaps: Heatmaps = field(init=False)
     embeddings: Embeddings = field(init=False)
     quality: dict[str, Float[Tensor, " batch"]] = field(default_factory=dict)
 
     @property
     def predicted(self) -> Int[Tensor, " batch"]:
-        """Tells the classifier's class for each image; the class that was explained where there are no logits."""
+        """Tells the classifier's class for each example's image; the explained class where there are no logits."""
         logits = self.heatmaps.logits
         return self.heatmaps.targets if logits is None else logits.argmax(1)
 
@@ -82,8 +80,8 @@ class Stage(ABC):
 
     @abstractmethod
     def make(self, chunk: Chunk, batches: AdaptiveBatch) -> tuple[Tensors, Any]:
-        """Make the thing: its tensors, and plain values that JSON can say."""
+        """Compute the stage's output for a chunk: tensors, and values that can be written as JSON."""
 
     @abstractmethod
     def take(self, chunk: Chunk, tensors: Tensors, facts: Any) -> None:
-        """Put what ``make`` gave, or the store had, into the chunk."""
+        """Store the stage's output, computed or read from the store, in the chunk's fields."""

@@ -1,7 +1,5 @@
 """This stage encodes images for the segmenter."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,4 +35,6 @@ class Encode(Stage):
     def take(self, chunk: Chunk, tensors: Tensors, facts: Any) -> None:
         """See `Stage.take`."""
         levels = tuple(tensors[f"level{k}"] for k in range(len(tensors)))
-        chunk.embeddings = Embeddings(levels, **{name: tuple(size) for name, size in facts.items()})
+        sizes = {name: tuple(size) for name, size in facts.items()}
+        embeddings = Embeddings.of_one_size(levels, **sizes)
+        chunk.embeddings = embeddings.of_images(slice(None), chunk.batch.image_of)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,24 +14,26 @@ from torch import Tensor, nn
 from gradsam_exp.batching import AdaptiveBatch, filled
 from gradsam_exp.classifiers.base import ClassifierSource
 from gradsam_exp.config import Node
+from gradsam_exp.data.base import plain_name
 from gradsam_exp.engine.session import Session
 from gradsam_exp.engine.stages.base import Chunk, Stage
-from gradsam_exp.errors import InputError
+from gradsam_exp.errors import InputError, did_you_mean
 from gradsam_exp.explainers.base import EXPLAINERS, Explainer
 from gradsam_exp.explainers.several import Mirrored
-from gradsam_exp.types import Heatmaps, Tensors
+from gradsam_exp.types import ExampleBatch, Heatmaps, Tensors
 
-Target = Literal["predicted", "label"]
+Target = Literal["predicted", "label", "rank"] | int
 
 
 @dataclass
 class Explained:
-    """Holds a classifier and an explainer that are read when they are first needed, which may be never.
+    """Holds a classifier and its explainer, both loaded on first use.
 
     Attributes:
         class_names: the classifier's, in order.
         load: gives the classifier, in eval mode, and the explainer of it.
-        target: explain the ``predicted`` class, or the true one (``label``).
+        target: explain the ``predicted`` class, the true one (``label``), the one of each example's ``rank``, or
+            the class of this id.
         depends_on: plain values that say everything the heatmaps depend on besides images, target and device.
         modules: import paths of the plug-ins behind ``load``.
         device: where the classifier runs.
@@ -53,25 +56,37 @@ class Explained:
         """Gives the network, on its device."""
         return self._models[0]
 
-    def heatmaps(self, images: Tensor, labels: Tensor, batches: AdaptiveBatch) -> Heatmaps:
-        """Explain images, a batch at a time; the heatmaps are on the CPU.
+    def heatmaps(self, batch: ExampleBatch, batches: AdaptiveBatch) -> Heatmaps:
+        """Explain every example, so many images at a time; the heatmaps are on the CPU.
 
-        Args:
-            labels: the classifier's class ids; −1 where unknown.
+        An image whose examples ask for one class is explained once.
 
         Raises:
             InputError: if true classes are to be explained and one is unknown.
         """
-        if self.target == "label" and (labels < 0).any():
-            raise InputError(
-                "explainer.target=label needs a label for every image; use explainer.target=predicted"
-            )
+        if self.target == "label":
+            if (batch.labels < 0).any():
+                raise InputError(
+                    "explainer.target=label needs a label for every image; use explainer.target=predicted"
+                )
+            return self._explained(batch.own_images, batch.labels, batches)
+        named = None if isinstance(self.target, str) else torch.full((len(batch.images),), self.target)
+        found = self._explained(batch.images, named, batches)
+        if self.target == "rank" and batch.ranks is not None and (batch.ranks > 0).any():
+            if found.logits is None:
+                raise InputError("explainer.target=top… needs an explainer that computes class scores")
+            ranked = found.logits.argsort(1, descending=True)[batch.image_of]
+            targets = ranked.gather(1, batch.ranks[:, None])[:, 0]
+            return self._explained(batch.own_images, targets, batches)
+        return found if len(batch) == len(batch.images) else found[batch.image_of]
+
+    def _explained(self, images: Tensor, targets: Tensor | None, batches: AdaptiveBatch) -> Heatmaps:
         _, explainer = self._models
 
         def explain(rows: slice) -> Heatmaps:
-            some, own = images[rows], labels[rows]
-            targets = filled(own, batches.most).to(self.device) if self.target == "label" else None
-            return explainer(filled(some, batches.most).to(self.device), targets)[: len(some)].to("cpu")
+            some = images[rows]
+            own = None if targets is None else filled(targets[rows], batches.most).to(self.device)
+            return explainer(filled(some, batches.most).to(self.device), own)[: len(some)].to("cpu")
 
         return Heatmaps.joined(list(batches.slices(len(images), explain)))
 
@@ -85,11 +100,44 @@ class Explained:
         return torch.cat(list(batches.slices(len(pixels), classify)))
 
 
-def explained_by(source: ClassifierSource, node: Node, *, device: torch.device, session: Session) -> Explained:
+def find_target(given: Any, class_names: Sequence[str]) -> tuple[Target, int]:
+    """Find which class ``explainer.target`` asks for, and how many of the best.
+
+    Args:
+        given: ``predicted``, ``label``, ``top3`` (the three best, each an example of its own), a class id, or a
+            class name.
+
+    Raises:
+        InputError: a class that there is not.
+    """
+    text = str(given)
+    if text in ("predicted", "label"):
+        return cast("Target", text), 1
+    top = re.fullmatch(r"top([1-9]\d*)", text)
+    if top is not None:
+        if int(top[1]) > len(class_names):
+            raise InputError(f"explainer.target={text}: the classifier has {len(class_names)} classes only")
+        return "rank", int(top[1])
+    if re.fullmatch(r"\d+", text):
+        if int(text) >= len(class_names):
+            raise InputError(f"explainer.target={text}: class ids go from 0 to {len(class_names) - 1}")
+        return int(text), 1
+    alike = [k for k, name in enumerate(class_names) if name == text]
+    alike = alike or [k for k, name in enumerate(class_names) if plain_name(name) == plain_name(text)]
+    if len(alike) != 1:
+        known = ["predicted", "label", "top3", *class_names]
+        raise InputError(f"explainer.target={text!r} is not known{did_you_mean(text, known)}")
+    return alike[0], 1
+
+
+def explained_by(
+    source: ClassifierSource, node: Node, *, target: Target, device: torch.device, session: Session
+) -> Explained:
     """Bring together a classifier and the explainer that a config node describes.
 
     Args:
         node: the ``explainer`` group: ``name``, ``target``, ``augment``, and the explainer's parameters.
+        target: what ``target`` there means, see `find_target`.
         session: keeps the classifier for the next run.
     """
     own = {key: value for key, value in node.items() if key not in {"target", "augment"}}
@@ -102,7 +150,7 @@ def explained_by(source: ClassifierSource, node: Node, *, device: torch.device, 
     return Explained(
         source.class_names,
         load,
-        target=node["target"],
+        target=target,
         # ``chunk`` only says how much of the work is done at once.
         depends_on=[source.digest, {key: own[key] for key in own if key != "chunk"}, node["augment"]],
         modules=[*EXPLAINERS.modules(own), type(source).__module__],
@@ -111,7 +159,7 @@ def explained_by(source: ClassifierSource, node: Node, *, device: torch.device, 
 
 
 class Explain(Stage):
-    """Makes a heatmap of every image."""
+    """Makes a heatmap of every example."""
 
     name = "heatmaps"
     clock = "explain"
@@ -124,7 +172,7 @@ class Explain(Stage):
 
     def make(self, chunk: Chunk, batches: AdaptiveBatch) -> tuple[Tensors, Any]:
         """See `Stage.make`."""
-        return self.explained.heatmaps(chunk.batch.images, chunk.batch.labels, batches).as_tensors(), None
+        return self.explained.heatmaps(chunk.batch, batches).as_tensors(), None
 
     def take(self, chunk: Chunk, tensors: Tensors, facts: Any) -> None:
         """See `Stage.take`."""

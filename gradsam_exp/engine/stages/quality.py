@@ -1,6 +1,4 @@
-"""This stage measures the quality of heatmaps before any prompt."""
-
-from __future__ import annotations
+"""This stage computes the metrics that need heatmaps but no prompts, such as pointing game or deletion AUC."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -38,7 +36,8 @@ class Quality(Stage):
         known = {
             "heatmaps": chunk.heatmaps,
             "truth": chunk.batch.masks,
-            "images": chunk.batch.images,
+            "images": chunk.batch.own_images,
+            "counted": chunk.batch.counted,
             "labels": chunk.batch.labels,
             "predicted": chunk.predicted,
             "network": _Network(self.explained, batches),

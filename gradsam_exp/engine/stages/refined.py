@@ -1,7 +1,5 @@
 """This stage refines heatmaps, so that their borders follow the edges in the image."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,7 +24,7 @@ class Refine(Stage):
 
     def make(self, chunk: Chunk, batches: AdaptiveBatch) -> tuple[Tensors, Any]:
         """See `Stage.make`."""
-        return self.refiner(chunk.batch.images, chunk.heatmaps).as_tensors(), None
+        return self.refiner(chunk.batch.own_images, chunk.heatmaps).as_tensors(), None
 
     def take(self, chunk: Chunk, tensors: Tensors, facts: Any) -> None:
         """See `Stage.take`."""

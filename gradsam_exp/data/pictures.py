@@ -1,0 +1,215 @@
+"""This module reads picture files: every kind becomes 8-bit RGB by a rule that is written here, or is refused.
+
+Whatever shows pictures or learns from them reads them here, so that one file is the same image everywhere.
+"""
+
+import hashlib
+import io
+import mimetypes
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from gradsam_exp.errors import InputError
+
+MAX_PIXELS = 100_000_000
+"""Larger pictures are refused, unless ``max_pixels`` of the data set or the task says otherwise."""
+MAX_BYTES = 2**30  # of a file
+MAX_ASPECT = 256  # of the longer side to the shorter one; beyond it, nothing is left of one side at 256 px
+_UNREAD = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # they are no pixels, or call another program
+_RAW = {".arw", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".jxl", ".nef", ".orf", ".raf", ".rw2", ".svg"}
+_FAINT = 4096  # of 65535; what a camera of 12 bits gives if its values are not scaled
+_opening = threading.Lock()
+
+
+class FileProblem(InputError):
+    """A file cannot be used: ``path`` says which, ``what`` says why, ``hint`` says what to do."""
+
+    def __init__(self, path: Path, what: str, hint: str = "replace or remove it") -> None:
+        super().__init__(f"{path} {what}; {hint}")
+        self.path, self.what, self.hint = path, what, hint
+
+
+@dataclass(frozen=True)
+class PictureFacts:
+    """What is known of a picture file once it was read.
+
+    Attributes:
+        size: ``(width, height)`` px, turned as its EXIF orientation says.
+        digest: of the file's bytes.
+        notes: what reading it does that its owner may not expect, such as putting transparent parts over white.
+    """
+
+    size: tuple[int, int]
+    digest: bytes
+    notes: tuple[str, ...] = ()
+
+
+def read_endings() -> frozenset[str]:
+    """List the endings of the files that are read as pictures, in lower case with their dot."""
+    Image.init()
+    known = Image.registered_extensions().items()
+    return frozenset(ending for ending, kind in known if kind in Image.OPEN and kind not in _UNREAD)
+
+
+def is_picture(path: Path) -> bool:
+    """Tell by its ending whether a file is read as a picture."""
+    return path.suffix.lower() in read_endings()
+
+
+def is_unread_picture(path: Path) -> bool:
+    """Tell by its ending whether a file is a picture of a kind that is not read."""
+    kind = mimetypes.guess_type(path.name)[0] or ""
+    return not is_picture(path) and (kind.startswith("image/") or path.suffix.lower() in _RAW)
+
+
+def read_rgb(
+    path: Path, *, max_pixels: int = MAX_PIXELS, content: bytes | None = None
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Read a picture as 8-bit RGB, turned as its EXIF orientation says.
+
+    16-bit values are divided by 257, floating-point values in [0, 1] multiplied by 255, both rounded; transparent
+    parts are put over white; of several pages the first counts; colour profiles are left alone.
+
+    Args:
+        path: named in errors, and read unless the ``content`` is given.
+
+    Raises:
+        FileProblem: it is no picture that can be read, too large, or its values have no known range.
+    """
+    with opened(path, max_pixels=max_pixels, content=content) as picture:
+        return np.array(_as_rgb(path, ImageOps.exif_transpose(picture), picture.format))
+
+
+def inspect_picture(path: Path, *, max_pixels: int = MAX_PIXELS) -> PictureFacts:
+    """Read a picture's size and digest, after a check that all of it can be read.
+
+    Raises:
+        FileProblem: as `read_rgb`; also if one side is more than 256 times the other.
+    """
+    content = read_bytes(path)
+    with opened(path, max_pixels=max_pixels, content=content) as picture:
+        notes = []
+        if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":  # which has previews besides
+            notes.append("of several pages or frames the first is taken")
+        if picture.format == "PNG" and picture.mode in {"L", "RGB"} and "transparency" not in picture.info:
+            size = ImageOps.exif_transpose(picture).size if picture.getexif().get(0x0112, 1) != 1 else picture.size
+            with opened(path, max_pixels=max_pixels, content=content) as again:
+                again.verify()  # the checksums say what decoding would, ten times as fast
+        else:
+            turned = ImageOps.exif_transpose(picture)
+            size = turned.size
+            if turned.has_transparency_data and _alpha(turned).getextrema()[0] < 255:  # type: ignore[operator]
+                notes.append("transparent parts are put over white")
+            _as_rgb(path, turned, picture.format)
+            if turned.mode.startswith("I") and turned.getextrema()[1] < _FAINT:  # type: ignore[operator]
+                notes.append(f"of 65536 shades none is above {_FAINT}, so that they are nearly black")
+    if max(size) > MAX_ASPECT * min(size):
+        what = f"is {size[0]}×{size[1]} px, one side more than {MAX_ASPECT} times the other"
+        raise FileProblem(path, what, "cut it into parts, or remove it")
+    return PictureFacts(size, hashlib.blake2b(content, digest_size=16).digest(), tuple(notes))
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a plain file of a size that pictures can have.
+
+    Raises:
+        FileProblem: it is a pipe, a device or a folder, too large, or cannot be read.
+    """
+    with _problems(path):
+        state = path.stat()
+        if not stat.S_ISREG(state.st_mode):
+            raise FileProblem(path, "is not a plain file")
+        if state.st_size > MAX_BYTES:
+            raise FileProblem(path, f"has {state.st_size / 2**30:.1f} GiB, more than a picture can have")
+        if not state.st_size:
+            raise FileProblem(path, "is empty")
+        return path.read_bytes()
+
+
+@contextmanager
+def opened(path: Path, *, max_pixels: int = MAX_PIXELS, content: bytes | None = None) -> Iterator[Image.Image]:
+    """Open a picture for reading, as it is stored.
+
+    Args:
+        content: the file's bytes, if they were read before.
+
+    Raises:
+        FileProblem: in place of whatever Pillow raises inside, and for more pixels than ``max_pixels``.
+    """
+    formats = [name for name in _formats() if name not in _UNREAD]
+    with _problems(path):
+        stream = io.BytesIO(read_bytes(path) if content is None else content)
+        with _opening:  # Pillow's own limit is a global one
+            limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            try:
+                picture = Image.open(stream, formats=formats)
+            finally:
+                Image.MAX_IMAGE_PIXELS = limit
+        with picture:
+            width, height = picture.size
+            if width * height > max_pixels:
+                what = f"has {width}×{height} px, more than max_pixels={max_pixels}"
+                raise FileProblem(path, what, "make it smaller, or raise max_pixels of the data set or the task")
+            yield picture
+
+
+def _formats() -> list[str]:
+    Image.init()
+    return list(Image.OPEN)
+
+
+@contextmanager
+def _problems(path: Path) -> Iterator[None]:
+    """Name the file in whatever reading it raises."""
+    try:
+        yield
+    except FileProblem:
+        raise
+    except FileNotFoundError as error:
+        raise FileProblem(path, "does not exist", "give another") from error
+    except UnidentifiedImageError as error:
+        ending = path.suffix.lower()
+        reason = "it is of no kind that is read" + (f", whatever its ending {ending} says" if ending else "")
+        raise FileProblem(path, f"cannot be read as a picture ({reason})") from error
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, MemoryError, OverflowError) as error:
+        reason = str(error) or type(error).__name__
+        reason = type(error).__name__ if str(path) in reason or "object at" in reason else reason
+        raise FileProblem(path, f"cannot be read as a picture ({reason})") from error
+
+
+def _alpha(picture: Image.Image) -> Image.Image:
+    return picture.convert("RGBA").getchannel("A")
+
+
+def _as_rgb(path: Path, picture: Image.Image, kind: str | None) -> Image.Image:
+    """The picture in 8-bit RGB; ``kind`` is its file format."""
+    if picture.mode.startswith(("I", "F")):
+        picture = Image.fromarray(_eight_bits(path, picture, kind))
+    if picture.has_transparency_data:
+        opaque = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque).convert("RGB")
+    return picture.convert("RGB")
+
+
+def _eight_bits(path: Path, picture: Image.Image, kind: str | None) -> UInt8[np.ndarray, "height width"]:
+    """Grey values of more than 8 bits, brought to 8."""
+    values = np.asarray(picture)
+    largest, smallest = values.max(initial=0), values.min(initial=0)
+    if picture.mode == "F":
+        if not (np.isfinite(values).all() and smallest >= 0 and largest <= 1):
+            what = f"holds floating-point values from {smallest:g} to {largest:g}, and what is white is not known"
+            raise FileProblem(path, what, "save it with values from 0 to 1, or with 8 or 16 bits")
+        return np.rint(values * 255).astype(np.uint8)
+    sixteen = picture.mode.startswith("I;16") or kind in {"PNG", "PPM", "JPEG2000"}
+    if not sixteen or smallest < 0 or largest > 65535:
+        what = f"holds 32-bit values from {smallest} to {largest}, and what is white is not known"
+        raise FileProblem(path, what, "save it with 8 or 16 bits")
+    return np.rint(values / 257).astype(np.uint8)
