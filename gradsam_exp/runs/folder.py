@@ -39,6 +39,7 @@ METRICS = "metrics.json"
 PREPARED = "prepared.json"
 PER_IMAGE = "per_image.parquet"
 PREDICTIONS = "predictions.parquet"
+PROBLEMS = "problems.csv"  # files of the data set that were left out
 FIGURES = "figures"
 TABLES = (PER_IMAGE, PREDICTIONS)
 STATUSES = ("finished", "failed", "interrupted")
@@ -341,12 +342,19 @@ class Run:
         write_json(self.folder / METRICS, found)
         self._forget()
 
+    def keep_problems(self, problems: Sequence[tuple[Path, str, str]]) -> None:
+        """Write the files that were left out as ``problems.csv``: path, what is wrong, what to do."""
+        import pandas as pd  # noqa: PLC0415  (a sweep's parent starts without)
+
+        with replaced(self.folder / PROBLEMS) as partial:
+            pd.DataFrame(problems, columns=["file", "what", "hint"]).to_csv(partial, index=False)
+
     def reuse(self, earlier: Run) -> None:
         """Copy a whole run with its drawings; the provenance says from where."""
         if earlier.figures.is_dir():
             shutil.copytree(earlier.figures, self.figures, dirs_exist_ok=True)
         write_json(self.folder / PROVENANCE, {**earlier.provenance, "reused_from": str(earlier.folder)})
-        for name in (*TABLES, PREPARED, METRICS):
+        for name in (*TABLES, PREPARED, PROBLEMS, METRICS):
             if (earlier.folder / name).is_file():
                 with replaced(self.folder / name) as partial:
                     shutil.copyfile(earlier.folder / name, partial)

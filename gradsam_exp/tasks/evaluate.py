@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass
 
 from gradsam_exp.config import Config
 from gradsam_exp.console import console
+from gradsam_exp.engine.data_check import report_data_check
 from gradsam_exp.engine.experiment import Evaluation, Experiment
 from gradsam_exp.engine.plan import Plan, plan
 from gradsam_exp.engine.preparation import Stopwatch
@@ -64,13 +65,19 @@ def run(config: Config, job: Job) -> float:
     Raises:
         InputError: before any model is read, if something given is wrong.
     """
+    if config.data.get("check"):
+        report_data_check(config, [config.split])
+        return float("nan")
     planned, own = plan(config, job), Run(job.folder)
     settings = build_checked("task", EvaluateSettings, config.task)
     if "miou" not in {metric.name for metric in planned.metrics}:
         raise InputError("metrics.miou is off, but runs are compared by it: leave it on")
     tracker = wandb_settings(config.logger)
-    for note in planned.notes:
-        console.print(note, soft_wrap=True)
+    said = job.session.keep("said", None, set[str])
+    for note in dict.fromkeys([*planned.notes, *planned.dataset.notes]):
+        if note not in said:
+            said.add(note)
+            console.print(note, soft_wrap=True)
     alone = one_at_a_time(job.folder.parent / RUNNING, planned.identity) if job.sweep else nullcontext()
     with alone:
         same = (run for run in _earlier_runs(planned, settings, job) if run.identity == planned.identity)
@@ -135,6 +142,8 @@ def _evaluate(planned: Plan, settings: EvaluateSettings, job: Job) -> dict[str, 
     if draws:
         _draw(gallery, evaluation, run.figures)
     metrics = write(planned, evaluation, run)
+    if problems := planned.dataset.problems:
+        run.keep_problems([(problem.path, problem.what, problem.hint) for problem in problems])
     if job.sweep is None:  # a sweep has one table for all
         _say(planned, run.folder, metrics, evaluation)
     return metrics
