@@ -204,6 +204,12 @@ class Folder(FileDataset):
             raise InputError(f"data.table={path}: {wrong}")
         names = sorted(set(table["label"]) - {""}) if "label" in table and self.labels != "none" else []
         if "split" in table:
+            known = [name for names_of in SPLIT_NAMES.values() for name in names_of]
+            for given in sorted(set(table["split"])):
+                if given.lower() not in known:
+                    raise InputError(
+                        f"data.table={path}: split {given!r} is not known{did_you_mean(given, SPLIT_NAMES)}"
+                    )
             table = table[table["split"].str.lower().isin(SPLIT_NAMES[self.split])]
         entries = []
         for row in table.to_dict("records"):
