@@ -22,6 +22,7 @@ from gradsam_exp.engine.predictions import encode_predictions
 from gradsam_exp.engine.preparation import CHUNK, CHUNK_PIXELS, Preparation, Prepared
 from gradsam_exp.errors import InputError
 from gradsam_exp.metrics.base import ExampleMetric
+from gradsam_exp.overlap import only_counted
 from gradsam_exp.types import BACKGROUND, FOREGROUND, PromptContext, Prompts
 
 LOGITS_BYTES = 2**29  # of the masks of images that are segmented together; selectors need a few times this
@@ -135,6 +136,7 @@ class Experiment:
                     part.batch.example_ids,
                     seed=self.seed,
                     masks=part.batch.masks if self.pipeline.needs_truth else None,
+                    counted=part.batch.counted if self.pipeline.needs_truth else None,
                 ),
                 part.embeddings,
             )
@@ -207,6 +209,9 @@ def _check_columns(metrics: Sequence[ExampleMetric], facts: pd.DataFrame) -> Non
 def _facts(item: Prepared, result: PipelineResult, names: Sequence[str]) -> dict[str, Any]:
     """The columns that every run has, whatever is measured."""
     labels, predicted, truth = item.batch.labels.tolist(), item.predicted.tolist(), item.batch.masks
+    (masks,) = only_counted(result.masks, counted=item.batch.counted)
+    if truth is not None:
+        (truth,) = only_counted(truth, counted=item.batch.counted)
     return {
         "example_id": list(item.batch.example_ids),
         "image_id": item.batch.image_id_of,
@@ -220,7 +225,7 @@ def _facts(item: Prepared, result: PipelineResult, names: Sequence[str]) -> dict
         "bg_points": _points(result.prompts, BACKGROUND, len(item.batch)),
         "empty_heatmap": item.heatmaps.empty.tolist(),
         "empty_truth": [None] * len(item.batch) if truth is None else (~truth.flatten(1).any(1)).tolist(),
-        "mask_px": result.masks.flatten(1).sum(1).tolist(),
+        "mask_px": masks.flatten(1).sum(1).tolist(),
     }
 
 
