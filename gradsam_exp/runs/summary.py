@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -61,10 +61,10 @@ class MetricFacts:
 
 @dataclass(frozen=True)
 class Summary:
-    """Holds a mean over images with its 95 % bootstrap interval; NaN where no image has a value.
+    """Holds a mean over examples with its 95 % bootstrap interval; NaN where no example has a value.
 
     Attributes:
-        n: how many images have a value.
+        n: how many examples have a value.
         facts: what the metric is; None where the mean is of no metric.
     """
 
@@ -86,36 +86,60 @@ class Summary:
         return cls(mean, (low, high), int(plain["n"]), MetricFacts.read(name, plain))
 
 
-def summarize(values: Float[np.ndarray, " images"], *, seed: int = 0) -> Summary:
+def summarize(
+    values: Float[np.ndarray, " examples"], *, images: Sequence[str] | np.ndarray | None = None, seed: int = 0
+) -> Summary:
     """Compute the mean, and the 2.5th and 97.5th percentile of the means of 2000 resamples of the images.
 
-    The percentile bootstrap of Efron and Tibshirani (1993, ch. 13).
+    The percentile bootstrap of Efron and Tibshirani (1993, ch. 13). Examples of one image are not independent: they
+    are drawn together (the cluster bootstrap of Davison and Hinkley, 1997, section 3.8).
 
     Args:
-        values: one per image; NaN is left out and not counted in ``n``.
+        values: one per example; NaN is left out and not counted in ``n``.
+        images: the name of each example's image; None: each has one of its own.
         seed: of the resampling; equal seeds and values give equal intervals.
     """
     values = np.asarray(values, dtype=np.float64)
-    values = values[~np.isnan(values)]
+    known = ~np.isnan(values)
+    values = values[known]
     if len(values) == 0:
         return Summary(float("nan"), (float("nan"), float("nan")), 0)
     mean = float(values.mean())
     if len(values) == 1:
         return Summary(mean, (mean, mean), 1)
-    interval = bootstrap(
-        (values,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(seed)
-    ).confidence_interval
+    rng = np.random.default_rng(seed)
+    place = pd.factorize(np.arange(len(known))[known] if images is None else np.asarray(images)[known])[0]
+    counts = np.bincount(place)
+    if len(counts) == 1:
+        return Summary(mean, (mean, mean), len(values))
+    if len(counts) == len(values):
+        found = bootstrap((values,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=rng)
+    else:
+        sums = np.bincount(place, weights=values)
+        found = bootstrap((sums, counts), _ratio, paired=True, n_resamples=RESAMPLES, method="percentile", rng=rng)
+    interval = found.confidence_interval
     return Summary(mean, (float(interval.low), float(interval.high)), len(values))
+
+
+def _ratio(sums: np.ndarray, counts: np.ndarray, axis: int = -1) -> Any:
+    return sums.sum(axis) / counts.sum(axis)
+
+
+def images_of(per_image: pd.DataFrame) -> np.ndarray | None:
+    """Name each example's image; None if an older table does not say, in which each has one of its own."""
+    return per_image["image_id"].to_numpy() if "image_id" in per_image else None
 
 
 def summarize_run(
     per_image: pd.DataFrame, metrics: Mapping[str, MetricFacts], *, seed: int = 0
 ) -> dict[str, Summary]:
     """Summarise a run's metrics from its per-image table; a metric whose column is missing is left out."""
+    images = images_of(per_image)
+    columns = {name: facts.column for name, facts in metrics.items() if facts.column in per_image}
+    values = {name: per_image[column].astype("float64").to_numpy() for name, column in columns.items()}
     return {
-        name: replace(summarize(per_image[facts.column].astype("float64").to_numpy(), seed=seed), facts=facts)
-        for name, facts in metrics.items()
-        if facts.column in per_image
+        name: replace(summarize(own, images=images, seed=seed), facts=metrics[name])
+        for name, own in values.items()
     }
 
 

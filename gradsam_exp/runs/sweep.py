@@ -72,7 +72,7 @@ def compare_runs(runs: Runs, table: pd.DataFrame, baseline: str | None = None) -
         by_class = images.groupby("class_name")["iou"].mean()
         row: dict[str, Any] = {"job": job, **{f"{CLASS_MIOU}{name}": value for name, value in by_class.items()}}
         if data in baselines:
-            row |= against(images["iou"], *baselines[data])
+            row |= against(images, *baselines[data])
         else:
             baselines[data] = (job, images["iou"])
         rows.append(row)
