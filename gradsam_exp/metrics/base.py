@@ -9,6 +9,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -164,6 +165,58 @@ class ExampleMetric(Metric):
     def before_prompts(self) -> bool:
         """Tell whether a value depends on heatmaps or the classifier, but on no prompts and masks."""
         return not {"masks", "prompts"} & set(self.needs) and bool({"heatmaps", "network"} & set(self.needs))
+
+
+class DatasetMetric(ExampleMetric):
+    """A data-set metric is one figure of all images, made from what is counted on each of them.
+
+    A subclass states `COUNTS` and implements `tally` and `figures`. No example has a value of its own, and the
+    metric no column in ``per_image.parquet``: the counts are kept in ``counts.parquet``, one row for each image
+    and part (a class, say).
+    """
+
+    COUNTS: ClassVar[tuple[str, ...]]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.column = ""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.rows: list[dict[str, Any]] = []
+
+    def measure(self, *inputs: Any, **_: Any) -> PerImage:
+        """Refuse: there is no value of one image."""
+        raise NotImplementedError(f"{self.name} has no value of one image; see tally")
+
+    @abstractmethod
+    def tally(self, known: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Count on a batch.
+
+        Args:
+            known: what is known of it, by its name in `INPUTS`; besides, of each example the ``scores`` by which
+                masks of one image are merged and its ``image_ids``, and the ``class_names``.
+
+        Returns:
+            Rows of ``image_id``, ``part`` and `COUNTS`.
+        """
+
+    @abstractmethod
+    def figures(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Make the figures of counts ``(*, parts, len(COUNTS))``: of all parts ``(*)``, of each ``(*, parts)``.
+
+        NaN where there is none.
+        """
+
+    def add(self, known: Mapping[str, Any]) -> None:
+        """Count on a batch and remember it; nothing if something that the metric needs is not known."""
+        if all(known.get(name) is not None for name in self.needs if name not in OPTIONAL):
+            self.rows += self.tally(known)
+
+    def reset(self) -> None:
+        """Forget all counts."""
+        super().reset()
+        self.rows = []
 
 
 METRICS: Registry[ExampleMetric] = Registry("metrics", "gradsam_exp.metrics")

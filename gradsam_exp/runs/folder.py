@@ -39,6 +39,7 @@ METRICS = "metrics.json"
 PREPARED = "prepared.json"
 PER_IMAGE = "per_image.parquet"
 PREDICTIONS = "predictions.parquet"
+COUNTS = "counts.parquet"
 FIGURES = "figures"
 TABLES = (PER_IMAGE, PREDICTIONS)
 STATUSES = ("finished", "failed", "interrupted")
@@ -208,7 +209,7 @@ class Run:
 
     def results(self) -> dict[str, Path]:
         """Find the files that another machine needs to understand a finished run, by their name there."""
-        names = [*TABLES, METRICS, PROVENANCE, CONFIG, OVERRIDES]
+        names = [*TABLES, COUNTS, METRICS, PROVENANCE, CONFIG, OVERRIDES]
         found = {Path(name).name: self.folder / name for name in names}
         return {name: path for name, path in found.items() if path.is_file()}
 
@@ -335,6 +336,7 @@ class Run:
         metrics: Mapping[str, Mapping[str, Any]],
         per_image: pd.DataFrame,
         predictions: pd.DataFrame,
+        counts: pd.DataFrame | None = None,
         prepared: Sequence[Mapping[str, Any]],
         provenance: Mapping[str, Any],
         upper_bound: bool,
@@ -342,6 +344,9 @@ class Run:
         """Write the tables, what was taken from the store, the provenance, and ``metrics.json`` last."""
         write_parquet(self.folder / PER_IMAGE, per_image)
         write_parquet(self.folder / PREDICTIONS, predictions)
+        (self.folder / COUNTS).unlink(missing_ok=True)
+        if counts is not None and len(counts):
+            write_parquet(self.folder / COUNTS, counts)
         write_json(self.folder / PREPARED, {"chunks": list(prepared)}, indent=None)
         write_json(self.folder / PROVENANCE, provenance)
         found = {"identity": identity, "status": "finished", "upper_bound": upper_bound, "metrics": metrics}
@@ -352,7 +357,7 @@ class Run:
         """Copy a whole run with its drawings; the provenance says from where."""
         if earlier.figures.is_dir():
             shutil.copytree(earlier.figures, self.figures, dirs_exist_ok=True)
-        for name in (*TABLES, PREPARED):
+        for name in (*TABLES, COUNTS, PREPARED):
             if (earlier.folder / name).is_file():
                 with replaced(self.folder / name) as partial:
                     shutil.copyfile(earlier.folder / name, partial)

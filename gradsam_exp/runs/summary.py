@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
+from scipy.sparse import csr_matrix
 from scipy.stats import bootstrap
 
 if TYPE_CHECKING:
-    from gradsam_exp.metrics.base import ExampleMetric
+    from gradsam_exp.metrics.base import DatasetMetric, ExampleMetric
 
 RESAMPLES = 2000
+_AT_ONCE = 100  # resamples, for the memory
 _COLUMNS = {"miou": "iou", "accuracy": "correct"}  # of runs that do not say it
 
 
@@ -66,24 +68,30 @@ class Summary:
     Attributes:
         n: how many examples have a value.
         facts: what the metric is; None where the mean is of no metric.
+        parts: of a figure of the whole data set, those of its parts, such as classes; ``n`` counts images.
     """
 
     mean: float
     ci95: tuple[float, float]
     n: int
     facts: MetricFacts | None = None
+    parts: Mapping[str, Summary] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values; NaN becomes None, which JSON can say."""
         mean, *ends = (None if np.isnan(value) else value for value in (self.mean, *self.ci95))
-        return {"mean": mean, "ci95": ends, "n": self.n, **(asdict(self.facts) if self.facts else {})}
+        plain = {"mean": mean, "ci95": ends, "n": self.n, **(asdict(self.facts) if self.facts else {})}
+        parts = {name: part.as_json() for name, part in self.parts.items()}
+        return {**plain, "parts": parts} if parts else plain
 
     @classmethod
     def from_json(cls, name: str, plain: Mapping[str, Any]) -> Summary:
         """Read what `as_json` gave, of the metric of this name."""
         numbers = [plain["mean"], *plain["ci95"]]
         mean, low, high = (float("nan") if value is None else float(value) for value in numbers)
-        return cls(mean, (low, high), int(plain["n"]), MetricFacts.read(name, plain))
+        parts = {part: cls.from_json(part, own) for part, own in plain.get("parts", {}).items()}
+        parts = {part: replace(own, facts=None) for part, own in parts.items()}
+        return cls(mean, (low, high), int(plain["n"]), MetricFacts.read(name, plain), parts)
 
 
 def summarize(
@@ -91,8 +99,8 @@ def summarize(
 ) -> Summary:
     """Compute the mean, and the 2.5th and 97.5th percentile of the means of 2000 resamples of the images.
 
-    The percentile bootstrap of Efron and Tibshirani (1993, ch. 13). Examples of one image are not independent: they
-    are drawn together (the cluster bootstrap of Davison and Hinkley, 1997, section 3.8).
+    The percentile bootstrap of Efron and Tibshirani (1993, ch. 13). Examples of one image are not independent:
+    they are drawn together (the cluster bootstrap of Davison and Hinkley, 1997, section 3.8).
 
     Args:
         values: one per example; NaN is left out and not counted in ``n``.
@@ -147,6 +155,49 @@ def summarize_metrics(
     metrics: Iterable[ExampleMetric], per_image: pd.DataFrame, *, seed: int = 0
 ) -> dict[str, Summary]:
     """Summarise a run's metrics: each one's own mean, and the interval of its values in the per-image table."""
+    from gradsam_exp.metrics.base import DatasetMetric  # noqa: PLC0415  (a sweep's parent starts without torch)
+
     known = {metric.name: metric for metric in metrics}
     found = summarize_run(per_image, {name: MetricFacts.of(metric) for name, metric in known.items()}, seed=seed)
-    return {name: replace(summary, mean=float(known[name].compute())) for name, summary in found.items()}
+    found = {name: replace(summary, mean=float(known[name].compute())) for name, summary in found.items()}
+    for name, metric in known.items():
+        if isinstance(metric, DatasetMetric):
+            found[name] = summarize_counts(metric, pd.DataFrame(metric.rows), seed=seed)
+    return {name: found[name] for name in known if name in found}
+
+
+def summarize_counts(metric: DatasetMetric, counts: pd.DataFrame, *, seed: int = 0) -> Summary:
+    """Compute a data-set metric, and its interval over 2000 resamples of the images, from counts of each.
+
+    Args:
+        counts: rows of ``image_id``, ``part`` and the metric's `COUNTS`.
+    """
+    facts, nothing = MetricFacts.of(metric), float("nan")
+    if not len(counts):
+        return Summary(nothing, (nothing, nothing), 0, facts)
+    counts = counts.sort_values(["image_id", "part"], kind="stable")
+    image, images = pd.factorize(counts["image_id"])
+    part, parts = pd.factorize(counts["part"], sort=True)
+    width = len(metric.COUNTS)
+    cells = csr_matrix((len(images), len(parts) * width))
+    for k, column in enumerate(metric.COUNTS):
+        own = (counts[column].to_numpy(dtype=np.float64), (image, part * width + k))
+        cells += csr_matrix(own, shape=cells.shape)
+
+    def figures(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return metric.figures((drawn @ cells).reshape(len(drawn), len(parts), width))
+
+    (mean,), (means,) = figures(np.ones((1, len(images))))
+    rng = np.random.default_rng(seed)
+    found = []
+    for resamples in (RESAMPLES // _AT_ONCE) * [_AT_ONCE]:
+        chosen = rng.integers(0, len(images), (resamples, len(images)))
+        found.append(figures(np.stack([np.bincount(row, minlength=len(images)) for row in chosen])))
+    low, high = np.nanpercentile(np.concatenate([one for one, _ in found]), [2.5, 97.5])
+    lows, highs = np.nanpercentile(np.concatenate([own for _, own in found]), [2.5, 97.5], axis=0)
+    present = counts.groupby("part")["image_id"].nunique()
+    of_parts = {
+        str(name): Summary(float(means[k]), (float(lows[k]), float(highs[k])), int(present[name]))
+        for k, name in enumerate(parts)
+    }
+    return Summary(float(mean), (float(low), float(high)), len(images), facts, of_parts)
