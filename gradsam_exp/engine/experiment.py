@@ -194,6 +194,7 @@ def _measure(
         "labels": item.batch.labels,
         "images": item.batch.own_images,
         "counted": item.batch.counted,
+        "round_ious": result.round_ious,
     }
     for metric in metrics:
         if isinstance(metric, DatasetMetric):

@@ -19,7 +19,18 @@ from gradsam_exp.errors import InputError, did_you_mean
 from gradsam_exp.registry import Registry, build_checked
 from gradsam_exp.types import Images, Maps, Masks, PerImage
 
-INPUTS = ("masks", "truth", "prompts", "heatmaps", "predicted", "labels", "images", "network", "counted")
+INPUTS = (
+    "masks",
+    "truth",
+    "prompts",
+    "heatmaps",
+    "predicted",
+    "labels",
+    "images",
+    "network",
+    "round_ious",
+    "counted",
+)
 """What a metric can be measured on; see `ExampleMetric`."""
 OPTIONAL = ("counted",)
 """Of `INPUTS`, those that need not be known: a metric takes them last, and None where they are not."""
@@ -45,7 +56,8 @@ class ExampleMetric(Metric):
             true ones (``truth``), both bool ``(batch, height, width)``; ``prompts`` and ``heatmaps`` (see
             `gradsam_exp.types`); the ``predicted`` and the true class ids (``labels``), ``(batch,)``, −1 where
             unknown; ``images``, uint8 ``(batch, 3, height, width)``; ``network``, the classifier as a `Network`;
-            last, ``counted``, bool ``(batch, height, width)``, the pixels that count, or None if all do. A metric
+            ``round_ious``, ``(batch, rounds)``, the mask's IoU after each click of a simulated user; last,
+            ``counted``, bool ``(batch, height, width)``, the pixels that count, or None if all do. A metric
             that does not name ``counted`` measures all pixels.
     """
 
