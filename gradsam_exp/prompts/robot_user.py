@@ -34,8 +34,8 @@ class RobotUser(PromptStrategy):
     """RobotUser clicks on the innermost pixel of the mask's errors, again and again: an upper bound, no method.
 
     The clicker of RITM (Sofiiuk et al., ICIP 2022, ``isegm/inference/clicker.py``): of the missing and of the
-    false pixels that count, the Euclidean distance to the nearest other pixel or the image's border; a foreground click
-    where it is largest for the missing ones, a background click where it is for the false ones and at least as
+    false pixels that count, the Euclidean distance to the nearest other pixel or the image's border; a foreground
+    click where it is largest for the missing ones, a background click where it is for the false ones and at least as
     large there. The first of equal pixels in scan order is taken, and none twice. All clicks so far are asked
     together. An empty true mask gets none; an image whose mask has no error is not asked again.
 
