@@ -1,4 +1,4 @@
-"""gradsam_exp: how well can a classifier's own attention drive the Segment Anything Model?
+"""gradsam_exp measures how well a classifier's heatmaps (Grad-CAM and others) prompt the Segment Anything Model.
 
 The classes of the chain can be used without Hydra. Each is imported when it is first asked for, so that
 ``gradsam-exp --help`` need not wait for torch; ``__init__.pyi`` names them.

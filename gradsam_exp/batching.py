@@ -1,4 +1,4 @@
-"""This module decides how many rows are computed at once: fewer if they are large, half when memory runs out."""
+"""This module limits the batch size of network calls, and halves it after an out-of-memory error."""
 
 import ctypes
 import logging
@@ -19,14 +19,11 @@ T = TypeVar("T")
 
 
 def filled(rows: Tensor, most: int) -> Tensor:
-    """Repeat the last row up to a multiple of eight, if as many may be computed at once.
+    """Repeat the last row up to a multiple of eight, if as many fit into memory (``most``).
 
     Matrix kernels round differently for a few rows than for many; with this a row's result depends less on which
     others are computed with it. Rounding that remains (of how threads share the rows) is about 1e-7. A row that
     comes alone stays alone: it would take eight times as long.
-
-    Args:
-        most: so many rows fit into memory.
     """
     missing = -len(rows) % MULTIPLE if len(rows) > 1 else 0
     missing = missing if len(rows) + missing <= most else 0
@@ -34,7 +31,7 @@ def filled(rows: Tensor, most: int) -> Tensor:
 
 
 class AdaptiveBatch:
-    """AdaptiveBatch bounds how many rows are handled at once; what did not fit into memory is not tried again.
+    """AdaptiveBatch limits the batch size, and lowers the limit for good after an out-of-memory error.
 
     Args:
         stage: for messages, such as ``encode``.
@@ -61,8 +58,7 @@ class AdaptiveBatch:
     def slices(self, count: int, call: Callable[[slice], T]) -> Iterator[T]:
         """Apply ``call`` to consecutive slices that cover ``count`` rows; an out-of-memory error halves them.
 
-        Raises:
-            InputError: if even one row is too much.
+        Raises `InputError` if even one row is too much.
         """
         start = 0
         while start < count:

@@ -1,11 +1,9 @@
-"""This module types the top of the configuration and makes the checks that need no files and no models.
+"""This module defines the configuration's top-level keys and checks their values, without files or models.
 
 Group nodes (``data``, ``pipeline``, …) are open here: their parameters are checked against the
 constructor that they configure, by `gradsam_exp.registry.Registry.build`. The knobs that strategies share are
 checked by `gradsam_exp.prompts.base.check_knobs`, which knows their ranges.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -58,7 +56,7 @@ class Config:
     task: Node = field(default_factory=dict)
 
 
-GROUPS = tuple(f.name for f in fields(Config) if "dict" in str(f.type) or f.type == "Node")
+GROUPS = tuple(f.name for f in fields(Config) if f.type == Node)
 KNOBS = tuple(f.name for f in fields(Config) if f.name not in GROUPS)
 
 

@@ -62,11 +62,7 @@ class Sources:
         file; other packages count by `library_versions`. Packages from elsewhere count with their distribution's
         version as well. All text counts, comments included.
 
-        Args:
-            modules: import paths, such as ``gradsam_exp.prompts.background``.
-
-        Raises:
-            ValueError: if there is no such module.
+        Raises ValueError if there is no such module.
         """
         homes = {_OWN, *(module.partition(".")[0] for module in modules)}
         found = {name: scan.digest for name, scan in self._closure(modules, homes)}
@@ -77,7 +73,7 @@ class Sources:
         return digest([sorted(found.items()), foreign])
 
     def reached(self, *modules: str) -> list[str]:
-        """List the modules whose source counts, by name."""
+        """List the names of the modules whose source enters the digest."""
         homes = {_OWN, *(module.partition(".")[0] for module in modules)}
         return sorted(name for name, _ in self._closure(modules, homes))
 

@@ -1,7 +1,5 @@
 """This module holds the error that a person's input can cause, and helps to word messages."""
 
-from __future__ import annotations
-
 import difflib
 import logging
 import sys
@@ -40,8 +38,13 @@ def keep_traceback(folder: Path, error: BaseException) -> Path:
     return path
 
 
+def say(line: str) -> None:
+    """Print a line to the user, where it cannot be taken for a result."""
+    print(f"gradsam_exp: {line}", file=sys.stderr)
+
+
 def warn(message: str) -> None:
-    """Tell the user, and the run's log, of what the work goes on without."""
+    """Print a warning and write it to the log: something failed, and the run goes on without it."""
     log.warning("%s", message)
     if logging.getLogger().handlers:  # without a log, a warning is printed as it is
-        print(f"gradsam_exp: {message}", file=sys.stderr)
+        say(message)

@@ -1,4 +1,4 @@
-"""This module defines how much two masks overlap, for metrics, selectors, strategies and training alike."""
+"""This module computes the IoU of two binary masks, and a soft IoU of mask probabilities with a heatmap."""
 
 import torch
 from torch import Tensor

@@ -33,7 +33,7 @@ _Rows = TypeVar("_Rows", bound="TensorRows")
 
 @dataclass(frozen=True)
 class TensorRows:
-    """Values of this kind hold tensors with a row for each of the same things: cut, moved and joined together."""
+    """Base class of containers of tensors that share their first dimension: index, move and join them."""
 
     def as_tensors(self) -> dict[str, Tensor]:
         """Return the tensors that are there, by name."""
@@ -246,7 +246,7 @@ class Choice(TensorRows):
 
 @runtime_checkable
 class Frames(Protocol):
-    """Frames lead from the original frame to a segmenter's low-resolution grid and back, for one batch."""
+    """Frames converts maps and masks between image size and a segmenter's low-resolution grid, for one batch."""
 
     def to_low_res(self, values: Maps) -> LowRes:
         """Bring maps of the original frame to the low-resolution grid, on their own device; 0 on padding."""

@@ -22,7 +22,7 @@ from gradsam_exp.prompts.foreground import Foreground
 from gradsam_exp.refiners.base import Unrefined
 from gradsam_exp.segmenters.sam import SamSegmenter
 from gradsam_exp.selectors.score import PredictedIoU
-from gradsam_exp.types import Heatmaps, Prompts
+from gradsam_exp.types import ExampleBatch, Heatmaps, Prompts
 
 
 def out_of_memory(rows: int) -> RuntimeError:
@@ -89,7 +89,9 @@ def test_a_heatmap_is_made_of_as_few_images_as_fit(classifier: ImageClassifier):
         )
 
     explained = Explained(SHAPES, lambda: (classifier, explainer))
-    heatmaps = explained.heatmaps(torch.zeros(13, 3, 6, 8), torch.zeros(13).long(), AdaptiveBatch("explain", 16))
+    images, labels = torch.zeros(13, 3, 6, 8, dtype=torch.uint8), torch.zeros(13).long()
+    batch = ExampleBatch.one_each(images, None, labels, [str(k) for k in range(13)])
+    heatmaps = explained.heatmaps(batch, AdaptiveBatch("explain", 16))
     assert len(heatmaps) == 13
     assert seen == [16, 6, 3, 3, 3, 3, 1]
 

@@ -1,7 +1,5 @@
 """This module is called back by Hydra: it says how far a sweep is, and writes its table and report at the end."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import sys
@@ -10,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
@@ -19,12 +17,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gradsam_exp.app.launchers import is_parallel, number_of_jobs, share_cores, varied_keys
 from gradsam_exp.engine.session import RUNNING
-from gradsam_exp.errors import InputError, keep_traceback
+from gradsam_exp.errors import InputError, keep_traceback, say
 from gradsam_exp.runs.comparison import Runs
 from gradsam_exp.runs.folder import METRICS, Outcome, Run
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 POLL_S = 1.0
 LINES = 50  # a long sweep says only so often where it is, besides each new best
@@ -52,7 +47,7 @@ class SweepWatch:
     ended: threading.Event = field(default_factory=threading.Event)
 
     def start(self) -> None:
-        """Say every second what is new: the jobs run in other processes."""
+        """Start a thread that prints newly finished jobs every second; they run in other processes."""
 
         def watch() -> None:
             while not self.ended.wait(POLL_S):
@@ -95,10 +90,9 @@ class SweepWatch:
 
     def _name(self, job: Run) -> str:
         """Name a job by what was varied: ``job 3, pipeline=fgbg bg_threshold=0.1``."""
-        given: list[str] = []
+        own: list[str] = []
         with suppress(InputError):
-            given = job.overrides
-        own = [_brief(item) for item in given if item.lstrip("+~").partition("=")[0] in self.keys]
+            own = [_brief(item) for item in job.overrides if item.lstrip("+~").partition("=")[0] in self.keys]
         return f"job {job.folder.name}" + (f", {' '.join(own)}" if own else "")
 
     def _line(self, job: Run, outcome: Outcome) -> str:
@@ -146,7 +140,7 @@ def store_of(config: DictConfig) -> Mapping[str, Any]:
 
 
 def end_watch() -> None:
-    """Say what is still to be said of the sweep that is under way, and stop watching."""
+    """Stop watching the current sweep and print the results that were not printed yet."""
     while _watches:
         watch = _watches.pop()
         watch.ended.set()
@@ -161,41 +155,34 @@ class SweepProgress(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Start to watch the sweep's folder, which must not hold another sweep."""
-        del kwargs
         end_watch()
         folder = Path(config.hydra.sweep.dir)
         if any(folder.glob("*/.hydra")):
-            print(
-                f"gradsam_exp: hydra.sweep.dir={folder} holds another sweep, whose jobs would mix with these; "
-                "give another folder, or none (resume=true finds what is finished)",
-                file=sys.stderr,
+            say(
+                f"hydra.sweep.dir={folder} holds another sweep, whose jobs would mix with these; "
+                "give another folder, or none (resume=true finds what is finished)"
             )
             sys.exit(1)
         watch = SweepWatch(folder, number_of_jobs(config), varied_keys(config), store_of(config))
         _watches.append(watch)
         if "direction" in config.hydra.sweeper and config.split == "test":
-            print(
-                "gradsam_exp: this search chooses on split=test; choose with split=val and report on test once",
-                file=sys.stderr,
-            )
+            say("this search chooses on split=test; choose with split=val and report on test once")
         if is_parallel(config.hydra.launcher):
             share_cores(config)
             watch.start()
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Say what a job that ran in this process has found."""
-        del config, job_return, kwargs
         if _watches:
             _watches[-1].say()
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Say what the last jobs have found, and stop watching."""
-        del config, kwargs
         end_watch()
 
 
-def conclude(folder: Path, store: Mapping[str, Any]) -> pd.DataFrame:
-    """Write and print a sweep's table and report, and say how its offline W&B runs are uploaded."""
+def conclude(folder: Path, store: Mapping[str, Any]) -> bool:
+    """Write and print a sweep's table and report, and how to upload its W&B runs; returns whether all finished."""
     # Here, as ``--help`` does without.
     from gradsam_exp.reports.sweep import summarize_sweep  # noqa: PLC0415
     from gradsam_exp.runs.stored import readers_store  # noqa: PLC0415
@@ -205,7 +192,7 @@ def conclude(folder: Path, store: Mapping[str, Any]) -> pd.DataFrame:
     command = sync_command(folder)
     if command is not None:
         print(f"W&B: {command}")
-    return table
+    return bool((table["status"] == "finished").all())
 
 
 class SweepSummary(Callback):
@@ -213,19 +200,16 @@ class SweepSummary(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Summarise the sweep; exits with 1 if a job failed, or if there can be no table."""
-        del kwargs
         folder = Path(config.hydra.sweep.dir)
         if not Runs(folder).jobs:  # it ended before its first job
             return
         try:
-            table = conclude(folder, store_of(config))
+            all_finished = conclude(folder, store_of(config))
         except Exception as error:  # Hydra would go on with a warning, and end with 0
-            print(
-                f"gradsam_exp: the sweep has no table, {type(error).__name__}: {error} "
-                f"({keep_traceback(folder, error)}); "
-                f"its runs are kept: python run.py task=report runs={folder}",
-                file=sys.stderr,
+            say(
+                f"the sweep has no table, {type(error).__name__}: {error} ({keep_traceback(folder, error)}); "
+                f"its runs are kept: python run.py task=report runs={folder}"
             )
             sys.exit(1)
-        if (table["status"] != "finished").any():
+        if not all_finished:
             sys.exit(1)

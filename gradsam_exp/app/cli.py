@@ -3,8 +3,6 @@
 Imports nothing heavy, so that ``--help`` and a mistyped override answer at once.
 """
 
-from __future__ import annotations
-
 import gc
 import logging
 import os
@@ -32,7 +30,7 @@ from gradsam_exp.app.renamed import refuse_renamed
 from gradsam_exp.app.startup import compose_once, leave, load_task, share_store
 from gradsam_exp.config import check
 from gradsam_exp.engine.session import Job, Session
-from gradsam_exp.errors import InputError, first_line, keep_traceback
+from gradsam_exp.errors import InputError, first_line, keep_traceback, say
 from gradsam_exp.runs.comparison import Runs
 from gradsam_exp.runs.folder import Run
 from gradsam_exp.runs.saved_config import calls_a_resolver
@@ -61,8 +59,7 @@ def main() -> NoReturn:
 
 def _run_hydra() -> None:
     """Let Hydra compose what was given on the command line and run the job, or each of a sweep's."""
-    conf = prepare_hydra()
-    hydra.main(version_base=HYDRA, config_path=str(conf), config_name="config")(run_job)()
+    hydra.main(version_base=HYDRA, config_path=str(prepare_hydra()), config_name="config")(run_job)()
 
 
 def run_program(job: Callable[[], Any]) -> int:
@@ -77,7 +74,7 @@ def run_program(job: Callable[[], Any]) -> int:
         job()
     except KeyboardInterrupt:
         _end_early()
-        _say("interrupted; what was finished is kept")
+        say("interrupted; what was finished is kept")
         return 130
     except (InputError, HydraException, OmegaConfBaseException) as error:
         _input_errors.append(error)
@@ -85,15 +82,15 @@ def run_program(job: Callable[[], Any]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        missing = _missing_plugin(error) or _no_folder(error) or no_choice(error)
-        if missing is None and sweep_under_way() is None:
+        known = _known(error)
+        if known is None and sweep_under_way() is None:
             raise
-        _input_errors.append(missing or InputError(_end_early(error)))
+        _input_errors.append(known or InputError(_end_early(error)))
     finally:
         end_watch()
         gc.unfreeze()
     for problem in _input_errors:
-        _say(one_line(problem))
+        say(one_line(problem))
     return 1 if _input_errors else 0
 
 
@@ -114,7 +111,9 @@ def run_job(cfg: DictConfig) -> float | None:
     try:
         settings = check(cfg)
         if sweeping and is_parallel(DictConfig(hydra_config.launcher)):
-            _be_quiet()
+            from gradsam_exp.console import console  # noqa: PLC0415  (rich takes its time)
+
+            console.quiet = True  # jobs that run at once would print over one another
         task = load_task(str(settings.task["name"]))
         # Not resolved: what ``${oc.env:KEY}`` gives may be a secret, and overrides are shown.
         overrides = OmegaConf.to_container(DictConfig(hydra_config.overrides), resolve=False)
@@ -146,7 +145,7 @@ def run_job(cfg: DictConfig) -> float | None:
 
 
 def hidden_values(cfg: DictConfig) -> dict[str, str]:
-    """Find what resolvers (``${oc.env:KEY}``) gave, and how it is written instead: it may be a secret.
+    """Map each value that a resolver (``${oc.env:KEY}``) returned to its ``${…}`` text; it may be a secret.
 
     Strings that call one, and of each string the parts that came from a call. Values of fewer than
     `LEAST_HIDDEN` characters are no secrets, and stand in many a text.
@@ -177,7 +176,7 @@ def hidden_values(cfg: DictConfig) -> dict[str, str]:
 
 
 def without_values(text: str, hidden: Mapping[str, str]) -> str:
-    """Write `hidden_values` in a text as they are written in the configuration."""
+    """Replace the possibly secret values in a text by the ``${…}`` expressions that they came from."""
     for value in sorted(hidden, key=len, reverse=True):
         text = text.replace(value, hidden[value])
     return text
@@ -190,24 +189,15 @@ def hide(error: BaseException | None, hidden: Mapping[str, str]) -> None:
         error = error.__cause__ or error.__context__
 
 
-def _say(line: str) -> None:
-    print(f"gradsam_exp: {line}", file=sys.stderr)
-
-
-def _missing_plugin(error: Exception) -> InputError | None:
-    """Say which extra to install if Hydra finds a plugin without the package that it needs."""
+def _known(error: Exception) -> InputError | None:
+    """Say what to do about a plugin without its package, a folder that cannot be made, or a group that is null."""
     if isinstance(error, ImportError) and "IS THE PLUGIN INSTALLED?" in str(error):
         return InputError(f"{first_line(error)}; its extra brings it: pip install -e '.[sweep]' or '.[ray]'")
-    return None
-
-
-def _no_folder(error: Exception) -> InputError | None:
-    """Say that the folder of a run could not be made, if that is what the system refused."""
     if isinstance(error, OSError) and not _job_began.is_set():
         return InputError(
             f"{error.filename}: {error.strerror}; give output_root=… a folder that can be written to"
         )
-    return None
+    return no_choice(error)
 
 
 def _end_early(error: Exception | None = None) -> str:
@@ -224,13 +214,6 @@ def _end_early(error: Exception | None = None) -> str:
     with suppress(OSError):
         keep_traceback(folder, error)
     return f"the sweep ended early, {type(error).__name__}: {first_line(error)} ({folder / 'error.txt'})"
-
-
-def _be_quiet() -> None:
-    """Print nothing from here on: jobs that run at once would print over one another."""
-    from gradsam_exp.console import console  # noqa: PLC0415  (rich takes its time)
-
-    console.quiet = True
 
 
 class _Hiding(logging.Formatter):

@@ -1,6 +1,4 @@
-"""Composes configurations from ``conf``, from the ``conf`` folders of installed plug-ins, and from overrides."""
-
-from __future__ import annotations
+"""This module composes a checked `Config` for notebooks and scripts, and tells Hydra where config files lie."""
 
 from collections.abc import Sequence
 from importlib.metadata import entry_points

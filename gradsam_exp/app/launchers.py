@@ -1,9 +1,7 @@
-"""This module sets up Hydra's launchers and sweepers: defaults, thread counts of jobs, the extra that brings each.
+"""This module configures Hydra's launchers and sweepers: defaults, threads per job, the pip extra of each plug-in.
 
 The engines are Hydra's plugins: joblib, submitit (this machine or Slurm), Ray, Optuna.
 """
-
-from __future__ import annotations
 
 import math
 import os
@@ -58,10 +56,8 @@ def varied(config: DictConfig) -> list[Override]:
     """List what a sweep varies, from ``hydra.sweeper.params`` and its command line, which has the last word."""
     params = config.hydra.sweeper.get("params") or {}
     given = [f"{key}={value}" for key, value in params.items()] + list(config.hydra.overrides.task)
-    overrides = {
-        override.get_key_element(): override for override in OverridesParser.create().parse_overrides(given)
-    }
-    return [override for override in overrides.values() if override.is_sweep_override()]
+    last = {override.get_key_element(): override for override in OverridesParser.create().parse_overrides(given)}
+    return [override for override in last.values() if override.is_sweep_override()]
 
 
 def varied_keys(config: DictConfig) -> tuple[str, ...]:

@@ -1,7 +1,5 @@
 """This module turns the errors of Hydra and OmegaConf into one line that names the key and what to do."""
 
-from __future__ import annotations
-
 import re
 
 from hydra.errors import MissingConfigException

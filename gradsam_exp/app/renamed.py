@@ -1,7 +1,5 @@
 """This table knows overrides that earlier versions had; using one is refused with the one to use now."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

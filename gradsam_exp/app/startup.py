@@ -1,9 +1,7 @@
-"""This module makes the program start and end sooner; each measure says what it saves, or does nothing.
+"""This module shortens the program's start and exit by patching Hydra and pausing garbage collection.
 
 These are the only places that reach into other packages' private interfaces.
 """
-
-from __future__ import annotations
 
 import atexit
 import gc
@@ -13,6 +11,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
+from traceback import walk_stack
 from types import FrameType, ModuleType
 from typing import Any, NoReturn
 
@@ -108,12 +107,9 @@ def leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _is_outermost(frame: FrameType | None) -> bool:
+def _is_outermost(frame: FrameType) -> bool:
     """Whether a function is called by the program's own script, also under ``python -m``, and by nothing else."""
-    callers = []
-    while frame is not None:
-        callers.append(frame)
-        frame = frame.f_back
+    callers = [caller for caller, _ in walk_stack(frame)]
     while callers and callers[-1].f_globals.get("__name__") == "runpy":
         callers.pop()
     return len(callers) <= 2

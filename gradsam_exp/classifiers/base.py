@@ -1,4 +1,4 @@
-"""This module says what a source of classifiers is, and holds the registry of them."""
+"""This module defines how a classifier is described and loaded, and the registry of them."""
 
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -17,7 +17,7 @@ class ClassifierSource(Protocol):
 
     @property
     def digest(self) -> str:
-        """Digest all that the logits depend on: equal digests mean equal logits."""
+        """Return a hash of everything the logits depend on: equal hashes mean equal logits."""
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""`ImageClassifier` is the classifier under study: a torchvision network that knows its classes and its transform.
+"""`ImageClassifier` is a torchvision network with class names, input transform and Lightning training steps.
 
 This module knows nothing of heatmaps, data sets or files' places.
 """

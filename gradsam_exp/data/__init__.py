@@ -1,4 +1,4 @@
-"""This room holds the data sets (``data``) and what shapes are drawn on (``background``).
+"""This package holds the data sets (``data``) and what shapes are drawn on (``background``).
 
 `base` says what a data set is; `shapes` draws the built-in one on `backgrounds` (`photos`, `dead_leaves`), and
 `novel_shapes` others; `synthetic_shapes` reads the reference data set, `folder` your own, `given` single pictures;

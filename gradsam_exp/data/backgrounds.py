@@ -44,7 +44,7 @@ class Mixed:
 
     def __init__(self, split: str) -> None:
         self.photos = photographs(split)
-        self.split = split
+        self.digest = _digest("mixed", SCENES_OF_SPLIT[split], *(photo.tobytes() for photo in self.photos))
 
     def draw(self, rng: Generator, width: int, height: int) -> np.ndarray:
         """See `Background.draw`."""
@@ -54,29 +54,19 @@ class Mixed:
         photo = self.photos[int(rng.integers(len(self.photos)))]
         return random_crop(rng, photo, width, height)
 
-    @property
-    def digest(self) -> str:
-        """See `Background.digest`."""
-        return _digest("mixed", SCENES_OF_SPLIT[self.split], *(photo.tobytes() for photo in self.photos))
-
 
 @BACKGROUNDS.register("noise")
 class Noise:
     """Noise draws coloured noise, blocky at a random scale; the same for all splits."""
 
     def __init__(self, split: str) -> None:
-        self.split = split
+        self.digest = _digest("noise")
 
     def draw(self, rng: Generator, width: int, height: int) -> np.ndarray:
         """See `Background.draw`."""
         coarse = int(rng.integers(1, 9))
         small = rng.integers(0, 256, (-(-height // coarse), -(-width // coarse), 3), dtype=np.uint8)
         return small.repeat(coarse, 0).repeat(coarse, 1)[:height, :width]
-
-    @property
-    def digest(self) -> str:
-        """See `Background.digest`."""
-        return _digest("noise")
 
 
 @BACKGROUNDS.register("folder")

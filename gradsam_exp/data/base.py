@@ -1,4 +1,4 @@
-"""This module defines what every data set offers, and the loader that makes batches of one image size."""
+"""This module defines the data set interface, and a loader that puts only images of equal size into a batch."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from jaxtyping import Bool, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from gradsam_exp.data.pictures import FileProblem
 from gradsam_exp.errors import InputError, did_you_mean
 from gradsam_exp.registry import Registry
 from gradsam_exp.types import ExampleBatch
@@ -57,10 +58,12 @@ class ExampleDataset(Dataset[Sample], ABC):
     Attributes:
         class_names: the classes that labels count.
         notes: what whoever uses it should be told once, one line each.
+        problems: files that were left out, with the reason.
     """
 
     class_names: Sequence[str]
     notes: Sequence[str] = ()
+    problems: Sequence[FileProblem] = ()
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -92,7 +95,7 @@ class View(ExampleDataset):
 
     def __init__(self, dataset: ExampleDataset) -> None:
         self.dataset = dataset
-        self.class_names, self.notes = dataset.class_names, dataset.notes
+        self.class_names, self.notes, self.problems = dataset.class_names, dataset.notes, dataset.problems
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -255,7 +258,10 @@ def align_classes(given: Sequence[str], known: Sequence[str]) -> Tensor:
         alike = [exact[name]] if name in exact else loose[plain_name(name)]
         if len(alike) != 1:
             hint = did_you_mean(name, known)
-            raise InputError(f"the data set's class {name!r} is not one the classifier knows{hint}")
+            raise InputError(
+                f"the data set's class {name!r} is not one the classifier knows{hint}; "
+                "train one on these classes (task=train), or score masks alone by data.labels=none"
+            )
         found += alike
     return torch.tensor(found, dtype=torch.long)
 

@@ -7,11 +7,11 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ from gradsam_exp.data.pictures import (
     read_rgb,
 )
 from gradsam_exp.digest import digest
-from gradsam_exp.errors import InputError
+from gradsam_exp.errors import InputError, did_you_mean
 
 # Which of ten buckets by name are a split: 80/10/10 where folders do not say which split a file belongs to.
 SHARES = {"train": range(8), "val": range(8, 9), "test": range(9, 10)}
@@ -238,20 +238,26 @@ class FileDataset(ExampleDataset):
         on_error: ``stop`` refuses a data set with files that cannot be used, ``skip`` leaves them out.
         max_pixels: larger pictures cannot be used.
         check: looked at by tasks: list everything that is wrong, and do nothing else.
+        labels: ``none`` leaves the classes out, for classifiers that do not know them: only masks are scored.
         problems: files that were left out, with the reason.
 
     Raises:
         InputError: nothing to read, or a file that cannot be used; names all of them.
     """
 
+    label_sources: ClassVar[tuple[str, ...]] = ("given",)
+
     split: str
     on_error: Literal["stop", "skip"] = "stop"
     max_pixels: Annotated[int, Field(ge=1)] = MAX_PIXELS
     check: bool = False
+    labels: str = "given"
 
     def __post_init__(self) -> None:
+        if self.labels not in (kinds := (*self.label_sources, "none")):
+            raise InputError(f"data.labels={self.labels!r} is not known{did_you_mean(self.labels, kinds)}")
         found, class_names = self.find()
-        self.class_names = tuple(class_names)
+        self.class_names = () if self.labels == "none" else tuple(class_names)
         entries = list(found)
         self.problems: list[FileProblem] = []
         known = []
@@ -263,16 +269,15 @@ class FileDataset(ExampleDataset):
         known = self._settled(known)
         _require_objects([one.truth for one in known])
         if self.problems and self.on_error == "stop":
-            raise InputError(told(self.problems, len(entries)))
+            raise FileProblems(self.problems, len(entries))
         self._known = [one for one in known if one.truth.labels]
         self.notes = self._notes(known)
         if not self._known:
-            what = (
-                told(self.problems, len(entries)) if self.problems else "no image has an object that is asked for"
-            )
-            raise InputError(f"data: nothing is left of split {self.split!r}: {what}")
+            if self.problems:
+                raise FileProblems(self.problems, len(entries))
+            raise InputError(f"data: no image of split {self.split!r} has an object that is asked for")
         parts = [(one.entry.image_id, list(one.truth.labels), one.digest) for one in self._known]
-        self._digest = digest([self.class_names, parts])
+        self._digest = digest([self.class_names, self.labels, parts])
 
     @abstractmethod
     def find(self) -> tuple[Iterable[Entry], Sequence[str]]:
@@ -294,6 +299,8 @@ class FileDataset(ExampleDataset):
         entry = known.entry
         image = torch.from_numpy(read_rgb(entry.image, max_pixels=self.max_pixels)).permute(2, 0, 1).contiguous()
         examples = [Example(entry.label)] if entry.truth is None else entry.truth.examples(known.picture.size)
+        if self.labels == "none":
+            examples = [replace(example, label=-1) for example in examples]
         return Sample(image, entry.image_id, tuple(examples))
 
     def image_size(self, index: int) -> tuple[int, int]:
@@ -302,7 +309,8 @@ class FileDataset(ExampleDataset):
 
     def image_labels(self, index: int) -> tuple[int, ...]:
         """See `ExampleDataset.image_labels`."""
-        return self._known[index].truth.labels
+        labels = self._known[index].truth.labels
+        return tuple(-1 for _ in labels) if self.labels == "none" else labels
 
     @property
     def digest(self) -> str:
@@ -375,8 +383,19 @@ def _require_objects(truths: Sequence[TruthFacts]) -> None:
         raise InputError(f"data.mask: no mask has the object that is asked for; values found: {', '.join(values)}")
 
 
-def told(problems: Sequence[FileProblem], files: int) -> str:
-    """Word an error about one or several files, all of them named."""
+class FileProblems(InputError):
+    """One or several files of a data set cannot be used; the message names them.
+
+    Attributes:
+        problems: all of them.
+    """
+
+    def __init__(self, problems: Sequence[FileProblem], files: int) -> None:
+        super().__init__(_told(problems, files))
+        self.problems = list(problems)
+
+
+def _told(problems: Sequence[FileProblem], files: int) -> str:
     if len(problems) == 1:
         return str(problems[0])
     lines = "".join(f"\n  {problem}" for problem in problems[:_NAMED])

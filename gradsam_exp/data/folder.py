@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar
 
 import pandas as pd
 from pydantic import ConfigDict
@@ -65,7 +65,8 @@ class Folder(FileDataset):
     root: Path
     images: str = "images"
     masks: str = "masks"
-    labels: Literal["folders", "none"] = "folders"
+    label_sources: ClassVar[tuple[str, ...]] = ("folders",)
+    labels: str = "folders"
     mask: MaskValues = field(default_factory=MaskValues)
     class_list: Path | None = None
     table: Path | None = None

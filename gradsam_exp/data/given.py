@@ -38,7 +38,7 @@ def find_pictures(given: str, *, key: str = "image") -> list[Path]:
 
 
 class GivenPictures(ExampleDataset):
-    """GivenPictures reads pictures as they lie on disk, turned as their camera says.
+    """GivenPictures reads picture files, rotated by their EXIF orientation and shrunk to ``max_side``.
 
     Every file is read once when this is made.
 

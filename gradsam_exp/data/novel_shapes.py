@@ -1,4 +1,4 @@
-"""This module draws shapes that no shipped model was trained on: letters, hearts, crosses and arrows.
+"""This module draws letters, hearts, crosses and arrows: unseen shapes for testing a segmenter (task=probe_sam).
 
 They show whether ``sam=compact`` segments objects in general, or only the shapes it was trained on.
 """

@@ -22,7 +22,7 @@ from gradsam_exp.errors import InputError
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused, unless ``max_pixels`` of the data set or the task says otherwise."""
 MAX_BYTES = 2**30  # of a file
-MAX_ASPECT = 100  # of the longer side to the shorter one; beyond it, nothing is left of one side at 256 px
+MAX_ASPECT = 256  # of the longer side to the shorter one; beyond it, nothing is left of one side at 256 px
 _UNREAD = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # they are no pixels, or call another program
 _RAW = {".arw", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".jxl", ".nef", ".orf", ".raf", ".rw2", ".svg"}
 _FAINT = 4096  # of 65535; what a camera of 12 bits gives if its values are not scaled
@@ -92,7 +92,7 @@ def inspect_picture(path: Path, *, max_pixels: int = MAX_PIXELS) -> PictureFacts
     """Read a picture's size and digest, after a check that all of it can be read.
 
     Raises:
-        FileProblem: as `read_rgb`; also if one side is more than a hundred times the other.
+        FileProblem: as `read_rgb`; also if one side is more than 256 times the other.
     """
     content = read_bytes(path)
     with opened(path, max_pixels=max_pixels, content=content) as picture:

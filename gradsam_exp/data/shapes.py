@@ -96,8 +96,7 @@ class Shapes(ExampleDataset):
         return Drawing(image, mask, shape, left, top, size, opacity / 256)
 
     def stencil(self, shape: str, size: int, index: int) -> Bool[np.ndarray, "size size"]:
-        """Return the pixels of a shape in its box; here they are the same for every ``index``."""
-        del index
+        """Return a shape's binary mask of ``size`` × ``size`` px; subclasses may vary it with ``index``."""
         return stencil(shape, size)
 
     def __getitem__(self, index: int) -> Sample:
@@ -110,7 +109,6 @@ class Shapes(ExampleDataset):
 
     def image_size(self, index: int) -> tuple[int, int]:
         """Return ``(width, height)``, which is the same for all images."""
-        del index
         return self.width, self.height
 
     @property

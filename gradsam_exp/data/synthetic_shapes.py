@@ -1,4 +1,4 @@
-"""This module reads and writes the reference data set: ``images``, ``masks``, ``labels``, a folder per split."""
+"""This module reads, downloads and writes the published data set `synthetic_shapes`: images, masks, labels."""
 
 from __future__ import annotations
 

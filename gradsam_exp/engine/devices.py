@@ -1,18 +1,12 @@
 """This module finds the device that a run uses, and checks that there are as many as were asked for."""
 
-from __future__ import annotations
-
 import torch
 
 from gradsam_exp.errors import InputError, first_line
 
 
 def find_device(name: str) -> torch.device:
-    """Find the device of this name; ``auto`` is the first GPU if there is one.
-
-    Raises:
-        InputError: no such device on this machine.
-    """
+    """Find the device of this name (``auto``: the first GPU if there is one), or raise `InputError`."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -26,11 +20,7 @@ def find_device(name: str) -> torch.device:
 
 
 def check_devices(number: int, device: torch.device, *, stored: bool) -> None:
-    """Check that a run can be shared out over several devices, which hand over their work in the store.
-
-    Raises:
-        InputError: naming ``devices``, and what to do.
-    """
+    """Raise `InputError` if a run cannot be shared out over devices, which hand over their work in the store."""
     if number < 1:
         raise InputError(f"devices={number}: must be at least 1")
     if number == 1:

@@ -1,11 +1,8 @@
 """This module makes one run: it prepares heatmaps and embeddings, evaluates prompts and masks, keeps all numbers.
 
-Heatmaps and embeddings depend on the data and the weights alone; prompts and masks on everything else.
-`Experiment.prepare` is the first half, `Experiment.evaluate` the second. Knows nothing of configs,
-files or W&B.
+`Experiment.prepare` makes what depends on the data and the weights alone, `Experiment.evaluate` all else. Knows
+nothing of configs, files or W&B.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
@@ -77,7 +74,7 @@ class Experiment:
     def evaluate(self, prepared: Iterable[Prepared], *, on_batch: Observer | None = None) -> Evaluation:
         """Prompt, segment and score what was prepared."""
         names = self.prepare.explained.class_names
-        metrics = tuple(deepcopy(metric) for metric in self.prepare.metrics)
+        metrics = deepcopy(self.prepare.metrics)
         for metric in metrics:
             metric.reset()
         facts: list[pd.DataFrame] = []
@@ -218,11 +215,7 @@ def _counts(metrics: Sequence[ExampleMetric]) -> pd.DataFrame:
 
 
 def _check_columns(metrics: Sequence[ExampleMetric], facts: pd.DataFrame) -> None:
-    """Refuse a metric whose values would stand in the column of something else.
-
-    Raises:
-        InputError: naming the metric.
-    """
+    """Refuse, by an `InputError`, a metric whose values would stand in the column of something else."""
     taken = set(facts) - {CORRECT}
     for metric in metrics:
         if isinstance(metric, DatasetMetric):

@@ -134,27 +134,16 @@ class Pipeline:
     def _answered(
         self, ctx: PromptContext, embeddings: Embeddings, prompts: Prompts, segmentation: Segmentation | None
     ) -> PipelineResult:
+        """Brings the masks that are kept, and no others, to the original frame; unites those of one example."""
         assert segmentation is not None
         choice = self.selector(ctx, segmentation)
-        return PipelineResult(
-            masks=self._masks(choice, segmentation, embeddings, len(ctx)),
-            choice=choice,
-            prompts=prompts,
-            segmentation=segmentation,
-            rounds=torch.ones(len(ctx), dtype=torch.long),
-        )
-
-    def _masks(
-        self, choice: Choice, segmentation: Segmentation, embeddings: Embeddings, count: int
-    ) -> Bool[Tensor, "batch height width"]:
-        """Brings the masks that are kept, and no others, to the original frame; unites those of one example."""
-        masks = torch.zeros(count, *embeddings.original_size, dtype=torch.bool)
+        masks = torch.zeros(len(ctx), *embeddings.original_size, dtype=torch.bool)
         if len(choice):
             kept = segmentation.logits[choice.query, choice.candidate]
             originals = self.segmenter.to_original(kept, embeddings).cpu()
-            for image, mask in zip(choice.example_index, originals, strict=True):
-                masks[image] |= mask
-        return masks
+            for example, mask in zip(choice.example_index, originals, strict=True):
+                masks[example] |= mask
+        return PipelineResult(masks, choice, prompts, segmentation, rounds=torch.ones(len(ctx), dtype=torch.long))
 
 
 class SamForegroundPipeline(Pipeline):

@@ -4,8 +4,6 @@ Everything that can be wrong with names, parameters and files is found while a `
 read only when it is carried out.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -72,7 +70,7 @@ class Plan:
 
     @property
     def notes(self) -> list[str]:
-        """Says what a strategy's configuration chose besides, where nobody asked for it; one line each."""
+        """List notes for the user on settings that the prompt strategy chose by itself, such as its selector."""
         brought = self.pipeline.strategy.brings_selector
         if brought is None or brought != self.config.selector["name"] or self.job.given("selector"):
             return []
@@ -106,12 +104,9 @@ class Plan:
         return {"data": data, "classifier": classifier, "sam": sam}
 
     def experiment(self, *, among_others: bool = False) -> Experiment:
-        """Put the experiment together that the plan describes.
+        """Put the experiment together; the classifier is read when the store lacks a heatmap.
 
-        The classifier is read when a heatmap is needed that the store does not have.
-
-        Args:
-            among_others: this process makes other runs as well, and decodes what they have in common once.
+        ``among_others``: this process makes other runs as well, and decodes what they have in common once.
         """
         segmenter = decoder = self._loaded_segmenter()
         most = int(self.settings.answers_gb * 2**30) if self.settings.enabled and among_others else 0
@@ -122,14 +117,11 @@ class Plan:
         return Experiment(self.preparation(segmenter), pipeline, seed=self.config.seed)
 
     def preparation(self, segmenter: Segmenter | None = None) -> Preparation:
-        """Make the list of stages that images pass before any prompt.
-
-        Args:
-            segmenter: loaded; without it, the stage that encodes can be asked for its keys only.
-        """
+        """Make the stages before any prompt; without a loaded segmenter, the one that encodes has keys only."""
         config, session = self.config, self.job.session
         sam = {key: value for key, value in config.sam.items() if key not in _PLACES}
         data = [*DATASETS.modules(config.data), *BACKGROUNDS.modules(config.data), type(self.dataset).__module__]
+        refine, encode = REFINERS.modules(config.refine), SEGMENTERS.modules(config.sam)
         return Preparation(
             explained_by(
                 self.classifier, config.explainer, target=self.target, device=self.device, session=session
@@ -140,11 +132,7 @@ class Plan:
             segmented_by=[self.pipeline.segmenter.digest, sam, self.device.type],
             refined_by=config.refine,
             metrics=self.metrics,
-            modules={
-                "data": data,
-                "refine": REFINERS.modules(config.refine),
-                "sam": SEGMENTERS.modules(config.sam),
-            },
+            modules={"data": data, "refine": refine, "sam": encode},
         )
 
     def _loaded_segmenter(self) -> Segmenter:

@@ -1,7 +1,5 @@
 """This module writes prompts (JSON) and masks (COCO RLE) as rows of ``predictions.parquet``, and reads them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -66,18 +64,11 @@ def _queries(prompts: Prompts) -> Iterator[dict[str, Any]]:
 
 
 def decode_prediction(row: Mapping[Any, Any]) -> Prediction:
-    """Read one row of the table.
-
-    Raises:
-        ValueError, KeyError, TypeError: it is damaged.
-    """
-    points: list[list[float]] = []
-    labels: list[int] = []
-    boxes: list[list[float]] = []
-    for query in json.loads(row["prompts"]):
-        points += query["points"]
-        labels += query["labels"]
-        boxes += [query["box"]] if "box" in query else []
+    """Read one row of the table; one that is damaged raises ValueError, KeyError or TypeError."""
+    queries = json.loads(row["prompts"])
+    points = [point for query in queries for point in query["points"]]
+    labels = [label for query in queries for label in query["labels"]]
+    boxes = [query["box"] for query in queries if "box" in query]
     return Prediction(
         points=np.array(points, dtype=np.float64).reshape(-1, 2),
         labels=np.array(labels, dtype=np.int64),
@@ -92,11 +83,7 @@ def encode_mask(mask: Bool[np.ndarray, "height width"]) -> str:
 
 
 def decode_mask(text: str, height: int, width: int) -> Bool[np.ndarray, "height width"]:
-    """Read a mask from COCO's compressed run lengths.
-
-    Raises:
-        ValueError: they do not fill the image.
-    """
+    """Read a mask from COCO's compressed run lengths; ValueError if they do not fill the image."""
     if not 0 < height * width <= MOST_PIXELS:
         raise ValueError(f"a mask of {height}×{width} px")
     mask = coco.decode({"size": [height, width], "counts": text.encode("ascii")})

@@ -4,8 +4,6 @@ Images go in chunks whose bounds depend on the data set only. What each stage ma
 store, or made and put there.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -54,7 +52,7 @@ class Prepared:
     quality: Mapping[str, Float[Tensor, " batch"]] = field(default_factory=dict)
     stored: Mapping[str, str] = field(default_factory=dict)
 
-    def __getitem__(self, rows: slice) -> Prepared:
+    def __getitem__(self, rows: slice) -> "Prepared":
         """Return some of the images."""
         batch, examples = self.batch.of_images(rows), self.batch.examples_of(rows)
         return Prepared(
@@ -69,11 +67,7 @@ class Prepared:
 
 @dataclass
 class Stopwatch:
-    """Counts seconds and images by stage.
-
-    Attributes:
-        on_change: called when a number has changed.
-    """
+    """Counts seconds and images by stage; ``on_change`` is called when a number has changed."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     images: dict[str, int] = field(default_factory=dict)
@@ -81,11 +75,7 @@ class Stopwatch:
 
     @contextmanager
     def time(self, stage: str, images: int = 0) -> Iterator[Callable[[int], None]]:
-        """Add the time spent inside to ``stage``, and at the end the images.
-
-        Yields:
-            To be called inside with the images of each part that is done.
-        """
+        """Add the time spent inside to ``stage``, and ``images`` at the end; yields what counts parts of them."""
         start, before, spent = time.perf_counter(), self.images.get(stage, 0), self.seconds.get(stage, 0.0)
 
         def count(done: int) -> None:
@@ -142,7 +132,7 @@ class Preparation:
 
     @property
     def recipe(self) -> list[str]:
-        """Digests what each stage's things depend on besides the images."""
+        """List each stage's digest of settings, source code and library versions, images not included."""
         return [stage.recipe for stage in self.stages]
 
     @property

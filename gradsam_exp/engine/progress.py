@@ -1,9 +1,6 @@
 """This module shows how far a run is: a bar for every stage; where there is no terminal, a line a minute."""
 
-from __future__ import annotations
-
 import time
-from types import TracebackType
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
@@ -35,7 +32,7 @@ class StageBars:
         )
         self.rows: dict[str, TaskID] = {}
 
-    def __enter__(self) -> StageBars:
+    def __enter__(self) -> "StageBars":
         """Start to show what the stopwatch counts."""
         self.start = self.said = time.monotonic()
         self.bars.start()
@@ -43,36 +40,33 @@ class StageBars:
         self.stopwatch.on_change = self.update
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         """Stop."""
         self.stopwatch.on_change = lambda: None
         self.bars.stop()
 
     def update(self) -> None:
         """Show the numbers as they are now."""
-        seconds, images = self.stopwatch.seconds, self.stopwatch.images
+        seconds = self.stopwatch.seconds
+        images = {stage: number for stage, number in self.stopwatch.images.items() if number}
         done, spent = images.get(self.last, 0), time.monotonic() - self.start
         self._show(self.title, done, spent)
         for stage, number in images.items():
-            if number:
-                self._show(f"  {stage}", number, seconds[stage])
+            self._show(f"  {stage}", number, seconds[stage])
         if not console.is_terminal and time.monotonic() - self.said > LINE_S:
             self.said = time.monotonic()
             line = f"{self.title}: {done}/{self.total} images, {left(done, self.total, spent)}"
-            if any(images.values()):
-                slowest = max((stage for stage in images if images[stage]), key=lambda stage: seconds[stage])
+            if images:
+                slowest = max(images, key=lambda stage: seconds[stage])
                 rate = speed(images[slowest], seconds[slowest])
                 line += f" ({slowest} {images[slowest]}/{self.total}, {rate})"
             console.print(line, soft_wrap=True)
 
     def _show(self, name: str, done: int, seconds: float) -> None:
         """Set a bar by the seconds that its images took; it appears when it is first set."""
-        ended = done >= self.total
         if name not in self.rows:
             self.rows[name] = self.bars.add_task(name, total=self.total, speed="", left="")
-        rest = f"took {clock(seconds)}" if ended else left(done, self.total, seconds)
+        rest = left(done, self.total, seconds) if done < self.total else f"took {clock(seconds)}"
         self.bars.update(self.rows[name], completed=done, speed=speed(done, seconds), left=rest)
 
 

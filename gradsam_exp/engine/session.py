@@ -1,6 +1,4 @@
-"""This module holds what the runs of one process share, and what a job knows besides its configuration."""
-
-from __future__ import annotations
+"""This module holds `Session`, a cache that runs of a process share, and `Job`, a task's folder and overrides."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,12 +19,9 @@ class Session:
         self._kept: dict[str, tuple[Any, Any]] = {}
 
     def keep(self, kind: str, key: Any, make: Callable[[], T]) -> T:
-        """Return the thing of this kind that was last made, if for an equal key; else what ``make`` gives.
+        """Return the cached object of this kind if its key is equal; else call ``make`` and cache the result.
 
-        Args:
-            kind: such as ``segmenter``.
-            key: plain values that say all that the thing depends on.
-            make: called without arguments; nothing is kept if it raises.
+        The key says in plain values all that the thing depends on. Nothing is kept if ``make`` raises.
         """
         if kind not in self._kept or self._kept[kind][0] != key:
             self._kept.pop(kind, None)  # before its successor is made: both may not fit into memory
@@ -36,7 +31,7 @@ class Session:
 
 @dataclass(frozen=True)
 class Job:
-    """Says where a task leaves its files, what was given for it, and what it shares with other jobs.
+    """Holds a task's output folder, command-line overrides, sweep folder and the shared `Session`.
 
     Attributes:
         folder: of this job alone.

@@ -1,19 +1,12 @@
 """This module lets several devices prepare one run's images: a process on each stores its share of the chunks."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
 import torch
-from torch.multiprocessing.spawn import (
-    ProcessContext,
-    ProcessExitedException,
-    ProcessRaisedException,
-    start_processes,
-)
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
 
 from gradsam_exp.config import Config
 from gradsam_exp.engine.plan import Plan, plan
@@ -44,26 +37,20 @@ def share_out(planned: Plan, preparation: Preparation, chunks: Sequence[list[int
     arguments = (config, alone, devices, shares, threads)
     processes = start_processes(_fill, arguments, count, join=False, daemon=True, start_method="spawn")
     try:
-        while not _ended(processes, config.devices):
+        while not processes.join(timeout=POLL_S):
             left = sum(map(len, preparation.missing(planned.dataset, chunks)))
             stopwatch.seconds[STAGE] = time.perf_counter() - start
             stopwatch.images[STAGE] = sum(map(len, chunks)) - left
             stopwatch.on_change()
+    except ProcessExitedException as error:
+        raise InputError(
+            f"devices={config.devices}: {error}; if memory ran out, use fewer devices or a smaller batch_size"
+        ) from error
+    except ProcessRaisedException as error:  # the process's traceback, whose last line says it
+        raise InputError(f"devices={config.devices}: {str(error).strip().splitlines()[-1]}") from error
     finally:  # on Ctrl-C, or if one of them failed, none goes on alone
         for process in processes.processes:
             process.kill()
-
-
-def _ended(processes: ProcessContext, devices: int) -> bool:
-    """Whether all are done, after a while."""
-    try:
-        return processes.join(timeout=POLL_S)
-    except ProcessExitedException as error:
-        raise InputError(
-            f"devices={devices}: {error}; if memory ran out, use fewer devices or a smaller batch_size"
-        ) from error
-    except ProcessRaisedException as error:  # the process's traceback, whose last line says it
-        raise InputError(f"devices={devices}: {str(error).strip().splitlines()[-1]}") from error
 
 
 def _fill(

@@ -4,8 +4,6 @@ A value is a chunk of images' heatmaps, embeddings or pixels. Its key is a diges
 on, so nothing is ever out of date: what depends on something else has another key.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os
@@ -98,11 +96,7 @@ class Store:
         return made
 
     def peek(self, place: str) -> tuple[Tensors, Any] | None:
-        """Read the chunk at ``stage/key`` without a trace: no lock, no sign of use, nothing made or deleted.
-
-        Returns:
-            None if there is none or it is damaged.
-        """
+        """Read the chunk at ``stage/key`` without a trace (lock, sign of use); None if missing or damaged."""
         stage, _, key = place.partition("/")
         if self.root is None or stage not in STAGES or not _KEY.fullmatch(key):
             return None
@@ -117,26 +111,26 @@ class Store:
 
     @contextmanager
     def claim(self, key: str) -> Iterator[bool]:
-        """Take a piece of work in hand, if no other process has; tells whether it was free.
+        """Try to reserve a chunk for this process; yields False if another process is computing it.
 
         Only a hint, so that processes with the same work do different parts of it first; ``get`` keeps them
         from doing the same twice.
         """
-        lock = None if self.root is None else FileLock(self.root / "claims" / f"{key}.lock", mode=0o666)
-        free = True
-        if lock is not None:
-            try:
-                Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
-                lock.acquire(blocking=False)
-            except Timeout:
-                free = False
-            except (OSError, NotImplementedError):
-                lock = None
+        if self.root is None:
+            yield True
+            return
+        path, free = self.root / "claims" / f"{key}.lock", True
+        lock = FileLock(path, mode=0o666)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire(blocking=False)
+        except (OSError, NotImplementedError) as error:  # a folder that cannot be written to forbids nothing
+            free = not isinstance(error, Timeout)
         try:
             yield free
         finally:
-            if lock is not None and free:
-                Path(lock.lock_file).unlink(missing_ok=True)
+            if lock.is_locked:
+                path.unlink(missing_ok=True)
                 lock.release()
 
     def _warn(self, message: str) -> None:
@@ -269,11 +263,7 @@ class StoreSettings:
 
 
 def find_store(settings: StoreSettings, session: Session) -> Store:
-    """Open the store that the settings name; runs of one process share it.
-
-    Raises:
-        InputError: if the folder cannot be written to.
-    """
+    """Open the settings' store, one for all runs of a process; `InputError` if it cannot be written to."""
     if not settings.enabled:
         return Store(None)
     root = Path(settings.root).expanduser()

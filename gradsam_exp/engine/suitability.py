@@ -1,9 +1,4 @@
-"""This module checks that the classifier, what the configuration says of it, and the explainer fit together.
-
-It needs no weights, and runs before an image is explained.
-"""
-
-from __future__ import annotations
+"""This module checks, without weights, that a classifier, its configuration and the explainer fit together."""
 
 import logging
 from dataclasses import replace
@@ -20,10 +15,9 @@ log = logging.getLogger(__name__)
 
 
 def settled(config: Config, file: ClassifierSource, job: Job) -> Config:
-    """Complete the configuration by the classifier's network, and make a single target layer a list.
+    """Fill in the classifier's backbone and input size, and turn a single target layer into a list.
 
-    Raises:
-        InputError: if something else was given of the network, or no target layer at all.
+    Raises `InputError` if something else was given of the network, or no target layer at all.
     """
     _check_given(config.model, file, job)
     size = None if file.size is None else list(file.size)
@@ -65,7 +59,6 @@ def check_explainer(
 
     Args:
         config: `settled`.
-        session: keeps the explainer, and what was found out, for the next job.
         frame: ``(height, width)`` px of an image; None checks names and parameters only.
 
     Raises:

@@ -1,4 +1,4 @@
-"""This room holds the explainers: they turn images into heatmaps of what a classifier looks at.
+"""This package holds the explainers: they turn images into heatmaps of what a classifier looks at.
 
 `base` says what an explainer is and holds their registry (``explainer``). The others are sorted by what they look
 at: `gradient` (a layer's gradients), `activation` (a layer's activations), `perturbation` (what is lost without a

@@ -1,4 +1,4 @@
-"""These explainers make maps from activations alone: without gradients, and (but for CAM) without a class."""
+"""CAM, Eigen-CAM and KPCA-CAM make heatmaps from a layer's activations in one forward pass, without gradients."""
 
 from abc import abstractmethod
 

@@ -1,4 +1,4 @@
-"""This module says what an explainer is and takes raw maps to `Heatmaps`, as all explainers do."""
+"""This module defines the explainer interface, and scales and resizes raw maps to `Heatmaps` of the image size."""
 
 import dataclasses
 from abc import ABC, abstractmethod

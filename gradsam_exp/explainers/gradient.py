@@ -37,7 +37,7 @@ class GradientCAM(LayerExplainer):
 
     @abstractmethod
     def weigh(self, activations: Maps, gradients: Maps) -> Map:
-        """Make the raw map of one layer: what tells one method from another."""
+        """Compute one layer's raw map from activations and gradients; each method defines its own."""
 
     @abstractmethod
     def explained(self, logits: Tensor, targets: Tensor) -> PerImage:
@@ -190,7 +190,7 @@ class ShapleyCAM(GradCAM):
 @EXPLAINERS.register("finercam")
 @dataclass(frozen=True, kw_only=True)
 class FinerCAM(GradientCAM):
-    """FinerCAM is Grad-CAM of what tells the class from its most similar ones (Zhang et al., CVPR 2025).
+    """FinerCAM is Grad-CAM of the logit minus those of the most similar classes (Zhang et al., CVPR 2025).
 
     There is no score to choose: the comparison with other classes, `finer_score`, is the method.
 

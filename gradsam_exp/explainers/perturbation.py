@@ -82,7 +82,7 @@ class AblationCAM(PerturbationCAM):
 
 @EXPLAINERS.register("scorecam")
 class ScoreCAM(PerturbationCAM):
-    """ScoreCAM weights a layer's channels by the score of what they show (Wang et al., CVPRW 2020, algorithm 1).
+    """ScoreCAM weights channels by the score of the image masked with each (Wang et al., CVPRW 2020, alg. 1).
 
     Each channel is upsampled, scaled to [0, 1] and multiplied into the network's input; the scores of
     these inputs, softmax over the channels, are the weights; the map is ``ReLU(Σ_k w_k A_k)``.
@@ -110,7 +110,7 @@ class ScoreCAM(PerturbationCAM):
 @EXPLAINERS.register("rise")
 @dataclass(frozen=True, kw_only=True)
 class RISE(InputExplainer):
-    """RISE averages random masks, weighted by the probability they leave (Petsiuk et al., BMVC 2018, eq. 6).
+    """RISE averages random masks, weighted by the masked image's class probability (Petsiuk et al., BMVC 2018).
 
     ``Σ_i s_i M_i / (keep · masks)`` with ``s_i`` the class's score where the image is multiplied by mask ``M_i``.
 

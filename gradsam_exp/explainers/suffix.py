@@ -1,4 +1,4 @@
-"""`Suffix` runs only the part of a network that comes after a layer.
+"""`Suffix` re-runs a network from a given layer on, with changed activations; AblationCAM uses it.
 
 The first forward pass notes every module call that has ended when the target layer ends. In later passes
 these calls return what they returned then, without computing; the target layer returns what it is given;
@@ -82,7 +82,7 @@ class Suffix:
 
     @torch.no_grad()
     def __call__(self, activations: Tensor, image: int) -> Float[Tensor, "rows classes"]:
-        """Compute the logits of one image had the layer given ``activations`` ``(rows, ...)``, one case a row."""
+        """Compute one image's logits with the layer's output replaced by each row of ``activations``."""
         rows = len(activations)
         outputs: dict[nn.Module, list[Any]] = {}
         for call in self._before:

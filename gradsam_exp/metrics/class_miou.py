@@ -1,7 +1,5 @@
 """This metric scores the class maps that images' masks make together, as weakly supervised segmentation does."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

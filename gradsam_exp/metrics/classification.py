@@ -1,4 +1,4 @@
-"""This metric says whether the classifier is right."""
+"""This metric is the classifier's top-1 accuracy: 1 for each image with the right class, else 0."""
 
 from jaxtyping import Int
 from torch import Tensor

@@ -119,7 +119,7 @@ class InsertionAUC(PixelSteps):
 
 @METRICS.register("road")
 class CombinedROAD(FaithfulnessMetric):
-    """ROAD compares what the least and the most relevant pixels do when they are imputed from their neighbours.
+    """ROAD compares how imputing the least and the most relevant pixels changes the class probability.
 
     Half the difference of the class probability's changes, in [−1, 1]; large for a faithful heatmap. Rong et al.
     (ICML 2022); the same as ``ROADCombined`` of the grad-cam package.

@@ -1,4 +1,4 @@
-"""These metrics compare heatmaps with the true masks, before any prompt."""
+"""These metrics rate heatmaps alone: pointing game, energy in mask, best-threshold IoU, sparsity."""
 
 from typing import Annotated, Any, ClassVar
 

@@ -85,7 +85,7 @@ class BackgroundHitRate(PointHitRate):
 
 @METRICS.register("distance_px")
 class PointDistance(PointMetric):
-    """The distance is the mean Euclidean one of an image's foreground points from its true mask's centre of mass.
+    """Point distance is the mean distance of an image's foreground points from the true mask's centre of mass.
 
     In pixels. NaN for an image with an empty mask.
     """

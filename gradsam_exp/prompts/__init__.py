@@ -1,4 +1,4 @@
-"""This room holds the prompt strategies: they turn a heatmap into points, boxes and mask prompts for a segmenter.
+"""This package holds the prompt strategies: they turn heatmaps into points, boxes and mask prompts.
 
 `base` says what a strategy is and holds their registry (``pipeline``). The others hold some each: `foreground`
 (points on the object), `background` (and points off it), `adaptive` (those only where a mask leaks), `regions`

@@ -1,4 +1,4 @@
-"""This module holds ``pipeline=adaptive``, which places background points only where the mask leaks."""
+"""This module holds ``pipeline=adaptive``: background points where SAM's mask spreads over low heat."""
 
 from typing import Annotated
 
@@ -30,7 +30,7 @@ from gradsam_exp.types import (
 @STRATEGIES.register("adaptive")
 @dataclass(frozen=True)
 class Adaptive(WithColdPixels):
-    """Adaptive asks with `Foreground`, and again with background points inside the leak where the mask leaks.
+    """Adaptive prompts as `Foreground`, then adds background points where the mask spreads over low heat.
 
     The reference report proposes it. A mask leaks if too much of it lies on cold pixels, or if it is too large for
     the warm region. The leak is its part on cold pixels; each round puts one background point into the innermost

@@ -25,7 +25,7 @@ Placement = Literal["extreme", "ring"]
 
 @dataclass(frozen=True)
 class WithColdPixels(Foreground):
-    """A strategy with cold pixels tells them from the warm ones, so that it can click on what is not the object.
+    """Base class of strategies that treat pixels of low heat (``bg_threshold``) as background.
 
     Attributes:
         bg_threshold: cold pixels have heatmap < this; must lie below ``fg_threshold``, so that none is warm too.

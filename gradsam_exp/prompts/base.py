@@ -52,7 +52,7 @@ class PromptStrategy(ABC):
 
     @property
     def ignored(self) -> frozenset[str]:
-        """Name parameters that make no difference beside the others; runs that differ in these only are equal."""
+        """Name parameters without effect here; runs that differ only in these count as the same run."""
         return frozenset()
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""This module holds ``pipeline=fg``: a small grid of foreground points around the heatmap's warm centre."""
+"""This module holds ``pipeline=fg``: a grid of foreground points at the thresholded heatmap's centre of mass."""
 
 from typing import Literal
 

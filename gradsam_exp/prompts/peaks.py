@@ -1,4 +1,4 @@
-"""These strategies click the heatmap's maxima: what others tried for this task, and several objects at once."""
+"""These strategies place foreground points on the heatmap's maxima; some add background points far from them."""
 
 from typing import Annotated
 

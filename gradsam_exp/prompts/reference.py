@@ -1,4 +1,4 @@
-"""These strategies ignore the heatmap, as yardsticks for the others: a lower bound and three upper ones."""
+"""These baselines use no heatmap: the image's centre, or points and a box from the true mask (upper bounds)."""
 
 from dataclasses import replace
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""These strategies ask with boxes, mask prompts or a grid of clicks, made from the heatmap's warm region."""
+"""These strategies prompt SAM with a box, a mask or a dense grid of points from the thresholded heatmap."""
 
 from dataclasses import replace
 from typing import Annotated, ClassVar, Literal

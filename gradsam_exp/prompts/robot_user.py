@@ -1,7 +1,5 @@
 """This strategy simulates a user who clicks where the mask is wrong, as interactive segmentation is measured."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Annotated, ClassVar
 
@@ -33,11 +31,11 @@ Click = tuple[int, int, int]
 class RobotUser(PromptStrategy):
     """RobotUser clicks on the innermost pixel of the mask's errors, again and again: an upper bound, no method.
 
-    The clicker of RITM (Sofiiuk et al., ICIP 2022, ``isegm/inference/clicker.py``): of the missing and of the
-    false pixels that count, the Euclidean distance to the nearest other pixel or the image's border; a foreground
-    click where it is largest for the missing ones, a background click where it is for the false ones and at least as
-    large there. The first of equal pixels in scan order is taken, and none twice. All clicks so far are asked
-    together. An empty true mask gets none; an image whose mask has no error is not asked again.
+    The clicker of RITM (Sofiiuk et al., ICIP 2022, ``isegm/inference/clicker.py``). Of the missing and of the
+    false pixels that count, it takes the Euclidean distance to the nearest other pixel or the image's border, and
+    clicks where it is largest: foreground if that is a missing pixel, background if a false one is as deep. The
+    first of equal pixels in scan order is taken, and none twice. All clicks so far are asked together. An empty
+    true mask gets none; an image whose mask has no error is not asked again.
 
     Attributes:
         max_rounds: clicks of each image, at most.

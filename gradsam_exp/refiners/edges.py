@@ -1,4 +1,4 @@
-"""These refiners follow the image's own edges."""
+"""These refiners align heatmaps with image edges, by a guided filter or by random-walker segmentation."""
 
 from __future__ import annotations
 

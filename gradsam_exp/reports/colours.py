@@ -1,7 +1,5 @@
 """This module names the colours of all figures and pages: Okabe and Ito's, for every eye, told apart in grey."""
 
-from __future__ import annotations
-
 FOREGROUND_POINT = "#E69F00"
 BACKGROUND_POINT = "#0072B2"
 MASK = "#CC79A7"

@@ -63,7 +63,7 @@ def in_order(values: Sequence[str]) -> list[str]:
 
 
 def known_runs(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Pick the finished jobs that say a value for everything that was varied, as text, and what was varied.
+    """Return the finished jobs with a value for every varied key (as text), and the names of these keys.
 
     ``upper_bound`` says of each whether it is one.
     """

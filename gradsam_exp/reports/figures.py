@@ -3,8 +3,6 @@
 Knows images, heatmaps, prompts and masks; nothing of configs or folders.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -21,11 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator
 
-from gradsam_exp.reports.colours import BACKGROUND_POINT as BG_COLOUR
-from gradsam_exp.reports.colours import FOREGROUND_POINT as FG_COLOUR
-from gradsam_exp.reports.colours import HEAT, SERIES
-from gradsam_exp.reports.colours import MASK as MASK_COLOUR
-from gradsam_exp.reports.colours import TRUTH as TRUTH_COLOUR
+from gradsam_exp.reports.colours import BACKGROUND_POINT, FOREGROUND_POINT, HEAT, MASK, SERIES, TRUTH
 from gradsam_exp.reports.gallery import Example
 
 COLUMNS = ("image", "heatmap", "overlay", "prompts", "prediction", "ground truth")
@@ -55,25 +49,14 @@ def figure1(examples: Sequence[Example], path: Path, *, cell: float = 1.25) -> P
     with styled():
         # Inches: margins for names, titles and legend.
         gap, left, top, bottom = 0.16, 0.42, 0.25, 0.42
-        tallest = cell * max(example.image.shape[0] / example.image.shape[1] for example in examples)
-        tallest = max(tallest, _LEAST)
+        tallest = max(_LEAST, cell * max(e.image.shape[0] / e.image.shape[1] for e in examples))
         rows, columns = len(examples), len(titles)
         wide = left + columns * cell + (columns - 1) * 0.08 + 0.05
         high = top + rows * tallest + (rows - 1) * gap + bottom
         figure = Figure(figsize=(wide, high))
-        grid = figure.subplots(
-            rows,
-            columns,
-            squeeze=False,
-            gridspec_kw={
-                "left": left / wide,
-                "right": 1 - 0.05 / wide,
-                "top": 1 - top / high,
-                "bottom": bottom / high,
-                "wspace": 0.08 / cell,
-                "hspace": gap / tallest,
-            },
-        )
+        grid = figure.subplots(rows, columns, squeeze=False)
+        figure.subplots_adjust(left / wide, bottom / high, 1 - 0.05 / wide, 1 - top / high)
+        figure.subplots_adjust(wspace=0.08 / cell, hspace=gap / tallest)
         for row, example in zip(grid, examples, strict=True):
             _draw_row(list(row), example, 72 * (tallest + gap / 2))
         for axes, title in zip(grid[0], titles, strict=True):
@@ -100,13 +83,13 @@ def _draw_row(row: Sequence[Axes], example: Example, high: float) -> None:
     overlay.imshow(example.heatmap, cmap=HEAT, vmin=0, vmax=1, alpha=shade, interpolation="nearest")
     draw_prompts(prompts, example)
     tint = np.zeros((*example.mask.shape, 4))
-    tint[example.mask] = (*to_rgb(MASK_COLOUR), 0.35)
+    tint[example.mask] = (*to_rgb(MASK), 0.35)
     prediction.imshow(tint, interpolation="nearest")
-    outline(prediction, example.mask, MASK_COLOUR)
+    outline(prediction, example.mask, MASK)
     if example.truth is not None:
         # Where the two run together, the wider one shows on both sides of the other.
-        outline(prediction, example.truth, TRUTH_COLOUR, width=2.0, dashed=True)
-        outline(prediction, example.mask, MASK_COLOUR, halo=0.0)
+        outline(prediction, example.truth, TRUTH, width=2.0, dashed=True)
+        outline(prediction, example.mask, MASK, halo=0.0)
         prediction.set_xlabel(f"IoU {example.iou:.2f}", fontsize=6.5, labelpad=1)
         truth[0].imshow(example.truth, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     elif truth:
@@ -117,11 +100,11 @@ def _draw_row(row: Sequence[Axes], example: Example, high: float) -> None:
 def draw_prompts(axes: Axes, example: Example) -> None:
     """Draw foreground points as filled circles, background points as crosses, boxes as rectangles."""
     fg, bg = example.points[example.labels == 1], example.points[example.labels == 0]
-    axes.plot(fg[:, 0], fg[:, 1], "o", color=FG_COLOUR, ms=2.4, mec="black", mew=0.4, clip_on=False)
+    axes.plot(fg[:, 0], fg[:, 1], "o", color=FOREGROUND_POINT, ms=2.4, mec="black", mew=0.4, clip_on=False)
     axes.plot(bg[:, 0], bg[:, 1], "x", color="black", ms=5, mew=2.2, clip_on=False)
-    axes.plot(bg[:, 0], bg[:, 1], "x", color=BG_COLOUR, ms=4.4, mew=1.3, clip_on=False)
+    axes.plot(bg[:, 0], bg[:, 1], "x", color=BACKGROUND_POINT, ms=4.4, mew=1.3, clip_on=False)
     for x0, y0, x1, y1 in example.boxes:
-        axes.plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], color=FG_COLOUR, lw=1)
+        axes.plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], color=FOREGROUND_POINT, lw=1)
     _frame(axes, example)
 
 
@@ -189,11 +172,15 @@ def shortened(text: str, wide: float, size: float) -> str:
 
 def _legend(examples: Sequence[Example]) -> list[Line2D]:
     handles = [
-        Line2D([], [], ls="", marker="o", color=FG_COLOUR, mec="black", mew=0.4, ms=4, label="foreground point")
+        Line2D(
+            [], [], ls="", marker="o", color=FOREGROUND_POINT, mec="black", mew=0.4, ms=4, label="foreground point"
+        )
     ]
     if any((example.labels == 0).any() for example in examples):
-        handles.append(Line2D([], [], ls="", marker="x", color=BG_COLOUR, mew=1.5, ms=5, label="background point"))
-    handles.append(Line2D([], [], color=MASK_COLOUR, label="predicted mask"))
+        handles.append(
+            Line2D([], [], ls="", marker="x", color=BACKGROUND_POINT, mew=1.5, ms=5, label="background point")
+        )
+    handles.append(Line2D([], [], color=MASK, label="predicted mask"))
     if any(example.truth is not None for example in examples):
         handles.append(Line2D([], [], color="0.6", ls="--", label="true mask"))
     return handles
@@ -208,6 +195,5 @@ def save_figure(figure: Figure, path: Path) -> Path:
     """Write ``path`` (PNG) and the same as PDF beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, facecolor="white")
-    # No creation date: equal runs give equal files.
-    figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})
+    figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})  # equal runs give equal files
     return path

@@ -1,7 +1,5 @@
 """This module picks the few images of a run that are drawn: the first by name, and those of the lowest IoU."""
 
-from __future__ import annotations
-
 import math
 from bisect import insort
 from collections.abc import Callable, Sequence
@@ -77,7 +75,8 @@ class Gallery:
     def first_examples(self) -> list[Example]:
         """Return the first image of each class, then the second of each, …, in the classes' order."""
         classes = [ranked for _, ranked in sorted(self._by_class.items())]
-        turns = [ranked[turn] for turn in range(self.first) for ranked in classes if turn < len(ranked)]
+        longest = max(map(len, classes), default=0)
+        turns = [ranked[turn] for turn in range(longest) for ranked in classes if turn < len(ranked)]
         return [example for _, example in turns[: self.first]]
 
     def worst_examples(self) -> list[Example]:

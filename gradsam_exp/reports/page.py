@@ -3,8 +3,6 @@
 What is shown is gathered here as plain values; the files in ``templates`` make a page of it.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping, Sequence

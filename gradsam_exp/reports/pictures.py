@@ -3,8 +3,6 @@
 They are read from the store, where the runs say that they left them; nothing is computed or fetched for a report.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 import math
@@ -54,7 +52,7 @@ class Pictures:
 
 
 def heat_source(run: Run) -> str:
-    """Name where a run's heatmaps come from: equal names, equal heatmaps of the same images."""
+    """Return an id of a run's heatmaps: runs with equal ids have equal heatmaps of the same images."""
     try:
         return digest([chunk["stored"].get("heatmaps", str(run.folder)) for chunk in run.prepared])
     except InputError:  # of an earlier version, which did not say

@@ -27,13 +27,9 @@ def summarize_sweep(folder: Path, store: Store | None = None) -> pd.DataFrame:
     varied, ``pooled.csv`` holds one row for the runs that differ in nothing else. The page finds pictures in the
     store; None leaves them out.
     """
-    from gradsam_exp.reports.tables import print_tables  # noqa: PLC0415  (a sweep's parent starts without pandas)
-
     runs = Runs(folder)
     table = with_comparison(runs, collect_runs(runs))
-    common = about(runs, table)
-    pooled = write_tables(runs, table, folder, common)
-    print_tables(table, pooled, runs.metric_facts(table), common)
+    write_tables(runs, table, folder)
     print(folder / "sweep.csv")
     with warned("report.html was not written"):
         from gradsam_exp.reports.page import write_page  # noqa: PLC0415
@@ -63,20 +59,17 @@ def warned(problem: str) -> Iterator[None]:
         log.debug("", exc_info=True)
 
 
-def write_tables(runs: Runs, table: pd.DataFrame, to: Path, common: str) -> pd.DataFrame:
-    """Write ``sweep.csv``, ``sweep.md`` and ``sweep.tex`` into ``to``; returns the pooled rows.
-
-    Args:
-        common: see `gradsam_exp.runs.sweep.about`; heads the tables.
-    """
-    from gradsam_exp.reports.tables import as_latex, as_markdown, varied_columns  # noqa: PLC0415
+def write_tables(runs: Runs, table: pd.DataFrame, to: Path) -> None:
+    """Write ``sweep.csv``, ``sweep.md`` and ``sweep.tex`` into ``to``, and print the tables."""
+    # Here, as a sweep's parent starts without pandas.
+    from gradsam_exp.reports.tables import as_latex, as_markdown, print_tables, varied_columns  # noqa: PLC0415
     from gradsam_exp.runs.pooling import pool_runs  # noqa: PLC0415
 
     table.to_csv(to / "sweep.csv", index=False)
     pooled = pool_runs(runs, table, varied_columns(table))
     if len(pooled):
         pooled.to_csv(to / "pooled.csv", index=False)
-    metrics = runs.metric_facts(table)
-    (to / "sweep.md").write_text(as_markdown(table, pooled, metrics, common), encoding="utf-8")
-    (to / "sweep.tex").write_text(as_latex(table, pooled, metrics, common), encoding="utf-8")
-    return pooled
+    shown = table, pooled, runs.metric_facts(table), about(runs, table)
+    (to / "sweep.md").write_text(as_markdown(*shown), encoding="utf-8")
+    (to / "sweep.tex").write_text(as_latex(*shown), encoding="utf-8")
+    print_tables(*shown)

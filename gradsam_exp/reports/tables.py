@@ -1,6 +1,4 @@
-"""This module writes a sweep's tables for people: in Markdown, for LaTeX and in the terminal."""
-
-from __future__ import annotations
+"""This module writes tables for people: a sweep's in Markdown, LaTeX and the terminal, and a run's own there."""
 
 import html
 import re
@@ -13,7 +11,7 @@ from rich.table import Table
 
 from gradsam_exp.console import console
 from gradsam_exp.runs.comparison import CLASS_MIOU
-from gradsam_exp.runs.summary import MetricFacts
+from gradsam_exp.runs.summary import MetricFacts, Summary
 
 Row = list[tuple[str, str]]
 """A table's row: of each cell the column's heading and the text."""
@@ -143,9 +141,7 @@ def _notes(table: pd.DataFrame) -> list[str]:
     """What the star means, if there is one, and ``job 3: what went wrong`` for every job without results."""
     failed = table[table["status"].isin(["failed", "damaged"])].to_dict("records")
     bounds = "upper_bound" in table and table["upper_bound"].eq(True).any()
-    notes = [BOUND_NOTE] if bounds else []
-    if "same_as" in table:
-        notes.append(SAME_NOTE)
+    notes = [*([BOUND_NOTE] if bounds else []), *([SAME_NOTE] if "same_as" in table else [])]
     return notes + [f"job {run['job']}: {run['error']}" for run in failed]
 
 
@@ -218,20 +214,41 @@ def print_tables(table: pd.DataFrame, pooled: pd.DataFrame, metrics: Metrics, ab
     """Print the same tables, without what would make them too wide; see `as_markdown`."""
     if about:
         console.print(about, soft_wrap=True)
-    for title, (headings, rows) in (
-        (title, _columns(rows)) for title, rows in tables_for_people(table, pooled, metrics, brief=True).items()
-    ):
-        rich = Table(
-            title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
-        )
-        for column, heading in enumerate(headings):
-            rich.add_column(heading, min_width=max(map(len, [*heading.split(), *(row[column] for row in rows)])))
-        for row in rows:
-            rich.add_row(*row)
+    look: Any = {"title_justify": "left", "title_style": "bold", "box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0)}
+    for title, rows in tables_for_people(table, pooled, metrics, brief=True).items():
+        rich = Table(title=title, **look)
+        headings, texts = _columns(rows)
+        for heading, *column in zip(headings, *texts, strict=True):
+            rich.add_column(heading, min_width=max(map(len, [*heading.split(), *column])))
+        for text in texts:
+            rich.add_row(*text)
         needed = console.measure(rich, options=console.options.update(max_width=1000)).minimum
         console.print(rich, width=max(needed, console.width), crop=False)
     for line in _notes(table):
         console.print(line, soft_wrap=True)
+
+
+def results_table(metrics: Mapping[str, Summary]) -> Table:
+    """Show a run's metric, mean, 95 % interval and number of images; metrics without a value are left out.
+
+    A figure of the whole data set has its parts, such as classes, below it.
+    """
+    table = Table("metric")
+    for column in ("mean", "95 % interval", "n"):
+        table.add_column(column, justify="right")
+    about_heatmaps = False
+    for name, summary in metrics.items():
+        facts = summary.facts
+        if facts and facts.about_heatmaps and not about_heatmaps:
+            table.add_section()
+            about_heatmaps = True
+        if summary.n:
+            heading, (low, high) = facts.heading if facts else name, summary.ci95
+            table.add_row(heading, f"{summary.mean:.3f}", f"{low:.3f} – {high:.3f}", str(summary.n))
+        for part, own in summary.parts.items():
+            low, high = own.ci95
+            table.add_row(f"  {part}", f"{own.mean:.3f}", f"{low:.3f} – {high:.3f}", str(own.n))
+    return table
 
 
 def is_unknown(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""This module compares runs: it reads each of them once, and sets one's images against another's."""
+"""This module holds `Runs`, the collection of runs that a report compares, each read from disk only once."""
 
 from __future__ import annotations
 

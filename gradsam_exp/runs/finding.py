@@ -1,12 +1,10 @@
 """This module finds runs on disk, and says what each of them varied and what they have in common."""
 
-from __future__ import annotations
-
 import glob
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,10 +97,8 @@ def in_common(configs: Sequence[Mapping[str, Any]], images: Sequence[int]) -> st
         for key in ("split", "data", "data.background", "pipeline", "explainer", "model", "sam")
     )
     if background == "blend":  # of what
-        parts = [
-            [as_override(part.get("name")) for part in c["data"]["background"].get("of", [])] for c in configs
-        ]
-        background = _shared(["+".join(names) for names in parts])
+        parts = [config["data"]["background"].get("of", []) for config in configs]
+        background = _shared(["+".join(as_override(part.get("name")) for part in own) for own in parts])
     given = ", ".join(filter(None, (data, background)))
     return " · ".join(filter(None, (split, number, given, *rest)))
 
@@ -115,7 +111,7 @@ def _shared(values: Sequence[str | None]) -> str:
 
 def differences(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
     """Find the values of the keys in which runs' configurations differ, as far as results can depend on them."""
-    own = [*ELSEWHERE, "device", "devices", "batch_size"]
+    own = {*ELSEWHERE, "device", "devices", "batch_size"}
     flat = {
         run: dict(_flattened({key: value for key, value in config.items() if key not in own}))
         for run, config in configs.items()
@@ -125,11 +121,9 @@ def differences(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str,
     return {run: {key: values[key] for key in differing if key in values} for run, values in flat.items()}
 
 
-def _flattened(node: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    pairs = []
+def _flattened(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     for key, value in node.items():
         if isinstance(value, Mapping):
-            pairs += _flattened(value, f"{prefix}{key}.")
+            yield from _flattened(value, f"{prefix}{key}.")
         else:
-            pairs.append((f"{prefix}{key}", as_override(value)))
-    return pairs
+            yield f"{prefix}{key}", as_override(value)

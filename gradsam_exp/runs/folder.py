@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from gradsam_exp.errors import InputError, first_line
 from gradsam_exp.runs.provenance import PROVENANCE
 from gradsam_exp.runs.saved_config import without_resolvers
-from gradsam_exp.runs.writing import replaced, write_json, write_parquet
+from gradsam_exp.runs.writing import replaced, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,6 +40,7 @@ PREPARED = "prepared.json"
 PER_IMAGE = "per_image.parquet"
 PREDICTIONS = "predictions.parquet"
 COUNTS = "counts.parquet"
+PROBLEMS = "problems.csv"  # files of the data set that were left out
 FIGURES = "figures"
 TABLES = (PER_IMAGE, PREDICTIONS)
 STATUSES = ("finished", "failed", "interrupted")
@@ -186,16 +187,10 @@ class Run:
 
     @cached_property
     def prepared(self) -> list[dict[str, Any]]:
-        """Tells what the run took from the store: of each chunk ``image_ids``, and ``stored`` places by stage."""
+        """Tells what the run took from the store: of each chunk ``example_ids`` and ``stored`` places by stage."""
         chunks = self._json(PREPARED, "chunks")["chunks"]
-        for chunk in chunks if isinstance(chunks, list) else [None]:
-            if not (
-                isinstance(chunk, dict)
-                and isinstance(chunk.get("image_ids"), list)
-                and isinstance(chunk.get("stored"), dict)
-                and all(isinstance(text, str) for text in [*chunk["image_ids"], *chunk["stored"].values()])
-            ):
-                raise self._damaged(PREPARED, "is not understood")
+        if not isinstance(chunks, list) or not all(map(_is_chunk, chunks)):
+            raise self._damaged(PREPARED, "is not understood")
         return chunks
 
     @property
@@ -232,7 +227,7 @@ class Run:
 
     @property
     def is_whole(self) -> bool:
-        """Says whether a finished run has its files, and these are not damaged as far as a glance can tell."""
+        """Says whether a finished run's files exist and pass a quick check for damage."""
         from pyarrow import ArrowException  # noqa: PLC0415
         from pyarrow.parquet import read_metadata  # noqa: PLC0415
 
@@ -254,10 +249,8 @@ class Run:
         if missing:
             raise self._damaged(PER_IMAGE, f"has no {', '.join(sorted(missing))}")
         for name in ("iou", "predicted_iou"):
-            values = self.images[name]
-            if values.isna().all():
-                continue
-            if not is_numeric_dtype(values) or np.isinf(values.to_numpy(dtype="float64")).any():
+            values = self.images[name].dropna()
+            if len(values) and (not is_numeric_dtype(values) or np.isinf(values.to_numpy("float64")).any()):
                 raise self._damaged(PER_IMAGE, f"has values of {name} that are no finite numbers")
 
     def _damaged(self, name: str, problem: str) -> InputError:
@@ -342,28 +335,35 @@ class Run:
         upper_bound: bool,
     ) -> None:
         """Write the tables, what was taken from the store, the provenance, and ``metrics.json`` last."""
-        write_parquet(self.folder / PER_IMAGE, per_image)
-        write_parquet(self.folder / PREDICTIONS, predictions)
+        tables = {PER_IMAGE: per_image, PREDICTIONS: predictions}
         (self.folder / COUNTS).unlink(missing_ok=True)
         if counts is not None and len(counts):
-            write_parquet(self.folder / COUNTS, counts)
+            tables[COUNTS] = counts
+        for name, table in tables.items():
+            with replaced(self.folder / name) as partial:
+                table.to_parquet(partial, index=False)
         write_json(self.folder / PREPARED, {"chunks": list(prepared)}, indent=None)
         write_json(self.folder / PROVENANCE, provenance)
         found = {"identity": identity, "status": "finished", "upper_bound": upper_bound, "metrics": metrics}
         write_json(self.folder / METRICS, found)
         self._forget()
 
+    def keep_problems(self, problems: Sequence[tuple[Path, str, str]]) -> None:
+        """Write the files that were left out as ``problems.csv``: path, what is wrong, what to do."""
+        import pandas as pd  # noqa: PLC0415  (a sweep's parent starts without)
+
+        with replaced(self.folder / PROBLEMS) as partial:
+            pd.DataFrame(problems, columns=["file", "what", "hint"]).to_csv(partial, index=False)
+
     def reuse(self, earlier: Run) -> None:
         """Copy a whole run with its drawings; the provenance says from where."""
         if earlier.figures.is_dir():
             shutil.copytree(earlier.figures, self.figures, dirs_exist_ok=True)
-        for name in (*TABLES, COUNTS, PREPARED):
+        write_json(self.folder / PROVENANCE, {**earlier.provenance, "reused_from": str(earlier.folder)})
+        for name in (*TABLES, COUNTS, PREPARED, PROBLEMS, METRICS):
             if (earlier.folder / name).is_file():
                 with replaced(self.folder / name) as partial:
                     shutil.copyfile(earlier.folder / name, partial)
-        write_json(self.folder / PROVENANCE, {**earlier.provenance, "reused_from": str(earlier.folder)})
-        with replaced(self.folder / METRICS) as partial:
-            shutil.copyfile(earlier.folder / METRICS, partial)
         self._forget()
 
     def finish_without_metrics(self, status: str = "finished", **more: str) -> None:
@@ -385,21 +385,19 @@ class Run:
 
 def _is_summary(metric: Any) -> bool:
     """Whether a metric's ``mean`` and ``ci95`` are finite numbers or None, and ``n`` is a count."""
+    match metric:
+        case {"mean": mean, "ci95": [low, high], "n": int(n)}:
+            known = [value for value in (mean, low, high) if value is not None]
+            return n >= 0 and all(type(value) in (int, float) and math.isfinite(value) for value in known)
+    return False
 
-    def number(value: Any) -> bool:
-        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        return value is None or is_number
 
-    return (
-        isinstance(metric, dict)
-        and {"mean", "ci95", "n"} <= set(metric)
-        and number(metric["mean"])
-        and isinstance(metric["ci95"], list)
-        and len(metric["ci95"]) == 2
-        and all(map(number, metric["ci95"]))
-        and isinstance(metric["n"], int)
-        and metric["n"] >= 0
-    )
+def _is_chunk(chunk: Any) -> bool:
+    """Whether an entry of ``prepared.json`` names its examples (or images) and where their stages are stored."""
+    match chunk:
+        case {"example_ids": [*ids], "stored": {**stored}} | {"image_ids": [*ids], "stored": {**stored}}:
+            return all(isinstance(text, str) for text in [*ids, *stored.values()])
+    return False
 
 
 @contextmanager

@@ -1,6 +1,4 @@
-"""This module compares two runs on the same images, image by image."""
-
-from __future__ import annotations
+"""This module computes paired statistics of two runs: mean difference, bootstrap interval, Wilcoxon p-value."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -131,10 +129,8 @@ def _signed_rank(differences: Float[np.ndarray, " images"]) -> float:
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Correct p-values for their number (Holm 1979, step-down); NaN stays NaN and does not count."""
-    corrected = [float("nan")] * len(p_values)
-    known = sorted((p, k) for k, p in enumerate(p_values) if not np.isnan(p))
-    largest = 0.0
-    for rank, (p, k) in enumerate(known):
-        largest = max(largest, min(1.0, (len(known) - rank) * p))
-        corrected[k] = largest
-    return corrected
+    p = np.array(p_values, dtype=np.float64)
+    order = np.argsort(p)  # NaN last
+    left = np.count_nonzero(~np.isnan(p)) - np.arange(len(p))
+    p[order] = np.maximum.accumulate(np.minimum(1.0, left * p[order]))
+    return p.tolist()

@@ -1,6 +1,4 @@
-"""This module pools runs that differ in a seed only into one row."""
-
-from __future__ import annotations
+"""This module averages runs that differ only in seed or trained checkpoint into one row, image by image."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,8 +17,6 @@ def pool_runs(runs: Runs, table: pd.DataFrame, varied: Sequence[str]) -> pd.Data
     """Average the finished runs of a sweep that differ in `SEEDS` only, image by image.
 
     Args:
-        runs: of the comparison.
-        table: one row for each of them.
         varied: columns of ``table`` that hold what was varied.
 
     Returns:

@@ -1,7 +1,5 @@
 """This module describes where a result comes from, so that it can be made again."""
 
-from __future__ import annotations
-
 import platform
 import shlex
 import subprocess

@@ -1,9 +1,7 @@
-"""This module resolves a run's saved configuration without calling what its strings name.
+"""This module resolves references in a saved config but never runs OmegaConf resolvers such as ``oc.env``.
 
 A configuration may come from anybody, and a resolver such as ``oc.env`` would read the reader's environment.
 """
-
-from __future__ import annotations
 
 import re
 from collections.abc import Mapping

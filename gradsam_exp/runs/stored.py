@@ -1,7 +1,5 @@
 """This module reads images and heatmaps that a run took from the store, without making anything."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -58,11 +56,10 @@ def stored_heatmaps(
     Raises:
         InputError: the run does not say where they are.
     """
-    chunks = _chunks(run, store, "heatmaps", names)
     return {
-        name: tensors["values"][k].numpy()
-        for ids, tensors in chunks
-        for k, name in enumerate(ids)
+        name: values.numpy()
+        for ids, tensors in _chunks(run, store, "heatmaps", names)
+        for name, values in zip(ids, tensors["values"], strict=True)
         if name in names
     }
 

@@ -1,10 +1,8 @@
 """This module summarises per-image values as a table shows them: mean, 95 % interval, number of images, title."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
@@ -50,12 +48,12 @@ class MetricFacts:
         return self.group in ("heatmaps", "faithfulness")
 
     @classmethod
-    def of(cls, metric: ExampleMetric) -> MetricFacts:
+    def of(cls, metric: "ExampleMetric") -> Self:
         """Return a metric's facts."""
         return cls(**{field.name: getattr(metric, field.name) for field in fields(cls)})
 
     @classmethod
-    def read(cls, name: str, plain: Mapping[str, Any]) -> MetricFacts:
+    def read(cls, name: str, plain: Mapping[str, Any]) -> Self:
         """Read the facts in a metric's entry of ``metrics.json``; of an older run, the name is the title."""
         usual = {"column": _COLUMNS.get(name, name), "title": name}
         return cls(**usual | {field.name: plain[field.name] for field in fields(cls) if field.name in plain})
@@ -75,7 +73,7 @@ class Summary:
     ci95: tuple[float, float]
     n: int
     facts: MetricFacts | None = None
-    parts: Mapping[str, Summary] = field(default_factory=dict)
+    parts: Mapping[str, "Summary"] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values; NaN becomes None, which JSON can say."""
@@ -85,7 +83,7 @@ class Summary:
         return {**plain, "parts": parts} if parts else plain
 
     @classmethod
-    def from_json(cls, name: str, plain: Mapping[str, Any]) -> Summary:
+    def from_json(cls, name: str, plain: Mapping[str, Any]) -> Self:
         """Read what `as_json` gave, of the metric of this name."""
         numbers = [plain["mean"], *plain["ci95"]]
         mean, low, high = (float("nan") if value is None else float(value) for value in numbers)
@@ -152,7 +150,7 @@ def summarize_run(
 
 
 def summarize_metrics(
-    metrics: Iterable[ExampleMetric], per_image: pd.DataFrame, *, seed: int = 0
+    metrics: Iterable["ExampleMetric"], per_image: pd.DataFrame, *, seed: int = 0
 ) -> dict[str, Summary]:
     """Summarise a run's metrics: each one's own mean, and the interval of its values in the per-image table."""
     from gradsam_exp.metrics.base import DatasetMetric  # noqa: PLC0415  (a sweep's parent starts without torch)
@@ -166,7 +164,7 @@ def summarize_metrics(
     return {name: found[name] for name in known if name in found}
 
 
-def summarize_counts(metric: DatasetMetric, counts: pd.DataFrame, *, seed: int = 0) -> Summary:
+def summarize_counts(metric: "DatasetMetric", counts: pd.DataFrame, *, seed: int = 0) -> Summary:
     """Compute a data-set metric, and its interval over 2000 resamples of the images, from counts of each.
 
     Args:

@@ -1,4 +1,4 @@
-"""This module makes one table of all runs of a sweep, or from anywhere, and compares them image by image."""
+"""This module builds the results table of a sweep or of any runs, with paired differences from a baseline."""
 
 from __future__ import annotations
 
@@ -26,14 +26,12 @@ def collect_runs(runs: Runs) -> pd.DataFrame:
     rows = []
     first: dict[str, str] = {}
     for job, own in zip(runs.jobs, varied, strict=True):
-        row: dict[str, Any] = {"job": job, **own}
-        row |= {"status": "interrupted"} | _outcome(runs[job])
+        row = {"job": job, **own, "status": "interrupted", **_outcome(runs[job])}
         same = first.setdefault(row.pop("identity", None) or job, job)
         rows.append(row if same == job else row | {"same_as": same})
     table = pd.DataFrame(rows)
-    error = table.pop("error") if "error" in table else None
-    if error is not None:
-        table["error"] = error
+    if "error" in table:  # stands last, as it can be long
+        table["error"] = table.pop("error")
     return table
 
 
@@ -71,10 +69,9 @@ def compare_runs(runs: Runs, table: pd.DataFrame, baseline: str | None = None) -
         images, data = runs[job].images, runs[job].data_digest
         by_class = images.groupby("class_name")["iou"].mean()
         row: dict[str, Any] = {"job": job, **{f"{CLASS_MIOU}{name}": value for name, value in by_class.items()}}
-        if data in baselines:
-            row |= against(images, *baselines[data])
-        else:
-            baselines[data] = (job, images["iou"])
+        name, first = baselines.setdefault(data, (job, images["iou"]))
+        if name != job:
+            row |= against(images, name, first)
         rows.append(row)
     pairs = pd.DataFrame(rows)
     if "p" not in pairs:
@@ -98,9 +95,8 @@ def about(runs: Runs, table: pd.DataFrame) -> str:
 def _varied_between(runs: Runs) -> list[dict[str, str]]:
     """What runs from anywhere were given, and what the others have there, as their configurations say it."""
     given = [runs[job].given for job in runs.jobs]
-    keys = [
-        key for key in dict.fromkeys(key for own in given for key in own) if key.split(".")[0] not in ELSEWHERE
-    ]
+    every = dict.fromkeys(key for own in given for key in own)
+    keys = [key for key in every if key.split(".")[0] not in ELSEWHERE]
     configs = [runs[job].config for job in runs.jobs]
     return [
         {key: in_canon(_value(key, own, config)) for key in keys}

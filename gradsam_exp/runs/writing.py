@@ -1,16 +1,11 @@
 """This module writes a run's files so that each appears whole under its name or not at all."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import pandas as pd
+from typing import Any
 
 
 @contextmanager
@@ -25,9 +20,3 @@ def write_json(path: Path, content: Mapping[str, Any], *, indent: int | None = 2
     """Write readable JSON; the file appears whole or not at all."""
     with replaced(path) as partial:
         partial.write_text(json.dumps(content, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def write_parquet(path: Path, table: pd.DataFrame) -> None:
-    """Write a table; the file appears whole or not at all."""
-    with replaced(path) as partial:
-        table.to_parquet(partial, index=False)

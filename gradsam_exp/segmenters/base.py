@@ -126,9 +126,3 @@ CELL = 4
 """A cell of the low-resolution mask spans 4×4 pixels of the input frame, in SAM and its descendants."""
 
 SEGMENTERS: Registry[Segmenter] = Registry("sam", "gradsam_exp.segmenters")
-
-
-def distinct_shapes(prompts: Prompts) -> list[Int[Tensor, " group"]]:
-    """Group the rows of ``prompts`` by their number of real points: these can be decoded together unpadded."""
-    counts = (prompts.labels >= 0).sum(1)
-    return [torch.nonzero(counts == count).flatten() for count in counts.unique()]

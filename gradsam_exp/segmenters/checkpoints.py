@@ -37,11 +37,7 @@ MaxQueries = Annotated[int, Field(ge=1)]
 def compact_weights(checkpoint: str | Path | None, *, key: str) -> WeightsFile:
     """Open a weights file of ``task=train_sam``; None or ``shipped`` is the one that comes with the package.
 
-    Args:
-        key: the configuration's, for errors.
-
-    Raises:
-        InputError: the file is missing, damaged, or holds something else.
+    Raises `InputError`, naming ``key``, if the file is missing, damaged, or holds something else.
     """
     if checkpoint in {None, "shipped"}:
         return shipped("compact")
@@ -72,15 +68,7 @@ def compact(
     """
     file = compact_weights(checkpoint, key="sam.checkpoint")
     read = partial(_read_checked, build_compact, file.tensors, file.path)
-    segmenter = SamSegmenter(
-        partial(load_decoder, build_compact, read),
-        file.digest,
-        load_encoder=partial(load_encoder, read),
-        max_queries=max_queries,
-        precision=precision,
-        compiled=compile,
-    )
-    return augmented(segmenter, tta)
+    return _segmenter(build_compact, read, file.digest, max_queries, precision, compile, tta)
 
 
 def _official(name: str) -> None:
@@ -104,15 +92,7 @@ def _official(name: str) -> None:
         digest = file_digest(path, sha256=expected, key="sam.checkpoint")
         make: MakeSam = sam_model_registry[name]
         state = _read_checked(make, partial(read_state, path), path)
-        segmenter = SamSegmenter(
-            partial(load_decoder, make, lambda: state),
-            digest,
-            load_encoder=partial(load_encoder, lambda: state),
-            max_queries=max_queries,
-            precision=precision,
-            compiled=compile,
-        )
-        return augmented(segmenter, tta)
+        return _segmenter(make, lambda: state, digest, max_queries, precision, compile, tta)
 
     build.__doc__ = f"""Build the official {name} model.
 
@@ -129,11 +109,20 @@ for _name in OFFICIAL:
     _official(_name)
 
 
+def _segmenter(
+    make: MakeSam, read: ReadState, digest: str, max_queries: int, precision: Precision, compiled: bool, tta: Tta
+) -> Segmenter:
+    decoder, encoder = partial(load_decoder, make, read), partial(load_encoder, read)
+    segmenter = SamSegmenter(
+        decoder, digest, load_encoder=encoder, max_queries=max_queries, precision=precision, compiled=compiled
+    )
+    return augmented(segmenter, tta)
+
+
 def load_segmenter(name: str = "compact", *, device: torch.device | str = "cpu", **parameters: Any) -> Segmenter:
     """Load a segmenter with its weights, by name: ``load_segmenter("vit_b", checkpoint="sam_vit_b_01ec64.pth")``.
 
-    Raises:
-        InputError: unknown name or parameter, or weights that are missing or damaged.
+    Raises `InputError`: unknown name or parameter, or weights that are missing or damaged.
     """
     segmenter = SEGMENTERS.build({"name": name, **parameters})
     segmenter.load(torch.device(device))
@@ -143,8 +132,7 @@ def load_segmenter(name: str = "compact", *, device: torch.device | str = "cpu",
 def cached_or_downloaded(url: str, file: str, sha256: str) -> Path:
     """Find the checkpoint's path in the user cache; fetch it there first if need be, under a temporary name.
 
-    Raises:
-        InputError: if it cannot be downloaded or what arrives fails its digest.
+    Raises `InputError` if it cannot be downloaded or what arrives fails its digest.
     """
     import pooch  # noqa: PLC0415  (only who downloads needs it)
 
@@ -160,36 +148,24 @@ def cached_or_downloaded(url: str, file: str, sha256: str) -> Path:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Read a PyTorch state dict, memory-mapped and without running any code in the file.
-
-    Raises:
-        InputError: if the file is truncated or holds anything else.
-    """
+    """Read a PyTorch state dict, memory-mapped and without running code in it; `InputError` if it is none."""
     state = read_pickle(path, "PyTorch state dict", key="sam.checkpoint", mmap=True)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"sam.checkpoint={path} holds no plain state dict of tensors")
     return state
 
 
-def check_fits(model: torch.nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """Compare names and shapes before anything is copied.
-
-    Raises:
-        InputError: naming the first tensor that differs.
-    """
-    different = shape_differences(state, model.state_dict())
+def _read_checked(make: MakeSam, read: ReadState, path: Path) -> Mapping[str, Tensor]:
+    """Read weights; `InputError` with the first tensor whose name or shape is not the model's."""
+    state = read()
+    with torch.device("meta"):
+        different = shape_differences(state, make().state_dict())
     if different:
         name, given, wanted = different[0]
         raise InputError(
             f"sam.checkpoint={path} is of another architecture: {len(different)} tensors differ, such as {name} "
             f"with shape {given or 'missing'} instead of {wanted or 'none'}"
         )
-
-
-def _read_checked(make: MakeSam, read: ReadState, path: Path) -> Mapping[str, Tensor]:
-    state = read()
-    with torch.device("meta"):
-        check_fits(make(), state, path)
     return state
 
 

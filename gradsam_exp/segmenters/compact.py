@@ -1,9 +1,8 @@
 """This module builds the architecture of ``sam=compact``: Segment Anything at 3 M parameters and 256-pixel input.
 
-SAM's own image encoder, prompt encoder and two-way mask decoder (`segment_anything.modeling`), narrowed,
-with one change: the 16-pixel patch embedding is a small stack of strided convolutions, because early
-convolutions make small vision transformers learn faster (Xiao et al.: *Early Convolutions Help
-Transformers See Better*, NeurIPS 2021). Knows nothing of training or of files.
+SAM's own image encoder, prompt encoder and two-way mask decoder (`segment_anything.modeling`), narrowed, with one
+change: the 16-pixel patch embedding is strided convolutions, with which small vision transformers learn faster
+(Xiao et al.: *Early Convolutions Help Transformers See Better*, NeurIPS 2021). Knows nothing of training or files.
 """
 
 from functools import partial

@@ -1,11 +1,10 @@
 """This module runs Segment Anything's mask decoder for queries of different images, on upstream's own weights.
 
-`predict_masks` computes what `MaskDecoder.predict_masks` computes, but every query brings its own image.
-What makes it faster, without changing a weight: image tokens stay channels-last from end to end; keys,
-values and queries that come from the same image tokens are one matrix product, to which the constant
-positional part is added; attention of the many image tokens to the few prompt tokens is computed
-transposed, so that its softmax runs along contiguous memory; the transposed convolutions, whose kernels do
-not overlap, are matrix products.
+`predict_masks` computes what `MaskDecoder.predict_masks` computes, but every query brings its own image. It is
+faster because image tokens stay channels-last; keys, values and queries of the same image tokens are one matrix
+product, to which the constant positional part is added; attention of the many image tokens to the few prompt
+tokens is computed transposed, its softmax along contiguous memory; transposed convolutions, whose kernels do not
+overlap, are matrix products.
 """
 
 import math

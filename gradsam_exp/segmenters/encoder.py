@@ -1,10 +1,9 @@
 """This module runs Segment Anything's image encoder with fused attention, on upstream's own modules and weights.
 
-`encode_frames` computes what `ImageEncoderViT.forward` computes. Three things make it faster: attention is
-one fused kernel that takes the decomposed relative positions as a bias, so that the attention matrix is
-never read back; the bias is made for a few heads at a time and stays in the processor's cache; the neck
-works channels-last, as the blocks before it do. Nothing upstream is changed or copied into a subclass:
-weights, state-dict names and `SamPredictor` on the same model stay as they are.
+`encode_frames` computes what `ImageEncoderViT.forward` computes, which it leaves as it is. Three things make it
+faster: attention is one fused kernel that takes the decomposed relative positions as a bias, so that the attention
+matrix is never read back; the bias is made for a few heads at a time and stays in the processor's cache; the neck
+works channels-last, as the blocks before it do.
 """
 
 import torch

@@ -18,7 +18,7 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 
 from gradsam_exp.batching import AdaptiveBatch, filled
-from gradsam_exp.segmenters.base import CELL, Embeddings, distinct_shapes
+from gradsam_exp.segmenters.base import CELL, Embeddings
 from gradsam_exp.segmenters.decoder import predict_masks
 from gradsam_exp.segmenters.encoder import encode_frames
 from gradsam_exp.types import NO_POINT, LowRes, Maps, Masks, Prompts, Segmentation
@@ -116,8 +116,7 @@ class SamSegmenter:
         return Embeddings.of_one_size([values], *sizes)
 
     def _embedded(self, frame: Tensor) -> Tensor:
-        bf16 = self.precision == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             pixels = self.model.preprocess(frame.to(self.device).float())
             return self._encode_frames(self.model.image_encoder, pixels).float()
 
@@ -130,17 +129,17 @@ class SamSegmenter:
 
     @torch.no_grad()
     def decode(self, embeddings: Embeddings, prompts: Prompts) -> Segmentation:
-        """Answer every query, see `Segmenter.decode`.
+        """Answer every query, see `Segmenter.decode`; those of equally many points together.
 
-        SAM attends to padding points, so queries are grouped by their number of real points and padded
-        with nothing that upstream does not pad.
+        SAM attends to padding points, so queries are padded with nothing that upstream does not pad.
         """
-        device = self._decoding.device
         low = self._decoding.image_encoder.img_size // CELL
-        logits = torch.zeros(len(prompts), 4, low, low, device=device)
-        scores = torch.zeros(len(prompts), 4, device=device)
+        logits = torch.zeros(len(prompts), 4, low, low, device=self.device)
+        scores = torch.zeros(len(prompts), 4, device=self.device)
         self._batch.fit(self._rows_at_once())
-        for group in distinct_shapes(prompts):
+        points = (prompts.labels != NO_POINT).sum(1)
+        for count in points.unique():
+            group = torch.nonzero(points == count).flatten()
             decode = partial(self._decode_some, embeddings, prompts, group)
             for rows, answer_logits, answer_scores in self._batch.slices(len(group), decode):
                 logits[rows], scores[rows] = answer_logits[: len(rows)], answer_scores[: len(rows)]

@@ -39,7 +39,7 @@ class View:
         return Embeddings(levels, seen[0], seen[1], embeddings.image_of)
 
     def of_prompts(self, prompts: Prompts, embeddings: Embeddings) -> Prompts:
-        """Move prompts to where this view shows what they mean; ``embeddings`` are the plain image's."""
+        """Transform prompts from the plain image's coordinates to this view's."""
         points, boxes, masks = prompts.points, prompts.boxes, prompts.mask_logits
         images = embeddings.images_asked(prompts)
         height, width = embeddings.original_sizes[images].T
@@ -92,10 +92,8 @@ EIGHT = [
 class Augmented:
     """Augmented asks a segmenter about several views of an image, and averages mask logits and predicted IoU.
 
-    The single-mask candidate is that of the image as it is.
-
-    The embeddings of an image's views are one embedding with as many times the channels: encoding, decoding and
-    the store take as many times as much.
+    The single-mask candidate is that of the image as it is. The views' embeddings are one embedding with as many
+    times the channels: encoding, decoding and the store take as many times as much.
 
     Args:
         segmenter: any whose low-resolution masks have a quarter of its square input's resolution, as SAM's have.
@@ -150,12 +148,11 @@ def _mirror(low: int, input_side: int) -> Float[Tensor, "low low"]:
 
     Where cells do not end with the image, it interpolates linearly between two of them.
     """
-    cells = -(-input_side // CELL)
-    at = (input_side / CELL - 1 - torch.arange(cells)).clamp(min=0)
+    rows = torch.arange(-(-input_side // CELL))
+    at = (input_side / CELL - 1 - rows).clamp(min=0)
     before, share = at.floor().long(), at % 1
     matrix = torch.eye(low)
-    matrix[:cells] = 0
-    rows = torch.arange(cells)
+    matrix[rows] = 0
     matrix[rows, before] = 1 - share
     matrix[rows, (before + 1).clamp(max=low - 1)] += share
     return matrix

@@ -1,4 +1,4 @@
-"""These selectors choose by how a candidate lies on the heatmap, by its size, or by the truth."""
+"""These selectors keep the mask that best overlaps the heatmap, the largest, or (oracle) the truly best one."""
 
 from typing import Annotated
 

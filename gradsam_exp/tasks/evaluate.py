@@ -1,7 +1,5 @@
 """``task=evaluate`` explains, prompts, segments and scores one split, and leaves a whole run's folder."""
 
-from __future__ import annotations
-
 import logging
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -17,6 +15,7 @@ from pydantic.dataclasses import dataclass
 
 from gradsam_exp.config import Config
 from gradsam_exp.console import console
+from gradsam_exp.engine.data_check import report_data_check
 from gradsam_exp.engine.experiment import Evaluation, Experiment
 from gradsam_exp.engine.plan import Plan, plan
 from gradsam_exp.engine.preparation import Stopwatch
@@ -27,7 +26,7 @@ from gradsam_exp.registry import build_checked
 from gradsam_exp.reports.figures import figure1, score_histograms
 from gradsam_exp.reports.gallery import Gallery
 from gradsam_exp.reports.sweep import warned
-from gradsam_exp.reports.terminal import results_table
+from gradsam_exp.reports.tables import results_table
 from gradsam_exp.runs.folder import METRICS, Run, one_at_a_time
 from gradsam_exp.runs.provenance import provenance
 from gradsam_exp.runs.summary import Summary, summarize_metrics
@@ -66,13 +65,19 @@ def run(config: Config, job: Job) -> float:
     Raises:
         InputError: before any model is read, if something given is wrong.
     """
+    if config.data.get("check"):
+        report_data_check(config, [config.split])
+        return float("nan")
     planned, own = plan(config, job), Run(job.folder)
     settings = build_checked("task", EvaluateSettings, config.task)
     if "miou" not in {metric.name for metric in planned.metrics}:
         raise InputError("metrics.miou is off, but runs are compared by it: leave it on")
     tracker = wandb_settings(config.logger)
-    for note in planned.notes:
-        console.print(note, soft_wrap=True)
+    said = job.session.keep("said", None, set[str])
+    for note in dict.fromkeys([*planned.notes, *planned.dataset.notes]):
+        if note not in said:
+            said.add(note)
+            console.print(note, soft_wrap=True)
     alone = one_at_a_time(job.folder.parent / RUNNING, planned.identity) if job.sweep else nullcontext()
     with alone:
         same = (run for run in _earlier_runs(planned, settings, job) if run.identity == planned.identity)
@@ -107,8 +112,7 @@ def _earlier_runs(planned: Plan, settings: EvaluateSettings, job: Job) -> Iterat
 def _finished_runs(root: Path) -> Mapping[str | None, list[Run]]:
     """The finished runs below a folder by their identity."""
     runs: dict[str | None, list[Run]] = defaultdict(list)
-    for path in root.rglob(METRICS):
-        run = Run(path.parent)
+    for run in (Run(path.parent) for path in root.rglob(METRICS)):
         runs[run.identity].append(run)
     return runs
 
@@ -138,6 +142,8 @@ def _evaluate(planned: Plan, settings: EvaluateSettings, job: Job) -> dict[str, 
     if draws:
         _draw(gallery, evaluation, run.figures)
     metrics = write(planned, evaluation, run)
+    if problems := planned.dataset.problems:
+        run.keep_problems([(problem.path, problem.what, problem.hint) for problem in problems])
     if job.sweep is None:  # a sweep has one table for all
         _say(planned, run.folder, metrics, evaluation)
     return metrics

@@ -1,4 +1,4 @@
-"""``task=explain`` shows what a classifier sees in any picture, where, and the mask SAM makes of it."""
+"""``task=explain`` draws predicted class, heatmap, prompts and SAM's mask for given picture files."""
 
 from __future__ import annotations
 

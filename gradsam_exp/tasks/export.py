@@ -1,7 +1,5 @@
 """``task=export`` writes the built-in shapes as files, in the layout of ``data=synthetic_shapes``."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Literal
 
@@ -25,11 +23,7 @@ def run(config: Config, job: Job) -> None:
 
 
 def write(
-    config: Config,
-    job: Job,
-    *,
-    to: str | None = None,
-    splits: list[Literal["train", "val", "test"]],
+    config: Config, job: Job, *, to: str | None = None, splits: list[Literal["train", "val", "test"]]
 ) -> None:
     """See ``conf/task/export.yaml``."""
     root = Path(to).expanduser() if to is not None else job.folder / "shapes"

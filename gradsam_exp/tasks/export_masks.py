@@ -1,7 +1,5 @@
 """``task=export_masks`` writes a run's masks as class maps in PASCAL VOC's layout, for training on them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

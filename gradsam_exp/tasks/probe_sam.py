@@ -3,8 +3,6 @@
 No classifier is involved: what is measured is the segmenter alone.
 """
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import numpy as np
@@ -25,7 +23,7 @@ from gradsam_exp.overlap import iou
 from gradsam_exp.prompts.foreground import point_prompts
 from gradsam_exp.prompts.reference import Oracle
 from gradsam_exp.registry import build_checked
-from gradsam_exp.reports.terminal import results_table
+from gradsam_exp.reports.tables import results_table
 from gradsam_exp.runs.summary import Summary, summarize
 from gradsam_exp.runs.writing import write_json
 from gradsam_exp.segmenters.base import SEGMENTERS, Segmenter
@@ -87,7 +85,7 @@ def _background_clicks(
 ) -> Findings:
     """Click at a random pixel at least ``distance_px`` from the shape, and measure if the mask avoids it."""
     rng = np.random.default_rng(seed)
-    contains, spares, overlap = [], [], []
+    contains, overlap = [], []
     for batch in loader(dataset, 32):
         truth = batch.masks
         assert truth is not None
@@ -95,23 +93,22 @@ def _background_clicks(
         masks = _masks(segmenter, batch, clicks[:, None].float())
         rows = torch.arange(len(batch))
         contains.append(masks[rows, clicks[:, 1], clicks[:, 0]])
-        covered = (masks & truth).sum((1, 2)) / truth.sum((1, 2))
-        overlap.append(covered)
-        spares.append(covered <= shape_covered)
-    inside, off = torch.cat(contains), torch.cat(spares)
+        overlap.append((masks & truth).sum((1, 2)) / truth.sum((1, 2)))
+    inside, covered = torch.cat(contains), torch.cat(overlap)
+    off = covered <= shape_covered
     named: dict[str, Tensor] = {
         "background click: mask contains the click": inside,
         f"background click: covers ≤ {shape_covered:.0%} of the shape": off,
         "background click: both": inside & off,
-        "background click: share of the shape covered": torch.cat(overlap),
+        "background click: share of the shape covered": covered,
     }
     return {name: summarize(values.double().numpy()) for name, values in named.items()}
 
 
 def _far_pixel(rng: np.random.Generator, mask: np.ndarray, distance_px: float) -> tuple[int, int]:
-    ys, xs = np.nonzero(distance_transform_edt(~mask) >= distance_px)
-    pick = int(rng.integers(len(xs)))
-    return int(xs[pick]), int(ys[pick])
+    far = np.argwhere(distance_transform_edt(~mask) >= distance_px)
+    y, x = far[rng.integers(len(far))].tolist()
+    return x, y
 
 
 def _masks(segmenter: Segmenter, batch: ExampleBatch, points: Tensor) -> Tensor:

@@ -1,7 +1,5 @@
 """``task=report`` compares any finished runs: it writes one page to look at, and the tables of a sweep."""
 
-from __future__ import annotations
-
 from gradsam_exp.config import Config
 from gradsam_exp.console import console
 from gradsam_exp.engine.session import Job
@@ -9,11 +7,10 @@ from gradsam_exp.errors import InputError, did_you_mean
 from gradsam_exp.registry import build_checked
 from gradsam_exp.reports.page import write_page
 from gradsam_exp.reports.sweep import write_curves, write_tables
-from gradsam_exp.reports.tables import print_tables
 from gradsam_exp.runs.comparison import Runs
 from gradsam_exp.runs.finding import find_runs
 from gradsam_exp.runs.stored import readers_store
-from gradsam_exp.runs.sweep import about, collect_runs, with_comparison
+from gradsam_exp.runs.sweep import collect_runs, with_comparison
 
 
 def run(config: Config, job: Job) -> None:
@@ -40,8 +37,6 @@ def compare(config: Config, job: Job, *, baseline: str | int | None = None) -> N
         raise InputError(f"task.baseline={first} is no finished run{did_you_mean(first, finished)}")
     table = with_comparison(runs, table, first)
     page = write_page(runs, table, job.folder / "report.html", store, baseline=first)
-    heading = about(runs, table)
-    pooled = write_tables(runs, table, job.folder, heading)
+    write_tables(runs, table, job.folder)
     write_curves(runs, table, job.folder / "sweep.png")
-    print_tables(table, pooled, runs.metric_facts(table), heading)
     console.print(page, soft_wrap=True)

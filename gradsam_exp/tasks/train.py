@@ -1,7 +1,5 @@
 """``task=train`` trains a classifier, keeps the best epoch and shows its accuracy for each class."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path

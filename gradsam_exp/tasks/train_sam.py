@@ -1,7 +1,5 @@
 """``task=train_sam`` trains ``sam=compact`` from scratch on endless random scenes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial

@@ -1,7 +1,5 @@
 """``task=wandb_report`` makes a sweep's workspace view and report: JSON files and, with a key, pages on W&B."""
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,7 +18,6 @@ def run(config: Config, job: Job) -> None:
     Raises:
         InputError: no sweep, no W&B, or the extra is not installed.
     """
-    del job
     settings = wandb_settings(config.logger)
     if settings is None:
         raise InputError("task=wandb_report needs logger=wandb")

@@ -1,7 +1,5 @@
 """This module makes W&B's artifacts of a run's files: its results, and the weights that it made or used."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

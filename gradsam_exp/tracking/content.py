@@ -1,7 +1,5 @@
 """This module makes the name, the flat configuration and the metrics that W&B shows of a run."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
@@ -60,8 +58,7 @@ def flat_config(config: Config) -> dict[str, Any]:
     (``bg_threshold``, only if the run uses it), other parameters their group's before theirs
     (``pipeline_tie``, ``model_checkpoint``).
     """
-    groups = {"explainer": config.explainer, "refine": config.refine, "pipeline": config.pipeline}
-    groups |= {"selector": config.selector, "sam": config.sam}
+    groups = {key: getattr(config, key) for key in ("explainer", "refine", "pipeline", "selector", "sam")}
     chosen = {"split": config.split, "limit": config.limit, "seed": config.seed}
     return {**chosen, **_flat({**_sources(config), **groups})}
 
@@ -128,7 +125,7 @@ def _parameters(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield f"{prefix}{key}", " ".join(map(str, value)) if isinstance(value, list) else value
 
 
-def log_metrics(run: wandb.Run, metrics: Mapping[str, Summary]) -> None:
+def log_metrics(run: "wandb.Run", metrics: Mapping[str, Summary]) -> None:
     """Define every metric with its direction and log it; the summary has its interval and number of images."""
     known = {name: summary for name, summary in metrics.items() if summary.n}
     for name, summary in known.items():

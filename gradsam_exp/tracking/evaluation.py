@@ -1,7 +1,5 @@
 """This module makes the W&B run of an evaluation from the files that the evaluation has left."""
 
-from __future__ import annotations
-
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +21,6 @@ _WORST = 8  # images beside the table, if that has all
 def track_evaluation(settings: WandbSettings, planned: Plan) -> str | None:
     """Log a finished evaluation, made now or taken from an earlier run; see `record`."""
     config, own = planned.config, Run(planned.job.folder)
-    bound = ["upper bound"] if planned.upper_bound else []
     described = {
         **as_written(flat_config(config), own, flat_config),
         "images": len(planned.dataset),
@@ -33,7 +30,7 @@ def track_evaluation(settings: WandbSettings, planned: Plan) -> str | None:
         "classifier_artifact": weights_name(planned.classifier.digest),
     }
 
-    def fill(run: wandb.Run) -> None:
+    def fill(run: "wandb.Run") -> None:
         from gradsam_exp.tracking.artifacts import results_artifact, use_weights  # noqa: PLC0415  (import wandb)
 
         metrics = own.outcome.metrics
@@ -43,13 +40,16 @@ def track_evaluation(settings: WandbSettings, planned: Plan) -> str | None:
         if planned.classifier.path is not None:
             use_weights(run, planned.classifier.path, planned.classifier.digest)
 
-    tags = [config.pipeline["name"], config.explainer["name"], config.sam["name"], *bound]
+    tags = [config.pipeline["name"], config.explainer["name"], config.sam["name"]]
+    tags += ["upper bound"] if planned.upper_bound else []
     return record(settings, planned.job, config, fill, tags=tags, described=described)
 
 
-def _log_tables(run: wandb.Run, settings: WandbSettings, planned: Plan, own: Run) -> None:
+def _log_tables(run: "wandb.Run", settings: WandbSettings, planned: Plan, own: Run) -> None:
     """Log all numbers of all images, the few images worth looking at, and the run's figures."""
-    from gradsam_exp.tracking import pictures  # noqa: PLC0415  (imports wandb)
+    from wandb import Image  # noqa: PLC0415  (a second)
+
+    from gradsam_exp.tracking import pictures  # noqa: PLC0415
 
     per_image = own.images.reset_index()
     logged: dict[str, Any] = {"per_image": pictures.numbers_table(per_image)}
@@ -60,7 +60,7 @@ def _log_tables(run: wandb.Run, settings: WandbSettings, planned: Plan, own: Run
         logged["examples"] = pictures.examples_table(examples, reasons, per_image, names)
         worst = examples[: _WORST if settings.images == "all" else settings.images]
         logged["worst"] = [pictures.masked_image(example, names) for example in worst]
-    run.log({**logged, **pictures.drawings(own)})
+    run.log({**logged, **{name: Image(str(path)) for name, path in own.drawings().items()}})
     size = sum(path.stat().st_size for path in (own.folder / "wandb").rglob("*") if path.is_file())
     log.info(
         "W&B: %d of %d images shown (logger.images=%s), %.1f MB in %s",

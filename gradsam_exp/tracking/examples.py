@@ -1,7 +1,5 @@
 """This module picks the images of a finished run that are worth looking at, from its files and the store."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -51,15 +49,11 @@ def examples_of(planned: Plan, run: Run, names: Sequence[str]) -> list[Example]:
         images = stored_images(run, planned.store, names, most_pixels=sys.maxsize)
         heats = stored_heatmaps(run, planned.store, names)
     if missing := set(names) - set(images):
-        images |= {
-            name: (
-                batch.images[batch.image_of[k]].permute(1, 2, 0).numpy(),
-                None if batch.masks is None else batch.masks[k].numpy(),
-            )
-            for batch in planned.preparation().images(planned.dataset)
-            for k, name in enumerate(batch.example_ids)
-            if name in missing
-        }
+        for batch in planned.preparation().images(planned.dataset):
+            for k, name in enumerate(batch.example_ids):
+                if name in missing:
+                    truth = None if batch.masks is None else batch.masks[k].numpy()
+                    images[name] = batch.images[batch.image_of[k]].permute(1, 2, 0).numpy(), truth
     facts = run.images.loc[list(names)].to_dict("index")
     predictions = run.predictions.loc[list(names)].to_dict("index")
     found = []

@@ -1,7 +1,5 @@
 """This module makes what W&B shows of images: masks to switch on and off, heatmap, prompts, every metric."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +14,6 @@ from matplotlib.figure import Figure
 from gradsam_exp.reports.colours import HEAT
 from gradsam_exp.reports.figures import draw_prompts, styled
 from gradsam_exp.reports.gallery import Example
-from gradsam_exp.runs.folder import Run
 
 DRAWN_SIDE = 256  # px at least, of the longer side of the picture with the prompts
 _DPI = 150
@@ -44,7 +41,7 @@ def examples_table(
 
 def masked_image(example: Example, class_names: Sequence[str]) -> wandb.Image:
     """Lay prediction and ground truth over an image, as masks in their class's colour; 0 is background."""
-    labels = {0: "background", **{k + 1: name for k, name in enumerate(class_names)}}
+    labels = dict(enumerate(["background", *class_names]))
     ids = {name: k for k, name in labels.items()}
 
     def layer(mask: np.ndarray, name: str) -> dict[str, Any]:
@@ -76,11 +73,6 @@ def drawn_prompts(examples: Sequence[Example]) -> list[UInt8[np.ndarray, "_ _ 3"
             for artist in (*axes.images, *axes.lines):
                 artist.remove()
     return pictures
-
-
-def drawings(run: Run) -> dict[str, wandb.Image]:
-    """Show the figures that a run has drawn, by name."""
-    return {name: wandb.Image(str(path)) for name, path in run.drawings().items()}
 
 
 def numbers_table(per_image: pd.DataFrame) -> wandb.Table:

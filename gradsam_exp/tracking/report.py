@@ -1,9 +1,7 @@
-"""This module makes a sweep's workspace view and report for W&B: without the service, uploaded with a key.
+"""This module builds a sweep's W&B workspace and report offline, and uploads them if there is an API key.
 
 It needs the package ``wandb_workspaces``, which the extra ``wandb`` brings.
 """
-
-from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
@@ -70,8 +68,7 @@ def read_sweep(folder: Path) -> SweepFacts:
     for run in map(runs.__getitem__, runs.jobs):
         if run.problem is None and run.outcome.status == "finished":
             means = {name: metric["mean"] for name, metric in run.outcome.metrics.items() if metric["n"]}
-            known = (flat_config(saved_config(run)), means, run.outcome.upper_bound)
-            found.setdefault(run.identity, known)
+            found.setdefault(run.identity, (flat_config(saved_config(run)), means, run.outcome.upper_bound))
     if not found:
         raise InputError(f"sweep={folder} holds no finished runs")
     configs, means, bounds = zip(*found.values(), strict=True)
@@ -93,15 +90,13 @@ def read_sweep(folder: Path) -> SweepFacts:
 def build_workspace(facts: SweepFacts, *, entity: str, project: str) -> ws.Workspace:
     """Lay out a view of the sweep's runs alone."""
     best_first = ws.Ordering(ws.Summary("miou"), ascending=False)
+    every_metric = [wr.BarPlot(title=name, metrics=[name]) for name in facts.metrics]
+    importance = [_parallel(facts), wr.ParameterImportancePlot("miou")]
     sections = [
-        ws.Section(
-            "Which knob matters", panels=[_parallel(facts), wr.ParameterImportancePlot("miou")], is_open=True
-        ),
+        ws.Section("Which knob matters", panels=importance, is_open=True),
         ws.Section("mIoU against each knob", panels=_against_knobs(facts), is_open=True),
         ws.Section("Images", panels=_pictures(), is_open=True),
-        ws.Section(
-            "Every metric", panels=[wr.BarPlot(title=n, metrics=[n]) for n in facts.metrics], is_open=False
-        ),
+        ws.Section("Every metric", panels=every_metric, is_open=False),
     ]
     return ws.Workspace(
         entity=entity,
@@ -143,7 +138,7 @@ def build_report(facts: SweepFacts, *, entity: str, project: str) -> wr.Report:
 
 
 def findings(facts: SweepFacts) -> list[str]:
-    """Sentences on the best run and on what is no choice."""
+    """Return sentences on which run has the best mIoU, and how many runs are upper bounds."""
     found = []
     if facts.best is not None:
         values = {key: given[facts.best] for key, given in facts.knobs.items()}
@@ -163,10 +158,8 @@ def _parallel(facts: SweepFacts) -> wr.ParallelCoordinatesPlot:
     axes: list[Any] = [wr.ParallelCoordinatesPlotColumn(wr.Config(key), display_name=key) for key in facts.knobs]
     shown = [name for name, metric in facts.metrics.items() if not metric.about_heatmaps]
     for name in sorted(shown[::-1], key=lambda name: name == "miou"):  # what counts stands last
-        upside_down = facts.metrics[name].higher_is_better is False
-        axes.append(
-            wr.ParallelCoordinatesPlotColumn(wr.SummaryMetric(name), display_name=name, inverted=upside_down)
-        )
+        look = {"display_name": name, "inverted": facts.metrics[name].higher_is_better is False}
+        axes.append(wr.ParallelCoordinatesPlotColumn(wr.SummaryMetric(name), **look))
     return wr.ParallelCoordinatesPlot(title="Knobs and metrics", columns=axes, layout=wr.Layout(w=24, h=9))
 
 
@@ -175,16 +168,11 @@ def _against_knobs(facts: SweepFacts) -> list[Any]:
     panels: list[Any] = []
     for key, values in facts.knobs.items():
         title = f"mIoU against {key}"
-        if all(
-            isinstance(value, int | float) and not isinstance(value, bool) for value in values if value is not None
-        ):
-            panels.append(
-                wr.ScatterPlot(title=title, x=wr.Config(key), y=wr.SummaryMetric("miou"), regression=True)
-            )
+        knob = wr.Config(key)
+        if {type(value) for value in values} <= {int, float, type(None)}:
+            panels.append(wr.ScatterPlot(title=title, x=knob, y=wr.SummaryMetric("miou"), regression=True))
         else:
-            panels.append(
-                wr.BarPlot(title=title, metrics=["miou"], groupby=wr.Config(key), groupby_rangefunc="minmax")
-            )
+            panels.append(wr.BarPlot(title=title, metrics=["miou"], groupby=knob, groupby_rangefunc="minmax"))
     return panels
 
 

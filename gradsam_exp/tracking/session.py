@@ -1,7 +1,5 @@
 """This module opens one W&B run, offline, and uploads it once it is written."""
 
-from __future__ import annotations
-
 import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def record(
-    settings: WandbSettings, job: Job, config: Config, fill: Callable[[Run], None], **heading: Any
+    settings: WandbSettings, job: Job, config: Config, fill: Callable[["Run"], None], **heading: Any
 ) -> str | None:
     """Write an offline run into the job's folder and upload it if that is wanted; what goes wrong is a warning.
 
@@ -48,7 +46,7 @@ def record(
 
 def open_run(
     settings: WandbSettings, job: Job, config: Config, *, tags: Sequence[str], described: Mapping[str, Any]
-) -> Run:
+) -> "Run":
     """Begin an offline run in the job's folder; asks no server for anything.
 
     Args:
@@ -76,7 +74,7 @@ def open_run(
     )
 
 
-def place_of(run: Run) -> Path:
+def place_of(run: "Run") -> Path:
     """Return the folder that ``wandb sync`` and ``wandb leet`` take."""
     return Path(run.dir).parent
 

@@ -1,7 +1,5 @@
 """This module reads what ``logger=wandb`` is configured with, and finds W&B's server and key."""
 
-from __future__ import annotations
-
 import netrc
 import os
 from typing import Annotated, Literal

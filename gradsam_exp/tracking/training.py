@@ -1,7 +1,5 @@
 """This module makes the W&B run of a training: its curve as it goes, accuracies and weights at its end."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path

@@ -4,8 +4,6 @@ A server that is closed, hangs, refuses the key or fails in the middle costs one
 they are and ``wandb sync`` uploads them at any later time.
 """
 
-from __future__ import annotations
-
 import atexit
 import logging
 import os
@@ -22,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from gradsam_exp.errors import InputError
+from gradsam_exp.errors import InputError, say
 from gradsam_exp.runs.folder import Run
 from gradsam_exp.tracking.settings import WandbSettings, api_key, server, wandb_settings
 
@@ -34,7 +32,7 @@ T = TypeVar("T")
 
 
 def within(seconds: float, call: Callable[[], T]) -> T | None:
-    """Return what a call gives, or None if it takes longer; it is then left to itself."""
+    """Call a function in a thread; return its result, or None if it takes longer than ``seconds``."""
     found: list[T] = []
     thread = threading.Thread(target=lambda: found.append(call()), daemon=True)
     thread.start()
@@ -89,14 +87,6 @@ class _Upload:
     @property
     def log(self) -> Path:
         return self.run / "logs" / "upload.log"
-
-    def wait(self, seconds: float) -> bool:
-        """Say whether it has ended by itself."""
-        try:
-            self.process.wait(timeout=max(seconds, 0))
-        except subprocess.TimeoutExpired:
-            return False
-        return True
 
     def kill(self) -> None:
         with suppress(ProcessLookupError):
@@ -154,15 +144,17 @@ class Uploads:
 
     def _end(self, upload: _Upload) -> str | None:
         """Wait for an upload's end, or its time's; returns the run's address."""
-        ended = upload.wait(upload.deadline - time.monotonic())
-        if not ended:
+        reason = "failed"
+        try:
+            upload.process.wait(timeout=max(upload.deadline - time.monotonic(), 0))
+        except subprocess.TimeoutExpired:
             upload.kill()
+            reason = "took too long"
         said = upload.log.read_text(encoding="utf-8", errors="replace")
         marks = list(upload.run.glob("*.wandb.synced"))
         if not marks or " ERROR " in said:
             for mark in marks:  # W&B takes a run for uploaded even if the server has refused half of it
                 mark.unlink()
-            reason = "failed" if ended else "took too long"
             self._give_up(f"an upload to {server()} {reason} (see {upload.log})", upload.later)
             return None
         found = re.search(r"https?://\S+/runs/\w+", said)
@@ -170,16 +162,15 @@ class Uploads:
 
     def _give_up(self, problem: str | None, later: str) -> None:
         """Say it once."""
-        if problem is None or self.problem is not None:
-            return
-        self.problem = problem
-        warn(f"{problem}; the runs are whole on disk, upload them later with: {later}")
+        if problem is not None and self.problem is None:
+            self.problem = problem
+            warn(f"{problem}; the runs are whole on disk, upload them later with: {later}")
 
 
 def warn(message: str) -> None:
     """Tell the user, and the run's log."""
     log.warning("W&B: %s", message)
-    print(f"gradsam_exp: W&B: {message}", file=sys.stderr)
+    say(f"W&B: {message}")
 
 
 def _start(run: Path, seconds: float, later: str) -> _Upload:

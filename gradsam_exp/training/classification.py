@@ -1,4 +1,4 @@
-"""This module gives a classifier's training its batches and initial weights, and measures its accuracy."""
+"""This module holds helpers of ``task=train``: data loader, copied initial weights, accuracy per class."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -49,11 +49,7 @@ def training_loader(dataset: ExampleDataset, batch_size: int, *, workers: int, f
 
 
 def copy_weights(source: ClassifierFile, model: ImageClassifier) -> None:
-    """Copy another training's weights into a classifier.
-
-    Raises:
-        InputError: naming ``task.start``, if they are of another network or of other classes.
-    """
+    """Copy another training's weights into a classifier; `InputError` if network or classes are not the same."""
     trained = source.load()
     for what in ("backbone_name", "class_names"):
         ours, theirs = getattr(model, what), getattr(trained, what)
@@ -63,11 +59,7 @@ def copy_weights(source: ClassifierFile, model: ImageClassifier) -> None:
 
 
 def check_length(checkpoint: Mapping[str, Any], steps: int, resume: str) -> None:
-    """Check that a checkpoint is of a training of this many steps, for which its learning rate was planned.
-
-    Raises:
-        InputError: naming ``task.resume``.
-    """
+    """Raise `InputError` unless a checkpoint's training was planned, with its learning rate, for so many steps."""
     before = checkpoint["lr_schedulers"][0]["total_steps"]
     if before != steps:
         raise InputError(

@@ -1,4 +1,4 @@
-"""This module starts and resumes trainings: a checkpoint cannot run code, and Ctrl-C says how to go on."""
+"""This module runs Lightning's fit for both trainings, and safely loads and checks a checkpoint to resume from."""
 
 import signal
 from collections.abc import Callable, Mapping
@@ -15,15 +15,12 @@ Say = Callable[[str], None]
 
 
 def read_checkpoint(resume: str | None) -> Mapping[str, Any] | None:
-    """Read the checkpoint that ``task.resume`` names, as tensors and plain values only.
+    """Read Lightning's checkpoint that ``task.resume`` names, onto the CPU; None if there is nothing to resume.
 
     A checkpoint is a pickle, and a pickle can run any program while it is read. ``weights_only`` never does.
 
-    Returns:
-        Lightning's checkpoint, on the CPU; None if there is nothing to resume.
-
     Raises:
-        InputError: naming ``task.resume``, if the file does not exist or is no checkpoint of a training.
+        InputError: the file does not exist or is no checkpoint of a training.
     """
     if resume is None:
         return None
@@ -46,11 +43,7 @@ def read_checkpoint(resume: str | None) -> Mapping[str, Any] | None:
 
 
 def check_same_network(checkpoint: Mapping[str, Any], model: pl.LightningModule, resume: str) -> None:
-    """Check that a checkpoint's weights have the names and shapes of the model's.
-
-    Raises:
-        InputError: naming ``task.resume`` and the first weight that differs.
-    """
+    """Raise `InputError` with the first weight whose name or shape is not the same in checkpoint and model."""
     for name, theirs, ours in shape_differences(checkpoint["state_dict"], model.state_dict()):
         raise InputError(
             f"task.resume={resume} is a training of another network: its {name} is {theirs or 'missing'}, "
@@ -66,7 +59,6 @@ def fit(
     Args:
         resume: a checkpoint to go on from.
         last: the checkpoint that the training writes after every epoch.
-        say: prints a line.
         data: the data loaders or the data module, as `pl.Trainer.fit` takes them.
     """
     handler = signal.getsignal(signal.SIGINT)

@@ -83,7 +83,6 @@ class PromptableTraining(pl.LightningModule):
 
     def training_step(self, batch: SceneBatch, batch_index: int) -> None:
         """Take one step on one batch of scenes; gradients are clipped to norm 1."""
-        del batch_index
         loss = self.loss(batch)
         optimizers, schedules = self.optimizers(), self.lr_schedulers()
         assert isinstance(optimizers, list)
@@ -124,7 +123,6 @@ class PromptableTraining(pl.LightningModule):
 
     def validation_step(self, batch: SceneBatch, batch_index: int) -> None:
         """Measure the IoU for one click at each target's innermost cell; predicted IoU chooses the mask."""
-        del batch_index
         sam = self.averaged.module
         clicks = single_clicks(batch, innermost_cells)
         logits, predicted_iou = _ask(sam, self._embed(sam, batch), clicks)

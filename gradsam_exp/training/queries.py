@@ -4,8 +4,6 @@ Every tensor is made on the device of the masks it is drawn from. What decides w
 points, box or points) comes from Python's `random`, so that no step waits for a value from the device.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -56,7 +54,7 @@ class Queries(TensorRows):
     boxes: Float[Tensor, "queries 4"] | None = None
     masks: Float[Tensor, "queries 1 low low"] | None = None
 
-    def with_points(self, points: Tensor, labels: Tensor) -> Queries:
+    def with_points(self, points: Tensor, labels: Tensor) -> "Queries":
         """Add points to those that are there already."""
         if self.points is not None and self.labels is not None:
             points, labels = torch.cat([self.points, points], 1), torch.cat([self.labels, labels], 1)
@@ -75,12 +73,7 @@ def single_clicks(batch: SceneBatch, pick: Callable[[Masks, int], Cells]) -> Que
 def first_prompts(
     batch: SceneBatch, *, click_share: float, tight_clusters: float, idle_background: float
 ) -> tuple[Queries, Queries]:
-    """Ask for every target once, by a click, by several points or by a box.
-
-    Args:
-        click_share: share of the targets that is asked for by a single click.
-        tight_clusters: chance that `clustered` points take the place of single clicks.
-        idle_background: chance that both parts have background points as well.
+    """Ask for every target once; the shares are those of `PromptableTraining`.
 
     Returns:
         The targets asked for by a click, and the others: all by a box, or all by two to nine points.

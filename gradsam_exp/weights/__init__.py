@@ -1,4 +1,4 @@
-"""This room holds the shipped weights, and reads and writes the file format of all trained weights.
+"""This package holds the shipped weights, and reads and writes the file format of all trained weights.
 
 A weights file is safetensors in half precision with a JSON header that says what it is. The digests of
 the shipped ones are in ``index.json`` and are checked on every load.
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gradsam_exp.errors import InputError, did_you_mean, first_line
@@ -34,28 +34,16 @@ class WeightsFile:
     digest: str
 
     def tensors(self) -> dict[str, Tensor]:
-        """Read all tensors, in single precision.
-
-        Raises:
-            InputError: if the file is truncated.
-        """
+        """Read all tensors, in single precision; `InputError` if the file is truncated."""
         try:
-            with safe_open(self.path, framework="pt") as file:
-                return {
-                    key: value.float() if value.is_floating_point() else value
-                    for key in file.keys()  # noqa: SIM118  (safe_open is not a dict)
-                    for value in [file.get_tensor(key)]
-                }
+            stored = load_file(self.path)
         except SafetensorError as error:
             raise InputError(f"{self.path} is damaged ({error}); replace it") from error
+        return {name: value.float() if value.is_floating_point() else value for name, value in stored.items()}
 
 
 def shipped(name: str) -> WeightsFile:
-    """Find weights that come with the package, and check their digest.
-
-    Raises:
-        InputError: unknown name, missing file, or a file that is not the one that was released.
-    """
+    """Find weights that come with the package; `InputError` for an unknown name or a file not as released."""
     index = json.loads((FOLDER / "index.json").read_text())
     if name not in index:
         raise InputError(f"no weights named {name!r} ship with gradsam_exp{did_you_mean(name, index)}")
@@ -63,11 +51,7 @@ def shipped(name: str) -> WeightsFile:
 
 
 def open_weights(path: str | Path, *, sha256: str | None = None, key: str = "checkpoint") -> WeightsFile:
-    """Read a weights file's header and check its digest, if one is known.
-
-    Raises:
-        InputError: the file is missing, truncated, not ours, or fails its digest.
-    """
+    """Read a weights file's header; `InputError` if it is missing, damaged, not ours, or not of this digest."""
     path = Path(path).expanduser()
     digest = file_digest(path, sha256=sha256, key=key)
     try:
@@ -83,12 +67,7 @@ def open_weights(path: str | Path, *, sha256: str | None = None, key: str = "che
 def read_pickle(path: Path, what: str, *, key: str, mmap: bool = False) -> Any:
     """Read a PyTorch file as tensors and plain values only, without running any code in it.
 
-    Args:
-        what: it should be, for errors.
-        mmap: map it into memory instead of reading it at once.
-
-    Raises:
-        InputError: if it is truncated or holds anything else.
+    Raises `InputError`, with ``what`` it should be, if it is truncated or holds anything else.
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
@@ -97,11 +76,7 @@ def read_pickle(path: Path, what: str, *, key: str, mmap: bool = False) -> Any:
 
 
 def file_digest(path: Path, *, sha256: str | None = None, key: str = "checkpoint") -> str:
-    """Compute the SHA-256 of a file, and compare it with the expected one if there is one.
-
-    Raises:
-        InputError: the file is missing or has another digest.
-    """
+    """Compute the SHA-256 of a file; `InputError` if it is missing, or this is not the expected one."""
     if not path.is_file():
         raise InputError(f"{key}={path} does not exist; give a file that does, or leave {key} at its default")
     state = path.stat()

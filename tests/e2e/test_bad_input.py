@@ -95,7 +95,7 @@ def refused(done, message: str, read: list[str]) -> None:
         (["task=train", "model.backbone=googlenet"], r"backbone=googlenet has auxiliary outputs.*choose another"),
         (["task=train", "model.backbone=resnet81"], r"backbone='resnet81' is not .*; did you mean 'resnet18'"),
         (["task=train", "model.size=224"], r"model\.size=224: .*; give \[height,width\] in pixels, or null"),
-        (["explainer.target=both"], r"explainer\.target='both': .*'predicted' or 'label'"),
+        (["explainer.target=both"], r"explainer\.target='both' is not known.*predicted, square"),
         (["model.checkpoint=/nowhere/model.ckpt"], r"model\.checkpoint=/nowhere/model\.ckpt does not exist; give"),
         (["model.checkpoint=shipped:resnet19"], r"no weights named 'resnet19' ship with gradsam_exp"),
         (

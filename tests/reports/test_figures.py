@@ -147,7 +147,7 @@ def run_gallery(batch, segmenter):
     def made(parts: Sequence[slice] = (slice(None),), **kept: int) -> Gallery:
         gallery = Gallery(["a", "b", "c", "d", "e"], **kept)
         for part in parts:
-            some = batch[part]
+            some = batch.of_images(part)
             empty = torch.zeros(len(some), dtype=torch.bool)
             heatmaps = Heatmaps(some.masks.float(), empty, some.labels)
             embeddings = segmenter.encode(some.images)

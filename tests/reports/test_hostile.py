@@ -59,7 +59,7 @@ def keep(store: Path, run: Path, *, places: bool = True) -> list[dict]:
     images = torch.arange(4 * 3 * 4 * 6).reshape(4, 3, 4, 6).to(torch.uint8)
     masks = torch.zeros(4, 4, 6, dtype=torch.bool)
     masks[:, 1:3, 2:5] = True
-    tensors = {"images": images, "masks": masks, "labels": torch.zeros(4)}
+    tensors = {"images": images, "masks": masks, "labels": torch.zeros(4), "image_of": torch.arange(4)}
     Store(store).get("images", digest("i", size=16), lambda: (tensors, IDS))
     Store(store).get("heatmaps", digest("h", size=16), lambda: ({"values": torch.rand(4, 4, 6)}, None))
     stored = {"images": f"images/{digest('i', size=16)}", "heatmaps": f"heatmaps/{digest('h', size=16)}"}

@@ -77,9 +77,10 @@ def test_views_of_a_segmenter_that_has_no_sides_agree(views: Tta, size: tuple[in
     several = Augmented(plain, views)
     seen = several.encode(images)
     assert (seen.input_size, seen.original_size) == (embeddings.input_size, embeddings.original_size)
+    sizes = embeddings.input_sizes[prompts.example_index]
     for view, values in zip(several.views, seen.levels[0].chunk(len(several.views), 1), strict=True):
         own = view.of_embeddings(embeddings, (values,))
-        logits = view.back(plain.decode(own, view.of_prompts(prompts, embeddings)).logits, embeddings)
+        logits = view.back(plain.decode(own, view.of_prompts(prompts, embeddings)).logits, sizes)
         inside = (slice(None), slice(None), slice(rows - 1), slice(columns - 1))
         whole = all(side % 4 == 0 for side in embeddings.input_size)
         # where cells do not end with the image, what is kinked or curved is interpolated between them

@@ -1,7 +1,5 @@
 """A stage prepares one kind of thing for a chunk of images, and says in a key all that the thing depends on."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -82,8 +80,8 @@ class Stage(ABC):
 
     @abstractmethod
     def make(self, chunk: Chunk, batches: AdaptiveBatch) -> tuple[Tensors, Any]:
-        """Make the thing: its tensors, and plain values that JSON can say."""
+        """Compute the stage's output for a chunk: tensors, and values that can be written as JSON."""
 
     @abstractmethod
     def take(self, chunk: Chunk, tensors: Tensors, facts: Any) -> None:
-        """Put what ``make`` gave, or the store had, into the chunk."""
+        """Store the stage's output, computed or read from the store, in the chunk's fields."""

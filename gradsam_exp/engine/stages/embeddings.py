@@ -1,7 +1,5 @@
 """This stage encodes images for the segmenter."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

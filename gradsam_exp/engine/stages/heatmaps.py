@@ -27,7 +27,7 @@ Target = Literal["predicted", "label", "rank"] | int
 
 @dataclass
 class Explained:
-    """Holds a classifier and an explainer that are read when they are first needed, which may be never.
+    """Holds a classifier and its explainer, both loaded on first use.
 
     Attributes:
         class_names: the classifier's, in order.

@@ -1,7 +1,5 @@
 """This stage draws or decodes images, with their true masks and labels."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,6 +1,4 @@
-"""This stage measures the quality of heatmaps before any prompt."""
-
-from __future__ import annotations
+"""This stage computes the metrics that need heatmaps but no prompts, such as pointing game or deletion AUC."""
 
 from dataclasses import dataclass
 from typing import Any

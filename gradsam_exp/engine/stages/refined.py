@@ -1,7 +1,5 @@
 """This stage refines heatmaps, so that their borders follow the edges in the image."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
