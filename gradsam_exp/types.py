@@ -264,7 +264,9 @@ class PromptContext:
         heatmaps: where the classifier looked.
         example_ids: one name per example; numbers if left out.
         seed: what random strategies draw depends on it; see `generator`.
-        masks: the true masks, for strategies and selectors that declare ``needs_truth`` only; else None.
+        masks: the true masks, for strategies and selectors that declare ``needs_truth`` only; else None. Pixels
+            that do not count are in none.
+        counted: the pixels that count, for the same ones; None: all, or not said.
         frames: the segmenter's frames; None where no segmenter is involved.
 
     Raises:
@@ -277,6 +279,7 @@ class PromptContext:
     seed: int = 0
     masks: Masks | None = None
     frames: Frames | None = None
+    counted: Masks | None = None
 
     def __post_init__(self) -> None:
         if not self.example_ids:
@@ -286,9 +289,11 @@ class PromptContext:
                 f"{len(self.images)} images, {len(self.heatmaps)} heatmaps and {len(self.example_ids)} names "
                 "do not belong together"
             )
-        for name in ("images", "heatmaps", "masks"):
+        for name in ("images", "heatmaps", "masks", "counted"):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else value.to("cpu"))
+        if self.masks is not None and self.counted is not None:
+            object.__setattr__(self, "masks", self.masks & self.counted)
 
     def __len__(self) -> int:
         return len(self.images)

@@ -1,5 +1,6 @@
 """This module picks the few images of a run that are drawn: the first by name, and those of the lowest IoU."""
 
+import math
 from bisect import insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from gradsam_exp.engine.pipeline import PipelineResult
 from gradsam_exp.engine.preparation import Prepared
-from gradsam_exp.overlap import iou
+from gradsam_exp.metrics.masks import MeanMaskIoU
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,13 @@ class Gallery:
     def __call__(self, item: Prepared, result: PipelineResult) -> None:
         """Look at one batch, and keep what belongs to the first or the worst."""
         truth = item.batch.masks
-        ious = iou(result.masks, truth).tolist() if truth is not None else [float("nan")] * len(item.batch)
+        known = {"masks": result.masks, "truth": truth, "counted": item.batch.counted}
+        ious = MeanMaskIoU().measure_known(known, len(item.batch)).tolist()
         for k, value in enumerate(ious):
             name, make = item.batch.example_ids[k], partial(self._example, item, result, k, value)
             of_class = self._by_class.setdefault(int(item.batch.labels[k]), [])
             _offer(of_class, (name,), self.first, make)
-            if truth is not None:
+            if not math.isnan(value):
                 _offer(self._worst, (value, name), self.worst, make)
 
     def first_examples(self) -> list[Example]:

@@ -193,6 +193,7 @@ def write(planned: Plan, evaluation: Evaluation, run: Run) -> dict[str, Summary]
         metrics={name: summary.as_json() for name, summary in metrics.items()},
         per_image=evaluation.per_image,
         predictions=evaluation.predictions,
+        counts=evaluation.counts,
         prepared=evaluation.prepared,
         provenance={**origin, "backbone": planned.classifier.backbone, "seconds": evaluation.seconds},
         upper_bound=planned.upper_bound,
