@@ -151,7 +151,13 @@ def test_lists_say_which_split_an_image_is_in(tmp_path: Path):
 
 def test_names_are_matched_whatever_their_capitals_and_unicode_form(tmp_path: Path):
     for tree, form, suffix in (("images", "NFC", ".JPG"), ("masks", "NFD", ".png")):
-        path = tmp_path / tree / "test" / unicodedata.normalize(form, "Äpfel") / f"{unicodedata.normalize(form, 'é')}1"
+        path = (
+            tmp_path
+            / tree
+            / "test"
+            / unicodedata.normalize(form, "Äpfel")
+            / f"{unicodedata.normalize(form, 'é')}1"
+        )
         (picture if tree == "images" else mask)(path.with_suffix(suffix))
     (picture(tmp_path / "images/test/Pear/IMG_1.jpg"), mask(tmp_path / "masks/test/pear/img_1.png"))
     data = read(tmp_path)
@@ -206,7 +212,7 @@ def test_instances_in_one_file_are_examples_of_the_images_class(own: Path):
 
 
 def test_a_mask_of_one_value_is_read_as_the_others_say(own: Path):
-    mask(own / "masks/test/cat/0.png", area=30)  # cut at the border: it fills all but two rows and columns
+    mask(own / "masks/test/cat/0.png", area=30)
     Image.new("L", SIZE, 255).save(own / "masks/test/cat/1.png")
     data = read(own)
     assert data[1].examples[0].mask is not None
@@ -243,7 +249,10 @@ def spoil_three(root: Path) -> None:
 REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "an ending that is not read, with a mask": (spoil_ending, r"0\.heic: the ending \.heic is not read"),
     "zero bytes": (spoil_empty, r"cat/0\.jpg is empty"),
-    "three broken ones at once": (spoil_three, r"3 of 4 images(.|\n)*cat/0\.jpg(.|\n)*cat/1\.jpg(.|\n)*dog/0\.jpg"),
+    "three broken ones at once": (
+        spoil_three,
+        r"3 of 4 images(.|\n)*cat/0\.jpg(.|\n)*cat/1\.jpg(.|\n)*dog/0\.jpg",
+    ),
     "a mask without an image": (lambda r: mask(r / "masks/test/cat/9.png"), r"9\.png is a mask without an image"),
     "an image without a mask": (lambda r: picture(r / "images/test/cat/9.png"), r"9\.png has no mask"),
 }

@@ -12,7 +12,7 @@ from PIL import Image
 
 
 def write_folder(root: Path, count: int, broken: range) -> Path:
-    """``count`` images of two classes in each split, with masks; of ``test`` some are broken in turn in four ways."""
+    """Images of two classes in each split, with masks; of ``test`` some are broken in turn in four ways."""
     rng = np.random.default_rng(0)
     for split, number in (("train", 4), ("val", 4), ("test", count)):
         for k in range(number):

@@ -15,7 +15,7 @@ from gradsam_exp.prompts.base import STRATEGIES, PromptStrategy
 from gradsam_exp.segmenters.base import Embeddings
 from gradsam_exp.selectors.base import SELECTORS
 from gradsam_exp.selectors.score import PredictedIoU
-from gradsam_exp.types import Choice, Heatmaps, ExampleBatch, PromptContext, Prompts, Segmentation
+from gradsam_exp.types import Choice, ExampleBatch, Heatmaps, PromptContext, Prompts, Segmentation
 from tests.accelerator import pretended_accelerator
 from tests.album import RADII, SIDE, Album
 
