@@ -204,7 +204,7 @@ def test_instances_in_one_file_are_examples_of_the_images_class(own: Path):
     values = np.zeros(SIZE[::-1], dtype=np.uint8)
     values[2:5, 2:5], values[8:10, 8:10] = 100, 200
     Image.fromarray(values).save(own / "masks/test/dog/1.png")
-    with pytest.raises(InputError, match="100.*200"):
+    with pytest.raises(InputError, match=r"100.*200"):
         read(own)
     data = read(own, mask={"object": "instances"})
     assert [one.label for one in data[3].examples] == [1, 1]

@@ -53,8 +53,8 @@ def scene(tmp_path: Path) -> Path:
     palette = [value for index in range(256) for value in (index, 255 - index, index * 7 % 256)]
     voc, folder, coco_root = tmp_path / "VOC2012", tmp_path / "own", tmp_path / "coco"
     for path in (
-        voc / "JPEGImages", voc / "SegmentationClass", voc / "ImageSets" / "Segmentation", folder / "images" / "test",
-        folder / "masks" / "test", coco_root / "val2017", coco_root / "annotations",
+        voc / "JPEGImages", voc / "SegmentationClass", voc / "ImageSets" / "Segmentation",
+        folder / "images" / "test", folder / "masks" / "test", coco_root / "val2017", coco_root / "annotations",
     ):  # fmt: skip
         path.mkdir(parents=True)
     images, annotations, stems = [], [], [f"2012_{k:06d}" for k in range(4)]
