@@ -99,6 +99,11 @@ class ExampleBatch:
         names = tuple(image_ids)
         return cls(images, torch.arange(len(images)), labels, masks, names, names)
 
+    def to(self, device: torch.device | str) -> ExampleBatch:
+        """Return the same batch with its tensors on ``device``, as a training step wants it."""
+        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **tensors)  # type: ignore[arg-type]  # mypy does not know which fields these are
+
     def of_images(self, rows: slice) -> ExampleBatch:
         """Return some of the images with their examples."""
         kept = torch.arange(len(self.images))[rows]

@@ -7,7 +7,7 @@ from gradsam_exp.classifiers.classifier import ImageClassifier
 from gradsam_exp.data.backgrounds import Noise
 from gradsam_exp.data.shapes import Shapes
 from gradsam_exp.errors import InputError
-from gradsam_exp.training.classification import FreshSamples, accuracy_by_class, check_length, training_loader
+from gradsam_exp.training.classification import FreshSamples, check_length, measure_accuracy, training_loader
 
 
 def test_fresh_samples_never_repeat_and_start_with_the_data_set():
@@ -31,9 +31,9 @@ def test_accuracy_is_measured_for_each_class(classifier: ImageClassifier):
     with torch.no_grad():
         classifier.backbone.fc.weight.zero_()
         classifier.backbone.fc.bias.copy_(torch.tensor([0.0, 1.0, 0.0, 0.0, 0.0]))
-    found = accuracy_by_class(classifier, Shapes("test", Noise("test"), length=20))
-    assert found["all"] == pytest.approx(0.2)
-    assert [found[name] for name in classifier.class_names] == [0, 1, 0, 0, 0]
+    found = measure_accuracy(classifier, Shapes("test", Noise("test"), length=20))
+    assert found["overall"] == pytest.approx(0.2)
+    assert [found["classes"][name] for name in classifier.class_names] == [0, 1, 0, 0, 0]
 
 
 def test_a_training_of_another_length_is_not_resumed():
