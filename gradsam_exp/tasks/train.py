@@ -140,7 +140,8 @@ def run(config: Config, job: Job) -> float | None:
         if not trainer.is_global_zero:
             return None
         if config.trainer.get("fast_dev_run"):
-            console.print("trainer.fast_dev_run: a few batches were trained and validated; no weights are kept")
+            said = "trainer.fast_dev_run: a few batches were trained and validated; no weights are kept"
+            console.print(said, soft_wrap=True)
             return None
         _load_best(best, model)
         path = folder / "classifier.safetensors"
@@ -170,7 +171,7 @@ def _trainer(config: Config, settings: TrainSettings, job: Job, best: BestEpoch)
     """Lightning's trainer, before there are any data."""
     callbacks: list[pl.Callback] = [best, RichProgressBar(leave=True)]
     if settings.patience is not None:
-        callbacks.append(EarlyStopping("val/loss", patience=settings.patience))
+        callbacks.append(EarlyStopping("val/loss", patience=settings.patience, strict=False))
     trainer = build_trainer(
         config.trainer,
         max_epochs=settings.epochs,

@@ -194,7 +194,7 @@ def measure_accuracy(model: ImageClassifier, dataset: ExampleDataset, *, pixels:
         dataset: with the class ids of the model.
         pixels: most pixels of a batch.
     """
-    confusion = MulticlassConfusionMatrix(len(model.class_names))
+    confusion = MulticlassConfusionMatrix(len(model.class_names), sync_on_compute=False)  # this process alone
     model.eval().cpu()
     for batch in scoring_loader(NetworkInput(dataset, model.transform), 64, pixels=pixels):
         confusion.update(model(batch.images)[batch.image_of], batch.labels)
