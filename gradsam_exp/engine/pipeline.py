@@ -18,7 +18,7 @@ from torch import Tensor
 from gradsam_exp.prompts.background import ForegroundBackground
 from gradsam_exp.prompts.base import PromptStrategy
 from gradsam_exp.prompts.foreground import Foreground
-from gradsam_exp.segmenters.base import Embeddings, Segmenter
+from gradsam_exp.segmenters.base import Embeddings, Segmenter, check_prompts
 from gradsam_exp.selectors.base import MaskSelector
 from gradsam_exp.selectors.score import PredictedIoU
 from gradsam_exp.types import Choice, PromptContext, Prompts, Segmentation
@@ -91,7 +91,9 @@ class Pipeline:
     ) -> Generator[Prompts, Segmentation | None, PipelineResult]:
         """Asks round by round: yields prompts, is sent the segmenter's answer, and returns what is kept."""
         ctx = replace(ctx, frames=_Frames(self.segmenter, embeddings))
+        asker = f"the strategy {type(self.strategy).__name__}"
         prompts = self.strategy.propose(ctx)
+        check_prompts(prompts, embeddings, asker)
         kept = self._answered(ctx, embeddings, prompts, (yield prompts))
         going = torch.ones(len(ctx), dtype=torch.bool)
         for _ in range(self.strategy.max_rounds - 1):
@@ -100,6 +102,7 @@ class Pipeline:
             active &= going
             if not active.any():
                 break
+            check_prompts(prompts, embeddings, asker)
             prompts = prompts[active[prompts.example_index]]
             revised = self._answered(ctx, embeddings, prompts, (yield prompts))
             # What was turned down would be asked the same again.

@@ -84,12 +84,23 @@ def _found(differences: Float[np.ndarray, " images"], summary: Summary) -> Paire
     return PairedDifference(summary, p, wins, len(differences) - wins - losses, losses)
 
 
+def _with_ties(sizes: Float[np.ndarray, " images"]) -> Float[np.ndarray, " images"]:
+    """Make equal what differs by rounding: sizes within `TIE` of the next smaller one become that."""
+    order = np.argsort(sizes, kind="stable")
+    ascending = sizes[order]
+    first = np.concatenate([[True], np.diff(ascending) > TIE])
+    tied = np.empty_like(sizes)
+    tied[order] = ascending[first][np.cumsum(first) - 1]
+    return tied
+
+
 def _signed_rank(differences: Float[np.ndarray, " images"]) -> float:
-    """`scipy.stats.wilcoxon`'s p of differences that are not zero.
+    """`scipy.stats.wilcoxon`'s p of differences that are not zero; those that differ by rounding are tied.
 
     For few differences with tied ranks scipy tries all signs one after the other, which takes a second; here they
     are tried at once.
     """
+    differences = np.sign(differences) * _with_ties(np.abs(differences))
     ranks = rankdata(np.abs(differences))
     if len(ranks) > _FEW or len(np.unique(ranks)) == len(ranks):
         return float(wilcoxon(differences).pvalue)

@@ -33,7 +33,7 @@ from gradsam_exp.training.fitting import check_same_network, fit, read_checkpoin
 Positive = Annotated[int, Field(ge=1)]
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class TrainSettings:
     """Holds the settings of ``conf/task/train.yaml``, where their defaults are.
 
@@ -50,13 +50,13 @@ class TrainSettings:
     """
 
     epochs: Positive
-    batch_size: Positive
+    batch_size: Annotated[int, Field(ge=1, le=2**16)]
     learning_rate: Annotated[float, Field(gt=0)]
     weight_decay: Annotated[float, Field(ge=0)]
     flip: bool
     fresh: bool
     patience: Positive | None
-    workers: Annotated[int, Field(ge=0)]
+    workers: Annotated[int, Field(ge=0, le=256)]
     start: str | None
     resume: str | None
 
