@@ -14,6 +14,8 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from gradsam_exp.errors import InputError, did_you_mean
 
 Node = dict[str, Any]
+MAX_BATCH = 2**16
+MAX_SEED = 2**32
 SPLITS = ("train", "val", "test")
 
 
@@ -83,6 +85,10 @@ def check(cfg: DictConfig) -> Config:
     config = Config(**{str(key): value for key, value in plain.items()})
     if config.batch_size <= 0:
         raise InputError(f"batch_size={config.batch_size}: must be positive")
+    if config.batch_size > MAX_BATCH:
+        raise InputError(f"batch_size={config.batch_size}: must be at most {MAX_BATCH}")
+    if not 0 <= config.seed < MAX_SEED:
+        raise InputError(f"seed={config.seed}: must be at least 0 and below 2³²")
     if config.devices < 1:
         raise InputError(f"devices={config.devices}: must be at least 1")
     if config.limit is not None and config.limit < 1:

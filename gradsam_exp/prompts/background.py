@@ -62,7 +62,7 @@ class ForegroundBackground(WithColdPixels):
         ring_distance: gap in pixels between the warm region and the ring.
     """
 
-    n: Annotated[int, Field(ge=0)] = 4
+    n: Annotated[int, Field(ge=0, le=1000)] = 4
     placement: Placement = "extreme"
     tie: Tie = "first"
     ring_distance: Annotated[float, Field(ge=0)] = 6.0

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from gradsam_exp.registry import Registry, check_value
 from gradsam_exp.types import Chosen, LowRes, Masks, PromptContext, Prompts, Segmentation
@@ -23,12 +23,17 @@ def _fraction(value: float) -> float:
 def _odd(value: int) -> int:
     if value < 1 or value % 2 == 0:
         raise ValueError("must be odd and positive, so that the grid has a centre")
+    if value > MAX_GRID:
+        raise ValueError(f"must be at most {MAX_GRID}: a grid has the square of it in points")
     return value
 
 
+MAX_GRID = 101
 Fraction = Annotated[float, AfterValidator(_fraction)]
 OddInt = Annotated[int, AfterValidator(_odd)]
-Offset = Annotated[float, Field(gt=0)]
+Offset = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=1000)]
+"""Number of points, peaks or rounds."""
 
 # Defaults and ranges of the knobs that several strategies share; ``conf/config.yaml`` has the same defaults.
 FG_THRESHOLD = 0.8
@@ -40,6 +45,8 @@ KNOBS = {"fg_threshold": Fraction, "bg_threshold": Fraction, "grid_size": OddInt
 
 class PromptStrategy(ABC):
     """A prompt strategy turns heatmaps into prompts; its fields are the knobs of its configuration."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(allow_inf_nan=False)
 
     kinds: ClassVar[frozenset[str]] = frozenset({"points"})
     """Its prompts hold these of ``points``, ``boxes``, ``masks``; checked against the segmenter up front."""

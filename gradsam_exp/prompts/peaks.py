@@ -11,11 +11,10 @@ from scipy import ndimage
 from skimage.feature import peak_local_max
 from torch import Tensor
 
-from gradsam_exp.prompts.base import STRATEGIES, Fraction, PromptStrategy
+from gradsam_exp.prompts.base import STRATEGIES, Count, Fraction, PromptStrategy
 from gradsam_exp.prompts.foreground import pixel_positions, point_prompts
 from gradsam_exp.types import BACKGROUND, FOREGROUND, PromptContext, Prompts, stack_points
 
-Count = Annotated[int, Field(ge=1)]
 Distance = Annotated[float, Field(gt=0)]
 
 

@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torchvision.ops import masks_to_boxes
 
-from gradsam_exp.prompts.base import STRATEGIES, Fraction, PromptStrategy
+from gradsam_exp.prompts.base import STRATEGIES, Count, Fraction, PromptStrategy
 from gradsam_exp.prompts.foreground import Foreground, component_of_peak
 from gradsam_exp.types import NO_POINT, Chosen, LowRes, Masks, PromptContext, Prompts, Segmentation
 
@@ -98,7 +98,7 @@ class Cascade(Foreground):
     box_threshold: Fraction = 0.5
     feed_points: bool = True
     feed_box: bool = False
-    max_rounds: Annotated[int, Field(ge=1)] = 2
+    max_rounds: Count = 2
 
     def propose(self, ctx: PromptContext) -> Prompts:
         """Ask one query per image."""

@@ -38,7 +38,7 @@ from gradsam_exp.tracking.settings import wandb_settings
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class EvaluateSettings:
     """Holds the settings of ``conf/task/evaluate.yaml``.
 

@@ -51,7 +51,7 @@ _OF_TRAINING = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class TrainSettings:
     """Holds the settings of ``conf/task/train.yaml``, where their defaults are.
 
@@ -70,7 +70,7 @@ class TrainSettings:
     """
 
     epochs: Positive
-    batch_size: Positive
+    batch_size: Annotated[int, Field(ge=1, le=2**16)]
     learning_rate: Annotated[float, Field(gt=0)]
     weight_decay: Annotated[float, Field(ge=0)]
     flip: bool
@@ -78,7 +78,7 @@ class TrainSettings:
     class_weights: Literal["none", "balanced"]
     batch_pixels: Positive
     patience: Positive | None
-    workers: Annotated[int, Field(ge=0)]
+    workers: Annotated[int, Field(ge=0, le=256)]
     start: str | None
     resume: str | None
 
