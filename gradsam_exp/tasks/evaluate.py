@@ -69,8 +69,11 @@ def run(config: Config, job: Job) -> float:
     if "miou" not in {metric.name for metric in planned.metrics}:
         raise InputError("metrics.miou is off, but runs are compared by it: leave it on")
     tracker = wandb_settings(config.logger)
+    said: set[str] = job.session.keep("notes", str(job.sweep or job.folder), set)
     for note in planned.notes:
-        console.print(note, soft_wrap=True)
+        if note not in said:  # of a sweep's jobs, the first says it
+            said.add(note)
+            console.print(note, soft_wrap=True)
     alone = one_at_a_time(job.folder.parent / RUNNING, planned.identity) if job.sweep else nullcontext()
     with alone:
         same = (run for run in _earlier_runs(planned, settings, job) if run.identity == planned.identity)
