@@ -29,7 +29,7 @@ class Config:
     fg_threshold: float = MISSING
     bg_threshold: float = MISSING
     grid_size: int = MISSING
-    grid_offset: float = MISSING
+    grid_offset: Any = MISSING  # px, or a share such as 2%
     split: str = "test"
     limit: int | None = None
     seed: int = 0
@@ -83,6 +83,9 @@ def check(cfg: DictConfig) -> Config:
         if key not in KNOBS and key not in GROUPS:
             raise InputError(f"{key} is not a configuration key{did_you_mean(key, [*KNOBS, *GROUPS])}")
     config = Config(**{str(key): value for key, value in plain.items()})
+    for place in (vars(config), config.pipeline):  # so that 1 and 1.0 are one setting
+        if type(place.get("grid_offset")) is int:
+            place["grid_offset"] = float(place["grid_offset"])
     if config.batch_size <= 0:
         raise InputError(f"batch_size={config.batch_size}: must be positive")
     if config.batch_size > MAX_BATCH:

@@ -210,7 +210,7 @@ def write(planned: Plan, evaluation: Evaluation, run: Run) -> dict[str, Summary]
 
 def _say_once(job: Job, notes: Iterable[str]) -> None:
     """Print what was not printed before by this process: the jobs of a sweep have most notes in common."""
-    said = job.session.keep("said", None, set[str])
+    said: set[str] = job.session.keep("said", str(job.sweep or job.folder), set)
     for note in dict.fromkeys(notes):
         if note not in said:
             said.add(note)
