@@ -224,8 +224,8 @@ def _size_remark(shown: ExampleDataset, settings: TrainSettings) -> list[str]:
     if fitting >= settings.batch_size:
         return []
     return [
-        f"train: images have up to {width}×{height} px as the network sees them, {fitting} of which make a batch, "
-        f"not {settings.batch_size} (task.batch_pixels={settings.batch_pixels}); "
+        f"train: the network sees up to {width}×{height} px; batches of such images hold {fitting}, not "
+        f"{settings.batch_size} (task.batch_pixels={settings.batch_pixels}); "
         "model.size=[height,width] makes them smaller"
     ]
 
