@@ -58,7 +58,10 @@ class ImageClassifier(pl.LightningModule):
         self.val_accuracy = MulticlassAccuracy(len(self.class_names), average="micro")
         self.val_accuracy_by_class = MulticlassAccuracy(len(self.class_names), average="none")
         # Plain types only, so that a checkpoint loads with weights_only=True.
-        fields = {name: list(value) if value else None for name, value in vars(self.transform).items()}
+        fields = {
+            name: list(value) if isinstance(value, Sequence) else value
+            for name, value in vars(self.transform).items()
+        }
         rates = {"learning_rate": learning_rate, "weight_decay": weight_decay}
         names = {"backbone": backbone, "class_names": list(self.class_names)}
         self.save_hyperparameters({**names, "transform": fields, **rates, "flip": flip})

@@ -160,10 +160,11 @@ class Sparsity(HeatmapMetric):
 
     @staticmethod
     def _gini(values: Float[Tensor, "batch pixels"]) -> PerImage:
-        values = values.double().sort(1).values
-        count = values.shape[1]
-        rank = torch.arange(1, count + 1, dtype=torch.float64)
-        return ((2 * rank - count - 1) * values).sum(1) / (count * values.sum(1))
+        ranked = torch.from_numpy(np.sort(values.numpy(), axis=1)).double()  # several times as fast as torch's
+        count = ranked.shape[1]
+        weights = torch.arange(1, count + 1, dtype=torch.float64).mul_(2).sub_(count + 1)
+        total = count * ranked.sum(1)
+        return ranked.mul_(weights).sum(1) / total
 
 
 def _within(masks: Masks, distance: float) -> Masks:

@@ -4,9 +4,10 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from time import perf_counter
 from typing import Annotated, Literal
 
 import torch
@@ -68,7 +69,9 @@ def run(config: Config, job: Job) -> float:
     if config.data.get("check"):
         report_data_check(config, [config.split])
         return float("nan")
+    started = perf_counter()
     planned, own = plan(config, job), Run(job.folder)
+    checked = perf_counter() - started
     settings = build_checked("task", EvaluateSettings, config.task)
     if "miou" not in {metric.name for metric in planned.metrics}:
         raise InputError("metrics.miou is off, but runs are compared by it: leave it on")
@@ -83,7 +86,7 @@ def run(config: Config, job: Job) -> float:
         same = (run for run in _earlier_runs(planned, settings, job) if run.identity == planned.identity)
         earlier = next((run for run in same if run.is_whole), None)
         if earlier is None:
-            metrics = _evaluate(planned, settings, job)
+            metrics = _evaluate(planned, settings, job, checked)
         else:
             own.reuse(earlier)
             metrics = {name: Summary.from_json(name, value) for name, value in own.outcome.metrics.items()}
@@ -127,8 +130,8 @@ def _drawn_alike(run: Run, settings: EvaluateSettings) -> bool:
     return run.figures.is_dir() and shown == (settings.examples, settings.worst)
 
 
-def _evaluate(planned: Plan, settings: EvaluateSettings, job: Job) -> dict[str, Summary]:
-    """Make the run; returns the metrics."""
+def _evaluate(planned: Plan, settings: EvaluateSettings, job: Job, checked: float) -> dict[str, Summary]:
+    """Make the run, whose checks took ``checked`` seconds; returns the metrics."""
     config, run, draws = planned.config, Run(job.folder), settings.draws(job)
     gallery = Gallery(planned.classifier.class_names, first=settings.examples, worst=settings.worst)
     experiment = planned.experiment(among_others=job.sweep is not None)
@@ -139,8 +142,12 @@ def _evaluate(planned: Plan, settings: EvaluateSettings, job: Job) -> dict[str, 
         evaluation = experiment.run(planned.dataset, batch_size=config.batch_size, on_batch=observer)
     if isinstance(segmenter := experiment.pipeline.segmenter, CachedSegmenter):
         log.info("%d of %d queries so far were decoded, the others known", segmenter.decoded, segmenter.asked)
+    seconds = {"check": checked, **evaluation.seconds}
     if draws:
+        started = perf_counter()
         _draw(gallery, evaluation, run.figures)
+        seconds["draw"] = perf_counter() - started
+    evaluation = replace(evaluation, seconds=seconds)
     metrics = write(planned, evaluation, run)
     if problems := planned.dataset.problems:
         run.keep_problems([(problem.path, problem.what, problem.hint) for problem in problems])

@@ -53,7 +53,7 @@ def explain(
     pictures = GivenPictures(find_pictures(config.image), max_side=max_side, max_pixels=max_pixels)
     planned = plan(config, job, pictures.with_classes)
     names = planned.classifier.class_names
-    gallery = Gallery(names, first=sys.maxsize, worst=0)
+    gallery = Gallery(names, first=sys.maxsize, worst=0, max_side=None)
     seen: dict[str, list[_Seen]] = {}
 
     def on_batch(item: Prepared, result: PipelineResult) -> None:
