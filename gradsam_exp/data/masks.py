@@ -256,9 +256,8 @@ def _hint(found: np.ndarray, names: dict[int, str]) -> str:
         return "save it with a value for each thing, or give data.mask.object=nonzero if all but 0 is the object"
     shown = [names.get(int(value), int(value)) for value in found]
     proper = [value for value in shown if value not in (0, "#000000", 255)] or [value for value in shown if value]
-    example = f"'{proper[0]}'" if isinstance(proper[0], str) else str(proper[0])
+    said = f"data.mask.object={proper[0]}"
+    if isinstance(proper[0], str):
+        said = f"\"data.mask.object='{proper[0]}'\""  # for a shell, and Hydra's inner quotes
     ignoring = " data.mask.ignore=255" if 255 in shown and proper[0] != 255 else ""
-    return (
-        f"say what they mean, as in data.mask.object={example}{ignoring} "
-        "(or several values, nonzero, classes, instances)"
-    )
+    return f"say what they mean, as in {said}{ignoring} (or several values, nonzero, classes, instances)"
