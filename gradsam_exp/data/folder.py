@@ -224,6 +224,12 @@ class Folder(FileDataset):
             raise InputError(f"data.table={path}: {entries[int(twice.argmax())].image_id} stands in two rows")
         if not entries:
             raise InputError(f"data.table={path}: no row of split {self.split!r}")
+        lacking = [one.image for one in entries if one.truth is None]
+        if 0 < len(lacking) < len(entries):
+            raise InputError(
+                f"data.table={path}: {len(lacking)} of {len(entries)} images of split {self.split!r} have no "
+                f"mask, such as {lacking[0]}; give a mask for each, or for none"
+            )
         return entries, self._classes[0] if self.mask.object == "classes" else tuple(names)
 
 

@@ -110,14 +110,19 @@ def test_a_table_lists_files(tmp_path: Path):
     picture(tmp_path / "a/one.jpg")
     mask(tmp_path / "b/first.png")
     picture(tmp_path / "two.png")
-    rows = "image,mask,label,split\na/one.jpg,b/first.png,cat,test\ntwo.png,,dog,test\na/one.jpg,,cat,train\n"
+    mask(tmp_path / "b/second.png")
+    rows = "image,mask,label,split\na/one.jpg,b/first.png,cat,test\n"
+    rows += "two.png,b/second.png,dog,test\na/one.jpg,,cat,train\n"
     (tmp_path / "list.csv").write_text(rows)
     data = read(tmp_path, table="list.csv")
     assert ids(data) == ["a/one", "two"]
     assert tuple(data.class_names) == ("cat", "dog")
     assert [data[k].examples[0].label for k in range(2)] == [0, 1]
-    assert data[0].examples[0].mask is not None
-    assert data[1].examples[0].mask is None
+    assert all(data[k].examples[0].mask is not None for k in range(2))
+    assert read(tmp_path, "train", table="list.csv")[0].examples[0].mask is None
+    (tmp_path / "list.csv").write_text(rows.replace("b/second.png", ""))
+    with pytest.raises(InputError, match=r"1 of 2 images of split 'test' have no mask, such as .*two\.png"):
+        read(tmp_path, table="list.csv")
 
 
 @pytest.mark.parametrize(
