@@ -185,9 +185,13 @@ class DatasetMetric(ExampleMetric):
     A subclass states `COUNTS` and implements `tally` and `figures`. No example has a value of its own, and the
     metric no column in ``per_image.parquet``: the counts are kept in ``counts.parquet``, one row for each image
     and part (a class, say).
+
+    Attributes:
+        shows_parts: tables and ``metrics.json`` have a figure of each part as well.
     """
 
     COUNTS: ClassVar[tuple[str, ...]]
+    shows_parts: ClassVar[bool] = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -197,5 +197,6 @@ def summarize_counts(metric: "DatasetMetric", counts: pd.DataFrame, *, seed: int
     of_parts = {
         str(name): Summary(float(means[k]), (float(lows[k]), float(highs[k])), int(present[name]))
         for k, name in enumerate(parts)
+        if metric.shows_parts
     }
     return Summary(float(mean), (float(low), float(high)), len(images), facts, of_parts)

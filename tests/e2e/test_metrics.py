@@ -77,6 +77,7 @@ def test_a_run_measures_what_was_chosen(run):
     (folder,) = done.runs
     assert list(metrics_of(folder)) == [
         "fg_hit_rate", "bg_hit_rate", "distance_px", "miou", "dice", "boundary_iou", "leak", "accuracy",
+        "macro_accuracy",
         "pointing_game", "energy_in_mask", "best_threshold_iou",
     ]  # fmt: skip
     for title in ("Dice", "boundary IoU", "leak", "energy in mask"):
