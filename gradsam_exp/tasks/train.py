@@ -28,6 +28,7 @@ from gradsam_exp.engine.plan import find_dataset
 from gradsam_exp.engine.session import Job
 from gradsam_exp.errors import InputError
 from gradsam_exp.registry import build_checked, check_value
+from gradsam_exp.runs.folder import Run
 from gradsam_exp.runs.provenance import write_provenance
 from gradsam_exp.runs.writing import write_json
 from gradsam_exp.tracking.settings import wandb_settings
@@ -145,6 +146,9 @@ def run(config: Config, job: Job) -> float | None:
             return None
         _load_best(best, model)
         path = folder / "classifier.safetensors"
+        problems = dict.fromkeys((p.path, p.what, p.hint) for data in splits.values() for p in data.problems)
+        if problems:
+            Run(folder).keep_problems(list(problems))
         save_classifier(model, path)  # before anything is scored
         accuracies = {
             split: measure_accuracy(model, splits[split], pixels=settings.batch_pixels)

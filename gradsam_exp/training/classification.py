@@ -57,7 +57,8 @@ class RankBatches(Sampler[list[int]]):
 
     Args:
         batches: gives the same batches in every process.
-        rank: of this process, from 0.
+        rank: of this process, from 0. Where processes start later than this is made (``ddp_spawn``, ``ddp_fork``),
+            torch.distributed says it when it is known.
         ranks: the number of processes.
     """
 
@@ -70,7 +71,9 @@ class RankBatches(Sampler[list[int]]):
         return getattr(self.batches, "sampler", None)
 
     def __iter__(self) -> Iterator[list[int]]:
-        own = list(self.batches)[self.rank :: self.ranks]
+        started = torch.distributed.is_available() and torch.distributed.is_initialized()
+        rank = torch.distributed.get_rank() if started else self.rank
+        own = list(self.batches)[rank :: self.ranks]
         return iter(own + [[] for _ in range(len(self) - len(own))])
 
     def __len__(self) -> int:

@@ -56,7 +56,7 @@ def split_remarks(splits: Mapping[str, ExampleDataset]) -> list[str]:
         if without:
             kinds = f"{len(without)} of {len(dataset.class_names)} classes"
             lines.append(f"{split}: no image of {kinds} ({_some(without)})")
-    for split in splits.keys() - {"train"}:
+    for split in [name for name in splits if name != "train"]:
         shared = shared_pictures(splits["train"], splits[split])
         if shared:
             named = _some([str(path) for path in shared])
