@@ -219,7 +219,8 @@ def _say(planned: Plan, folder: Path, metrics: dict[str, Summary], evaluation: E
     counted = {"empty heatmaps": "empty_heatmap", "empty true masks": "empty_truth"}
     numbers = {what: int(evaluation.per_image[column].fillna(False).sum()) for what, column in counted.items()}
     found = ", ".join(f"{number} {what}" for what, number in numbers.items() if number)
-    if found:
-        console.print(f"note: {found}")
+    for note in (found, *(summary.note for summary in metrics.values())):
+        if note:
+            console.print(f"note: {note}", soft_wrap=True, markup=False)
     stages = " · ".join(f"{stage} {value:.1f} s" for stage, value in evaluation.seconds.items())
     console.print(f"{stages}\n{folder}", soft_wrap=True)
