@@ -73,6 +73,8 @@ def scaled_box(box: Int[np.ndarray, " 4"], size: tuple[int, int], to: int | None
 
 def score_map(heat: Float[Tensor, "height width"], size: int | None) -> Float[np.ndarray, "height width"]:
     """Resize a heatmap to ``size × size`` px (None: not) and scale it to [0, 1]; zero if it is constant."""
+    if heat.min() == heat.max():  # what is interpolated would differ by rounding
+        heat = torch.zeros_like(heat)
     if size is not None and tuple(heat.shape) != (size, size):
         heat = F.interpolate(heat[None, None].float(), (size, size), mode="bicubic", align_corners=False)[0, 0]
     values = heat.float().numpy()
