@@ -276,7 +276,8 @@ class PromptContext:
         frames: the segmenter's frames; None where no segmenter is involved.
 
     Raises:
-        ValueError: images, heatmaps and names of unequal number.
+        ValueError: images, heatmaps and names of unequal number; heatmaps or masks of another size than the
+            images; heatmaps that are not finite.
     """
 
     images: Images
@@ -300,6 +301,19 @@ class PromptContext:
             object.__setattr__(self, name, None if value is None else value.to("cpu"))
         if self.masks is not None and self.counted is not None:
             object.__setattr__(self, "masks", self.masks & self.counted)
+        self._check_maps()
+
+    def _check_maps(self) -> None:
+        """Check heatmaps and masks against the images; heatmaps of zeros are marked as empty."""
+        values = self.heatmaps.values
+        for name, maps in (("heatmaps", values), ("masks", self.masks)):
+            if maps is not None and tuple(maps.shape[-2:]) != self.size:
+                sides = [f"{side[1]}×{side[0]}" for side in (tuple(maps.shape[-2:]), self.size)]
+                raise ValueError(f"{name} of {sides[0]} px do not belong to images of {sides[1]} px: resize them")
+        if not values.isfinite().all():
+            raise ValueError("heatmaps hold NaN or infinite values")
+        empty = self.heatmaps.empty | (values.flatten(1).amax(1) <= 0) if len(values) else self.heatmaps.empty
+        object.__setattr__(self, "heatmaps", replace(self.heatmaps, empty=empty))
 
     def __len__(self) -> int:
         return len(self.images)

@@ -159,7 +159,7 @@ class MaskTruth(Truth):
                 if region.value not in self.classes:
                     known = ", ".join(str(value) for value in list(self.classes)[:_NAMED])
                     what = f"has the value {region.value}, which names no class (known: {known})"
-                    raise FileProblem(self.path, what, "name it in data.class_names, or data.mask.ignore it")
+                    raise FileProblem(self.path, what, "name it in data.class_list, or data.mask.ignore it")
                 name, label = self.classes[region.value]
             elif kind == "instances":
                 name = str(region.value)

@@ -19,7 +19,7 @@ from gradsam_exp.overlap import iou, only_counted
 from gradsam_exp.prompts.background import ForegroundBackground
 from gradsam_exp.prompts.base import PromptStrategy
 from gradsam_exp.prompts.foreground import Foreground
-from gradsam_exp.segmenters.base import Embeddings, Segmenter
+from gradsam_exp.segmenters.base import Embeddings, Segmenter, check_prompts
 from gradsam_exp.selectors.base import MaskSelector
 from gradsam_exp.selectors.score import PredictedIoU
 from gradsam_exp.types import Choice, PromptContext, Prompts, Segmentation
@@ -95,7 +95,9 @@ class Pipeline:
     ) -> Generator[Prompts, Segmentation | None, PipelineResult]:
         """Asks round by round: yields prompts, is sent the segmenter's answer, and returns what is kept."""
         ctx = replace(ctx, frames=_Frames(self.segmenter, embeddings))
+        asker = f"the strategy {type(self.strategy).__name__}"
         prompts = self.strategy.propose(ctx)
+        check_prompts(prompts, embeddings, asker)
         kept = self._answered(ctx, embeddings, prompts, (yield prompts))
         ious = [_ious(ctx, kept)]
         going = torch.ones(len(ctx), dtype=torch.bool)
@@ -105,6 +107,7 @@ class Pipeline:
             active &= going
             if not active.any():
                 break
+            check_prompts(prompts, embeddings, asker)
             prompts = prompts[active[prompts.example_index]]
             revised = self._answered(ctx, embeddings, prompts, (yield prompts))
             # What was turned down would be asked the same again.

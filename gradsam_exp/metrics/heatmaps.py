@@ -25,6 +25,9 @@ class HeatmapMetric(ExampleMetric):
     higher_is_better = True
 
 
+_EQUAL = 1e-5  # of 1; heat that differs by less is equal but for rounding
+
+
 @METRICS.register("pointing_game")
 class PointingGame(HeatmapMetric):
     """The pointing game is 1 where the heatmap's maximum lies on the true mask, else 0.
@@ -53,7 +56,7 @@ class PointingGame(HeatmapMetric):
         (truth,) = only_counted(truth, counted=counted)
         near = truth if self.tolerance == 0 else _within(truth, self.tolerance)
         values = _ranked(heatmaps, counted)
-        maxima = values == values.amax((1, 2), keepdim=True)
+        maxima = values >= values.amax((1, 2), keepdim=True) - _EQUAL
         return (maxima & near).sum((1, 2)).double(), maxima.sum((1, 2)).double()
 
 

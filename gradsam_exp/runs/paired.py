@@ -109,7 +109,7 @@ def _found(
 
 
 def _signed_rank(differences: Float[np.ndarray, " images"]) -> float:
-    """`scipy.stats.wilcoxon`'s p of differences that are not zero.
+    """`scipy.stats.wilcoxon`'s p of differences that are not zero; those that differ by rounding are tied.
 
     For few differences with tied ranks scipy tries all signs one after the other, which takes a second; here they
     are tried at once.

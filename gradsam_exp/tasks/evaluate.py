@@ -2,7 +2,7 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
@@ -38,7 +38,7 @@ from gradsam_exp.tracking.settings import wandb_settings
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class EvaluateSettings:
     """Holds the settings of ``conf/task/evaluate.yaml``.
 
@@ -76,11 +76,7 @@ def run(config: Config, job: Job) -> float:
     if "miou" not in {metric.name for metric in planned.metrics}:
         raise InputError("metrics.miou is off, but runs are compared by it: leave it on")
     tracker = wandb_settings(config.logger)
-    said = job.session.keep("said", None, set[str])
-    for note in dict.fromkeys([*planned.notes, *planned.dataset.notes]):
-        if note not in said:
-            said.add(note)
-            console.print(note, soft_wrap=True)
+    _say_once(job, [*planned.notes, *planned.dataset.notes])
     alone = one_at_a_time(job.folder.parent / RUNNING, planned.identity) if job.sweep else nullcontext()
     with alone:
         same = (run for run in _earlier_runs(planned, settings, job) if run.identity == planned.identity)
@@ -152,7 +148,11 @@ def _evaluate(planned: Plan, settings: EvaluateSettings, job: Job, checked: floa
     if problems := planned.dataset.problems:
         run.keep_problems([(problem.path, problem.what, problem.hint) for problem in problems])
     if job.sweep is None:  # a sweep has one table for all
-        _say(planned, run.folder, metrics, evaluation)
+        _say(planned, metrics)
+    _say_once(job, _counted(evaluation))
+    if job.sweep is None:
+        stages = " · ".join(f"{stage} {value:.1f} s" for stage, value in evaluation.seconds.items())
+        console.print(f"{stages}\n{run.folder}", soft_wrap=True)
     return metrics
 
 
@@ -208,7 +208,24 @@ def write(planned: Plan, evaluation: Evaluation, run: Run) -> dict[str, Summary]
     return metrics
 
 
-def _say(planned: Plan, folder: Path, metrics: dict[str, Summary], evaluation: Evaluation) -> None:
+def _say_once(job: Job, notes: Iterable[str]) -> None:
+    """Print what was not printed before by this process: the jobs of a sweep have most notes in common."""
+    said: set[str] = job.session.keep("said", str(job.sweep or job.folder), set)
+    for note in dict.fromkeys(notes):
+        if note not in said:
+            said.add(note)
+            console.print(note, soft_wrap=True)
+
+
+def _counted(evaluation: Evaluation) -> list[str]:
+    """Say how many heatmaps and true masks are empty, if any."""
+    counted = {"empty heatmaps": "empty_heatmap", "empty true masks": "empty_truth"}
+    numbers = {what: int(evaluation.per_image[column].fillna(False).sum()) for what, column in counted.items()}
+    found = ", ".join(f"{number} {what}" for what, number in numbers.items() if number)
+    return [f"note: {found}"] if found else []
+
+
+def _say(planned: Plan, metrics: dict[str, Summary]) -> None:
     config = planned.config
     parts = [config.pipeline["name"], config.explainer["name"], config.sam["name"]]
     parts.append(f"{config.data['name']}/{config.split}")
@@ -216,11 +233,6 @@ def _say(planned: Plan, folder: Path, metrics: dict[str, Summary], evaluation: E
         parts.append("upper bound: looks at the truth")
     console.print(" · ".join(parts), style="bold", soft_wrap=True)
     console.print(results_table(metrics))
-    counted = {"empty heatmaps": "empty_heatmap", "empty true masks": "empty_truth"}
-    numbers = {what: int(evaluation.per_image[column].fillna(False).sum()) for what, column in counted.items()}
-    found = ", ".join(f"{number} {what}" for what, number in numbers.items() if number)
-    for note in (found, *(summary.note for summary in metrics.values())):
-        if note:
-            console.print(f"note: {note}", soft_wrap=True, markup=False)
-    stages = " · ".join(f"{stage} {value:.1f} s" for stage, value in evaluation.seconds.items())
-    console.print(f"{stages}\n{folder}", soft_wrap=True)
+    for summary in metrics.values():
+        if summary.note:
+            console.print(f"note: {summary.note}", soft_wrap=True, markup=False)

@@ -65,7 +65,9 @@ def explain(
             found = _Seen(name, int(item.predicted[k]), shares, target, float(result.predicted_iou[k]))
             seen.setdefault(item.batch.image_ids[image], []).append(found)
 
-    planned.experiment().run(pictures, batch_size=min(config.batch_size, _AT_ONCE), on_batch=on_batch)
+    for note in pictures.notes:
+        console.print(note, soft_wrap=True)
+    planned.experiment().run(planned.dataset, batch_size=min(config.batch_size, _AT_ONCE), on_batch=on_batch)
     examples = {example.example_id: example for example in gallery.first_examples()}
     for name, size in zip(pictures.names, pictures.original_sizes, strict=True):
         console.print(f"{name}: {_ranked(names, seen[name][0].predicted, seen[name][0].shares)}", soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
 from gradsam_exp.data.base import DATASETS, Aligned, ExampleDataset, Limited
@@ -209,6 +211,20 @@ def test_instances_in_one_file_are_examples_of_the_images_class(own: Path):
     data = read(own, mask={"object": "instances"})
     assert [one.label for one in data[3].examples] == [1, 1]
     assert [data[3].example_id(one) for one in data[3].examples] == ["dog/1:100", "dog/1:200"]
+
+
+def test_what_a_refusal_proposes_can_be_given_to_a_shell(own: Path):
+    values = np.zeros((*SIZE[::-1], 3), dtype=np.uint8)
+    values[2:5, 2:5], values[8:10, 8:10] = (255, 0, 0), (255, 255, 0)
+    Image.fromarray(values).save(own / "masks/test/dog/1.png")
+    with pytest.raises(InputError) as refused:
+        read(own)
+    words = shlex.split(str(refused.value).partition("as in ")[2].partition(" (or")[0])
+    (override,) = OverridesParser.create().parse_overrides(words)
+    assert (override.key_or_group, override.value()) == ("data.mask.object", "#ff0000")
+    found = read(own, mask={"object": [override.value(), 255]})[3].examples[0].mask
+    assert found is not None
+    assert int(found.sum()) == 9
 
 
 def test_a_mask_of_one_value_is_read_as_the_others_say(own: Path):
