@@ -65,7 +65,7 @@ class ExampleMetric(Metric):
     is_differentiable = False
     name: ClassVar[str]
     column: ClassVar[str]
-    title: ClassVar[str]
+    title: str
     unit: ClassVar[str] = ""
     group: ClassVar[str]
     needs: ClassVar[tuple[str, ...]]
@@ -184,7 +184,7 @@ class DatasetMetric(ExampleMetric):
 
     A subclass states `COUNTS` and implements `tally` and `figures`. No example has a value of its own, and the
     metric no column in ``per_image.parquet``: the counts are kept in ``counts.parquet``, one row for each image
-    and part (a class, say).
+    and part (a class, say). A count is a number, or a row of as many numbers everywhere (a histogram, say).
 
     Attributes:
         shows_parts: tables and ``metrics.json`` have a figure of each part as well.
@@ -214,15 +214,25 @@ class DatasetMetric(ExampleMetric):
                 masks of one image are merged and its ``image_ids``, and the ``class_names``.
 
         Returns:
-            Rows of ``image_id``, ``part`` and `COUNTS`.
+            Rows of ``image_id``, ``part`` and `COUNTS`; ``part`` is empty if there are none.
         """
 
     @abstractmethod
     def figures(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Make the figures of counts ``(*, parts, len(COUNTS))``: of all parts ``(*)``, of each ``(*, parts)``.
+        """Make the figures of counts ``(*, parts, numbers)``: of all parts ``(*)``, of each ``(*, parts)``.
 
-        NaN where there is none.
+        The parts are sorted by name; the numbers are those of `COUNTS`, one after the other. NaN where there is
+        no figure.
         """
+
+    def note(self, counts: np.ndarray) -> str:
+        """Say what has to be known about the figures of counts ``(parts, numbers)``, on one line; or nothing."""
+        return ""
+
+    @property
+    def before_prompts(self) -> bool:
+        """Tell that it is measured with everything else: counts are not stored beside heatmaps."""
+        return False
 
     def add(self, known: Mapping[str, Any]) -> None:
         """Count on a batch and remember it; nothing if something that the metric needs is not known."""

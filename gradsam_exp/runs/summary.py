@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 RESAMPLES = 2000
 _AT_ONCE = 100  # resamples, for the memory
+_DENSE = 0.1  # share of numbers that are there from which on a full matrix is faster
 _COLUMNS = {"miou": "iou", "accuracy": "correct"}  # of runs that do not say it
 
 
@@ -67,6 +68,7 @@ class Summary:
         n: how many examples have a value.
         facts: what the metric is; None where the mean is of no metric.
         parts: of a figure of the whole data set, those of its parts, such as classes; ``n`` counts images.
+        note: what has to be known about it, on one line.
     """
 
     mean: float
@@ -74,11 +76,13 @@ class Summary:
     n: int
     facts: MetricFacts | None = None
     parts: Mapping[str, "Summary"] = field(default_factory=dict)
+    note: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values; NaN becomes None, which JSON can say."""
         mean, *ends = (None if np.isnan(value) else value for value in (self.mean, *self.ci95))
         plain = {"mean": mean, "ci95": ends, "n": self.n, **(asdict(self.facts) if self.facts else {})}
+        plain |= {"note": self.note} if self.note else {}
         parts = {name: part.as_json() for name, part in self.parts.items()}
         return {**plain, "parts": parts} if parts else plain
 
@@ -89,7 +93,7 @@ class Summary:
         mean, low, high = (float("nan") if value is None else float(value) for value in numbers)
         parts = {part: cls.from_json(part, own) for part, own in plain.get("parts", {}).items()}
         parts = {part: replace(own, facts=None) for part, own in parts.items()}
-        return cls(mean, (low, high), int(plain["n"]), MetricFacts.read(name, plain), parts)
+        return cls(mean, (low, high), int(plain["n"]), MetricFacts.read(name, plain), parts, plain.get("note", ""))
 
 
 def summarize(
@@ -176,16 +180,21 @@ def summarize_counts(metric: "DatasetMetric", counts: pd.DataFrame, *, seed: int
     counts = counts.sort_values(["image_id", "part"], kind="stable")
     image, images = pd.factorize(counts["image_id"])
     part, parts = pd.factorize(counts["part"], sort=True)
-    width = len(metric.COUNTS)
-    cells = csr_matrix((len(images), len(parts) * width))
-    for k, column in enumerate(metric.COUNTS):
-        own = (counts[column].to_numpy(dtype=np.float64), (image, part * width + k))
-        cells += csr_matrix(own, shape=cells.shape)
+    numbers = np.concatenate(
+        [np.array(counts[name].tolist()).reshape(len(counts), -1) for name in metric.COUNTS], 1
+    )
+    width = numbers.shape[1]
+    place = (np.repeat(image, width), (part[:, None] * width + np.arange(width)).ravel())
+    cells: Any = csr_matrix((numbers.ravel().astype(np.float64), place), shape=(len(images), len(parts) * width))
+    if cells.nnz > _DENSE * cells.shape[0] * cells.shape[1]:
+        cells = cells.toarray()
 
     def figures(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return metric.figures((drawn @ cells).reshape(len(drawn), len(parts), width))
 
     (mean,), (means,) = figures(np.ones((1, len(images))))
+    if np.isnan(mean):
+        return Summary(nothing, (nothing, nothing), 0, facts)
     rng = np.random.default_rng(seed)
     found = []
     for resamples in (RESAMPLES // _AT_ONCE) * [_AT_ONCE]:
@@ -197,6 +206,7 @@ def summarize_counts(metric: "DatasetMetric", counts: pd.DataFrame, *, seed: int
     of_parts = {
         str(name): Summary(float(means[k]), (float(lows[k]), float(highs[k])), int(present[name]))
         for k, name in enumerate(parts)
-        if metric.shows_parts
+        if name and metric.shows_parts
     }
-    return Summary(float(mean), (float(low), float(high)), len(images), facts, of_parts)
+    note = metric.note(cells.sum(0).reshape(len(parts), width))
+    return Summary(float(mean), (float(low), float(high)), len(images), facts, of_parts, note)

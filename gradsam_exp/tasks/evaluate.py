@@ -233,3 +233,6 @@ def _say(planned: Plan, metrics: dict[str, Summary]) -> None:
         parts.append("upper bound: looks at the truth")
     console.print(" · ".join(parts), style="bold", soft_wrap=True)
     console.print(results_table(metrics))
+    for summary in metrics.values():
+        if summary.note:
+            console.print(f"note: {summary.note}", soft_wrap=True, markup=False)
