@@ -46,7 +46,7 @@ from gradsam_exp.prompts.base import STRATEGIES
 from gradsam_exp.segmenters.base import Embeddings
 from gradsam_exp.segmenters.checkpoints import load_segmenter
 from gradsam_exp.segmenters.sam import SamSegmenter
-from gradsam_exp.types import Heatmaps, ExampleBatch, PromptContext, Prompts
+from gradsam_exp.types import ExampleBatch, Heatmaps, PromptContext, Prompts
 
 JOBS = ["pipeline=fg,fgbg", "bg_threshold=0.05,0.1,0.15,0.2,0.3", "grid_offset=1,2"]
 JOB_COUNT = 20

@@ -14,6 +14,8 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from gradsam_exp.errors import InputError, did_you_mean
 
 Node = dict[str, Any]
+MAX_BATCH = 2**16
+MAX_SEED = 2**32
 SPLITS = ("train", "val", "test")
 
 
@@ -27,7 +29,7 @@ class Config:
     fg_threshold: float = MISSING
     bg_threshold: float = MISSING
     grid_size: int = MISSING
-    grid_offset: float = MISSING
+    grid_offset: Any = MISSING  # px, or a share such as 2%
     split: str = "test"
     limit: int | None = None
     seed: int = 0
@@ -81,8 +83,15 @@ def check(cfg: DictConfig) -> Config:
         if key not in KNOBS and key not in GROUPS:
             raise InputError(f"{key} is not a configuration key{did_you_mean(key, [*KNOBS, *GROUPS])}")
     config = Config(**{str(key): value for key, value in plain.items()})
+    for place in (vars(config), config.pipeline):  # so that 1 and 1.0 are one setting
+        if type(place.get("grid_offset")) is int:
+            place["grid_offset"] = float(place["grid_offset"])
     if config.batch_size <= 0:
         raise InputError(f"batch_size={config.batch_size}: must be positive")
+    if config.batch_size > MAX_BATCH:
+        raise InputError(f"batch_size={config.batch_size}: must be at most {MAX_BATCH}")
+    if not 0 <= config.seed < MAX_SEED:
+        raise InputError(f"seed={config.seed}: must be at least 0 and below 2³²")
     if config.devices < 1:
         raise InputError(f"devices={config.devices}: must be at least 1")
     if config.limit is not None and config.limit < 1:

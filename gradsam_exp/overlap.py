@@ -10,6 +10,11 @@ def iou(one: Tensor, other: Tensor) -> Tensor:
     return torch.where(union > 0, intersection / union.clamp(min=1), 1.0)
 
 
+def only_counted(*masks: Tensor, counted: Tensor | None) -> tuple[Tensor, ...]:
+    """Take the pixels that do not count out of bool masks; None: all count."""
+    return masks if counted is None else tuple(mask & counted for mask in masks)
+
+
 def soft_iou(probability: Tensor, heat: Tensor) -> Tensor:
     """Compute ``Σ p·h / Σ max(p, h)`` of maps ``(*, height, width)`` in [0, 1]; 0 if both are zero everywhere.
 

@@ -164,12 +164,12 @@ def build_checked(key: str, factory: Callable[..., T], node: Mapping[str, Any], 
 
 
 def check_value(key: str, annotation: Any, value: Any) -> Any:
-    """Convert ``value`` to ``annotation`` (bounds in ``Annotated`` included).
+    """Convert ``value`` to ``annotation`` (bounds in ``Annotated`` included); NaN and infinity are no numbers.
 
     Raises:
         InputError: naming ``key`` if it does not fit.
     """
-    config = None if is_dataclass(annotation) else ConfigDict(arbitrary_types_allowed=True)
+    config = None if is_dataclass(annotation) else ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
     try:
         return TypeAdapter(annotation, config=config).validate_python(value)
     except ValidationError as error:

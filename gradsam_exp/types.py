@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -98,6 +98,12 @@ class ExampleBatch:
         """Make a batch in which every image is one example."""
         names = tuple(image_ids)
         return cls(images, torch.arange(len(images)), labels, masks, names, names)
+
+    def to(self, device: torch.device | str) -> ExampleBatch:
+        """Return the same batch on ``device``."""
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        moved: dict[str, Any] = {name: value.to(device) for name, value in tensors.items()}
+        return replace(self, **moved)
 
     def of_images(self, rows: slice) -> ExampleBatch:
         """Return some of the images with their examples."""
@@ -264,11 +270,14 @@ class PromptContext:
         heatmaps: where the classifier looked.
         example_ids: one name per example; numbers if left out.
         seed: what random strategies draw depends on it; see `generator`.
-        masks: the true masks, for strategies and selectors that declare ``needs_truth`` only; else None.
+        masks: the true masks, for strategies and selectors that declare ``needs_truth`` only; else None. Pixels
+            that do not count are in none.
+        counted: the pixels that count, for the same ones; None: all, or not said.
         frames: the segmenter's frames; None where no segmenter is involved.
 
     Raises:
-        ValueError: images, heatmaps and names of unequal number.
+        ValueError: images, heatmaps and names of unequal number; heatmaps or masks of another size than the
+            images; heatmaps that are not finite.
     """
 
     images: Images
@@ -277,6 +286,7 @@ class PromptContext:
     seed: int = 0
     masks: Masks | None = None
     frames: Frames | None = None
+    counted: Masks | None = None
 
     def __post_init__(self) -> None:
         if not self.example_ids:
@@ -286,9 +296,24 @@ class PromptContext:
                 f"{len(self.images)} images, {len(self.heatmaps)} heatmaps and {len(self.example_ids)} names "
                 "do not belong together"
             )
-        for name in ("images", "heatmaps", "masks"):
+        for name in ("images", "heatmaps", "masks", "counted"):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else value.to("cpu"))
+        if self.masks is not None and self.counted is not None:
+            object.__setattr__(self, "masks", self.masks & self.counted)
+        self._check_maps()
+
+    def _check_maps(self) -> None:
+        """Check heatmaps and masks against the images; heatmaps of zeros are marked as empty."""
+        values = self.heatmaps.values
+        for name, maps in (("heatmaps", values), ("masks", self.masks)):
+            if maps is not None and tuple(maps.shape[-2:]) != self.size:
+                sides = [f"{side[1]}×{side[0]}" for side in (tuple(maps.shape[-2:]), self.size)]
+                raise ValueError(f"{name} of {sides[0]} px do not belong to images of {sides[1]} px: resize them")
+        if not values.isfinite().all():
+            raise ValueError("heatmaps hold NaN or infinite values")
+        empty = self.heatmaps.empty | (values.flatten(1).amax(1) <= 0) if len(values) else self.heatmaps.empty
+        object.__setattr__(self, "heatmaps", replace(self.heatmaps, empty=empty))
 
     def __len__(self) -> int:
         return len(self.images)

@@ -4,16 +4,18 @@ This module knows nothing of heatmaps, data sets or files' places.
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 import torchvision
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassAccuracy
+from torch.nn.modules.batchnorm import _BatchNorm
+from torchmetrics.classification import MulticlassConfusionMatrix
 
 from gradsam_exp.classifiers.transform import Transform
 from gradsam_exp.errors import InputError, did_you_mean
@@ -33,10 +35,13 @@ class ImageClassifier(pl.LightningModule):
             instead of from scratch; only the last layer is new.
         learning_rate, weight_decay: AdamW's; the rate is the peak of a one-cycle schedule.
         flip: mirror half of the training images.
+        class_weights: what an example of each class counts in the loss; None: 1. Not kept in files.
 
     Raises:
         InputError: unknown backbone, or ImageNet weights that cannot be downloaded.
     """
+
+    class_weights: Tensor | None
 
     def __init__(
         self,
@@ -48,6 +53,7 @@ class ImageClassifier(pl.LightningModule):
         learning_rate: float = 2e-3,
         weight_decay: float = 0.05,
         flip: bool = True,
+        class_weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         self.transform = Transform(**transform) if isinstance(transform, dict) else transform or Transform()
@@ -55,10 +61,14 @@ class ImageClassifier(pl.LightningModule):
         self.backbone_name = backbone
         self.learning_rate, self.weight_decay, self.flip = learning_rate, weight_decay, flip
         self.backbone = build_backbone(backbone, len(self.class_names), pretrained=pretrained)
-        self.val_accuracy = MulticlassAccuracy(len(self.class_names), average="micro")
-        self.val_accuracy_by_class = MulticlassAccuracy(len(self.class_names), average="none")
+        self.val_confusion = MulticlassConfusionMatrix(max(2, len(self.class_names)))
+        weights = None if class_weights is None else torch.tensor(class_weights)
+        self.register_buffer("class_weights", weights, persistent=False)
         # Plain types only, so that a checkpoint loads with weights_only=True.
-        fields = {name: list(value) if value else None for name, value in vars(self.transform).items()}
+        fields = {
+            name: list(value) if isinstance(value, Sequence) else value
+            for name, value in vars(self.transform).items()
+        }
         rates = {"learning_rate": learning_rate, "weight_decay": weight_decay}
         names = {"backbone": backbone, "class_names": list(self.class_names)}
         self.save_hyperparameters({**names, "transform": fields, **rates, "flip": flip})
@@ -68,31 +78,44 @@ class ImageClassifier(pl.LightningModule):
         return self.backbone(images if images.is_floating_point() else self.transform(images))
 
     def training_step(self, batch: ExampleBatch, batch_index: int) -> Tensor:
-        """Compute the cross entropy of one batch, mirrored at random."""
+        """Compute the loss of one batch, its images mirrored at random; 0 for an empty batch."""
         del batch_index
-        pixels = self.transform(batch.own_images)
+        if not len(batch):  # of a process that has one batch less than the others
+            return torch.stack([parameter.sum() for parameter in self.parameters()]).sum() * 0
+        pixels = batch.images if batch.images.is_floating_point() else self.transform(batch.images)
         if self.flip:
-            mirrored = torch.rand(len(batch), device=pixels.device) < 0.5
+            mirrored = torch.rand(len(pixels), device=pixels.device) < 0.5
             pixels = torch.where(mirrored[:, None, None, None], pixels.flip(-1), pixels)
-        loss = F.cross_entropy(self.backbone(pixels), batch.labels)
-        self.log("train/loss", loss, prog_bar=True)
+        with batch_norm_of_single_values(self.backbone):
+            loss = self.loss(self.backbone(pixels)[batch.image_of], batch.labels)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
         return loss
 
+    def loss(self, logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
+        """Compute the mean over a batch's examples of cross entropy times class weight."""
+        if self.class_weights is None:
+            return F.cross_entropy(logits, labels)
+        return F.cross_entropy(logits, labels, weight=self.class_weights, reduction="none").mean()
+
     def validation_step(self, batch: ExampleBatch, batch_index: int) -> None:
-        """Measure the accuracy, overall and per class."""
+        """Measure the loss, and count predictions for the accuracies."""
         del batch_index
-        logits = self(batch.own_images)
-        self.val_accuracy.update(logits, batch.labels)
-        self.val_accuracy_by_class.update(logits, batch.labels)
-        self.log("val/loss", F.cross_entropy(logits, batch.labels), batch_size=len(batch))
+        loss = torch.zeros((), device=self.device)
+        if len(batch):
+            logits = self(batch.images)[batch.image_of]
+            self.val_confusion.update(logits, batch.labels)
+            loss = self.loss(logits, batch.labels)
+        self.log("val/loss", loss, batch_size=len(batch), sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the epoch's accuracies."""
-        self.log("val/accuracy", self.val_accuracy.compute(), prog_bar=True)
-        for name, value in zip(self.class_names, self.val_accuracy_by_class.compute(), strict=True):
-            self.log(f"val/accuracy/{name}", value)
-        self.val_accuracy.reset()
-        self.val_accuracy_by_class.reset()
+        """Log the epoch's accuracies: of all examples, and of each class that has some."""
+        counts = self.val_confusion.compute()
+        correct, given = counts.diagonal(), counts.sum(1)
+        self.log("val/accuracy", correct.sum() / given.sum(), prog_bar=True)
+        for name, right, number in zip(self.class_names, correct, given, strict=True):
+            if number:
+                self.log(f"val/accuracy/{name}", right / number)
+        self.val_confusion.reset()
 
     def configure_optimizers(self) -> Any:
         """Train with AdamW under a one-cycle schedule over the whole training."""
@@ -101,6 +124,32 @@ class ImageClassifier(pl.LightningModule):
             optimizer, self.learning_rate, total_steps=int(self.trainer.estimated_stepping_batches)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+@contextmanager
+def batch_norm_of_single_values(network: nn.Module) -> Iterator[None]:
+    """Let batch norm use its running statistics where a batch has one value per channel, which has no variance.
+
+    That is a batch of one image whose feature map has shrunk to 1×1. The statistics stay as they are, and modules
+    in training mode are so again afterwards.
+    """
+
+    def before(module: nn.Module, given: tuple[Tensor, ...]) -> None:
+        if given[0].numel() == given[0].shape[1]:
+            module.eval()
+
+    def after(module: nn.Module, *_: Any) -> None:
+        module.train()
+
+    hooks = []
+    for module in network.modules():
+        if isinstance(module, _BatchNorm) and module.training:
+            hooks += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def build_backbone(name: str, classes: int, *, pretrained: bool = False) -> nn.Module:

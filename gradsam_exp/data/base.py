@@ -9,11 +9,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from gradsam_exp.data.pictures import FileProblem
 from gradsam_exp.errors import InputError, did_you_mean
 from gradsam_exp.registry import Registry
 from gradsam_exp.types import ExampleBatch
@@ -57,10 +59,12 @@ class ExampleDataset(Dataset[Sample], ABC):
     Attributes:
         class_names: the classes that labels count.
         notes: what whoever uses it should be told once, one line each.
+        problems: files that were left out, with the reason.
     """
 
     class_names: Sequence[str]
     notes: Sequence[str] = ()
+    problems: Sequence[FileProblem] = ()
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -92,7 +96,7 @@ class View(ExampleDataset):
 
     def __init__(self, dataset: ExampleDataset) -> None:
         self.dataset = dataset
-        self.class_names, self.notes = dataset.class_names, dataset.notes
+        self.class_names, self.notes, self.problems = dataset.class_names, dataset.notes, dataset.problems
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -294,25 +298,37 @@ class SizeBuckets(Sampler[list[int]]):
 
     Args:
         pixels: most pixels of a batch; one image is never too many.
-        shuffle: mix the images of each size, and the batches, anew in every epoch (by torch's seed).
+        shuffle: mix the images of each size, and the batches, anew in every epoch. The order depends on torch's
+            seed and the epoch, on nothing that is drawn meanwhile. Lightning calls `set_epoch`.
     """
 
     def __init__(
         self, dataset: ExampleDataset, batch_size: int, *, pixels: int | None = None, shuffle: bool = False
     ) -> None:
         self.batch_size, self.pixels, self.shuffle = batch_size, pixels, shuffle
+        self.seed, self.epoch = torch.initial_seed(), 0
         self.buckets: dict[tuple[int, int], list[int]] = defaultdict(list)
         for index in range(len(dataset)):
             self.buckets[dataset.image_size(index)].append(index)
 
+    @property
+    def sampler(self) -> SizeBuckets:
+        """Return itself: Lightning tells the epoch to a batch sampler's ``sampler``."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Move on to the given epoch's order."""
+        self.epoch = epoch
+
     def __iter__(self) -> Iterator[list[int]]:
         batches = []
+        rng = np.random.default_rng([self.seed, self.epoch])
         for image_size, bucket in self.buckets.items():
-            order = [bucket[k] for k in torch.randperm(len(bucket))] if self.shuffle else bucket
+            order = [bucket[k] for k in rng.permutation(len(bucket))] if self.shuffle else bucket
             most = self._most(image_size)
             batches += [order[start : start + most] for start in range(0, len(order), most)]
         if self.shuffle:
-            batches = [batches[k] for k in torch.randperm(len(batches))]
+            batches = [batches[k] for k in rng.permutation(len(batches))]
         return iter(batches)
 
     def __len__(self) -> int:

@@ -159,7 +159,7 @@ class MaskTruth(Truth):
                 if region.value not in self.classes:
                     known = ", ".join(str(value) for value in list(self.classes)[:_NAMED])
                     what = f"has the value {region.value}, which names no class (known: {known})"
-                    raise FileProblem(self.path, what, "name it in data.class_names, or data.mask.ignore it")
+                    raise FileProblem(self.path, what, "name it in data.class_list, or data.mask.ignore it")
                 name, label = self.classes[region.value]
             elif kind == "instances":
                 name = str(region.value)
@@ -269,14 +269,13 @@ class FileDataset(ExampleDataset):
         known = self._settled(known)
         _require_objects([one.truth for one in known])
         if self.problems and self.on_error == "stop":
-            raise InputError(told(self.problems, len(entries)))
+            raise FileProblems(self.problems, len(entries))
         self._known = [one for one in known if one.truth.labels]
         self.notes = self._notes(known)
         if not self._known:
-            what = (
-                told(self.problems, len(entries)) if self.problems else "no image has an object that is asked for"
-            )
-            raise InputError(f"data: nothing is left of split {self.split!r}: {what}")
+            if self.problems:
+                raise FileProblems(self.problems, len(entries))
+            raise InputError(f"data: no image of split {self.split!r} has an object that is asked for")
         parts = [(one.entry.image_id, list(one.truth.labels), one.digest) for one in self._known]
         self._digest = digest([self.class_names, self.labels, parts])
 
@@ -384,8 +383,19 @@ def _require_objects(truths: Sequence[TruthFacts]) -> None:
         raise InputError(f"data.mask: no mask has the object that is asked for; values found: {', '.join(values)}")
 
 
-def told(problems: Sequence[FileProblem], files: int) -> str:
-    """Word an error about one or several files, all of them named."""
+class FileProblems(InputError):
+    """One or several files of a data set cannot be used; the message names them.
+
+    Attributes:
+        problems: all of them.
+    """
+
+    def __init__(self, problems: Sequence[FileProblem], files: int) -> None:
+        super().__init__(_told(problems, files))
+        self.problems = list(problems)
+
+
+def _told(problems: Sequence[FileProblem], files: int) -> str:
     if len(problems) == 1:
         return str(problems[0])
     lines = "".join(f"\n  {problem}" for problem in problems[:_NAMED])

@@ -204,6 +204,12 @@ class Folder(FileDataset):
             raise InputError(f"data.table={path}: {wrong}")
         names = sorted(set(table["label"]) - {""}) if "label" in table and self.labels != "none" else []
         if "split" in table:
+            known = [name for names_of in SPLIT_NAMES.values() for name in names_of]
+            for given in sorted(set(table["split"])):
+                if given.lower() not in known:
+                    raise InputError(
+                        f"data.table={path}: split {given!r} is not known{did_you_mean(given, SPLIT_NAMES)}"
+                    )
             table = table[table["split"].str.lower().isin(SPLIT_NAMES[self.split])]
         entries = []
         for row in table.to_dict("records"):
@@ -218,6 +224,12 @@ class Folder(FileDataset):
             raise InputError(f"data.table={path}: {entries[int(twice.argmax())].image_id} stands in two rows")
         if not entries:
             raise InputError(f"data.table={path}: no row of split {self.split!r}")
+        lacking = [one.image for one in entries if one.truth is None]
+        if 0 < len(lacking) < len(entries):
+            raise InputError(
+                f"data.table={path}: {len(lacking)} of {len(entries)} images of split {self.split!r} have no "
+                f"mask, such as {lacking[0]}; give a mask for each, or for none"
+            )
         return entries, self._classes[0] if self.mask.object == "classes" else tuple(names)
 
 

@@ -16,6 +16,8 @@ from scipy import ndimage
 from gradsam_exp.data.pictures import MAX_PIXELS, FileProblem, opened
 
 _REACH, _LOSSY_REACH = 8, 16  # px from a smoothed border to both its sides, ripples of compression included
+_LINE = 7  # px; what is nowhere so thick in a compressed mask may be the border of an object, and no object
+_NARROW = 9  # px around a middle grey in a compressed mask, where it is a border: dark and light are there
 _RIPPLE = 16  # of 255: how far resampling and compression miss 0 and 255 beside a border
 _LOSSY = {"JPEG", "JPEG2000", "WEBP", "AVIF"}
 _SHOWN = 6  # values in a message
@@ -222,8 +224,12 @@ def _soft(values: np.ndarray, *, lossy: bool) -> bool:
     if not near[between].all():
         return False
     if lossy:  # ripples are all over the blocks that hold a border
+        # Lines of 255 around objects whose numbers the compression has lost are nowhere thick.
+        thick = (ndimage.minimum_filter(values, _LINE, mode="constant") > 127).any()
         clear = (values <= _RIPPLE) | (values >= 255 - _RIPPLE)
-        return bool(flat.mean() <= 0.01 and clear.mean() >= 0.8)
+        low, high = values <= 2 * _RIPPLE, values >= 255 - 2 * _RIPPLE
+        beside = ndimage.maximum_filter(low, _NARROW) & ndimage.maximum_filter(high, _NARROW)
+        return bool(thick and flat.mean() <= 0.01 and clear.mean() >= 0.8 and (low | high | beside).all())
     shades = np.unique(values[(values > 2 * _RIPPLE) & (values < 255 - 2 * _RIPPLE)])
     if len(shades) < 3 or flat.any():
         return False
@@ -250,9 +256,8 @@ def _hint(found: np.ndarray, names: dict[int, str]) -> str:
         return "save it with a value for each thing, or give data.mask.object=nonzero if all but 0 is the object"
     shown = [names.get(int(value), int(value)) for value in found]
     proper = [value for value in shown if value not in (0, "#000000", 255)] or [value for value in shown if value]
-    example = f"'{proper[0]}'" if isinstance(proper[0], str) else str(proper[0])
+    said = f"data.mask.object={proper[0]}"
+    if isinstance(proper[0], str):
+        said = f"\"data.mask.object='{proper[0]}'\""  # for a shell, and Hydra's inner quotes
     ignoring = " data.mask.ignore=255" if 255 in shown and proper[0] != 255 else ""
-    return (
-        f"say what they mean, as in data.mask.object={example}{ignoring} "
-        "(or several values, nonzero, classes, instances)"
-    )
+    return f"say what they mean, as in {said}{ignoring} (or several values, nonzero, classes, instances)"

@@ -119,14 +119,17 @@ class Shapes(ExampleDataset):
         return hashlib.blake2b(f"{facts}{self.background.digest}".encode(), digest_size=16).hexdigest()
 
 
+Side = Annotated[int, Field(ge=16, le=8192)]
+
+
 @DATASETS.register("shapes")
 def shapes(
     split: str,
     *,
     background: dict[str, Any],
-    width: Annotated[int, Field(ge=16)] = 64,
-    height: Annotated[int, Field(ge=16)] = 48,
-    lengths: dict[str, Annotated[int, Field(ge=1)]] | None = None,
+    width: Side = 64,
+    height: Side = 48,
+    lengths: dict[str, Annotated[int, Field(ge=1, le=10**8)]] | None = None,
     seed: Annotated[int, Field(ge=0)] = 0,
     min_size: Annotated[int, Field(ge=3)] = 13,
     max_size: Annotated[int, Field(ge=3)] = 19,

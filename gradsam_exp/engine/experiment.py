@@ -18,7 +18,9 @@ from gradsam_exp.engine.pipeline import Pipeline, PipelineResult
 from gradsam_exp.engine.predictions import encode_predictions
 from gradsam_exp.engine.preparation import CHUNK, CHUNK_PIXELS, Preparation, Prepared
 from gradsam_exp.errors import InputError
-from gradsam_exp.metrics.base import ExampleMetric
+from gradsam_exp.metrics.base import DatasetMetric, ExampleMetric
+from gradsam_exp.metrics.class_miou import merge_scores
+from gradsam_exp.overlap import only_counted
 from gradsam_exp.types import BACKGROUND, FOREGROUND, PromptContext, Prompts
 
 LOGITS_BYTES = 2**29  # of the masks of images that are segmented together; selectors need a few times this
@@ -35,6 +37,7 @@ class Evaluation:
         metrics: with the values of all images, in no particular order.
         per_image: one row per example, by name; a column for each metric, and facts.
         predictions: prompts (JSON) and mask (COCO RLE) of every example, in the same order.
+        counts: what data-set metrics counted: rows of ``metric``, ``image_id``, ``part`` and numbers.
         prepared: of each chunk its ``image_ids``, ``example_ids`` with their ``image_of``, and in ``stored`` where
             the store keeps it.
         seconds: time by stage.
@@ -43,6 +46,7 @@ class Evaluation:
     metrics: tuple[ExampleMetric, ...]
     per_image: pd.DataFrame
     predictions: pd.DataFrame
+    counts: pd.DataFrame
     prepared: list[dict[str, Any]]
     seconds: dict[str, float]
 
@@ -92,7 +96,7 @@ class Experiment:
                     facts.append(pd.DataFrame(_facts(part, result, names)))
                     if len(facts) == 1:  # the columns are the same of every part
                         _check_columns(metrics, facts[0])
-                    _measure(metrics, part, result)
+                    _measure(metrics, part, result, names)
                     batch = part.batch
                     encoded = encode_predictions(
                         batch.example_ids, batch.image_id_of, result.masks, result.prompts
@@ -100,12 +104,14 @@ class Experiment:
                     predictions.append(pd.DataFrame(encoded))
                 if on_batch is not None:
                     on_batch(part, result)
-        values = {metric.column: metric.per_example().numpy() for metric in metrics if metric.column != CORRECT}
+        own = [metric for metric in metrics if metric.column not in ("", CORRECT)]
+        values = {metric.column: metric.per_example().numpy() for metric in own}
         per_image = pd.concat([pd.concat(facts, ignore_index=True), pd.DataFrame(values)], axis=1)
         return Evaluation(
             metrics=metrics,
             per_image=_in_order(per_image),
             predictions=_in_order(pd.concat(predictions)),
+            counts=_counts(metrics),
             prepared=chunks,
             seconds=dict(self.stopwatch.seconds),
         )
@@ -132,6 +138,7 @@ class Experiment:
                     part.batch.example_ids,
                     seed=self.seed,
                     masks=part.batch.masks if self.pipeline.needs_truth else None,
+                    counted=part.batch.counted if self.pipeline.needs_truth else None,
                 ),
                 part.embeddings,
             )
@@ -171,7 +178,9 @@ def _cut(group: Sequence[Prepared], rows: slice) -> list[Prepared]:
     return parts
 
 
-def _measure(metrics: Sequence[ExampleMetric], item: Prepared, result: PipelineResult) -> None:
+def _measure(
+    metrics: Sequence[ExampleMetric], item: Prepared, result: PipelineResult, names: Sequence[str]
+) -> None:
     """Record every metric's values of a chunk, those that are stored as well."""
     known = {
         "masks": result.masks,
@@ -182,16 +191,35 @@ def _measure(metrics: Sequence[ExampleMetric], item: Prepared, result: PipelineR
         "labels": item.batch.labels,
         "images": item.batch.own_images,
         "counted": item.batch.counted,
+        "round_ious": result.round_ious,
     }
     for metric in metrics:
+        if isinstance(metric, DatasetMetric):
+            scores = merge_scores(result.masks, item.heatmaps, result.predicted_iou)
+            metric.add({**known, "scores": scores, "image_ids": item.batch.image_id_of, "class_names": names})
+            continue
         stored = item.quality.get(metric.name)
         metric.record(metric.measure_known(known, len(item.batch)) if stored is None else stored)
+
+
+def _counts(metrics: Sequence[ExampleMetric]) -> pd.DataFrame:
+    """What data-set metrics counted, by image."""
+    rows = [
+        {"metric": metric.name, **row}
+        for metric in metrics
+        if isinstance(metric, DatasetMetric)
+        for row in metric.rows
+    ]
+    table = pd.DataFrame(rows, columns=None if rows else ["metric", "image_id", "part"])
+    return table.sort_values(["metric", "image_id", "part"], kind="stable").reset_index(drop=True)
 
 
 def _check_columns(metrics: Sequence[ExampleMetric], facts: pd.DataFrame) -> None:
     """Refuse, by an `InputError`, a metric whose values would stand in the column of something else."""
     taken = set(facts) - {CORRECT}
     for metric in metrics:
+        if isinstance(metric, DatasetMetric):
+            continue
         if metric.column in taken:
             raise InputError(f"metrics.{metric.name}: per_image.parquet has a column {metric.column} already")
         taken.add(metric.column)
@@ -200,20 +228,25 @@ def _check_columns(metrics: Sequence[ExampleMetric], facts: pd.DataFrame) -> Non
 def _facts(item: Prepared, result: PipelineResult, names: Sequence[str]) -> dict[str, Any]:
     """The columns that every run has, whatever is measured."""
     labels, predicted, truth = item.batch.labels.tolist(), item.predicted.tolist(), item.batch.masks
+    (masks,) = only_counted(result.masks, counted=item.batch.counted)
+    if truth is not None:
+        (truth,) = only_counted(truth, counted=item.batch.counted)
     return {
         "example_id": list(item.batch.example_ids),
         "image_id": item.batch.image_id_of,
         "class_name": [names[label] if label >= 0 else None for label in labels],
         "predicted_class": [names[label] for label in predicted],
         CORRECT: [guess == label if label >= 0 else None for guess, label in zip(predicted, labels, strict=True)],
+        "explained_class": [names[target] for target in item.heatmaps.targets.tolist()],
         "predicted_iou": result.predicted_iou.tolist(),
+        "merge_score": merge_scores(result.masks, item.heatmaps, result.predicted_iou).tolist(),
         "candidate": result.candidates.tolist(),
         "rounds": result.rounds.tolist(),
         "fg_points": _points(result.prompts, FOREGROUND, len(item.batch)),
         "bg_points": _points(result.prompts, BACKGROUND, len(item.batch)),
         "empty_heatmap": item.heatmaps.empty.tolist(),
         "empty_truth": [None] * len(item.batch) if truth is None else (~truth.flatten(1).any(1)).tolist(),
-        "mask_px": result.masks.flatten(1).sum(1).tolist(),
+        "mask_px": masks.flatten(1).sum(1).tolist(),
     }
 
 

@@ -15,10 +15,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from gradsam_exp.overlap import iou, only_counted
 from gradsam_exp.prompts.background import ForegroundBackground
 from gradsam_exp.prompts.base import PromptStrategy
 from gradsam_exp.prompts.foreground import Foreground
-from gradsam_exp.segmenters.base import Embeddings, Segmenter
+from gradsam_exp.segmenters.base import Embeddings, Segmenter, check_prompts
 from gradsam_exp.selectors.base import MaskSelector
 from gradsam_exp.selectors.score import PredictedIoU
 from gradsam_exp.types import Choice, PromptContext, Prompts, Segmentation
@@ -34,6 +35,8 @@ class PipelineResult:
         prompts, segmentation: what was asked for the masks that are kept, and all that was answered; one
             row per query of every example's last accepted round.
         rounds: each example was asked so many times.
+        round_ious: the IoU of each example's mask after every round, of one that is asked no more its last; only
+            where a strategy asks several times and looks at the true masks.
     """
 
     masks: Bool[Tensor, "batch height width"]
@@ -41,6 +44,7 @@ class PipelineResult:
     prompts: Prompts
     segmentation: Segmentation
     rounds: Int[Tensor, " batch"]
+    round_ious: Float[Tensor, "batch rounds"] | None = None
 
     @property
     def predicted_iou(self) -> Float[Tensor, " batch"]:
@@ -91,8 +95,11 @@ class Pipeline:
     ) -> Generator[Prompts, Segmentation | None, PipelineResult]:
         """Asks round by round: yields prompts, is sent the segmenter's answer, and returns what is kept."""
         ctx = replace(ctx, frames=_Frames(self.segmenter, embeddings))
+        asker = f"the strategy {type(self.strategy).__name__}"
         prompts = self.strategy.propose(ctx)
+        check_prompts(prompts, embeddings, asker)
         kept = self._answered(ctx, embeddings, prompts, (yield prompts))
+        ious = [_ious(ctx, kept)]
         going = torch.ones(len(ctx), dtype=torch.bool)
         for _ in range(self.strategy.max_rounds - 1):
             chosen = _chosen(kept)
@@ -100,12 +107,15 @@ class Pipeline:
             active &= going
             if not active.any():
                 break
+            check_prompts(prompts, embeddings, asker)
             prompts = prompts[active[prompts.example_index]]
             revised = self._answered(ctx, embeddings, prompts, (yield prompts))
             # What was turned down would be asked the same again.
             going = active & self.strategy.better(ctx, revised.masks, kept.masks)
             kept = _merged(kept, revised, going, active)
-        return kept
+            ious.append(_ious(ctx, kept))
+        known = [values for values in ious if values is not None]
+        return replace(kept, round_ious=torch.stack(known, 1)) if known and self.strategy.max_rounds > 1 else kept
 
     def _decoded(self, asked: Sequence[tuple[int, Embeddings, Prompts]]) -> Iterator[tuple[int, Segmentation]]:
         """Decodes the prompts of several batches; those that use the same kinds of prompts together."""
@@ -171,6 +181,13 @@ class _Frames:
 
     def to_original(self, logits: Float[Tensor, "masks low low"]) -> Bool[Tensor, "masks height width"]:
         return self.segmenter.to_original(logits, self.embeddings)
+
+
+def _ious(ctx: PromptContext, result: PipelineResult) -> Float[Tensor, " batch"] | None:
+    """Returns the IoU of each mask, on the pixels that count; None without true masks."""
+    if ctx.masks is None:
+        return None
+    return iou(*only_counted(result.masks, ctx.masks, counted=ctx.counted))
 
 
 def _kinds(asked: tuple[int, Embeddings, Prompts]) -> tuple[bool, bool]:

@@ -28,7 +28,7 @@ from gradsam_exp.errors import InputError
 from gradsam_exp.explainers.base import EXPLAINERS
 from gradsam_exp.metrics.base import ExampleMetric, build_metrics
 from gradsam_exp.metrics.faithfulness import FAITHFULNESS
-from gradsam_exp.prompts.base import STRATEGIES, check_knobs
+from gradsam_exp.prompts.base import KNOBS, STRATEGIES, check_knobs, pixels
 from gradsam_exp.refiners.base import REFINERS, Refiner
 from gradsam_exp.registry import build_checked, check_value
 from gradsam_exp.segmenters.base import SEGMENTERS, Segmenter
@@ -37,6 +37,7 @@ from gradsam_exp.selectors.base import SELECTORS
 
 _CODE = ("gradsam_exp.engine.plan", "gradsam_exp.runs.summary")
 """Modules that results run through, besides the plug-ins."""
+SMALL_GRID = 0.02  # of the shorter side: a grid that spans less is nearly one point
 _PLACES = {"checkpoint", "url", "sha256", "max_queries"}
 """Parameters of a segmenter that say where its weights lie or how much is done at once, not what it answers."""
 
@@ -70,12 +71,46 @@ class Plan:
 
     @property
     def notes(self) -> list[str]:
-        """List notes for the user on settings that the prompt strategy chose by itself, such as its selector."""
-        brought = self.pipeline.strategy.brings_selector
-        if brought is None or brought != self.config.selector["name"] or self.job.given("selector"):
+        """List what the user may not expect of the settings, such as knobs without effect."""
+        name, strategy = self.config.pipeline["name"], self.pipeline.strategy
+        brought, notes = strategy.brings_selector, []
+        if brought is not None and brought == self.config.selector["name"] and not self.job.given("selector"):
+            notes.append(f"pipeline={name} brings selector={brought}; choose another with selector=…")
+        return notes + self._without_effect() + self._small_grid()
+
+    def _without_effect(self) -> list[str]:
+        """Name the knobs that were given and that the chosen strategy does not look at."""
+        node, ignored = self.config.pipeline, self.pipeline.strategy.ignored
+        shared = [knob for knob in KNOBS if self.job.given(knob) and (knob not in node or knob in ignored)]
+        own = [f"pipeline.{knob}" for knob in sorted(ignored) if self.job.given(f"pipeline.{knob}")]
+        return [f"{knob} has no effect with {self._strategy_given}" for knob in [*shared, *own]]
+
+    @property
+    def _strategy_given(self) -> str:
+        """The strategy as the command line gives it, with what makes it look away from other knobs."""
+        node, ignored = self.config.pipeline, self.pipeline.strategy.ignored
+        parts = [f"pipeline={node['name']}"]
+        if "grid_offset" in ignored:
+            parts.append("grid_size=1")
+        if node.get("n") == 0:
+            parts.append("pipeline.n=0")
+        elif ignored & {"tie", "ring_distance"}:
+            parts.append(f"pipeline.placement={node['placement']}")
+        return " ".join(parts)
+
+    def _small_grid(self) -> list[str]:
+        """Say that the grid of points is a small part of the first picture; of a single run only."""
+        node, ignored = self.config.pipeline, self.pipeline.strategy.ignored
+        if self.job.sweep is not None or "grid_offset" not in node or "grid_offset" in ignored:
             return []
-        name = self.config.pipeline["name"]
-        return [f"pipeline={name} brings selector={brought}; choose another with selector=…"]
+        size, count = self.dataset.image_size(0), node["grid_size"]
+        span = (count - 1) * pixels(node["grid_offset"], size)
+        if count == 1 or span >= SMALL_GRID * min(size):
+            return []
+        return [
+            f"the {count}×{count} grid of points spans {span:g} px, {span / min(size):.1%} of the first picture's "
+            f"shorter side: grid_offset=2% would grow with the picture"
+        ]
 
     @cached_property
     def identity(self) -> str:

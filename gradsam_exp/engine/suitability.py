@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from gradsam_exp.classifiers.base import ClassifierSource
+from gradsam_exp.classifiers.transform import input_size
 from gradsam_exp.config import Config, Node
 from gradsam_exp.digest import digest
 from gradsam_exp.engine.session import Job, Session
@@ -69,7 +70,7 @@ def check_explainer(
     key = digest([file.digest, node])
     explainer = session.keep("outlined explainer", key, lambda: _outlined(config, node, file, session))
     if frame is not None and isinstance(explainer, ModelExplainer):
-        size = file.size or frame
+        size = input_size(file.size, frame)
         session.keep("checked explainer", (key, size), lambda: explainer.check(size))
 
 

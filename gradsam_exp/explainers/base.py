@@ -77,9 +77,8 @@ def scale_to_unit(maps: Map) -> tuple[Map, Bool[Tensor, " batch"]]:
 
     Returns:
         The scaled maps, and which of them are *empty*: without any positive value. An empty map is all
-        zero, never NaN. A constant positive map has no minimum to subtract and becomes all one.
+        zero. A constant positive map has no minimum to subtract and becomes all one.
     """
-    maps = torch.nan_to_num(maps, nan=0.0, posinf=0.0, neginf=0.0)
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
     span = high - low
     scaled = torch.where(span > 0, (maps - low) / span.clamp(min=torch.finfo(maps.dtype).tiny), 1.0)
@@ -142,7 +141,9 @@ class ModelExplainer(ABC):
         model: any network that maps a batch of images to logits ``(B, classes)``.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(
+        arbitrary_types_allowed=True, extra="forbid", allow_inf_nan=False
+    )
 
     model: nn.Module = dataclasses.field(repr=False)
 

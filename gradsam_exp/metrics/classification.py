@@ -1,9 +1,13 @@
-"""This metric is the classifier's top-1 accuracy: 1 for each image with the right class, else 0."""
+"""These metrics score the classifier's top-1 class: the share that is right, of all examples and by class."""
 
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
 from jaxtyping import Int
 from torch import Tensor
 
-from gradsam_exp.metrics.base import METRICS, ExampleMetric
+from gradsam_exp.metrics.base import METRICS, DatasetMetric, ExampleMetric
 from gradsam_exp.types import PerImage
 
 
@@ -18,3 +22,42 @@ class Accuracy(ExampleMetric):
     def measure(self, predicted: Int[Tensor, " batch"], labels: Int[Tensor, " batch"]) -> PerImage:
         """Give 1 where the class is right, else 0."""
         return (predicted == labels).double()
+
+
+@METRICS.register("macro_accuracy")
+class MacroAccuracy(DatasetMetric):
+    """Macro accuracy is the mean over the classes of the share of their examples that are predicted correctly.
+
+    It is in [0, 1], and known as balanced accuracy: every class counts alike, however many examples it has. A
+    class without examples has no accuracy and does not count; neither do examples without a label. The figures of
+    the classes, which may be hundreds, follow from ``counts.parquet``.
+    """
+
+    name, title, group = "macro_accuracy", "macro accuracy", "classification"
+    needs = ("predicted", "labels")
+    higher_is_better = True
+    COUNTS = ("correct", "examples")
+    shows_parts = False
+
+    def tally(self, known: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """See `DatasetMetric.tally`."""
+        found: dict[tuple[str, int], list[int]] = {}
+        labels, predicted = known["labels"].tolist(), known["predicted"].tolist()
+        for image, label, guess in zip(known["image_ids"], labels, predicted, strict=True):
+            if label >= 0:
+                counts = found.setdefault((image, label), [0, 0])
+                counts[0] += guess == label
+                counts[1] += 1
+        names = known["class_names"]
+        return [
+            {"image_id": image, "part": names[label], **dict(zip(self.COUNTS, counts, strict=True))}
+            for (image, label), counts in found.items()
+        ]
+
+    def figures(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See `DatasetMetric.figures`."""
+        correct, examples = np.moveaxis(counts.astype(np.float64), -1, 0)
+        shares = np.divide(correct, examples, out=np.full_like(correct, np.nan), where=examples > 0)
+        present = (examples > 0).sum(-1)
+        sums = np.nansum(shares, axis=-1)
+        return np.divide(sums, present, out=np.full_like(sums, np.nan), where=present > 0), shares

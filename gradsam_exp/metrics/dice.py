@@ -3,6 +3,7 @@
 import torch
 
 from gradsam_exp.metrics.base import METRICS, ExampleMetric
+from gradsam_exp.overlap import only_counted
 from gradsam_exp.types import Masks, PerImage
 
 
@@ -10,8 +11,8 @@ from gradsam_exp.types import Masks, PerImage
 class Dice(ExampleMetric):
     """The Dice coefficient is twice the pixels that both masks have, over the sum of their areas.
 
-    In [0, 1]; two empty masks have 1. It is the F1 score of the pixels. Dice, *Measures of the amount of ecologic
-    association between species* (1945).
+    In [0, 1]; two empty masks have 1. It is the F1 score of the pixels that count. Dice, *Measures of
+    the amount of ecologic association between species* (1945).
 
     >>> import torch
     >>> metric = Dice()
@@ -21,11 +22,12 @@ class Dice(ExampleMetric):
     """
 
     name, title, group = "dice", "Dice", "masks"
-    needs = ("masks", "truth")
+    needs = ("masks", "truth", "counted")
     higher_is_better = True
 
-    def measure(self, masks: Masks, truth: Masks) -> PerImage:
+    def measure(self, masks: Masks, truth: Masks, counted: Masks | None = None) -> PerImage:
         """Compute the Dice coefficient of each image."""
+        masks, truth = only_counted(masks, truth, counted=counted)
         both = (masks & truth).sum((1, 2)).double()
         areas = (masks.sum((1, 2)) + truth.sum((1, 2))).double()
         return torch.where(areas > 0, 2 * both / areas.clamp(min=1), 1.0)

@@ -15,28 +15,39 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from gradsam_exp.metrics.base import METRICS, ExampleMetric, Network
-from gradsam_exp.types import Heatmaps, Images, Maps, PerImage
+from gradsam_exp.types import Heatmaps, Images, Maps, Masks, PerImage
 
 FAITHFULNESS = ("deletion_auc", "insertion_auc", "road")
 """The metrics that ``task.faithfulness=true`` adds."""
 PERCENTILES = (20, 40, 60, 80)
 """ROAD removes these shares of the pixels, in percent, and takes the mean."""
+_TOUCHED = 1e-4  # of a pixel of the input, what is interpolated from pixels that do not count
 Pixels = Float[Tensor, "batch channels height width"]
 Image = Float[Tensor, "channels height width"]
 Predict = Callable[[Tensor], Tensor]
 
 
 class FaithfulnessMetric(ExampleMetric):
-    """A faithfulness metric changes images where the heatmap is hot, and asks the classifier again."""
+    """A faithfulness metric changes images where the heatmap is hot, and asks the classifier again.
+
+    Pixels that do not count are never changed and have no rank; a pixel of the network's input counts if all do
+    that it is interpolated from.
+    """
 
     group = "faithfulness"
-    needs = ("heatmaps", "images", "network")
+    needs = ("heatmaps", "images", "network", "counted")
 
     @torch.no_grad()
-    def measure(self, heatmaps: Heatmaps, images: Images, network: Network) -> PerImage:
+    def measure(
+        self, heatmaps: Heatmaps, images: Images, network: Network, counted: Masks | None = None
+    ) -> PerImage:
         """Measure at the resolution of the network's input."""
         pixels = network.pixels(images)
-        return self.react(network.logits, pixels, network.resized(heatmaps.values, pixels), heatmaps.targets)
+        maps = network.resized(heatmaps.values, pixels)
+        if counted is not None:
+            counted = network.resized((~counted).float(), pixels) <= _TOUCHED
+            maps = maps.masked_fill(~counted, -torch.inf)
+        return self.react(network.logits, pixels, maps, heatmaps.targets)
 
     @abstractmethod
     def react(self, predict: Predict, pixels: Pixels, maps: Maps, targets: Int[Tensor, " batch"]) -> PerImage:
@@ -45,7 +56,7 @@ class FaithfulnessMetric(ExampleMetric):
         Args:
             predict: network input to logits.
             pixels: network input, normalised, so that 0 is the mean colour.
-            maps: the heatmaps at the same resolution.
+            maps: the heatmaps at the same resolution, −∞ where a pixel does not count.
             targets: the explained class ids.
         """
 
@@ -70,10 +81,12 @@ class PixelSteps(FaithfulnessMetric):
     def react(self, predict: Predict, pixels: Pixels, maps: Maps, targets: Int[Tensor, " batch"]) -> PerImage:
         """Integrate the probability by trapezoids."""
         start, end = self.ends(pixels)
-        rank = _rank(maps)
+        fixed = maps.isneginf()[:, None]
+        start, end = torch.where(fixed, pixels, start), torch.where(fixed, pixels, end)
+        rank, ranked = _rank(maps), _ranked(maps)
         curve = []
         for step in range(self.steps + 1):
-            changed = (rank < round(step / self.steps * rank[0].numel()))[:, None]
+            changed = _first(rank, ranked, step / self.steps)[:, None]
             curve.append(_probability(predict, torch.where(changed, end, start), targets))
         return torch.trapezoid(torch.stack(curve, 1), dx=1 / self.steps, dim=1)
 
@@ -125,23 +138,30 @@ class CombinedROAD(FaithfulnessMetric):
 
     def react(self, predict: Predict, pixels: Pixels, maps: Maps, targets: Int[Tensor, " batch"]) -> PerImage:
         """Subtract the change that the most relevant pixels make from that of the least relevant ones."""
-        rank = _rank(maps)
-        most = self.change(predict, pixels, rank, targets)
-        least = self.change(predict, pixels, rank[0].numel() - 1 - rank, targets)
+        rank, ranked = _rank(maps), _ranked(maps)
+        last = torch.where(maps.isneginf(), rank, ranked[:, None, None] - 1 - rank)
+        most = self.change(predict, pixels, rank, targets, ranked)
+        least = self.change(predict, pixels, last, targets, ranked)
         return (least - most) / 2
 
     def change(
-        self, predict: Predict, pixels: Pixels, rank: Int[Tensor, "batch height width"], targets: Tensor
+        self,
+        predict: Predict,
+        pixels: Pixels,
+        rank: Int[Tensor, "batch height width"],
+        targets: Tensor,
+        ranked: Int[Tensor, " batch"] | None = None,
     ) -> PerImage:
         """Compute the mean change of the class's probability after the pixels of lowest rank were imputed.
 
         For the most relevant pixels a faithful heatmap gives a large drop (a negative number), for the least
-        relevant ones none.
+        relevant ones none. ``ranked`` is the number of each image's pixels that count; all if it is not given.
         """
+        ranked = torch.full((len(rank),), rank[0].numel()) if ranked is None else ranked
         before = _probability(predict, pixels, targets)
         changes = []
         for percentile in PERCENTILES:
-            removed = rank < round(percentile / 100 * rank[0].numel())
+            removed = _first(rank, ranked, percentile / 100)
             rng = default_rng(self.seed)
             pairs = zip(pixels, removed, strict=True)
             imputed = torch.stack([impute(image, gone, noise=self.noise, rng=rng) for image, gone in pairs])
@@ -193,9 +213,22 @@ def impute(image: Image, removed: Bool[Tensor, "height width"], *, noise: float,
 
 
 def _rank(maps: Maps) -> Int[Tensor, "batch height width"]:
-    """Number the pixels from 0 for the hottest; ties in scan order."""
+    """Number the pixels from 0 for the hottest; ties in scan order. Those that do not count (−∞) come last."""
     order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
     return order.argsort(1).unflatten(1, maps.shape[1:])
+
+
+def _ranked(maps: Maps) -> Int[Tensor, " batch"]:
+    """Count the pixels of each image that count."""
+    return (~maps.isneginf()).flatten(1).sum(1)
+
+
+def _first(
+    rank: Int[Tensor, "batch height width"], ranked: Int[Tensor, " batch"], share: float
+) -> Bool[Tensor, "batch height width"]:
+    """Find the pixels of lowest rank that are a share of those that count."""
+    most = torch.tensor([round(share * count) for count in ranked.tolist()], dtype=rank.dtype)
+    return rank < most[:, None, None]
 
 
 def _probability(predict: Predict, pixels: Pixels, targets: Int[Tensor, " batch"]) -> PerImage:

@@ -7,13 +7,17 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from gradsam_exp.metrics.base import METRICS, ExampleMetric
+from gradsam_exp.overlap import only_counted
 from gradsam_exp.types import BACKGROUND, FOREGROUND, Masks, PerImage, Prompts
 
 
 class PointMetric(ExampleMetric):
-    """A point metric averages a number over an image's points; an image without such points has none (NaN)."""
+    """A point metric averages a number over an image's points; an image without such points has none (NaN).
 
-    group, needs = "prompts", ("prompts", "truth")
+    Points on pixels that do not count are left out.
+    """
+
+    group, needs = "prompts", ("prompts", "truth", "counted")
 
     @staticmethod
     def mean(values: Tensor, asked: Bool[Tensor, "queries points"], prompts: Prompts, images: int) -> PerImage:
@@ -28,19 +32,20 @@ class PointMetric(ExampleMetric):
 class PointHitRate(PointMetric):
     """The hit rate is the share of an image's foreground points on its mask, or background points off it.
 
-    In [0, 1]. A point is on the mask if the pixel that it rounds to is set.
+        In [0, 1]. A point is on the mask if the pixel that it rounds to is set.
 
-    >>> import torch
-    >>> from gradsam_exp.types import Prompts
-    >>> mask = torch.tensor([[[False, True], [False, True]]])
-    >>> points = Prompts(torch.tensor([0]), torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]), torch.tensor([[1, 1]]))
-    >>> metric = PointHitRate()
-    >>> metric.update(points, mask)
-    >>> float(metric.compute())
-    0.5
+        >>> import torch
+        >>> from gradsam_exp.overlap import only_counted
+    from gradsam_exp.types import Prompts
+        >>> mask = torch.tensor([[[False, True], [False, True]]])
+        >>> points = Prompts(torch.tensor([0]), torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]), torch.tensor([[1, 1]]))
+        >>> metric = PointHitRate()
+        >>> metric.update(points, mask)
+        >>> float(metric.compute())
+        0.5
 
-    Args:
-        label: ``FOREGROUND`` (1) or ``BACKGROUND`` (0): which points are looked at.
+        Args:
+            label: ``FOREGROUND`` (1) or ``BACKGROUND`` (0): which points are looked at.
     """
 
     name, title = "hit_rate", "hit rate"
@@ -52,10 +57,10 @@ class PointHitRate(PointMetric):
             raise ValueError(f"label must be 1 (foreground) or 0 (background), got {label}")
         self.label = label
 
-    def measure(self, prompts: Prompts, truth: Masks) -> PerImage:
+    def measure(self, prompts: Prompts, truth: Masks, counted: Masks | None = None) -> PerImage:
         """Count the points that lie where they should."""
         right = points_on_masks(prompts, truth) == (self.label == FOREGROUND)
-        return self.mean(right, prompts.labels == self.label, prompts, len(truth))
+        return self.mean(right, _asked(prompts, self.label, counted), prompts, len(truth))
 
 
 @METRICS.register("fg_hit_rate")
@@ -88,8 +93,9 @@ class PointDistance(PointMetric):
     name, title, unit = "distance_px", "distance", "px"
     higher_is_better = False
 
-    def measure(self, prompts: Prompts, truth: Masks) -> PerImage:
+    def measure(self, prompts: Prompts, truth: Masks, counted: Masks | None = None) -> PerImage:
         """Average the distances of each image."""
+        (truth,) = only_counted(truth, counted=counted)
         weights = truth.double()
         height, width = truth.shape[-2:]
         area = weights.sum((1, 2))
@@ -97,7 +103,13 @@ class PointDistance(PointMetric):
         centre_y = (weights.sum(2) * torch.arange(height)).sum(1) / area
         centres = torch.stack([centre_x, centre_y], 1)[prompts.example_index]
         distance = (prompts.points.double() - centres[:, None]).norm(dim=2)
-        return self.mean(distance, prompts.labels == FOREGROUND, prompts, len(truth))
+        return self.mean(distance, _asked(prompts, FOREGROUND, counted), prompts, len(truth))
+
+
+def _asked(prompts: Prompts, label: int, counted: Masks | None) -> Bool[Tensor, "queries points"]:
+    """Tell which points have this label and lie on a pixel that counts."""
+    asked = prompts.labels == label
+    return asked if counted is None else asked & points_on_masks(prompts, counted)
 
 
 def points_on_masks(prompts: Prompts, masks: Masks) -> Bool[Tensor, "queries points"]:

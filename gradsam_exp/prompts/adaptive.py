@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gradsam_exp.overlap import soft_iou
 from gradsam_exp.prompts.background import WithColdPixels
-from gradsam_exp.prompts.base import STRATEGIES, Fraction
+from gradsam_exp.prompts.base import STRATEGIES, Count, Fraction
 from gradsam_exp.types import (
     BACKGROUND,
     NO_POINT,
@@ -47,8 +47,8 @@ class Adaptive(WithColdPixels):
     max_cold_share: Fraction = 0.2
     max_area_ratio: Annotated[float, Field(gt=0)] = 3.0
     warm_threshold: Fraction = 0.5
-    n: Annotated[int, Field(ge=1)] = 2
-    max_rounds: Annotated[int, Field(ge=1)] = 3
+    n: Count = 2
+    max_rounds: Count = 3
 
     def revise(
         self, ctx: PromptContext, prompts: Prompts, segmentation: Segmentation, masks: Masks, chosen: LowRes

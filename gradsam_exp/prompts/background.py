@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 from scipy import ndimage
 from torch import Tensor
 
-from gradsam_exp.prompts.base import BG_THRESHOLD, STRATEGIES, Fraction
+from gradsam_exp.prompts.base import BG_THRESHOLD, STRATEGIES, Fraction, Gap, pixels
 from gradsam_exp.prompts.foreground import Foreground, pixel_positions, point_prompts, squared_distances
 from gradsam_exp.types import BACKGROUND, FOREGROUND, NO_POINT, PromptContext, Prompts
 
@@ -56,16 +56,16 @@ class ForegroundBackground(WithColdPixels):
         placement: ``extreme`` takes the top-most, bottom-most, left-most and right-most cold pixel, in
             that order and again from the start for more than four, each from the pixels not yet taken.
             ``ring`` goes from the foreground centre in ``n`` evenly spaced directions until the warm region
-            (≥ 0.5 of the maximum) is ``ring_distance`` px away, and takes the cold pixels nearest to these places.
+            (≥ 0.5 of the maximum) is ``ring_distance`` away, and takes the cold pixels nearest to these places.
         tie: which of several equally extreme pixels is taken: the ``first`` in scan order (mostly an image
             corner), the ``median`` of them, or the one ``farthest`` from the foreground centre.
-        ring_distance: gap in pixels between the warm region and the ring.
+        ring_distance: gap between the warm region and the ring: pixels, or a share (``2%``) of the shorter side.
     """
 
-    n: Annotated[int, Field(ge=0)] = 4
+    n: Annotated[int, Field(ge=0, le=1000)] = 4
     placement: Placement = "extreme"
     tie: Tie = "first"
-    ring_distance: Annotated[float, Field(ge=0)] = 6.0
+    ring_distance: Gap = 6.0
 
     @property
     def ignored(self) -> frozenset[str]:
@@ -141,7 +141,7 @@ class ForegroundBackground(WithColdPixels):
             gap = ndimage.distance_transform_edt(~warm)
             ways = centre + steps[:, None, None] * directions  # (steps, n, 2)
             x, y = np.round(ways + reach).astype(int).clip(0, np.array(gap.shape[::-1]) - 1).transpose(2, 0, 1)
-            far = gap[y, x] >= self.ring_distance
+            far = gap[y, x] >= pixels(self.ring_distance, ctx.size)
             outermost = len(steps) - 1 - np.argmin(far[::-1], axis=0)  # the last step that is too near
             first = np.where(far.all(0), 0, np.minimum(outermost + 1, len(steps) - 1))
             places[image] = ways[first, np.arange(self.n)]

@@ -4,11 +4,13 @@ Everything that a strategy looks at (`PromptContext`, masks, ``chosen`` logits) 
 (`Prompts`) is on the CPU; the segmenter brings prompts to its own device.
 """
 
+import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 from gradsam_exp.registry import Registry, check_value
 from gradsam_exp.types import Chosen, LowRes, Masks, PromptContext, Prompts, Segmentation
@@ -23,23 +25,90 @@ def _fraction(value: float) -> float:
 def _odd(value: int) -> int:
     if value < 1 or value % 2 == 0:
         raise ValueError("must be odd and positive, so that the grid has a centre")
+    if value > MAX_GRID:
+        raise ValueError(f"must be at most {MAX_GRID}: a grid has the square of it in points")
     return value
 
 
+MAX_GRID = 101
 Fraction = Annotated[float, AfterValidator(_fraction)]
 OddInt = Annotated[int, AfterValidator(_odd)]
-Offset = Annotated[float, Field(gt=0)]
+
+
+def _length(given: Any) -> float | str:
+    """Bring a length to one form: pixels as a float, or a share such as ``2%``."""
+    share = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*%\s*", given) if isinstance(given, str) else None
+    if share is not None:
+        if float(share[1]) > 100:
+            raise ValueError("must be at most 100% of the image's shorter side")
+        return f"{float(share[1]):g}%"
+    try:
+        number = math.nan if isinstance(given, bool) else float(given)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError("must be a finite number of pixels, or a share of the image's shorter side such as 2%")
+    return number
+
+
+def _positive(given: float | str) -> float | str:
+    if _number(given) <= 0:
+        raise ValueError("must be greater than 0")
+    return given
+
+
+def _not_negative(given: float | str) -> float | str:
+    if _number(given) < 0:
+        raise ValueError("must be greater than or equal to 0")
+    return given
+
+
+def _whole(given: float | str) -> float | str:
+    if isinstance(given, float):
+        if given % 1 or not 1 <= given <= MAX_WHOLE:
+            raise ValueError(f"must be a whole number of pixels from 1 to {MAX_WHOLE}, or a share such as 2%")
+        return int(given)
+    return given
+
+
+def _number(length: float | str) -> float:
+    return float(length.removesuffix("%")) if isinstance(length, str) else length
+
+
+MAX_WHOLE = 1000  # px
+Length = Annotated[float | str, BeforeValidator(_positive), BeforeValidator(_length)]
+"""A length in pixels, or a share of the image's shorter side: ``1.5``, ``"2%"``; positive."""
+Gap = Annotated[float | str, BeforeValidator(_not_negative), BeforeValidator(_length)]
+"""As `Length`, or 0."""
+WholeLength = Annotated[int | str, BeforeValidator(_whole), BeforeValidator(_positive), BeforeValidator(_length)]
+"""As `Length`, in whole pixels; a share is rounded, to 1 px at least."""
+
+
+def pixels(length: float | str, size: tuple[int, int]) -> float:
+    """Convert a `Length` to pixels of an image of ``size``, (height, width)."""
+    return _number(length) / 100 * min(size) if isinstance(length, str) else length
+
+
+def whole_pixels(length: int | str, size: tuple[int, int]) -> int:
+    """Convert a `WholeLength` to pixels of an image of ``size``, (height, width)."""
+    return max(1, round(pixels(length, size)))
+
+
+Count = Annotated[int, Field(ge=1, le=1000)]
+"""Number of points, peaks or rounds."""
 
 # Defaults and ranges of the knobs that several strategies share; ``conf/config.yaml`` has the same defaults.
 FG_THRESHOLD = 0.8
 BG_THRESHOLD = 0.1
 GRID_SIZE = 3
-GRID_OFFSET = 1.0
-KNOBS = {"fg_threshold": Fraction, "bg_threshold": Fraction, "grid_size": OddInt, "grid_offset": Offset}
+GRID_OFFSET: float | str = 1.0
+KNOBS = {"fg_threshold": Fraction, "bg_threshold": Fraction, "grid_size": OddInt, "grid_offset": Length}
 
 
 class PromptStrategy(ABC):
     """A prompt strategy turns heatmaps into prompts; its fields are the knobs of its configuration."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(allow_inf_nan=False)
 
     kinds: ClassVar[frozenset[str]] = frozenset({"points"})
     """Its prompts hold these of ``points``, ``boxes``, ``masks``; checked against the segmenter up front."""

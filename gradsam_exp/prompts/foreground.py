@@ -15,9 +15,10 @@ from gradsam_exp.prompts.base import (
     GRID_SIZE,
     STRATEGIES,
     Fraction,
+    Length,
     OddInt,
-    Offset,
     PromptStrategy,
+    pixels,
 )
 from gradsam_exp.types import FOREGROUND, Maps, Masks, PromptContext, Prompts
 
@@ -34,14 +35,14 @@ class Foreground(PromptStrategy):
     Attributes:
         fg_threshold: warm pixels have at least this share of the heatmap's maximum.
         grid_size: points along each side of the grid; odd.
-        grid_offset: distance of neighbouring points, in pixels.
+        grid_offset: distance of neighbouring points: pixels, or a share of the image's shorter side (``2%``).
         region: ``all`` warm pixels count, or only the connected component that holds the ``peak``.
         weighting: the centre is weighted by ``activation``, or every warm pixel counts alike (``uniform``).
     """
 
     fg_threshold: Fraction = FG_THRESHOLD
     grid_size: OddInt = GRID_SIZE
-    grid_offset: Offset = GRID_OFFSET
+    grid_offset: Length = GRID_OFFSET
     region: Region = "all"
     weighting: Weighting = "activation"
 
@@ -56,7 +57,7 @@ class Foreground(PromptStrategy):
 
     def foreground_points(self, ctx: PromptContext) -> Float[Tensor, "batch points 2"]:
         """Place the grid of every image, ``(x, y)`` px, row by row."""
-        steps = (torch.arange(self.grid_size) - self.grid_size // 2) * self.grid_offset
+        steps = (torch.arange(self.grid_size) - self.grid_size // 2) * pixels(self.grid_offset, ctx.size)
         dy, dx = torch.meshgrid(steps, steps, indexing="ij")
         points = self.warm_centres(ctx)[:, None] + torch.stack([dx, dy], -1).reshape(1, -1, 2)
         height, width = ctx.size

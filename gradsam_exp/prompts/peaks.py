@@ -1,22 +1,25 @@
 """These strategies place foreground points on the heatmap's maxima; some add background points far from them."""
 
-from typing import Annotated
-
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from pydantic.dataclasses import dataclass
 from scipy import ndimage
 from skimage.feature import peak_local_max
 from torch import Tensor
 
-from gradsam_exp.prompts.base import STRATEGIES, Fraction, PromptStrategy
+from gradsam_exp.prompts.base import (
+    STRATEGIES,
+    Count,
+    Fraction,
+    Length,
+    PromptStrategy,
+    WholeLength,
+    pixels,
+    whole_pixels,
+)
 from gradsam_exp.prompts.foreground import pixel_positions, point_prompts
 from gradsam_exp.types import BACKGROUND, FOREGROUND, PromptContext, Prompts, stack_points
-
-Count = Annotated[int, Field(ge=1)]
-Distance = Annotated[float, Field(gt=0)]
 
 
 @STRATEGIES.register("argmax")
@@ -54,11 +57,12 @@ class TopKSmoothed(PromptStrategy):
 
     Attributes:
         k: number of points.
-        radius: half the side of the square kernel ``1 / d`` (1 at its centre), in pixels.
+        radius: half the side of the square kernel ``1 / d`` (1 at its centre): whole pixels, or a share
+            (``2%``) of the shorter side.
     """
 
     k: Count = 1
-    radius: Count = 20
+    radius: WholeLength = 20
 
     def propose(self, ctx: PromptContext) -> Prompts:
         """Ask one query of ``k`` points per image."""
@@ -66,7 +70,8 @@ class TopKSmoothed(PromptStrategy):
 
     def hottest(self, ctx: PromptContext) -> Float[Tensor, "batch points 2"]:
         """Find ``(x, y)`` px of the hottest pixels; those of an empty heatmap are its centre."""
-        y, x = np.mgrid[-self.radius : self.radius + 1, -self.radius : self.radius + 1]
+        radius = whole_pixels(self.radius, ctx.size)
+        y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
         kernel = 1 / np.maximum(np.hypot(x, y), 1)
         values = ctx.heatmaps.values.double().numpy()
         smooth = np.stack([ndimage.convolve(v, kernel, mode="constant") for v in values])
@@ -82,11 +87,12 @@ class TopKFar(TopKSmoothed):
 
     Attributes:
         n: number of background points; fewer where fewer pixels are far enough.
-        distance: least distance from the foreground points' centre, in pixels.
+        distance: least distance from the foreground points' centre: pixels, or a share (``2%``) of the shorter
+            side.
     """
 
     n: Count = 1
-    distance: Distance = 20.0
+    distance: Length = 20.0
 
     def propose(self, ctx: PromptContext) -> Prompts:
         """Ask one query per image; its random points are the same however images are batched."""
@@ -95,7 +101,7 @@ class TopKFar(TopKSmoothed):
         grid = np.stack([x.ravel(), y.ravel()], 1)
         rows = []
         for image, foreground in enumerate(self.hottest(ctx).numpy()):
-            far = np.linalg.norm(grid - foreground.mean(0), axis=1) > self.distance
+            far = np.linalg.norm(grid - foreground.mean(0), axis=1) > pixels(self.distance, ctx.size)
             places = grid[far]
             chosen = ctx.generator(image).permutation(len(places))[: self.n]
             row = [(float(x), float(y), FOREGROUND) for x, y in foreground]
@@ -111,22 +117,21 @@ class MultiPeak(PromptStrategy):
 
     Attributes:
         peaks: at most so many.
-        min_distance: between two peaks, in pixels.
+        min_distance: between two peaks: whole pixels, or a share (``2%``) of the shorter side.
         min_heat: a peak is at least this hot.
     """
 
     peaks: Count = 3
-    min_distance: Count = 3
+    min_distance: WholeLength = 3
     min_heat: Fraction = 0.5
 
     def propose(self, ctx: PromptContext) -> Prompts:
         """Ask one query of one to ``peaks`` points per image."""
         middle = ctx.centre.tolist()
+        apart = whole_pixels(self.min_distance, ctx.size)
         rows = []
         for values, empty in zip(ctx.heatmaps.values.numpy(), ctx.heatmaps.empty.tolist(), strict=True):
-            found = peak_local_max(
-                values, self.min_distance, self.min_heat, exclude_border=False, num_peaks=self.peaks
-            )
+            found = peak_local_max(values, apart, self.min_heat, exclude_border=False, num_peaks=self.peaks)
             places = [middle] if empty or not len(found) else [(float(x), float(y)) for y, x in found]
             rows.append([(x, y, FOREGROUND) for x, y in places])
         points, labels = stack_points(rows)

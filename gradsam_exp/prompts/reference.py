@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from pydantic.dataclasses import dataclass
 
-from gradsam_exp.prompts.base import GRID_OFFSET, GRID_SIZE, STRATEGIES, OddInt, Offset, PromptStrategy
+from gradsam_exp.prompts.base import GRID_OFFSET, GRID_SIZE, STRATEGIES, Length, OddInt, PromptStrategy
 from gradsam_exp.prompts.foreground import (
     Foreground,
     centre_of_mass,
@@ -70,7 +70,7 @@ class OracleHeatmap(PromptStrategy):
     needs_truth = True
 
     grid_size: OddInt = GRID_SIZE
-    grid_offset: Offset = GRID_OFFSET
+    grid_offset: Length = GRID_OFFSET
 
     def propose(self, ctx: PromptContext) -> Prompts:
         """Ask one query of a grid of points per image."""

@@ -10,7 +10,16 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torchvision.ops import masks_to_boxes
 
-from gradsam_exp.prompts.base import STRATEGIES, Fraction, PromptStrategy
+from gradsam_exp.prompts.base import (
+    STRATEGIES,
+    Count,
+    Fraction,
+    Gap,
+    PromptStrategy,
+    WholeLength,
+    pixels,
+    whole_pixels,
+)
 from gradsam_exp.prompts.foreground import Foreground, component_of_peak
 from gradsam_exp.types import NO_POINT, Chosen, LowRes, Masks, PromptContext, Prompts, Segmentation
 
@@ -24,13 +33,13 @@ class Box(PromptStrategy):
 
     Attributes:
         box_threshold: warm pixels have at least this share of the heatmap's maximum.
-        margin: added on every side, in pixels.
+        margin: added on every side: pixels, or a share (``2%``) of the shorter side.
     """
 
     kinds: ClassVar[frozenset[str]] = frozenset({"boxes"})
 
     box_threshold: Fraction = 0.5
-    margin: Annotated[float, Field(ge=0)] = 0.0
+    margin: Gap = 0.0
 
     def propose(self, ctx: PromptContext) -> Prompts:
         """Ask one query of one box per image; the whole image for an empty heatmap."""
@@ -45,7 +54,7 @@ class BoxPoints(Foreground):
     kinds: ClassVar[frozenset[str]] = frozenset({"points", "boxes"})
 
     box_threshold: Fraction = 0.5
-    margin: Annotated[float, Field(ge=0)] = 0.0
+    margin: Gap = 0.0
 
     def propose(self, ctx: PromptContext) -> Prompts:
         """Ask one query of a grid of points and a box per image."""
@@ -98,7 +107,7 @@ class Cascade(Foreground):
     box_threshold: Fraction = 0.5
     feed_points: bool = True
     feed_box: bool = False
-    max_rounds: Annotated[int, Field(ge=1)] = 2
+    max_rounds: Count = 2
 
     def propose(self, ctx: PromptContext) -> Prompts:
         """Ask one query per image."""
@@ -128,20 +137,20 @@ class GridMatch(PromptStrategy):
     configuration chooses ``selector=heatmap_agreement``.
 
     Attributes:
-        spacing: distance of neighbouring grid points, in pixels.
+        spacing: distance of neighbouring grid points: whole pixels, or a share (``2%``) of the shorter side.
         min_heat: grid points on colder pixels are left out; the image's centre if none is left.
     """
 
     brings_selector: ClassVar[str | None] = "heatmap_agreement"
 
-    spacing: Annotated[int, Field(ge=1)] = 4
+    spacing: WholeLength = 4
     min_heat: Fraction = 0.3
 
     def propose(self, ctx: PromptContext) -> Prompts:
         """Ask one query of one point for every warm grid point."""
         height, width = ctx.size
-        ys = torch.arange(self.spacing // 2, height, self.spacing)
-        xs = torch.arange(self.spacing // 2, width, self.spacing)
+        spacing = whole_pixels(self.spacing, ctx.size)
+        ys, xs = (torch.arange(spacing // 2, side, spacing) for side in (height, width))
         heat = ctx.heatmaps.values[:, ys][:, :, xs]
         image, row, column = torch.nonzero(heat >= self.min_heat, as_tuple=True)
         points = torch.stack([xs[column], ys[row]], 1).float()
@@ -160,7 +169,7 @@ def box_prompts(boxes: Boxes) -> Prompts:
     return Prompts(torch.arange(count), no_points, no_labels, boxes)
 
 
-def warm_boxes(ctx: PromptContext, threshold: float, margin: float = 0.0) -> Boxes:
+def warm_boxes(ctx: PromptContext, threshold: float, margin: float | str = 0.0) -> Boxes:
     """Find ``x0, y0, x1, y1`` px around the warm component of each heatmap's peak, clipped to the image."""
     values = ctx.heatmaps.values
     height, width = ctx.size
@@ -168,11 +177,11 @@ def warm_boxes(ctx: PromptContext, threshold: float, margin: float = 0.0) -> Box
     warm = component_of_peak(warm, values)
     warm |= ctx.heatmaps.empty[:, None, None]
     edges = torch.tensor([width, height, width, height]) - 0.5
-    outward = margin * torch.tensor([-1, -1, 1, 1])
+    outward = pixels(margin, ctx.size) * torch.tensor([-1, -1, 1, 1])
     return (bounding_boxes(warm) + outward).clamp(min=torch.tensor(-0.5), max=edges)
 
 
 def bounding_boxes(masks: Masks) -> Boxes:
     """Find ``x0, y0, x1, y1`` px around each mask, by its pixels' outer edges; the frame for an empty mask."""
-    pixels = masks_to_boxes(masks | ~masks.flatten(1).any(1)[:, None, None])
-    return pixels + torch.tensor([-0.5, -0.5, 0.5, 0.5])
+    corners = masks_to_boxes(masks | ~masks.flatten(1).any(1)[:, None, None])
+    return corners + torch.tensor([-0.5, -0.5, 0.5, 0.5])

@@ -2,10 +2,12 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
@@ -18,6 +20,8 @@ Heat = Float[np.ndarray, "height width"]
 
 class Refiner(ABC):
     """A refiner brings heatmaps, which have a layer's resolution, to the edges of the image."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(allow_inf_nan=False)
 
     def __call__(self, images: Images, heatmaps: Heatmaps) -> Heatmaps:
         """Refine heatmaps on the CPU to [0, 1], scaled to a maximum of 1; an empty one stays empty."""

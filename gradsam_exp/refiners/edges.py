@@ -28,7 +28,7 @@ class Guided(Refiner):
         eps: regularisation, for colours in [0, 1]; larger smooths more.
     """
 
-    radius: Annotated[int, Field(ge=1)] = 4
+    radius: Annotated[int, Field(ge=1, le=1024)] = 4
     eps: Positive = 1e-3
 
     def refine(self, image: Picture, heat: Heat) -> Heat:

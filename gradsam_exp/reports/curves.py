@@ -119,8 +119,13 @@ def _averaged(runs: Runs, done: pd.DataFrame, knob: str, others: list[str]) -> l
         own = done[done["images"] == images]
         found = {}
         for value, some in own.groupby(knob, sort=False):
-            scores = [runs[job].images["iou"] for job in some["job"]]
-            found[str(value)] = summarize(pd.concat(scores, axis=1).mean(axis=1).to_numpy())
+            tables = [runs[job].images for job in some["job"]]
+            scores = pd.concat([table["iou"] for table in tables], axis=1).mean(axis=1)
+            own_images = None
+            if all("image_id" in table for table in tables):
+                named = pd.concat([table["image_id"] for table in tables])
+                own_images = named[~named.index.duplicated()].reindex(scores.index).to_numpy()
+            found[str(value)] = summarize(scores.to_numpy(), images=own_images)
         name = f"{AVERAGED} · {_images_name(own, done, others)}" if images else AVERAGED
         lows, highs = ([one.ci95[k] for one in found.values()] for k in (0, 1))
         curves.append(Curve(name, list(found), [one.mean for one in found.values()], lows, highs))

@@ -1,18 +1,23 @@
 """This module picks the few images of a run that are drawn: the first by name, and those of the lowest IoU."""
 
+import math
 from bisect import insort
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from operator import itemgetter
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
+from PIL import Image
 
 from gradsam_exp.engine.pipeline import PipelineResult
 from gradsam_exp.engine.preparation import Prepared
-from gradsam_exp.overlap import iou
+from gradsam_exp.metrics.masks import MeanMaskIoU
+from gradsam_exp.reports.pictures import fitting, shrunk_mask
+
+MOST_SIDE = 512  # px; larger images are made smaller
 
 
 @dataclass(frozen=True)
@@ -52,22 +57,26 @@ class Gallery:
     Args:
         class_names: the classifier's.
         first, worst: how many to keep.
+        max_side: px; larger images are made smaller to be drawn. None keeps them as they are.
     """
 
-    def __init__(self, class_names: Sequence[str], *, first: int, worst: int) -> None:
-        self.class_names, self.first, self.worst = class_names, first, worst
+    def __init__(
+        self, class_names: Sequence[str], *, first: int, worst: int, max_side: int | None = MOST_SIDE
+    ) -> None:
+        self.class_names, self.first, self.worst, self.max_side = class_names, first, worst, max_side
         self._by_class: dict[int, list[Ranked]] = {}
         self._worst: list[Ranked] = []
 
     def __call__(self, item: Prepared, result: PipelineResult) -> None:
         """Look at one batch, and keep what belongs to the first or the worst."""
         truth = item.batch.masks
-        ious = iou(result.masks, truth).tolist() if truth is not None else [float("nan")] * len(item.batch)
+        known = {"masks": result.masks, "truth": truth, "counted": item.batch.counted}
+        ious = MeanMaskIoU().measure_known(known, len(item.batch)).tolist()
         for k, value in enumerate(ious):
             name, make = item.batch.example_ids[k], partial(self._example, item, result, k, value)
             of_class = self._by_class.setdefault(int(item.batch.labels[k]), [])
             _offer(of_class, (name,), self.first, make)
-            if truth is not None:
+            if not math.isnan(value):
                 _offer(self._worst, (value, name), self.worst, make)
 
     def first_examples(self) -> list[Example]:
@@ -85,7 +94,7 @@ class Gallery:
         prompts, truth = result.prompts[result.prompts.example_index == k], item.batch.masks
         label, predicted = int(item.batch.labels[k]), self.class_names[int(item.predicted[k])]
         real = prompts.labels >= 0
-        return Example(
+        example = Example(
             example_id=item.batch.example_ids[k],
             class_name=self.class_names[label] if label >= 0 else predicted,
             image=item.batch.images[item.batch.image_of[k]].permute(1, 2, 0).numpy(),
@@ -98,6 +107,7 @@ class Gallery:
             iou=iou,
             predicted_class=predicted,
         )
+        return example if self.max_side is None else fitted(example, self.max_side)
 
 
 def _offer(kept: list[Ranked], key: tuple[Any, ...], most: int, make: Callable[[], Example]) -> None:
@@ -105,3 +115,25 @@ def _offer(kept: list[Ranked], key: tuple[Any, ...], most: int, make: Callable[[
     if len(kept) < most or (most > 0 and key < kept[-1][0]):
         insort(kept, (key, make()), key=itemgetter(0))
         del kept[most:]
+
+
+def fitted(example: Example, side: int = MOST_SIDE) -> Example:
+    """Make an example at most ``side`` px wide and high; coordinates keep naming pixel centres."""
+    height, width = example.image.shape[:2]
+    size, scale = fitting((width, height), side)
+    if scale == 1:
+        return example
+    ratio = np.array([size[0] / width, size[1] / height], dtype=np.float32)
+
+    def shrunk(values: np.ndarray) -> np.ndarray:
+        return np.asarray(Image.fromarray(values).resize(size, Image.Resampling.BOX))
+
+    return replace(
+        example,
+        image=shrunk(example.image),
+        heatmap=shrunk(example.heatmap),
+        points=(example.points + 0.5) * ratio - 0.5,
+        boxes=(example.boxes + 0.5) * np.tile(ratio, 2) - 0.5,
+        mask=shrunk_mask(example.mask, size),
+        truth=None if example.truth is None else shrunk_mask(example.truth, size),
+    )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 import pandas as pd
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
@@ -36,6 +37,7 @@ from gradsam_exp.runs.comparison import Runs
 from gradsam_exp.runs.finding import differences, in_short
 from gradsam_exp.runs.folder import Run
 from gradsam_exp.runs.paired import TIE, all_pairs
+from gradsam_exp.runs.summary import images_of
 from gradsam_exp.runs.writing import replaced
 
 IOU_DIGITS = 12  # so that the same images are ties in the charts as in the table
@@ -245,14 +247,14 @@ def _image_set(
             "smaller": any(scale < 1 for scale in pictures.scales),
         },
         "notes": pictures.notes,
-        "pairs": _pairs(ious),
+        "pairs": _pairs(ious, images_of(first)),
     }
 
 
-def _pairs(ious: pd.DataFrame) -> list[list[Any]]:
+def _pairs(ious: pd.DataFrame, images: np.ndarray | None) -> list[list[Any]]:
     """Every two runs, by job, with what is known of their difference."""
     rows = []
-    for (i, j), found in all_pairs(ious.to_numpy(dtype="float64").T).items():
+    for (i, j), found in all_pairs(ious.to_numpy(dtype="float64").T, images=images).items():
         numbers = (found.difference.mean, *found.difference.ci95)
         p = None if math.isnan(found.p) else float(f"{found.p:.4g}")
         counts = (found.wins, found.ties, found.losses)

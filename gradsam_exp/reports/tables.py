@@ -229,7 +229,10 @@ def print_tables(table: pd.DataFrame, pooled: pd.DataFrame, metrics: Metrics, ab
 
 
 def results_table(metrics: Mapping[str, Summary]) -> Table:
-    """Show a run's metric, mean, 95 % interval and number of images; metrics without a value are left out."""
+    """Show a run's metric, mean, 95 % interval and number of images; metrics without a value are left out.
+
+    A figure of the whole data set has its parts, such as classes, below it.
+    """
     table = Table("metric")
     for column in ("mean", "95 % interval", "n"):
         table.add_column(column, justify="right")
@@ -242,6 +245,9 @@ def results_table(metrics: Mapping[str, Summary]) -> Table:
         if summary.n:
             heading, (low, high) = facts.heading if facts else name, summary.ci95
             table.add_row(heading, f"{summary.mean:.3f}", f"{low:.3f} – {high:.3f}", str(summary.n))
+        for part, own in summary.parts.items():
+            low, high = own.ci95
+            table.add_row(f"  {part}", f"{own.mean:.3f}", f"{low:.3f} – {high:.3f}", str(own.n))
     return table
 
 

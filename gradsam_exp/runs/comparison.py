@@ -73,11 +73,13 @@ class Runs:
         return said
 
 
-def against(iou: pd.Series, name: str, baseline: pd.Series) -> dict[str, Any]:
+def against(table: pd.DataFrame, name: str, baseline: pd.Series) -> dict[str, Any]:
     """Compare a run's IoUs with a baseline's, both by ``example_id``; gives the table's columns for it."""
     from gradsam_exp.runs.paired import paired_difference  # noqa: PLC0415  (a sweep's parent starts without scipy)
+    from gradsam_exp.runs.summary import images_of  # noqa: PLC0415
 
-    found = paired_difference(iou.to_numpy(), baseline.reindex(iou.index).to_numpy())
+    others = baseline.reindex(table.index).to_numpy()
+    found = paired_difference(table["iou"].to_numpy(), others, images=images_of(table))
     low, high = found.difference.ci95
     return {
         "baseline": name, "delta_miou": found.difference.mean, "delta_low": low, "delta_high": high,

@@ -39,6 +39,8 @@ METRICS = "metrics.json"
 PREPARED = "prepared.json"
 PER_IMAGE = "per_image.parquet"
 PREDICTIONS = "predictions.parquet"
+COUNTS = "counts.parquet"
+PROBLEMS = "problems.csv"  # files of the data set that were left out
 FIGURES = "figures"
 TABLES = (PER_IMAGE, PREDICTIONS)
 STATUSES = ("finished", "failed", "interrupted")
@@ -202,7 +204,7 @@ class Run:
 
     def results(self) -> dict[str, Path]:
         """Find the files that another machine needs to understand a finished run, by their name there."""
-        names = [*TABLES, METRICS, PROVENANCE, CONFIG, OVERRIDES]
+        names = [*TABLES, COUNTS, METRICS, PROVENANCE, CONFIG, OVERRIDES]
         found = {Path(name).name: self.folder / name for name in names}
         return {name: path for name, path in found.items() if path.is_file()}
 
@@ -327,12 +329,17 @@ class Run:
         metrics: Mapping[str, Mapping[str, Any]],
         per_image: pd.DataFrame,
         predictions: pd.DataFrame,
+        counts: pd.DataFrame | None = None,
         prepared: Sequence[Mapping[str, Any]],
         provenance: Mapping[str, Any],
         upper_bound: bool,
     ) -> None:
         """Write the tables, what was taken from the store, the provenance, and ``metrics.json`` last."""
-        for name, table in ((PER_IMAGE, per_image), (PREDICTIONS, predictions)):
+        tables = {PER_IMAGE: per_image, PREDICTIONS: predictions}
+        (self.folder / COUNTS).unlink(missing_ok=True)
+        if counts is not None and len(counts):
+            tables[COUNTS] = counts
+        for name, table in tables.items():
             with replaced(self.folder / name) as partial:
                 table.to_parquet(partial, index=False)
         write_json(self.folder / PREPARED, {"chunks": list(prepared)}, indent=None)
@@ -341,12 +348,19 @@ class Run:
         write_json(self.folder / METRICS, found)
         self._forget()
 
+    def keep_problems(self, problems: Sequence[tuple[Path, str, str]]) -> None:
+        """Write the files that were left out as ``problems.csv``: path, what is wrong, what to do."""
+        import pandas as pd  # noqa: PLC0415  (a sweep's parent starts without)
+
+        with replaced(self.folder / PROBLEMS) as partial:
+            pd.DataFrame(problems, columns=["file", "what", "hint"]).to_csv(partial, index=False)
+
     def reuse(self, earlier: Run) -> None:
         """Copy a whole run with its drawings; the provenance says from where."""
         if earlier.figures.is_dir():
             shutil.copytree(earlier.figures, self.figures, dirs_exist_ok=True)
         write_json(self.folder / PROVENANCE, {**earlier.provenance, "reused_from": str(earlier.folder)})
-        for name in (*TABLES, PREPARED, METRICS):
+        for name in (*TABLES, COUNTS, PREPARED, PROBLEMS, METRICS):
             if (earlier.folder / name).is_file():
                 with replaced(self.folder / name) as partial:
                     shutil.copyfile(earlier.folder / name, partial)

@@ -45,6 +45,8 @@ def pool_runs(runs: Runs, table: pd.DataFrame, varied: Sequence[str]) -> pd.Data
     for (data, *same), tables in pools.items():
         numbers = [images.select_dtypes(["number", "bool"]).astype("float64") for images in tables]
         mean = pd.concat(numbers).groupby(level=0).mean()
+        if "image_id" in tables[0]:
+            mean["image_id"] = tables[0]["image_id"]
         pool: dict[str, Any] = {**dict(zip(others, same, strict=True)), "runs": len(tables)}
         for name, found in summarize_run(mean, metrics).items():
             pool |= {name: found.mean, f"{name}_low": found.ci95[0], f"{name}_high": found.ci95[1]}
@@ -52,7 +54,7 @@ def pool_runs(runs: Runs, table: pd.DataFrame, varied: Sequence[str]) -> pd.Data
         pool |= {f"{CLASS_MIOU}{name}": value for name, value in by_class.items()}
         pool["miou_sd"] = pd.Series([images["iou"].mean() for images in numbers]).std()
         if data in baselines:
-            pool |= against(mean["iou"], *baselines[data])
+            pool |= against(mean, *baselines[data])
         else:
             baselines[data] = (", ".join(same) or "pool", mean["iou"])
         rows.append(pool)

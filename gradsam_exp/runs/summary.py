@@ -1,18 +1,21 @@
 """This module summarises per-image values as a table shows them: mean, 95 % interval, number of images, title."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
+from scipy.sparse import csr_matrix
 from scipy.stats import bootstrap
 
 if TYPE_CHECKING:
-    from gradsam_exp.metrics.base import ExampleMetric
+    from gradsam_exp.metrics.base import DatasetMetric, ExampleMetric
 
 RESAMPLES = 2000
+_AT_ONCE = 100  # resamples, for the memory
+_DENSE = 0.1  # share of numbers that are there from which on a full matrix is faster
 _COLUMNS = {"miou": "iou", "accuracy": "correct"}  # of runs that do not say it
 
 
@@ -59,61 +62,94 @@ class MetricFacts:
 
 @dataclass(frozen=True)
 class Summary:
-    """Holds a mean over images with its 95 % bootstrap interval; NaN where no image has a value.
+    """Holds a mean over examples with its 95 % bootstrap interval; NaN where no example has a value.
 
     Attributes:
-        n: how many images have a value.
+        n: how many examples have a value.
         facts: what the metric is; None where the mean is of no metric.
+        parts: of a figure of the whole data set, those of its parts, such as classes; ``n`` counts images.
+        note: what has to be known about it, on one line.
     """
 
     mean: float
     ci95: tuple[float, float]
     n: int
     facts: MetricFacts | None = None
+    parts: Mapping[str, "Summary"] = field(default_factory=dict)
+    note: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values; NaN becomes None, which JSON can say."""
         mean, *ends = (None if np.isnan(value) else value for value in (self.mean, *self.ci95))
-        return {"mean": mean, "ci95": ends, "n": self.n, **(asdict(self.facts) if self.facts else {})}
+        plain = {"mean": mean, "ci95": ends, "n": self.n, **(asdict(self.facts) if self.facts else {})}
+        plain |= {"note": self.note} if self.note else {}
+        parts = {name: part.as_json() for name, part in self.parts.items()}
+        return {**plain, "parts": parts} if parts else plain
 
     @classmethod
     def from_json(cls, name: str, plain: Mapping[str, Any]) -> Self:
         """Read what `as_json` gave, of the metric of this name."""
         numbers = [plain["mean"], *plain["ci95"]]
         mean, low, high = (float("nan") if value is None else float(value) for value in numbers)
-        return cls(mean, (low, high), int(plain["n"]), MetricFacts.read(name, plain))
+        parts = {part: cls.from_json(part, own) for part, own in plain.get("parts", {}).items()}
+        parts = {part: replace(own, facts=None) for part, own in parts.items()}
+        return cls(mean, (low, high), int(plain["n"]), MetricFacts.read(name, plain), parts, plain.get("note", ""))
 
 
-def summarize(values: Float[np.ndarray, " images"], *, seed: int = 0) -> Summary:
+def summarize(
+    values: Float[np.ndarray, " examples"], *, images: Sequence[str] | np.ndarray | None = None, seed: int = 0
+) -> Summary:
     """Compute the mean, and the 2.5th and 97.5th percentile of the means of 2000 resamples of the images.
 
-    The percentile bootstrap of Efron and Tibshirani (1993, ch. 13).
+    The percentile bootstrap of Efron and Tibshirani (1993, ch. 13). Examples of one image are not independent:
+    they are drawn together (the cluster bootstrap of Davison and Hinkley, 1997, section 3.8).
 
     Args:
-        values: one per image; NaN is left out and not counted in ``n``.
+        values: one per example; NaN is left out and not counted in ``n``.
+        images: the name of each example's image; None: each has one of its own.
         seed: of the resampling; equal seeds and values give equal intervals.
     """
     values = np.asarray(values, dtype=np.float64)
-    values = values[~np.isnan(values)]
+    known = ~np.isnan(values)
+    values = values[known]
     if len(values) == 0:
         return Summary(float("nan"), (float("nan"), float("nan")), 0)
     mean = float(values.mean())
     if len(values) == 1:
         return Summary(mean, (mean, mean), 1)
-    interval = bootstrap(
-        (values,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(seed)
-    ).confidence_interval
+    rng = np.random.default_rng(seed)
+    place = pd.factorize(np.arange(len(known))[known] if images is None else np.asarray(images)[known])[0]
+    counts = np.bincount(place)
+    if len(counts) == 1:
+        return Summary(mean, (mean, mean), len(values))
+    if len(counts) == len(values):
+        found = bootstrap((values,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=rng)
+    else:
+        sums = np.bincount(place, weights=values)
+        found = bootstrap((sums, counts), _ratio, paired=True, n_resamples=RESAMPLES, method="percentile", rng=rng)
+    interval = found.confidence_interval
     return Summary(mean, (float(interval.low), float(interval.high)), len(values))
+
+
+def _ratio(sums: np.ndarray, counts: np.ndarray, axis: int = -1) -> Any:
+    return sums.sum(axis) / counts.sum(axis)
+
+
+def images_of(per_image: pd.DataFrame) -> np.ndarray | None:
+    """Name each example's image; None if an older table does not say, in which each has one of its own."""
+    return per_image["image_id"].to_numpy() if "image_id" in per_image else None
 
 
 def summarize_run(
     per_image: pd.DataFrame, metrics: Mapping[str, MetricFacts], *, seed: int = 0
 ) -> dict[str, Summary]:
     """Summarise a run's metrics from its per-image table; a metric whose column is missing is left out."""
+    images = images_of(per_image)
+    columns = {name: facts.column for name, facts in metrics.items() if facts.column in per_image}
+    values = {name: per_image[column].astype("float64").to_numpy() for name, column in columns.items()}
     return {
-        name: replace(summarize(per_image[facts.column].astype("float64").to_numpy(), seed=seed), facts=facts)
-        for name, facts in metrics.items()
-        if facts.column in per_image
+        name: replace(summarize(own, images=images, seed=seed), facts=metrics[name])
+        for name, own in values.items()
     }
 
 
@@ -121,6 +157,56 @@ def summarize_metrics(
     metrics: Iterable["ExampleMetric"], per_image: pd.DataFrame, *, seed: int = 0
 ) -> dict[str, Summary]:
     """Summarise a run's metrics: each one's own mean, and the interval of its values in the per-image table."""
+    from gradsam_exp.metrics.base import DatasetMetric  # noqa: PLC0415  (a sweep's parent starts without torch)
+
     known = {metric.name: metric for metric in metrics}
     found = summarize_run(per_image, {name: MetricFacts.of(metric) for name, metric in known.items()}, seed=seed)
-    return {name: replace(summary, mean=float(known[name].compute())) for name, summary in found.items()}
+    found = {name: replace(summary, mean=float(known[name].compute())) for name, summary in found.items()}
+    for name, metric in known.items():
+        if isinstance(metric, DatasetMetric):
+            found[name] = summarize_counts(metric, pd.DataFrame(metric.rows), seed=seed)
+    return {name: found[name] for name in known if name in found}
+
+
+def summarize_counts(metric: "DatasetMetric", counts: pd.DataFrame, *, seed: int = 0) -> Summary:
+    """Compute a data-set metric, and its interval over 2000 resamples of the images, from counts of each.
+
+    Args:
+        counts: rows of ``image_id``, ``part`` and the metric's `COUNTS`.
+    """
+    facts, nothing = MetricFacts.of(metric), float("nan")
+    if not len(counts):
+        return Summary(nothing, (nothing, nothing), 0, facts)
+    counts = counts.sort_values(["image_id", "part"], kind="stable")
+    image, images = pd.factorize(counts["image_id"])
+    part, parts = pd.factorize(counts["part"], sort=True)
+    numbers = np.concatenate(
+        [np.array(counts[name].tolist()).reshape(len(counts), -1) for name in metric.COUNTS], 1
+    )
+    width = numbers.shape[1]
+    place = (np.repeat(image, width), (part[:, None] * width + np.arange(width)).ravel())
+    cells: Any = csr_matrix((numbers.ravel().astype(np.float64), place), shape=(len(images), len(parts) * width))
+    if cells.nnz > _DENSE * cells.shape[0] * cells.shape[1]:
+        cells = cells.toarray()
+
+    def figures(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return metric.figures((drawn @ cells).reshape(len(drawn), len(parts), width))
+
+    (mean,), (means,) = figures(np.ones((1, len(images))))
+    if np.isnan(mean):
+        return Summary(nothing, (nothing, nothing), 0, facts)
+    rng = np.random.default_rng(seed)
+    found = []
+    for resamples in (RESAMPLES // _AT_ONCE) * [_AT_ONCE]:
+        chosen = rng.integers(0, len(images), (resamples, len(images)))
+        found.append(figures(np.stack([np.bincount(row, minlength=len(images)) for row in chosen])))
+    low, high = np.nanpercentile(np.concatenate([one for one, _ in found]), [2.5, 97.5])
+    lows, highs = np.nanpercentile(np.concatenate([own for _, own in found]), [2.5, 97.5], axis=0)
+    present = counts.groupby("part")["image_id"].nunique()
+    of_parts = {
+        str(name): Summary(float(means[k]), (float(lows[k]), float(highs[k])), int(present[name]))
+        for k, name in enumerate(parts)
+        if name and metric.shows_parts
+    }
+    note = metric.note(cells.sum(0).reshape(len(parts), width))
+    return Summary(float(mean), (float(low), float(high)), len(images), facts, of_parts, note)

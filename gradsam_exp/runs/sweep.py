@@ -71,7 +71,7 @@ def compare_runs(runs: Runs, table: pd.DataFrame, baseline: str | None = None) -
         row: dict[str, Any] = {"job": job, **{f"{CLASS_MIOU}{name}": value for name, value in by_class.items()}}
         name, first = baselines.setdefault(data, (job, images["iou"]))
         if name != job:
-            row |= against(images["iou"], name, first)
+            row |= against(images, name, first)
         rows.append(row)
     pairs = pd.DataFrame(rows)
     if "p" not in pairs:

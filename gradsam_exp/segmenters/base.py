@@ -14,8 +14,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gradsam_exp.errors import InputError
 from gradsam_exp.registry import Registry
-from gradsam_exp.types import LowRes, Maps, Masks, Prompts, Segmentation
+from gradsam_exp.types import BACKGROUND, FOREGROUND, NO_POINT, LowRes, Maps, Masks, Prompts, Segmentation
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,58 @@ class Embeddings:
             torch.cat([part.input_sizes for part in parts]),
             torch.cat([part.original_sizes for part in parts]),
             torch.cat([part.image_of + int(start) for part, start in zip(parts, starts[:-1], strict=True)]),
+        )
+
+
+def check_prompts(prompts: Prompts, embeddings: Embeddings, asker: str) -> None:
+    """Refuse prompts that no image can have been meant by, before they are decoded.
+
+    Args:
+        asker: who made them, named in the error, such as ``pipeline=fg``.
+
+    Raises:
+        InputError: a query about an example that there is not; a label other than −1, 0, 1; a point or a box that
+            is not finite or lies outside of the image, whose pixels reach from −0.5 to its sides less 0.5; a box
+            whose second corner comes before its first; mask logits that are not finite.
+    """
+    count, index = len(embeddings.image_of), prompts.example_index
+    if len(index) and not 0 <= int(index.min()) <= int(index.max()) < count:
+        raise InputError(f"{asker} asks about example {int(index.max())}, but there are {count}")
+    if not torch.isin(prompts.labels, torch.tensor([NO_POINT, BACKGROUND, FOREGROUND])).all():
+        found = sorted(set(prompts.labels.flatten().tolist()) - {NO_POINT, BACKGROUND, FOREGROUND})
+        raise InputError(
+            f"{asker} gives a point the label {found[0]}; labels are 1 (foreground), 0 (background), -1 (none)"
+        )
+    sizes = embeddings.original_sizes[embeddings.images_asked(prompts)].flip(1)
+    _check_places(prompts.points[prompts.labels != NO_POINT], "point", _repeated(sizes, prompts.labels), asker)
+    if prompts.boxes is not None:
+        for corner in prompts.boxes.unflatten(1, (2, 2)).unbind(1):
+            _check_places(corner, "box", sizes, asker)
+        x0, y0, x1, y1 = prompts.boxes.unbind(1)
+        wrong = (x1 < x0) | (y1 < y0)
+        if wrong.any():
+            box = [round(value, 2) for value in prompts.boxes[wrong][0].tolist()]
+            raise InputError(f"{asker} gives the box {box}, but boxes are x0, y0, x1, y1 with x0 ≤ x1 and y0 ≤ y1")
+    if prompts.mask_logits is not None and not prompts.mask_logits.isfinite().all():
+        raise InputError(f"{asker} gives mask logits that are NaN or infinite")
+
+
+def _repeated(sizes: Int[Tensor, "queries 2"], labels: Int[Tensor, "queries points"]) -> Int[Tensor, "places 2"]:
+    """The image size of each query's points that are there."""
+    return sizes.repeat_interleave((labels != NO_POINT).sum(1), dim=0)
+
+
+def _check_places(
+    places: Float[Tensor, "places 2"], what: str, sizes: Int[Tensor, "places 2"], asker: str
+) -> None:
+    """Refuse an (x, y) px outside of its image, of which ``sizes`` says (width, height)."""
+    wrong = ~((places >= -0.5) & (places <= sizes - 0.5)).all(1)  # NaN is nowhere
+    if wrong.any():
+        x, y = places[wrong][0].tolist()
+        width, height = sizes[wrong][0].tolist()
+        raise InputError(
+            f"{asker} gives a {what} at x={x:g}, y={y:g} px, outside of an image of {width}×{height} px; "
+            "give pixels of the image itself, x before y"
         )
 
 

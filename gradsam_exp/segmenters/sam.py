@@ -18,7 +18,7 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 
 from gradsam_exp.batching import AdaptiveBatch, filled
-from gradsam_exp.segmenters.base import CELL, Embeddings
+from gradsam_exp.segmenters.base import CELL, Embeddings, check_prompts
 from gradsam_exp.segmenters.decoder import predict_masks
 from gradsam_exp.segmenters.encoder import encode_frames
 from gradsam_exp.types import NO_POINT, LowRes, Maps, Masks, Prompts, Segmentation
@@ -132,7 +132,11 @@ class SamSegmenter:
         """Answer every query, see `Segmenter.decode`; those of equally many points together.
 
         SAM attends to padding points, so queries are padded with nothing that upstream does not pad.
+
+        Raises:
+            InputError: prompts that cannot be meant, see `check_prompts`.
         """
+        check_prompts(prompts, embeddings, "a caller of decode")
         low = self._decoding.image_encoder.img_size // CELL
         logits = torch.zeros(len(prompts), 4, low, low, device=self.device)
         scores = torch.zeros(len(prompts), 4, device=self.device)

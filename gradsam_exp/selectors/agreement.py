@@ -8,7 +8,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from gradsam_exp.overlap import iou, soft_iou
+from gradsam_exp.overlap import iou, only_counted, soft_iou
 from gradsam_exp.selectors.base import SELECTORS, MaskSelector, best_by, candidates_only
 from gradsam_exp.types import Choice, PromptContext, Segmentation
 
@@ -57,7 +57,10 @@ class Largest(MaskSelector):
 @SELECTORS.register("oracle")
 @dataclass(frozen=True)
 class BestOfThree(MaskSelector):
-    """BestOfThree keeps the candidate with the largest IoU with the true mask: an upper bound, not a method."""
+    """BestOfThree keeps the candidate with the largest IoU with the true mask: an upper bound, not a method.
+
+    Only pixels that count are looked at.
+    """
 
     needs_truth = True
 
@@ -71,7 +74,9 @@ class BestOfThree(MaskSelector):
             raise ValueError("the oracle selector needs true masks")
         truth = ctx.masks[segmentation.example_index][:, None]
         masks = ctx.low_res.to_original(segmentation.logits.flatten(0, 1)).cpu()
-        quality = iou(masks.unflatten(0, segmentation.logits.shape[:2]), truth).float()
+        masks = masks.unflatten(0, segmentation.logits.shape[:2])
+        counted = None if ctx.counted is None else ctx.counted[segmentation.example_index][:, None]
+        quality = iou(*only_counted(masks, truth, counted=counted)).float()
         return best_by(candidates_only(quality), segmentation)
 
 

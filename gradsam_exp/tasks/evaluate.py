@@ -2,11 +2,12 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from time import perf_counter
 from typing import Annotated, Literal
 
 import torch
@@ -15,6 +16,7 @@ from pydantic.dataclasses import dataclass
 
 from gradsam_exp.config import Config
 from gradsam_exp.console import console
+from gradsam_exp.engine.data_check import report_data_check
 from gradsam_exp.engine.experiment import Evaluation, Experiment
 from gradsam_exp.engine.plan import Plan, plan
 from gradsam_exp.engine.preparation import Stopwatch
@@ -36,7 +38,7 @@ from gradsam_exp.tracking.settings import wandb_settings
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class EvaluateSettings:
     """Holds the settings of ``conf/task/evaluate.yaml``.
 
@@ -64,19 +66,23 @@ def run(config: Config, job: Job) -> float:
     Raises:
         InputError: before any model is read, if something given is wrong.
     """
+    if config.data.get("check"):
+        report_data_check(config, [config.split])
+        return float("nan")
+    started = perf_counter()
     planned, own = plan(config, job), Run(job.folder)
+    checked = perf_counter() - started
     settings = build_checked("task", EvaluateSettings, config.task)
     if "miou" not in {metric.name for metric in planned.metrics}:
         raise InputError("metrics.miou is off, but runs are compared by it: leave it on")
     tracker = wandb_settings(config.logger)
-    for note in planned.notes:
-        console.print(note, soft_wrap=True)
+    _say_once(job, [*planned.notes, *planned.dataset.notes])
     alone = one_at_a_time(job.folder.parent / RUNNING, planned.identity) if job.sweep else nullcontext()
     with alone:
         same = (run for run in _earlier_runs(planned, settings, job) if run.identity == planned.identity)
         earlier = next((run for run in same if run.is_whole), None)
         if earlier is None:
-            metrics = _evaluate(planned, settings, job)
+            metrics = _evaluate(planned, settings, job, checked)
         else:
             own.reuse(earlier)
             metrics = {name: Summary.from_json(name, value) for name, value in own.outcome.metrics.items()}
@@ -120,8 +126,8 @@ def _drawn_alike(run: Run, settings: EvaluateSettings) -> bool:
     return run.figures.is_dir() and shown == (settings.examples, settings.worst)
 
 
-def _evaluate(planned: Plan, settings: EvaluateSettings, job: Job) -> dict[str, Summary]:
-    """Make the run; returns the metrics."""
+def _evaluate(planned: Plan, settings: EvaluateSettings, job: Job, checked: float) -> dict[str, Summary]:
+    """Make the run, whose checks took ``checked`` seconds; returns the metrics."""
     config, run, draws = planned.config, Run(job.folder), settings.draws(job)
     gallery = Gallery(planned.classifier.class_names, first=settings.examples, worst=settings.worst)
     experiment = planned.experiment(among_others=job.sweep is not None)
@@ -132,11 +138,21 @@ def _evaluate(planned: Plan, settings: EvaluateSettings, job: Job) -> dict[str, 
         evaluation = experiment.run(planned.dataset, batch_size=config.batch_size, on_batch=observer)
     if isinstance(segmenter := experiment.pipeline.segmenter, CachedSegmenter):
         log.info("%d of %d queries so far were decoded, the others known", segmenter.decoded, segmenter.asked)
+    seconds = {"check": checked, **evaluation.seconds}
     if draws:
+        started = perf_counter()
         _draw(gallery, evaluation, run.figures)
+        seconds["draw"] = perf_counter() - started
+    evaluation = replace(evaluation, seconds=seconds)
     metrics = write(planned, evaluation, run)
+    if problems := planned.dataset.problems:
+        run.keep_problems([(problem.path, problem.what, problem.hint) for problem in problems])
     if job.sweep is None:  # a sweep has one table for all
-        _say(planned, run.folder, metrics, evaluation)
+        _say(planned, metrics)
+    _say_once(job, _counted(evaluation))
+    if job.sweep is None:
+        stages = " · ".join(f"{stage} {value:.1f} s" for stage, value in evaluation.seconds.items())
+        console.print(f"{stages}\n{run.folder}", soft_wrap=True)
     return metrics
 
 
@@ -184,6 +200,7 @@ def write(planned: Plan, evaluation: Evaluation, run: Run) -> dict[str, Summary]
         metrics={name: summary.as_json() for name, summary in metrics.items()},
         per_image=evaluation.per_image,
         predictions=evaluation.predictions,
+        counts=evaluation.counts,
         prepared=evaluation.prepared,
         provenance={**origin, "backbone": planned.classifier.backbone, "seconds": evaluation.seconds},
         upper_bound=planned.upper_bound,
@@ -191,7 +208,24 @@ def write(planned: Plan, evaluation: Evaluation, run: Run) -> dict[str, Summary]
     return metrics
 
 
-def _say(planned: Plan, folder: Path, metrics: dict[str, Summary], evaluation: Evaluation) -> None:
+def _say_once(job: Job, notes: Iterable[str]) -> None:
+    """Print what was not printed before by this process: the jobs of a sweep have most notes in common."""
+    said: set[str] = job.session.keep("said", str(job.sweep or job.folder), set)
+    for note in dict.fromkeys(notes):
+        if note not in said:
+            said.add(note)
+            console.print(note, soft_wrap=True)
+
+
+def _counted(evaluation: Evaluation) -> list[str]:
+    """Say how many heatmaps and true masks are empty, if any."""
+    counted = {"empty heatmaps": "empty_heatmap", "empty true masks": "empty_truth"}
+    numbers = {what: int(evaluation.per_image[column].fillna(False).sum()) for what, column in counted.items()}
+    found = ", ".join(f"{number} {what}" for what, number in numbers.items() if number)
+    return [f"note: {found}"] if found else []
+
+
+def _say(planned: Plan, metrics: dict[str, Summary]) -> None:
     config = planned.config
     parts = [config.pipeline["name"], config.explainer["name"], config.sam["name"]]
     parts.append(f"{config.data['name']}/{config.split}")
@@ -199,10 +233,6 @@ def _say(planned: Plan, folder: Path, metrics: dict[str, Summary], evaluation: E
         parts.append("upper bound: looks at the truth")
     console.print(" · ".join(parts), style="bold", soft_wrap=True)
     console.print(results_table(metrics))
-    counted = {"empty heatmaps": "empty_heatmap", "empty true masks": "empty_truth"}
-    numbers = {what: int(evaluation.per_image[column].fillna(False).sum()) for what, column in counted.items()}
-    found = ", ".join(f"{number} {what}" for what, number in numbers.items() if number)
-    if found:
-        console.print(f"note: {found}")
-    stages = " · ".join(f"{stage} {value:.1f} s" for stage, value in evaluation.seconds.items())
-    console.print(f"{stages}\n{folder}", soft_wrap=True)
+    for summary in metrics.values():
+        if summary.note:
+            console.print(f"note: {summary.note}", soft_wrap=True, markup=False)

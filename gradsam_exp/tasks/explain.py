@@ -53,7 +53,7 @@ def explain(
     pictures = GivenPictures(find_pictures(config.image), max_side=max_side, max_pixels=max_pixels)
     planned = plan(config, job, pictures.with_classes)
     names = planned.classifier.class_names
-    gallery = Gallery(names, first=sys.maxsize, worst=0)
+    gallery = Gallery(names, first=sys.maxsize, worst=0, max_side=None)
     seen: dict[str, list[_Seen]] = {}
 
     def on_batch(item: Prepared, result: PipelineResult) -> None:
@@ -65,7 +65,9 @@ def explain(
             found = _Seen(name, int(item.predicted[k]), shares, target, float(result.predicted_iou[k]))
             seen.setdefault(item.batch.image_ids[image], []).append(found)
 
-    planned.experiment().run(pictures, batch_size=min(config.batch_size, _AT_ONCE), on_batch=on_batch)
+    for note in pictures.notes:
+        console.print(note, soft_wrap=True)
+    planned.experiment().run(planned.dataset, batch_size=min(config.batch_size, _AT_ONCE), on_batch=on_batch)
     examples = {example.example_id: example for example in gallery.first_examples()}
     for name, size in zip(pictures.names, pictures.original_sizes, strict=True):
         console.print(f"{name}: {_ranked(names, seen[name][0].predicted, seen[name][0].shares)}", soft_wrap=True)

@@ -1,39 +1,58 @@
 """``task=train`` trains a classifier, keeps the best epoch and shows its accuracy for each class."""
 
+import re
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pytorch_lightning as pl
 import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
-from pytorch_lightning.loggers import Logger
+from pytorch_lightning.callbacks import EarlyStopping, RichProgressBar
+from pytorch_lightning.utilities import rank_zero_only
 from rich.table import Table
 
 from gradsam_exp.classifiers.checkpoints import find_classifier, save_classifier
 from gradsam_exp.classifiers.classifier import ImageClassifier, check_trainable
 from gradsam_exp.classifiers.transform import Transform
-from gradsam_exp.config import Config, chosen_model
+from gradsam_exp.config import SPLITS, Config, chosen_model
 from gradsam_exp.console import console
-from gradsam_exp.data.base import ExampleDataset, loader
+from gradsam_exp.data.base import ExampleDataset
+from gradsam_exp.data.shapes import Shapes
+from gradsam_exp.engine.data_check import report_data_check
 from gradsam_exp.engine.plan import find_dataset
 from gradsam_exp.engine.session import Job
 from gradsam_exp.errors import InputError
 from gradsam_exp.registry import build_checked, check_value
+from gradsam_exp.runs.folder import Run
 from gradsam_exp.runs.provenance import write_provenance
 from gradsam_exp.runs.writing import write_json
 from gradsam_exp.tracking.settings import wandb_settings
 from gradsam_exp.tracking.training import track_training
-from gradsam_exp.training.classification import accuracy_by_class, check_length, copy_weights, training_loader
-from gradsam_exp.training.fitting import check_same_network, fit, read_checkpoint
+from gradsam_exp.training.classification import (
+    Accuracy,
+    NetworkInput,
+    check_length,
+    copy_weights,
+    measure_accuracy,
+    scoring_loader,
+    training_loader,
+)
+from gradsam_exp.training.fitting import BestEpoch, build_trainer, check_same_network, fit, read_checkpoint
+from gradsam_exp.training.splits import align_splits, balanced_weights, split_remarks
 
 Positive = Annotated[int, Field(ge=1)]
+_OF_TRAINING = {
+    "task", "trainer", "name", "split", "resume", "experiment",
+    "model.backbone", "model.checkpoint", "model.pretrained", "model.seed", "model.size",
+}  # fmt: skip
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class TrainSettings:
     """Holds the settings of ``conf/task/train.yaml``, where their defaults are.
 
@@ -43,6 +62,8 @@ class TrainSettings:
         learning_rate, weight_decay: AdamW's; the rate is the peak of a one-cycle schedule over the whole training.
         flip: mirror half of the training images.
         fresh: built-in data: new images every epoch instead of the same ones.
+        class_weights: ``balanced`` weighs classes in the loss inversely to their number of examples.
+        batch_pixels: most pixels of a batch, as the network sees them; one image is never too many.
         patience: epochs without a better validation loss before stopping; None never stops early.
         workers: processes that draw or read images.
         start: a classifier file whose weights are trained further; None starts anew.
@@ -50,58 +71,64 @@ class TrainSettings:
     """
 
     epochs: Positive
-    batch_size: Positive
+    batch_size: Annotated[int, Field(ge=1, le=2**16)]
     learning_rate: Annotated[float, Field(gt=0)]
     weight_decay: Annotated[float, Field(ge=0)]
     flip: bool
     fresh: bool
+    class_weights: Literal["none", "balanced"]
+    batch_pixels: Positive
     patience: Positive | None
-    workers: Annotated[int, Field(ge=0)]
+    workers: Annotated[int, Field(ge=0, le=256)]
     start: str | None
     resume: str | None
 
 
-def run(config: Config, job: Job) -> float:
+def run(config: Config, job: Job) -> float | None:
     """Train on the data's ``train`` split, choose the epoch on ``val``, report ``val`` and ``test`` accuracy.
 
     Returns:
-        The best epoch's accuracy on ``val``.
+        The best epoch's accuracy on ``val``; None where nothing was measured, as with ``trainer.fast_dev_run``.
 
     Raises:
-        InputError: before the training starts, if something given is wrong.
+        InputError: before the training starts, if something given is wrong; if the training diverges.
     """
+    if getattr(rank_zero_only, "rank", 0):  # one of several processes that train; the first one speaks for all
+        console.quiet = True
+    if config.data.get("check"):
+        report_data_check(config, SPLITS)
+        return None
     settings, folder = build_checked("task", TrainSettings, config.task), job.folder
     checkpoint = read_checkpoint(settings.resume)
     tracker = wandb_settings(config.logger)
     chosen_model(config)
     start_from = None if settings.start is None else find_classifier(settings.start, key="task.start")
     pl.seed_everything(config.model.get("seed", 0), verbose=False)
-    train_set, val_set = find_dataset(config, "train"), find_dataset(config, "val")
-    model = _classifier(config, settings, train_set)
+    best = BestEpoch(folder / "checkpoints")
+    trainer = _trainer(config, settings, job, best)
+    splits = align_splits({split: find_dataset(config, split) for split in SPLITS})
+    train_set, val_set = splits["train"], splits["val"]
+    weights = balanced_weights(train_set) if settings.class_weights == "balanced" else None
+    model = _classifier(config, settings, train_set, weights)
     if start_from is not None:
         copy_weights(start_from, model)
-    batches = training_loader(train_set, settings.batch_size, workers=settings.workers, fresh=settings.fresh)
+    reading: dict[str, Any] = {
+        "workers": settings.workers,
+        "pixels": settings.batch_pixels,
+        "rank": trainer.global_rank,
+        "ranks": trainer.world_size,
+    }
+    shown = train_set if isinstance(train_set, Shapes) else NetworkInput(train_set, model.transform)
+    batches = training_loader(shown, settings.batch_size, fresh=settings.fresh, **reading)
     if checkpoint is not None:
         assert settings.resume is not None
         check_same_network(checkpoint, model, settings.resume)
         check_length(checkpoint, settings.epochs * len(batches), settings.resume)
-    best = ModelCheckpoint(
-        dirpath=folder / "checkpoints", filename="best", monitor="val/loss", save_last=True,
-        enable_version_counter=False,
-    )  # fmt: skip
-    callbacks: list[pl.Callback] = [best, RichProgressBar(leave=True)]
-    if settings.patience is not None:
-        callbacks.append(EarlyStopping("val/loss", patience=settings.patience))
+    for line in [*split_remarks(splits), *_size_remark(shown, settings)]:
+        console.print(line, soft_wrap=True)
     with track_training(tracker, config, job) as tracked:
-        loggers: list[Logger] = [pl.loggers.CSVLogger(str(folder), name="", version="log")]
-        trainer = pl.Trainer(
-            **config.trainer,
-            max_epochs=settings.epochs,
-            callbacks=callbacks,
-            logger=loggers if tracked is None else [*loggers, tracked],
-            log_every_n_steps=20,
-            enable_model_summary=False,
-        )
+        if tracked is not None and trainer.loggers:
+            trainer.loggers = [*trainer.loggers, tracked]
         fit(
             trainer,
             model,
@@ -109,13 +136,25 @@ def run(config: Config, job: Job) -> float:
             last=folder / "checkpoints" / "last.ckpt",
             say=partial(console.print, soft_wrap=True),
             train_dataloaders=batches,
-            val_dataloaders=loader(val_set, settings.batch_size, workers=settings.workers),
+            val_dataloaders=scoring_loader(NetworkInput(val_set, model.transform), settings.batch_size, **reading),
         )
-        model.load_state_dict(
-            torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
-        )
-        accuracies = {split: accuracy_by_class(model, find_dataset(config, split)) for split in ("val", "test")}
-        weights = save_classifier(model, folder / "classifier.safetensors", accuracy=accuracies)
+        if not trainer.is_global_zero:
+            return None
+        if config.trainer.get("fast_dev_run"):
+            said = "trainer.fast_dev_run: a few batches were trained and validated; no weights are kept"
+            console.print(said, soft_wrap=True)
+            return None
+        _load_best(best, model)
+        path = folder / "classifier.safetensors"
+        problems = dict.fromkeys((p.path, p.what, p.hint) for data in splits.values() for p in data.problems)
+        if problems:
+            Run(folder).keep_problems(list(problems))
+        save_classifier(model, path)  # before anything is scored
+        accuracies = {
+            split: measure_accuracy(model, splits[split], pixels=settings.batch_pixels)
+            for split in ("val", "test")
+        }
+        save_classifier(model, path, accuracy=accuracies)
         write_json(folder / "accuracy.json", accuracies)
         write_provenance(
             folder,
@@ -125,18 +164,84 @@ def run(config: Config, job: Job) -> float:
             device=str(trainer.strategy.root_device),
         )
         if tracked is not None:
-            tracked.log_result(accuracies, weights)
-    _say(accuracies, folder, [o for o in job.overrides if o.startswith("model=")])
+            tracked.log_result(accuracies, path)
+    _say(accuracies, folder, next_command(job.overrides, path))
     if tracked is not None and tracked.seen_at:
         console.print(f"W&B: {tracked.seen_at}", soft_wrap=True)
-    return accuracies["val"]["all"]
+    return accuracies["val"]["overall"]
 
 
-def _classifier(config: Config, settings: TrainSettings, train_set: ExampleDataset) -> ImageClassifier:
-    """The network to train, after a check that it can be trained on such images."""
+def _trainer(config: Config, settings: TrainSettings, job: Job, best: BestEpoch) -> pl.Trainer:
+    """Lightning's trainer, before there are any data."""
+    callbacks: list[pl.Callback] = [best, RichProgressBar(leave=True)]
+    if settings.patience is not None:
+        callbacks.append(EarlyStopping("val/loss", patience=settings.patience, strict=False))
+    trainer = build_trainer(
+        config.trainer,
+        max_epochs=settings.epochs,
+        callbacks=callbacks,
+        logger=pl.loggers.CSVLogger(str(job.folder), name="", version="log"),
+        log_every_n_steps=20,
+        enable_model_summary=False,
+        use_distributed_sampler=False,  # `RankBatches` shares out batches
+    )
+    if trainer.world_size > 1 and job.sweep is not None:
+        raise InputError(
+            f"trainer.devices={config.trainer.get('devices')}: a job of a sweep trains in one process; "
+            "use trainer.devices=1, or train without -m"
+        )
+    return trainer
+
+
+def _load_best(best: BestEpoch, model: ImageClassifier) -> None:
+    """Give the classifier the weights of the best epoch.
+
+    Raises:
+        InputError: there is none, or weights that are not finite.
+    """
+    if not best.best_model_path:
+        raise InputError(
+            "no epoch was validated, so that there is none to choose: the trainer's limits (trainer.max_steps, "
+            "max_time, limit_val_batches, check_val_every_n_epoch) must leave a whole one"
+        )
+    state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
+    bad = [name for name, value in state.items() if not torch.isfinite(value).all()]
+    if bad:
+        raise InputError(
+            f"the training has diverged: the best epoch's {bad[0]} is not finite; give a lower task.learning_rate"
+        )
+    model.load_state_dict(state)
+    if best.diverged is not None:
+        loss, epoch = best.diverged
+        console.print(
+            f"the training has diverged: val/loss is {loss} after epoch {epoch}; the best epoch before is kept",
+            soft_wrap=True,
+        )
+
+
+def _size_remark(shown: ExampleDataset, settings: TrainSettings) -> list[str]:
+    """What to say if a batch cannot hold ``task.batch_size`` of the largest images."""
+    if isinstance(shown, Shapes):
+        return []
+    width, height = max((shown.image_size(index) for index in range(len(shown))), key=lambda s: s[0] * s[1])
+    fitting = max(1, settings.batch_pixels // (width * height))
+    if fitting >= settings.batch_size:
+        return []
+    return [
+        f"train: the network sees up to {width}×{height} px; batches of such images hold {fitting}, not "
+        f"{settings.batch_size} (task.batch_pixels={settings.batch_pixels}); "
+        "model.size=[height,width] makes them smaller"
+    ]
+
+
+def _classifier(
+    config: Config, settings: TrainSettings, train_set: ExampleDataset, class_weights: Sequence[float] | None
+) -> ImageClassifier:
+    """The network to train, after a check that it can be trained on the images' sizes."""
     backbone, size = config.model["backbone"], _size(config.model.get("size"))
-    width, height = train_set.image_size(0)
-    check_trainable(backbone, len(train_set.class_names), size or (height, width))
+    sizes = [train_set.image_size(0)] if isinstance(train_set, Shapes) else _sizes(train_set)
+    for frame in dict.fromkeys(size or (height, width) for width, height in sizes):
+        check_trainable(backbone, len(train_set.class_names), frame)
     return ImageClassifier(
         backbone,
         train_set.class_names,
@@ -145,7 +250,15 @@ def _classifier(config: Config, settings: TrainSettings, train_set: ExampleDatas
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
         flip=settings.flip,
+        class_weights=class_weights,
     )
+
+
+def _sizes(dataset: ExampleDataset) -> list[tuple[int, int]]:
+    """The first image's size, the narrowest, the lowest and the largest; ``(width, height)`` px."""
+    sizes = [dataset.image_size(index) for index in range(len(dataset))]
+    area = partial(max, key=lambda size: size[0] * size[1])
+    return [sizes[0], min(sizes), min(sizes, key=lambda size: size[1]), area(sizes)]
 
 
 def _size(given: Any) -> tuple[int, int] | None:
@@ -158,13 +271,42 @@ def _size(given: Any) -> tuple[int, int] | None:
         raise InputError(f"{error}; give [height,width] in pixels, or null for the images' own") from error
 
 
-def _say(accuracies: dict[str, dict[str, float]], folder: Path, chosen: list[str]) -> None:
+def _say(accuracies: Mapping[str, Accuracy], folder: Path, command: str) -> None:
+    """Print the accuracies, all examples' and the classes' mean apart from the classes, and what comes next."""
     table = Table(title="accuracy", title_justify="left", title_style="bold")
     table.add_column("class")
     for split in accuracies:
         table.add_column(split, justify="right")
-    for name in next(iter(accuracies.values())):
-        table.add_row(name, *(f"{values[name]:.3f}" for values in accuracies.values()))
+    for name in next(iter(accuracies.values()))["classes"]:
+        table.add_row(name, *(_shown(values["classes"][name]) for values in accuracies.values()))
+    table.add_section()
+    table.add_row("mean of the classes", *(_shown(values["macro"]) for values in accuracies.values()))
+    table.add_row("all examples", *(_shown(values["overall"]) for values in accuracies.values()))
     console.print(table)
-    command = " ".join(["python run.py", *chosen, f"model.checkpoint={folder / 'classifier.safetensors'}"])
     console.print(f"{folder}\nuse it: {command}", soft_wrap=True)
+
+
+def _shown(share: float | None) -> str:
+    return "" if share is None else f"{share:.3f}"
+
+
+def next_command(overrides: Sequence[str], weights: Path) -> str:
+    """Word the command, quoted for a shell, that evaluates the weights on the data they were trained on.
+
+    Args:
+        overrides: of the training; all are kept but those that only a training knows.
+    """
+    kept = [
+        one
+        for one in overrides
+        if (key := one.lstrip("+~").partition("=")[0].partition("@")[0]) not in _OF_TRAINING
+        and not key.startswith(("task.", "trainer.", "hydra."))
+    ]
+    return shlex.join(["python", "run.py", *kept, f"model.checkpoint={_as_value(str(weights))}"])
+
+
+def _as_value(text: str) -> str:
+    """A text as Hydra reads it on the command line: quoted unless it is plain."""
+    if re.fullmatch(r"[\w./:-]+", text, re.ASCII):
+        return text
+    return "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text) + "'"

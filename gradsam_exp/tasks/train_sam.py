@@ -29,7 +29,7 @@ Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class TrainSamSettings:
     """Holds the settings of ``conf/task/train_sam.yaml``, where their defaults are.
 
@@ -49,8 +49,8 @@ class TrainSamSettings:
     """
 
     steps: Positive
-    batch_size: Positive
-    targets: Positive
+    batch_size: Annotated[int, Field(ge=1, le=2**16)]
+    targets: Annotated[int, Field(ge=1, le=2**10)]
     learning_rate: Annotated[float, Field(gt=0)]
     seed: int
     steps_per_epoch: Positive

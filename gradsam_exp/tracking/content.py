@@ -136,4 +136,5 @@ def log_metrics(run: "wandb.Run", metrics: Mapping[str, Summary]) -> None:
     for name, summary in known.items():
         low, high = summary.ci95
         values = {name: summary.mean, f"{name}_low": low, f"{name}_high": high, f"{name}_n": summary.n}
+        values |= {f"{name}_{part}": own.mean for part, own in summary.parts.items()}
         run.summary.update(values)

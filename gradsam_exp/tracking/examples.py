@@ -3,22 +3,17 @@
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from gradsam_exp.engine.plan import Plan
 from gradsam_exp.engine.predictions import decode_prediction
 from gradsam_exp.errors import InputError
-from gradsam_exp.reports.gallery import Example
-from gradsam_exp.reports.pictures import fitting, shrunk_mask
+from gradsam_exp.reports.gallery import Example, fitted
 from gradsam_exp.runs.folder import Run
 from gradsam_exp.runs.stored import Picture, stored_heatmaps, stored_images
-
-MOST_SIDE = 512  # px; larger images are made smaller
 
 
 def chosen_images(per_image: pd.DataFrame, images: int | Literal["all"]) -> dict[str, str]:
@@ -75,25 +70,3 @@ def examples_of(planned: Plan, run: Run, names: Sequence[str]) -> list[Example]:
         )
         found.append(fitted(example))
     return found
-
-
-def fitted(example: Example, side: int = MOST_SIDE) -> Example:
-    """Make an example at most ``side`` px wide and high; coordinates keep naming pixel centres."""
-    height, width = example.image.shape[:2]
-    size, scale = fitting((width, height), side)
-    if scale == 1:
-        return example
-    ratio = np.array([size[0] / width, size[1] / height], dtype=np.float32)
-
-    def shrunk(values: np.ndarray) -> np.ndarray:
-        return np.asarray(Image.fromarray(values).resize(size, Image.Resampling.BOX))
-
-    return replace(
-        example,
-        image=shrunk(example.image),
-        heatmap=shrunk(example.heatmap),
-        points=(example.points + 0.5) * ratio - 0.5,
-        boxes=(example.boxes + 0.5) * np.tile(ratio, 2) - 0.5,
-        mask=shrunk_mask(example.mask, size),
-        truth=None if example.truth is None else shrunk_mask(example.truth, size),
-    )

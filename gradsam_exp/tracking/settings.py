@@ -14,7 +14,7 @@ from gradsam_exp.registry import build_checked
 Mode = Literal["auto", "online", "offline"]
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class WandbSettings:
     """Holds the settings of ``conf/logger/wandb.yaml``.
 

@@ -15,6 +15,7 @@ from gradsam_exp.tracking.content import as_written, flat_training_config, weigh
 from gradsam_exp.tracking.session import deliver, open_run, place_of
 from gradsam_exp.tracking.settings import WandbSettings
 from gradsam_exp.tracking.upload import warn
+from gradsam_exp.training.classification import Accuracy
 from gradsam_exp.weights import file_digest
 
 if TYPE_CHECKING:
@@ -55,8 +56,12 @@ class TrainingRun(Logger):
         if (run := self._run) is not None:
             self._guarded(lambda: run.log(metrics, step=step))
 
-    def log_result(self, accuracies: Mapping[str, Mapping[str, float]], weights: Path) -> None:
-        """Log accuracies by split and class, and the weights as an artifact."""
+    def log_result(self, accuracies: Mapping[str, Accuracy], weights: Path) -> None:
+        """Log accuracies by split and class, and the weights as an artifact.
+
+        The summary has ``test_accuracy``, ``test_macro_accuracy`` and, of each class with images,
+        ``test_accuracy_<class>``: no name of a class makes two of these one.
+        """
         if (run := self._run) is None:
             return
 
@@ -65,8 +70,10 @@ class TrainingRun(Logger):
 
             digest = file_digest(weights)
             for split, values in accuracies.items():
-                named = {f"{split}_accuracy{'' if key == 'all' else '_' + key}": v for key, v in values.items()}
-                run.summary.update(named)
+                of_classes = values["classes"].items()
+                run.summary.update({f"{split}_accuracy_{name}": v for name, v in of_classes if v is not None})
+                run.summary.update({f"{split}_accuracy": values["overall"]})
+                run.summary.update({f"{split}_macro_accuracy": values["macro"]})
             run.config.update({"classifier_artifact": weights_name(digest), "classifier_digest": digest})
             run.log_artifact(weights_artifact(weights, digest, accuracy=dict(accuracies)))
 

@@ -1,17 +1,33 @@
-"""This module holds helpers of ``task=train``: data loader, copied initial weights, accuracy per class."""
+"""This module holds helpers of ``task=train``: data loaders, copied initial weights, accuracy per class."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypedDict
 
 import torch
-from torch.utils.data import DataLoader, Sampler
-from torchmetrics.classification import MulticlassAccuracy
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sampler
+from torchmetrics.classification import MulticlassConfusionMatrix
 
 from gradsam_exp.classifiers.checkpoints import ClassifierFile
 from gradsam_exp.classifiers.classifier import ImageClassifier
-from gradsam_exp.data.base import ExampleDataset, SizeBuckets, collate, loader
+from gradsam_exp.classifiers.transform import Transform
+from gradsam_exp.data.base import ExampleDataset, Sample, SizeBuckets, View, collate
 from gradsam_exp.data.shapes import Shapes
 from gradsam_exp.errors import InputError
+from gradsam_exp.types import ExampleBatch
+
+
+class Accuracy(TypedDict):
+    """The share of correct predictions on one split, in [0, 1].
+
+    ``overall`` is that of all examples, ``macro`` the mean of the classes' (balanced accuracy), and ``classes``
+    has that of each class by its name: None for a class without examples.
+    """
+
+    overall: float
+    macro: float
+    classes: dict[str, float | None]
 
 
 class FreshSamples(Sampler[int]):
@@ -34,18 +50,123 @@ class FreshSamples(Sampler[int]):
         return self.length
 
 
-def training_loader(dataset: ExampleDataset, batch_size: int, *, workers: int, fresh: bool) -> DataLoader[Any]:
+class RankBatches(Sampler[list[int]]):
+    """RankBatches gives one of several processes its part of all batches: no image comes twice, none is lost.
+
+    Every process takes the same number of steps: where the batches do not suffice, the last one is empty.
+
+    Args:
+        batches: gives the same batches in every process.
+        rank: of this process, from 0. Where processes start later than this is made (``ddp_spawn``, ``ddp_fork``),
+            torch.distributed says it when it is known.
+        ranks: the number of processes.
+    """
+
+    def __init__(self, batches: Sampler[list[int]], rank: int, ranks: int) -> None:
+        self.batches, self.rank, self.ranks = batches, rank, ranks
+
+    @property
+    def sampler(self) -> Any:
+        """Return what Lightning tells the epoch."""
+        return getattr(self.batches, "sampler", None)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        started = torch.distributed.is_available() and torch.distributed.is_initialized()
+        rank = torch.distributed.get_rank() if started else self.rank
+        own = list(self.batches)[rank :: self.ranks]
+        return iter(own + [[] for _ in range(len(self) - len(own))])
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.batches) / self.ranks)  # type: ignore[arg-type]  # a Sampler may have none
+
+
+class NetworkInput(View):
+    """NetworkInput shows images without their masks and, if the network wants a size, as the network gets them.
+
+    Then images are resized and normalised one by one where they are read, so that photographs of any sizes make
+    one batch, and take no more memory than it does: ``Sample.image`` is float32.
+
+    Args:
+        transform: the classifier's.
+    """
+
+    def __init__(self, dataset: ExampleDataset, transform: Transform) -> None:
+        super().__init__(dataset)
+        self.transform = transform
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self.dataset[index]
+        image = sample.image if self.transform.size is None else self.transform(sample.image[None])[0]
+        return replace(
+            sample, image=image, examples=tuple(replace(e, mask=None, counted=None) for e in sample.examples)
+        )
+
+    def image_size(self, index: int) -> tuple[int, int]:
+        """See `ExampleDataset.image_size`."""
+        size = self.transform.size
+        return self.dataset.image_size(index) if size is None else (size[1], size[0])
+
+
+def training_loader(
+    dataset: ExampleDataset,
+    batch_size: int,
+    *,
+    workers: int,
+    fresh: bool,
+    pixels: int | None = None,
+    rank: int = 0,
+    ranks: int = 1,
+) -> DataLoader[Any]:
     """Read a data set in random order, in batches of one image size each.
 
     Args:
         workers: processes that draw or read images; 0 does it in this one.
         fresh: draw new images in every epoch, where the data set is drawn (`Shapes`).
+        pixels: most pixels of a batch of read images; one image is never too many.
+        rank, ranks: which of how many processes trains with it; see `RankBatches`.
+
+    Raises:
+        InputError: a batch is larger than a data set that is drawn, whose batches are all full.
     """
-    keep: dict[str, Any] = {"collate_fn": collate, "num_workers": workers, "persistent_workers": False}
+    batches: Sampler[list[int]]
     if isinstance(dataset, Shapes):
-        sampler = FreshSamples(len(dataset)) if fresh else None
-        return DataLoader(dataset, batch_size, shuffle=sampler is None, sampler=sampler, drop_last=True, **keep)
-    return DataLoader(dataset, batch_sampler=SizeBuckets(dataset, batch_size, shuffle=True), **keep)
+        if batch_size > len(dataset):
+            raise InputError(f"task.batch_size={batch_size} is more than the {len(dataset)} training images")
+        # Processes must agree on the order; one alone draws it from torch's generator.
+        shared = None if ranks == 1 else torch.Generator().manual_seed(torch.initial_seed())
+        order = FreshSamples(len(dataset)) if fresh else RandomSampler(dataset, generator=shared)
+        batches = BatchSampler(order, batch_size, drop_last=True)
+    else:
+        batches = SizeBuckets(dataset, batch_size, pixels=pixels, shuffle=True)
+    return _loader(dataset, batches, workers, rank, ranks)
+
+
+def scoring_loader(
+    dataset: ExampleDataset,
+    batch_size: int,
+    *,
+    workers: int = 0,
+    pixels: int | None = None,
+    rank: int = 0,
+    ranks: int = 1,
+) -> DataLoader[Any]:
+    """Read a data set in its order, in batches of one image size each; the parameters are `training_loader`'s."""
+    return _loader(dataset, SizeBuckets(dataset, batch_size, pixels=pixels), workers, rank, ranks)
+
+
+def _loader(
+    dataset: Any, batches: Sampler[list[int]], workers: int, rank: int, ranks: int
+) -> DataLoader[ExampleBatch]:
+    own = batches if ranks == 1 else RankBatches(batches, rank, ranks)
+    return DataLoader(dataset, batch_sampler=own, collate_fn=_collate, num_workers=workers)
+
+
+def _collate(samples: Sequence[Sample]) -> ExampleBatch:
+    if samples:
+        return collate(samples)
+    return ExampleBatch.one_each(
+        torch.zeros(0, 3, 1, 1, dtype=torch.uint8), None, torch.zeros(0, dtype=torch.long), ()
+    )
 
 
 def copy_weights(source: ClassifierFile, model: ImageClassifier) -> None:
@@ -69,15 +190,23 @@ def check_length(checkpoint: Mapping[str, Any], steps: int, resume: str) -> None
 
 
 @torch.no_grad()
-def accuracy_by_class(model: ImageClassifier, dataset: ExampleDataset) -> dict[str, float]:
-    """Measure the share of correct predictions, for ``all`` images and for each class, on the CPU."""
-    names = model.class_names
-    overall = MulticlassAccuracy(len(names), average="micro")
-    by_class = MulticlassAccuracy(len(names), average="none")
+def measure_accuracy(model: ImageClassifier, dataset: ExampleDataset, *, pixels: int | None = None) -> Accuracy:
+    """Measure the share of correct predictions, on the CPU.
+
+    Args:
+        dataset: with the class ids of the model.
+        pixels: most pixels of a batch.
+    """
+    confusion = MulticlassConfusionMatrix(len(model.class_names), sync_on_compute=False)  # this process alone
     model.eval().cpu()
-    for batch in loader(dataset, 64):
-        logits = model(batch.own_images)
-        overall.update(logits, batch.labels)
-        by_class.update(logits, batch.labels)
-    values = zip(names, by_class.compute().tolist(), strict=True)
-    return {"all": float(overall.compute()), **{name: round(value, 4) for name, value in values}}
+    for batch in scoring_loader(NetworkInput(dataset, model.transform), 64, pixels=pixels):
+        confusion.update(model(batch.images)[batch.image_of], batch.labels)
+    counts = confusion.compute()
+    correct, given = counts.diagonal(), counts.sum(1)
+    shares = correct / given  # NaN for a class without examples
+    classes = [round(share, 4) if number else None for share, number in zip(shares.tolist(), given, strict=True)]
+    return {
+        "overall": float(correct.sum() / given.sum()),
+        "macro": float(shares.nanmean()),
+        "classes": dict(zip(model.class_names, classes, strict=True)),
+    }

@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from gradsam_exp.app.composing import compose
 from gradsam_exp.config import Config
 from gradsam_exp.console import console
-from gradsam_exp.data.base import Limited, ExampleDataset
+from gradsam_exp.data.base import ExampleDataset, Limited
 from gradsam_exp.data.shapes import Shapes
 from gradsam_exp.engine.plan import plan
 from gradsam_exp.engine.session import RUNNING, Job, Session

@@ -159,7 +159,7 @@ def test_small_examples_are_left_out_as_their_counted_pixels_are(root: Path):
     assert set(found(coco(root, by="instance", min_area=16), 0)) == {"1", "3"}
     assert set(found(coco(root, min_area=17), 0)) == {"toothbrush"}
     assert set(found(coco(root, min_area=40), 0)) == {"person"}
-    with pytest.raises(InputError, match="no image has an object that is asked for"):
+    with pytest.raises(InputError, match=r"no image .* has an object that is asked for"):
         coco(root, min_area=41)
 
 

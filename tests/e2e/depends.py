@@ -23,7 +23,7 @@ def keys(planned: Plan) -> dict[str, str]:
     found: dict[str, str] = {}
     for stage in planned.preparation().stages:
         before: list[Any] = [found[label] for label in stage.after]
-        found[stage.label] = stage.key(before or [planned.dataset.origin, [0]])
+        found[stage.label] = stage.key(before or [planned.dataset.store_digest, [0]])
     return {**found, "run": planned.identity}
 
 

@@ -45,15 +45,16 @@ def test_a_published_data_set_gives_a_table(run, request: pytest.FixtureRequest,
 
 @pytest.fixture
 def scene(tmp_path: Path) -> Path:
-    """Four images of 64×48 px with three objects each, as ``folder`` with class ids, ``voc`` and ``coco``."""
+    """Four images of 64×48 px with three objects each, as ``folder``, ``voc`` and ``coco``."""
     rng = np.random.default_rng(0)
-    places = {1: (slice(4, 20), slice(4, 24)), 8: (slice(25, 44), slice(8, 30)), 12: (slice(10, 40), slice(40, 60))}
+    places = {1: (slice(4, 20), slice(4, 24)), 8: (slice(25, 44), slice(8, 30))}
+    places[12] = (slice(10, 40), slice(40, 60))
     names = {1: "aeroplane", 8: "cat", 12: "dog"}
     palette = [value for index in range(256) for value in (index, 255 - index, index * 7 % 256)]
-    voc, folder, coco = tmp_path / "VOC2012", tmp_path / "own", tmp_path / "coco"
+    voc, folder, coco_root = tmp_path / "VOC2012", tmp_path / "own", tmp_path / "coco"
     for path in (
-        voc / "JPEGImages", voc / "SegmentationClass", voc / "ImageSets" / "Segmentation", folder / "images" / "test",
-        folder / "masks" / "test", coco / "val2017", coco / "annotations",
+        voc / "JPEGImages", voc / "SegmentationClass", voc / "ImageSets" / "Segmentation",
+        folder / "images" / "test", folder / "masks" / "test", coco_root / "val2017", coco_root / "annotations",
     ):  # fmt: skip
         path.mkdir(parents=True)
     images, annotations, stems = [], [], [f"2012_{k:06d}" for k in range(4)]
@@ -71,7 +72,7 @@ def scene(tmp_path: Path) -> Path:
             })  # fmt: skip
         mask = Image.fromarray(values, mode="P")
         mask.putpalette(palette)
-        for path in (voc / "JPEGImages", folder / "images" / "test", coco / "val2017"):
+        for path in (voc / "JPEGImages", folder / "images" / "test", coco_root / "val2017"):
             Image.fromarray(pixels).save(path / f"{stem}.jpg", quality=95)
         for path in (voc / "SegmentationClass", folder / "masks" / "test"):
             mask.save(path / f"{stem}.png")
@@ -81,7 +82,7 @@ def scene(tmp_path: Path) -> Path:
     (folder / "names.txt").write_text("\n".join(names.get(line, f"other {line}") for line in range(1, 21)) + "\n")
     categories = [{"id": value, "name": name} for value, name in names.items()]
     content = {"images": images, "annotations": annotations, "categories": categories}
-    (coco / "annotations" / "instances_val2017.json").write_text(json.dumps(content))
+    (coco_root / "annotations" / "instances_val2017.json").write_text(json.dumps(content))
     return tmp_path
 
 
@@ -89,7 +90,12 @@ def test_the_same_images_in_three_formats_have_the_same_scores(run, scene: Path)
     formats = {
         "voc": [f"data.root={scene}/VOC2012", "split=val"],
         "coco": [f"data.root={scene}/coco", "split=val"],
-        "folder": [f"data.root={scene}/own", "data.mask.object=classes", "data.class_list=names.txt", "split=test"],
+        "folder": [
+            f"data.root={scene}/own",
+            "data.mask.object=classes",
+            "data.class_list=names.txt",
+            "split=test",
+        ],
     }
     tables = {}
     for name, more in formats.items():
@@ -106,7 +112,7 @@ def test_the_same_images_in_three_formats_have_the_same_scores(run, scene: Path)
 
 
 def test_an_image_of_three_examples_is_encoded_once(run, scene: Path, monkeypatch: pytest.MonkeyPatch):
-    from gradsam_exp.segmenters.sam import SamSegmenter  # noqa: PLC0415
+    from gradsam_exp.segmenters.sam import SamSegmenter
 
     encoded: list[int] = []
     encode = SamSegmenter.encode

@@ -62,6 +62,22 @@ def test_a_wrong_picture_is_refused_before_anything_is_loaded(
     assert (given or "image is missing") in done.err
 
 
+def test_several_classes_of_a_picture_can_be_asked_for(run, photos: Path):
+    done = run("task=explain", f"image='{photos}/grey.png'", "explainer.target=top3")
+    assert done.code == 0, done.err
+    seen, *masks = done.out.splitlines()
+    best = [part.strip().rsplit(" ", 1)[0] for part in seen.split(": ")[1].split(",")][:3]
+    assert masks[0].startswith("  mask: ")
+    assert [line.split(":")[0].removeprefix("  mask of ") for line in masks[1:]] == best[1:]
+    assert {path.name for path in done.folder.rglob("*_mask.png")} == {f"grey-top{k}_mask.png" for k in (1, 2, 3)}
+
+
+def test_what_is_done_to_a_picture_is_said(run, photos: Path):
+    Image.new("RGBA", (40, 30), (255, 0, 0, 100)).save(photos / "glass.png")
+    done = run("task=explain", f"image='{photos}/glass.png'")
+    assert done.out.splitlines()[0].endswith("glass.png: transparent parts are put over white")
+
+
 def test_the_truth_cannot_be_asked_for(run, photos: Path):
     done = run("task=explain", f"image='{photos}/grey.png'", "pipeline=oracle")
     assert done.err.strip().endswith("looks at the true masks, but the data set has none")

@@ -14,16 +14,16 @@ import pytest
 
 from gradsam_exp.metrics.base import METRICS
 from gradsam_exp.registry import Registry
-from tests.e2e.test_readme import blocks
+from tests.e2e.test_readme import CONTRIBUTING, blocks
 from tests.tracking.conftest import offline_runs, records
 
 
 @pytest.fixture
 def leak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """README's metric in a file of its own, forgotten afterwards."""
+    """The metric of CONTRIBUTING.md in a file of its own, forgotten afterwards."""
     METRICS.names()
     monkeypatch.setattr(METRICS, "_factories", dict(METRICS._factories))
-    *_, example = blocks("python")
+    _, example, _ = blocks("python", CONTRIBUTING)
     (tmp_path / "leak_metric.py").write_text(example)
     monkeypatch.syspath_prepend(tmp_path)
     importlib.import_module("leak_metric")
@@ -77,6 +77,7 @@ def test_a_run_measures_what_was_chosen(run):
     (folder,) = done.runs
     assert list(metrics_of(folder)) == [
         "fg_hit_rate", "bg_hit_rate", "distance_px", "miou", "dice", "boundary_iou", "leak", "accuracy",
+        "macro_accuracy",
         "pointing_game", "energy_in_mask", "best_threshold_iou",
     ]  # fmt: skip
     for title in ("Dice", "boundary IoU", "leak", "energy in mask"):

@@ -8,10 +8,14 @@ import shlex
 from fnmatch import fnmatch
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
-from gradsam_exp.metrics.base import build_metrics
+from gradsam_exp.metrics.base import DatasetMetric, build_metrics
+from gradsam_exp.runs.summary import summarize_counts
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -27,6 +31,7 @@ PAGES = {
     )
     for path in sorted(ROOT.glob(pattern))
 }
+CONTRIBUTING = PAGES["CONTRIBUTING.md"]
 PROGRAMS = ("python run.py ", "gradsam-exp ", "python -m gradsam_exp ")  # the same one
 EXAMPLES = ("pipeline=hottest", "+metrics.leak=true", "pipeline=spread")  # what a reader adds first
 ABBREVIATED = re.compile(r"…|\w\|\w")
@@ -66,7 +71,7 @@ def test_the_plug_in_example(batch, monkeypatch):
     gs.STRATEGIES.names()  # have all of ours first
     monkeypatch.setattr(gs.STRATEGIES, "_factories", dict(gs.STRATEGIES._factories))  # forget it afterwards
 
-    _, example, _ = blocks("python")
+    _, example = blocks("python")
     exec(compile(example, "README.md", "exec"), {"__name__": "hottest"})
     (yaml,) = blocks("yaml")
     name = yaml.splitlines()[1].removeprefix("name: ")
@@ -85,8 +90,8 @@ def test_the_metric_example(monkeypatch):
     gs.METRICS.names()  # have all of ours first
     monkeypatch.setattr(gs.METRICS, "_factories", dict(gs.METRICS._factories))  # forget it afterwards
 
-    *_, example = blocks("python")
-    exec(compile(example, "README.md", "exec"), {"__name__": "leak"})
+    _, example, _ = blocks("python", CONTRIBUTING)
+    exec(compile(example, "CONTRIBUTING.md", "exec"), {"__name__": "leak"})
     (metric,) = build_metrics({"leak": True})
     masks, truth = torch.zeros(2, 2, 2, dtype=torch.bool), torch.zeros(2, 2, 2, dtype=torch.bool)
     masks[0] = truth[0, 0] = True
@@ -94,9 +99,56 @@ def test_the_metric_example(monkeypatch):
     assert metric.per_example().nan_to_num(-1).tolist() == [0.5, -1]
 
 
-def test_only_readme_has_python_examples():
+def test_the_example_of_a_data_set_metric(monkeypatch):
+    import gradsam_exp as gs
+
+    gs.METRICS.names()  # have all of ours first
+    monkeypatch.setattr(gs.METRICS, "_factories", dict(gs.METRICS._factories))  # forget it afterwards
+
+    *_, example = blocks("python", CONTRIBUTING)
+    exec(compile(example, "CONTRIBUTING.md", "exec"), {"__name__": "overall_iou"})
+    (metric,) = build_metrics({"overall_iou": True})
+    assert isinstance(metric, DatasetMetric)
+    metric.add(
+        {
+            "masks": torch.tensor([[[1, 1, 0, 0]], [[0, 0, 1, 1]], [[1, 0, 0, 0]]]).bool(),
+            "truth": torch.tensor([[[1, 0, 0, 0]], [[0, 1, 1, 0]], [[1, 1, 1, 1]]]).bool(),
+            "counted": torch.tensor([[[1, 1, 1, 1]], [[1, 1, 1, 0]], [[1, 1, 1, 1]]]).bool(),
+            "labels": torch.tensor([0, 1, 0]),
+            "image_ids": ["a", "a", "b"],
+            "class_names": ("cat", "dog"),
+        }
+    )
+    found = summarize_counts(metric, pd.DataFrame(metric.rows))
+    assert found.mean == 3 / 8
+    assert {name: part.mean for name, part in found.parts.items()} == {"cat": 2 / 6, "dog": 1 / 2}
+
+
+def test_the_example_of_a_data_format(tmp_path, monkeypatch):
+    import gradsam_exp as gs
+
+    gs.DATASETS.names()  # have all of ours first
+    monkeypatch.setattr(gs.DATASETS, "_factories", dict(gs.DATASETS._factories))  # forget it afterwards
+
+    example, *_ = blocks("python", CONTRIBUTING)
+    exec(compile(example, "CONTRIBUTING.md", "exec", dont_inherit=True), {"__name__": "named"})
+    for folder in ("test", "test-masks"):
+        (tmp_path / folder).mkdir()
+    mask = np.zeros((16, 24), dtype=np.uint8)
+    mask[2:5, 2:6], mask[1] = 1, 255
+    for name in ("cat-1", "dog-1"):
+        Image.new("RGB", (24, 16)).save(tmp_path / "test" / f"{name}.jpg")
+        Image.fromarray(mask).save(tmp_path / "test-masks" / f"{name}.png")
+    data = gs.DATASETS.build({"name": "named", "root": str(tmp_path)}, split="test")
+    assert (len(data), list(data.class_names)) == (2, ["cat", "dog"])
+    (dog,) = data[1].examples
+    assert (dog.label, int(dog.mask.sum()), int((~dog.counted).sum())) == (1, 12, 24)
+
+
+def test_only_these_pages_have_python_examples():
     """Those above; a page that gets one needs a test."""
-    assert [page for page, text in PAGES.items() if blocks("python", text)] == ["README.md"]
+    found = {page: len(blocks("python", text)) for page, text in PAGES.items()}
+    assert {page: number for page, number in found.items() if number} == {"README.md": 2, "CONTRIBUTING.md": 3}
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -138,7 +138,7 @@ def test_provenance_says_where_it_comes_from(run):
     assert {"created", "command", "git", "versions", "device", "seeds", "digests", "seconds"} <= facts.keys()
     assert {"data", "classifier", "sam", "config"} <= facts["digests"].keys()
     assert facts["backbone"] == "resnet18"
-    assert {"explain", "encode", "segment", "score", "data"} == facts["seconds"].keys()
+    assert {"check", "explain", "encode", "segment", "score", "data"} == facts["seconds"].keys()
 
 
 def test_every_stage_can_be_exchanged(run):

@@ -125,7 +125,7 @@ def test_a_run_after_an_edit_that_is_no_part_of_it_is_taken(copy: Copy):
 def test_a_metric_that_changed_is_measured_again(copy: Copy, before: dict[str, float]):
     """Reported: ``pointing_game × 0`` still printed the old number from the store."""
     assert before["pointing_game"] > 0
-    copy.edit("metrics/heatmaps.py", "(near & truth).flatten(1).any(1).double()", "0 * near.double()[:, 0, 0]")
+    copy.edit("metrics/heatmaps.py", "(maxima & near).sum((1, 2)).double()", "0 * near.double()[:, 0, 0]")
     made, after, _ = copy.run()
     assert after["pointing_game"] == 0
     assert set(made) == {"quality"}

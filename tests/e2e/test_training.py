@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from gradsam_exp.classifiers.checkpoints import find_classifier
 from gradsam_exp.classifiers.classifier import ImageClassifier
@@ -31,8 +34,9 @@ def test_a_classifier_is_trained_and_used(run):
         used = run("logger=none", "limit=4", f"model.checkpoint={checkpoint}")
         assert used.code == 0, used.err
     accuracy = json.loads((weights.parent / "accuracy.json").read_text())
-    assert accuracy["val"].keys() == {"all", "circle", "square", "triangle", "star", "diamond"}
-    assert "use it: python run.py model.checkpoint=" in done.out
+    assert accuracy["val"].keys() == {"overall", "macro", "classes"}
+    assert accuracy["val"]["classes"].keys() == {"circle", "square", "triangle", "star", "diamond"}
+    assert "use it: python run.py " in done.out
     whole, half = find_classifier(next(iter(done.folder.rglob("best.ckpt")))), find_classifier(weights)
     assert whole.class_names == half.class_names
     for one, other in zip(whole.load().parameters(), half.load().parameters(), strict=True):
@@ -158,3 +162,100 @@ def test_a_compact_sam_is_trained_resumed_and_used(run):
     bad = run(*tiny, "task.resume=/nowhere/last.ckpt", defaults=False)
     assert bad.code == 1
     assert "task.resume=/nowhere/last.ckpt does not exist" in bad.err
+
+
+COLOURS = {"all": (200, 60, 60), "dog": (60, 200, 60), "emu": (60, 60, 200)}
+
+
+def coloured(root: Path, counts: dict[str, dict[str, int]]) -> Path:
+    """Pictures of one colour a class, 64×48 px, and masks of the middle; ``counts`` by split and class."""
+    rng = np.random.default_rng(0)
+    for split, of_class in counts.items():
+        for name, count in of_class.items():
+            for k in range(count):
+                pixels, mask = rng.integers(0, 60, (48, 64, 3), dtype=np.uint8), np.zeros((48, 64), np.uint8)
+                pixels[8:40, 8:56], mask[8:40, 8:56] = COLOURS[name], 255
+                for tree, array in (("images", pixels), ("masks", mask)):
+                    path = root / tree / split / name / f"{k}.png"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(array).save(path)
+    return root
+
+
+def test_a_split_may_lack_a_class_and_the_printed_command_runs(run, tmp_path: Path):
+    """A class called "all" that only train has; the folder's name needs quotes in a shell and in Hydra."""
+    some = {"dog": 3, "emu": 3}
+    root = coloured(tmp_path / "my data", {"train": {"all": 8, "dog": 8, "emu": 8}, "val": some, "test": some})
+    done = run("task=train", "data=folder", f"data.root={root}", "task.epochs=12", "task.batch_size=8",
+               "task.class_weights=balanced", "trainer.precision=32-true", "logger=none", "task.workers=0",
+               "task.patience=null", defaults=False)  # fmt: skip
+    assert done.code == 0, done.err
+    assert "test: no image of 1 of 3 classes (all)" in done.out
+    (weights,) = done.folder.rglob("classifier.safetensors")
+    accuracy = json.loads((weights.parent / "accuracy.json").read_text())
+    assert accuracy["test"] == {"overall": 1.0, "macro": 1.0, "classes": {"all": None, "dog": 1.0, "emu": 1.0}}
+    assert open_weights(weights).header["accuracy"] == accuracy
+    (line,) = (line for line in done.out.splitlines() if line.startswith("use it: "))
+    words = shlex.split(line.removeprefix("use it: "))
+    assert words[:2] == ["python", "run.py"]
+    used = run(*words[2:], "task.figures=false", defaults=False)
+    assert used.code == 0, used.err
+    metrics = json.loads((used.runs[0] / "metrics.json").read_text())["metrics"]
+    assert metrics["accuracy"]["mean"] == 1.0
+
+
+def test_the_test_split_is_looked_at_before_the_first_epoch(run, tmp_path: Path):
+    root = coloured(tmp_path / "own", {"train": {"dog": 2, "emu": 2}, "val": {"dog": 1, "emu": 1}})
+    done = run("task=train", "data=folder", f"data.root={root}", "logger=none", defaults=False)
+    assert done.code == 1
+    assert done.err.startswith("gradsam_exp: data.root: the folder ")
+    assert done.err.count("\n") == 1
+    assert not list(done.folder.rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "code", "said"),
+    [
+        (["+trainer.fast_dev_run=true"], 0, "no weights are kept"),
+        (["+trainer.max_epochs=2"], 1, "trainer.max_epochs is set by the task; say task.epochs"),
+        (["+trainer.max_stepz=2"], 1, "did you mean 'max_steps'?"),
+        (["+trainer.max_steps=1"], 1, "no epoch was validated"),
+        (["task.learning_rate=1e30"], 1, "the training has diverged: val/loss is nan after epoch 1"),
+    ],
+)
+def test_a_training_without_a_best_epoch_keeps_no_weights(run, tmp_path: Path, overrides, code: int, said: str):
+    some = {"dog": 4, "emu": 4}
+    root = coloured(tmp_path / "own", {"train": some, "val": some, "test": some})
+    done = run("task=train", "data=folder", f"data.root={root}", "task.epochs=2", "task.batch_size=4",
+               "trainer.precision=32-true", "logger=none", "task.workers=0", *overrides,
+               defaults=False)  # fmt: skip
+    assert done.code == code, done.err
+    assert said in done.out + done.err
+    assert "Traceback" not in done.err
+    assert "use it" not in done.out
+    assert not list(done.folder.rglob("classifier.safetensors"))
+
+
+def test_the_number_of_workers_changes_no_weight(run, tmp_path: Path):
+    some = {"dog": 4, "emu": 4}
+    root = coloured(tmp_path / "own", {"train": some, "val": some, "test": some})
+    for workers in (0, 1):
+        done = run("task=train", "data=folder", f"data.root={root}", "task.epochs=2", "task.batch_size=3",
+                   "trainer.precision=32-true", "logger=none", f"task.workers={workers}",
+                   defaults=False)  # fmt: skip
+        assert done.code == 0, done.err
+    one, other = (open_weights(path).tensors() for path in done.folder.rglob("classifier.safetensors"))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_two_processes_train_together(command, tmp_path: Path):
+    """Batches of two of 5 and 4 images of one size: five batches, three steps of which the last has one empty."""
+    some = {"dog": 2, "emu": 1}
+    root = coloured(tmp_path / "own", {"train": {"dog": 5, "emu": 4}, "val": some, "test": some})
+    done = command("task=train", "data=folder", f"data.root={root}", "task.epochs=2", "task.batch_size=2",
+                   "trainer.precision=32-true", "trainer.accelerator=cpu", "trainer.devices=2",
+                   "logger=none", "task.workers=0")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("use it: ") == 1
+    (last,) = (tmp_path / "outputs").rglob("last.ckpt")
+    assert torch.load(last, weights_only=True)["global_step"] == 6

@@ -15,7 +15,7 @@ from gradsam_exp.prompts.base import STRATEGIES, PromptStrategy
 from gradsam_exp.segmenters.base import Embeddings
 from gradsam_exp.selectors.base import SELECTORS
 from gradsam_exp.selectors.score import PredictedIoU
-from gradsam_exp.types import Choice, Heatmaps, ExampleBatch, PromptContext, Prompts, Segmentation
+from gradsam_exp.types import Choice, ExampleBatch, Heatmaps, PromptContext, Prompts, Segmentation
 from tests.accelerator import pretended_accelerator
 from tests.album import RADII, SIDE, Album
 
@@ -249,3 +249,37 @@ def test_what_decides_is_on_the_cpu_wherever_the_segmenter_runs(name: str, selec
             assert {value.device.type for value in on_the_cpu} == {"cpu"}
             assert result.segmentation.logits.device.type == "cuda"
             assert result.segmentation.predicted_iou.device.type == "cuda"
+
+
+@pytest.mark.parametrize("name", ["fg", "fgbg", "box_points", "cascade", "adaptive", "grid_match"])
+def test_images_of_different_sizes_are_decoded_together_as_alone(name: str, segmenter, batch: ExampleBatch):
+    sizes = [(48, 64), (64, 48), (37, 101), (90, 90)]
+    asked = []
+    for row, size in enumerate(sizes):
+        images = torch.nn.functional.interpolate(batch.images[row : row + 1], size, mode="nearest")
+        own = ExampleBatch.one_each(images, None, batch.labels[row : row + 1], (f"image {row}",))
+        asked.append((context(own), segmenter.encode(images)))
+    pipeline = Pipeline(STRATEGIES.build({"name": name}), segmenter, PredictedIoU())
+    for (ctx, embeddings), together in zip(asked, pipeline.together(asked), strict=True):
+        alone = pipeline(ctx, embeddings)
+        assert torch.equal(together.masks, alone.masks)
+        assert torch.equal(together.rounds, alone.rounds)
+        torch.testing.assert_close(together.predicted_iou, alone.predicted_iou)
+        assert len(together.prompts) == len(alone.prompts)
+
+
+def test_examples_of_one_image_share_its_embedding(segmenter, batch: ExampleBatch):
+    three = batch.images[:2]
+    embeddings = segmenter.encode(three)
+    shared = replace(embeddings, image_of=torch.tensor([0, 0, 1]))
+    prompts = Prompts(
+        torch.tensor([0, 1, 2]),
+        torch.tensor([[[10.0, 10]], [[40.0, 20]], [[20.0, 30]]]),
+        torch.ones(3, 1, dtype=torch.long),
+    )
+    alone = [
+        segmenter.decode(embeddings, replace(prompts[row : row + 1], example_index=torch.tensor([image])))
+        for row, image in enumerate((0, 0, 1))
+    ]
+    answer = segmenter.decode(shared, prompts)
+    torch.testing.assert_close(answer.logits, torch.cat([one.logits for one in alone]), atol=1e-4, rtol=1e-4)

@@ -7,7 +7,7 @@ from gradsam_exp.errors import InputError
 from gradsam_exp.explainers.base import EXPLAINERS, scale_to_unit
 from gradsam_exp.explainers.gradient import GradCAM
 from gradsam_exp.explainers.several import Mirrored, together
-from gradsam_exp.types import Heatmaps, ExampleBatch
+from gradsam_exp.types import ExampleBatch, Heatmaps
 
 
 def test_members_vote(classifier, batch: ExampleBatch):

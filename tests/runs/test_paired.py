@@ -62,3 +62,11 @@ def test_wilcoxons_p_is_scipys(values: list[float]):
     """Tied ranks, few and many, and one image alone."""
     differences = np.array(values)
     assert paired_difference(differences, np.zeros(len(values))).p == pytest.approx(wilcoxon(differences).pvalue)
+
+
+def test_differences_that_differ_by_rounding_are_tied():
+    """−0.1, 0.1 four times, and 0.2 have the ranks 3 (five times) and 6: of 64 ways, W ≤ 3 in 1 + 5."""
+    run, baseline = np.array([0.1, 0.3, 0.9, 0.4, 1.0, 0.2]), np.array([0.0, 0.2, 0.8, 0.3, 1.1, 0.0])
+    assert len(np.unique(np.abs(run - baseline))) > 2, "by rounding"
+    assert paired_difference(run, baseline).p == pytest.approx(2 * 6 / 64)  # 0.1875
+    assert all_pairs(np.stack([baseline, run]))[1, 0].p == pytest.approx(0.1875)

@@ -14,9 +14,9 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from gradsam_exp.config import Config
-from gradsam_exp.reports.gallery import Example
+from gradsam_exp.reports.gallery import Example, fitted
 from gradsam_exp.tracking.content import flat_config, run_name
-from gradsam_exp.tracking.examples import chosen_images, fitted
+from gradsam_exp.tracking.examples import chosen_images
 from gradsam_exp.tracking.pictures import numbers_table, plain
 from gradsam_exp.tracking.settings import api_key
 from tests.tracking.conftest import artifact, inspect, offline_runs, records, table

@@ -28,8 +28,8 @@ def test_the_curve_the_accuracies_and_the_weights_are_shown(run):
     expected = {"epochs": 2, "learning_rate": 0.002, "model": "resnet18", "data": "shapes", "background": "noise"}
     assert expected.items() <= found["config"].items()
     accuracies = json.loads((weights.parent / "accuracy.json").read_text())
-    assert found["summary"]["test_accuracy"] == pytest.approx(accuracies["test"]["all"])
-    assert found["summary"]["val_accuracy_star"] == pytest.approx(accuracies["val"]["star"])
+    assert found["summary"]["test_accuracy"] == pytest.approx(accuracies["test"]["overall"])
+    assert found["summary"]["val_accuracy_star"] == pytest.approx(accuracies["val"]["classes"]["star"])
     curve = json.dumps(records(offline, "history"))
     assert curve.count("val/accuracy/star") == 2, "one point an epoch"
     digest = find_classifier(weights).digest

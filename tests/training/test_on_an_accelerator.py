@@ -95,9 +95,7 @@ def test_a_step_and_validation_of_a_classifier(classifier: ImageClassifier, fake
         images, None, torch.zeros(4, dtype=torch.long, device=CUDA), ("a", "b", "c", "d")
     )
     assert model.training_step(batch, 0).device == CUDA
-    model.val_accuracy.to(CUDA)
-    model.val_accuracy_by_class.to(CUDA)
+    model.val_confusion.to(CUDA)
     model.validation_step(batch, 0)
-    model.on_validation_epoch_end()
-    assert model.val_accuracy_by_class.tp.device == CUDA
-    assert len(SHAPES) == len(model.val_accuracy_by_class.tp)
+    assert model.val_confusion.confmat.device == CUDA
+    assert model.val_confusion.compute().shape == (len(SHAPES), len(SHAPES))

@@ -86,7 +86,9 @@ class Explained:
         def explain(rows: slice) -> Heatmaps:
             some = images[rows]
             own = None if targets is None else filled(targets[rows], batches.most).to(self.device)
-            return explainer(filled(some, batches.most).to(self.device), own)[: len(some)].to("cpu")
+            found = explainer(filled(some, batches.most).to(self.device), own)
+            _check_finite(found, explainer)
+            return found[: len(some)].to("cpu")
 
         return Heatmaps.joined(list(batches.slices(len(images), explain)))
 
@@ -98,6 +100,15 @@ class Explained:
             return self.classifier(filled(some, batches.most).to(self.device))[: len(some)].cpu()
 
         return torch.cat(list(batches.slices(len(pixels), classify)))
+
+
+def _check_finite(found: Heatmaps, explainer: Explainer) -> None:
+    """Refuse, by an `InputError`, heatmaps and class scores that are NaN or infinite."""
+    for what, values in (("heatmaps", found.values), ("class scores", found.logits)):
+        if values is not None and not values.isfinite().all():
+            raise InputError(
+                f"{type(explainer).__name__} gives {what} that are NaN or infinite: check the classifier's weights"
+            )
 
 
 def find_target(given: Any, class_names: Sequence[str]) -> tuple[Target, int]:
