@@ -30,7 +30,9 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return f"{error.full_key}: {first_line(error)}"
     hint = "; to run with each of them add -m: python run.py -m …" if text.startswith("Ambiguous value") else ""
-    return " ".join(text.split()) if isinstance(error, InputError) else first_line(error) + hint
+    if not isinstance(error, InputError):
+        return first_line(error) + hint
+    return text if error.is_list else " ".join(text.split())
 
 
 def _nearest_beside(key: str, error: BaseException | None) -> str:
