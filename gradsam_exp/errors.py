@@ -14,7 +14,12 @@ class InputError(Exception):
     """Something the user gave is wrong; the message names the file or config key, and the hint what to do.
 
     ``run.py`` prints it as one line without a traceback and exits with 1.
+
+    Attributes:
+        is_list: the message has a line for each of several things that are wrong.
     """
+
+    is_list = False
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:

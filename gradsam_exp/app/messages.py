@@ -30,7 +30,8 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return f"{error.full_key}: {first_line(error)}"
     hint = "; to run with each of them add -m: python run.py -m …" if text.startswith("Ambiguous value") else ""
-    return " ".join(text.split()) if isinstance(error, InputError) else first_line(error) + hint
+    plain = text if getattr(error, "is_list", False) else " ".join(text.split())
+    return plain if isinstance(error, InputError) else first_line(error) + hint
 
 
 def _nearest_beside(key: str, error: BaseException | None) -> str:

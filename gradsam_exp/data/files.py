@@ -392,6 +392,7 @@ class FileProblems(InputError):
 
     def __init__(self, problems: Sequence[FileProblem], files: int) -> None:
         super().__init__(_told(problems, files))
+        self.is_list = len(problems) > 1
         self.problems = list(problems)
 
 

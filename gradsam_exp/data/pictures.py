@@ -26,6 +26,7 @@ MAX_ASPECT = 256  # of the longer side to the shorter one; beyond it, nothing is
 _UNREAD = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # they are no pixels, or call another program
 _RAW = {".arw", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".jxl", ".nef", ".orf", ".raf", ".rw2", ".svg"}
 _FAINT = 4096  # of 65535; what a camera of 12 bits gives if its values are not scaled
+_PHOTOMETRIC = 262  # the TIFF tag
 _opening = threading.Lock()
 
 
@@ -109,7 +110,7 @@ def inspect_picture(path: Path, *, max_pixels: int = MAX_PIXELS) -> PictureFacts
             if turned.has_transparency_data and _alpha(turned).getextrema()[0] < 255:  # type: ignore[operator]
                 notes.append("transparent parts are put over white")
             _as_rgb(path, turned, picture.format)
-            if turned.mode.startswith("I") and turned.getextrema()[1] < _FAINT:  # type: ignore[operator]
+            if turned.mode.startswith("I") and np.asarray(turned).max(initial=0) < _FAINT:
                 notes.append(f"of 65536 shades none is above {_FAINT}, so that they are nearly black")
     if max(size) > MAX_ASPECT * min(size):
         what = f"is {size[0]}×{size[1]} px, one side more than {MAX_ASPECT} times the other"
@@ -158,6 +159,10 @@ def opened(path: Path, *, max_pixels: int = MAX_PIXELS, content: bytes | None = 
             if width * height > max_pixels:
                 what = f"has {width}×{height} px, more than max_pixels={max_pixels}"
                 raise FileProblem(path, what, "make it smaller, or raise max_pixels of the data set or the task")
+            inverted = getattr(picture, "tag_v2", {}).get(_PHOTOMETRIC) == 0
+            if inverted and picture.mode.startswith(("I", "F")):  # of up to 8 bits, Pillow turns them round
+                what = "is a TIFF of more than 8 bits in which 0 is white"
+                raise FileProblem(path, what, "save it with 0 for black")
             yield picture
 
 
@@ -192,7 +197,11 @@ def _alpha(picture: Image.Image) -> Image.Image:
 def _as_rgb(path: Path, picture: Image.Image, kind: str | None) -> Image.Image:
     """The picture in 8-bit RGB; ``kind`` is its file format."""
     if picture.mode.startswith(("I", "F")):
+        transparent = picture.info.get("transparency")  # a grey value
+        seen = np.array([]) if transparent is None else np.asarray(picture) != transparent
         picture = Image.fromarray(_eight_bits(path, picture, kind))
+        if transparent is not None:
+            picture.putalpha(Image.fromarray(np.uint8(255) * seen))
     if picture.has_transparency_data:
         opaque = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque).convert("RGB")

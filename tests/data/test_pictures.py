@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -278,3 +280,36 @@ def test_what_pillow_reads_is_a_picture_by_its_ending(name: str):
 def test_other_kinds_of_pictures_are_known_and_not_read(name: str):
     assert not is_picture(Path(name))
     assert is_unread_picture(Path(name))
+
+
+def with_tag(path: Path, values: np.ndarray) -> None:
+    """Save a TIFF in which 0 is white (PhotometricInterpretation 0)."""
+    Image.fromarray(values).save(path, "TIFF")
+    content = path.read_bytes()
+    place = content.find(struct.pack("<HHI", 262, 3, 1)) + 8
+    path.write_bytes(content[:place] + struct.pack("<I", 0) + content[place + 4 :])
+
+
+def test_a_tiff_in_which_0_is_white_is_turned_round_or_refused(tmp_path: Path):
+    with_tag(tmp_path / "x.tif", np.array([[0, 200]], dtype=np.uint8))
+    assert read_rgb(tmp_path / "x.tif")[0].tolist() == [[255] * 3, [55] * 3]
+    for kind in (np.uint16, np.float32):
+        with_tag(tmp_path / "x.tif", np.array([[0, 1]], dtype=kind))
+        with pytest.raises(FileProblem, match=r"x\.tif is a TIFF of more than 8 bits in which 0 is white"):
+            read_rgb(tmp_path / "x.tif")
+
+
+@pytest.mark.parametrize(("kind", "transparent"), [(np.uint8, 100), (np.uint16, 25700)])
+def test_a_grey_that_stands_for_transparent_is_white(tmp_path: Path, kind: type, transparent: int):
+    Image.fromarray(np.array([[0, transparent]], dtype=kind)).save(tmp_path / "x.png")
+    content = (tmp_path / "x.png").read_bytes()
+    place, chunk = content.find(b"IDAT") - 4, b"tRNS" + struct.pack(">H", transparent)
+    framed = struct.pack(">I", 2) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    (tmp_path / "x.png").write_bytes(content[:place] + framed + content[place:])
+    assert read_rgb(tmp_path / "x.png")[0].tolist() == [[0] * 3, [255] * 3]
+
+
+def test_sixteen_bits_in_either_byte_order_are_read(tmp_path: Path):
+    Image.fromarray(np.array([[0, 65535]], dtype=">u2")).save(tmp_path / "x.tif")
+    assert read_rgb(tmp_path / "x.tif")[0, :, 0].tolist() == [0, 255]
+    assert inspect_picture(tmp_path / "x.tif").size == (2, 1)

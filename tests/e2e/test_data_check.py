@@ -64,6 +64,7 @@ def test_files_are_left_out_and_said(run, folder: Path):
     assert stopped.code == 1
     for name in ("0000.png", "0001.png", "0002.png", "0003.png"):
         assert name in stopped.err
+    assert len(stopped.err.strip().splitlines()) == 5, "a line for each file"
     done = run("data=folder", f"data.root={folder}", "data.on_error=skip", "limit=null")
     assert done.code == 0, done.err
     assert "files that cannot be used are left out (4: 0000.png" in done.out
