@@ -79,7 +79,7 @@ class ExampleBatch:
         example_ids: one unique name per example; the image's where it has no other.
     """
 
-    images: Images
+    images: UInt8[Tensor, "images 3 height width"]
     image_of: Int[Tensor, " batch"]
     labels: Int[Tensor, " batch"]
     masks: Masks | None

@@ -198,7 +198,7 @@ def _clear(
 ) -> tuple[np.ndarray, tuple[str, ...], bool]:
     """The object of a mask of which nothing was said, with notes, and whether the file alone does not show it."""
     if len(found) <= 1:
-        return values != 0, (), bool(len(found)) and found[0] != 0
+        return values != 0, (), bool(len(found) and found[0] != 0)
     if len(found) == 2 and found[0] == 0:
         return values == found[1], (), False
     if not names and _soft(values if counted is None else np.where(counted, values, 0), lossy=lossy):

@@ -18,13 +18,13 @@ the first. Where a pixel does not count it is not in the truth, and not in PxAP;
 estimated boxes, as holes would tear these. Values are in [0, 1], not in percent.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from pydantic import Field
 from scipy import ndimage
 from torch import Tensor
@@ -43,7 +43,7 @@ _EIGHT = np.ones((3, 3), dtype=int)
 _NO_BOX = np.zeros((1, 4), dtype=int)
 
 
-def box_ious(one: Boxes, other: Boxes) -> Float[np.ndarray, "one other"]:
+def box_ious(one: Int[np.ndarray, "one 4"], other: Int[np.ndarray, "other 4"]) -> Float[np.ndarray, "one other"]:
     """Compute the IoU of every two boxes ``x0, y0, x1, y1``, both ends included: the width is ``x1 − x0 + 1``."""
     first, second = one[:, None], other[None]
     low, high = np.maximum(first[..., :2], second[..., :2]), np.minimum(first[..., 2:], second[..., 2:])
@@ -71,7 +71,7 @@ def scaled_box(box: Int[np.ndarray, " 4"], size: tuple[int, int], to: int | None
     return (box * float(to) / np.array([size[1], size[0]] * 2)).astype(int)
 
 
-def score_map(heat: Float[Tensor, "height width"], size: int | None) -> Float[np.ndarray, "height width"]:
+def score_map(heat: Float[Tensor, "height width"], size: int | None) -> Float[np.ndarray, "rows columns"]:
     """Resize a heatmap to ``size × size`` px (None: not) and scale it to [0, 1]; zero if it is constant."""
     if heat.min() == heat.max():  # what is interpolated would differ by rounding
         heat = torch.zeros_like(heat)
@@ -84,7 +84,9 @@ def score_map(heat: Float[Tensor, "height width"], size: int | None) -> Float[np
 
 
 def level_boxes(
-    scores: Float[np.ndarray, "height width"], levels: Iterable[int], contours: Contours
+    scores: Float[np.ndarray, "height width"],
+    levels: Int[np.ndarray, " levels"] | Sequence[int],
+    contours: Contours,
 ) -> Iterator[Boxes]:
     """Draw the boxes at each level: around every contour of the pixels above it, or around the largest.
 
@@ -142,7 +144,7 @@ def _sides(part: tuple[slice, slice]) -> tuple[int, int, int, int]:
     return part[1].start, part[0].start, part[1].stop, part[0].stop
 
 
-def _contour_areas(labels: Int[np.ndarray, "height width"], count: int) -> Float[np.ndarray, " count"]:
+def _contour_areas(labels: Int[np.ndarray, "height width"], count: int) -> Shaped[np.ndarray, " areas"]:
     """The areas within the polygons through the outer pixels' centres of parts without holes."""
     quads = np.stack([labels[:-1, :-1], labels[:-1, 1:], labels[1:, :-1], labels[1:, 1:]])
     corners = np.count_nonzero(quads, axis=0)
@@ -309,7 +311,7 @@ class PixelAveragePrecision(DatasetMetric):
                 row[name] = row[name] + own if name in row else own
         return list(rows.values())
 
-    def _resized(self, mask: Bool[Tensor, "height width"]) -> Bool[np.ndarray, "height width"]:
+    def _resized(self, mask: Bool[Tensor, "height width"]) -> Bool[np.ndarray, "rows columns"]:
         if self.size is not None:
             mask = (
                 F.interpolate(mask[None, None].to(torch.uint8), (self.size, self.size), mode="nearest")[0, 0] > 0

@@ -63,7 +63,7 @@ def _not_negative(given: float | str) -> float | str:
     return given
 
 
-def _whole(given: float | str) -> float | str:
+def _whole(given: float | str) -> float | int | str:
     if isinstance(given, float):
         if given % 1 or not 1 <= given <= MAX_WHOLE:
             raise ValueError(f"must be a whole number of pixels from 1 to {MAX_WHOLE}, or a share such as 2%")
@@ -71,8 +71,8 @@ def _whole(given: float | str) -> float | str:
     return given
 
 
-def _number(length: float | str) -> float:
-    return float(length.removesuffix("%")) if isinstance(length, str) else length
+def _number(length: float | int | str) -> float:
+    return float(length.removesuffix("%")) if isinstance(length, str) else float(length)
 
 
 MAX_WHOLE = 1000  # px
@@ -84,9 +84,9 @@ WholeLength = Annotated[int | str, BeforeValidator(_whole), BeforeValidator(_pos
 """As `Length`, in whole pixels; a share is rounded, to 1 px at least."""
 
 
-def pixels(length: float | str, size: tuple[int, int]) -> float:
+def pixels(length: float | int | str, size: tuple[int, int]) -> float:
     """Convert a `Length` to pixels of an image of ``size``, (height, width)."""
-    return _number(length) / 100 * min(size) if isinstance(length, str) else length
+    return _number(length) / 100 * min(size) if isinstance(length, str) else float(length)
 
 
 def whole_pixels(length: int | str, size: tuple[int, int]) -> int:

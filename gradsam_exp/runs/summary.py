@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -49,12 +49,12 @@ class MetricFacts:
         return self.group in ("heatmaps", "faithfulness")
 
     @classmethod
-    def of(cls, metric: "ExampleMetric") -> Self:
+    def of(cls, metric: "ExampleMetric") -> "MetricFacts":
         """Return a metric's facts."""
         return cls(**{field.name: getattr(metric, field.name) for field in fields(cls)})
 
     @classmethod
-    def read(cls, name: str, plain: Mapping[str, Any]) -> Self:
+    def read(cls, name: str, plain: Mapping[str, Any]) -> "MetricFacts":
         """Read the facts in a metric's entry of ``metrics.json``; of an older run, the name is the title."""
         usual = {"column": _COLUMNS.get(name, name), "title": name}
         return cls(**usual | {field.name: plain[field.name] for field in fields(cls) if field.name in plain})
@@ -87,7 +87,7 @@ class Summary:
         return {**plain, "parts": parts} if parts else plain
 
     @classmethod
-    def from_json(cls, name: str, plain: Mapping[str, Any]) -> Self:
+    def from_json(cls, name: str, plain: Mapping[str, Any]) -> "Summary":
         """Read what `as_json` gave, of the metric of this name."""
         numbers = [plain["mean"], *plain["ci95"]]
         mean, low, high = (float("nan") if value is None else float(value) for value in numbers)

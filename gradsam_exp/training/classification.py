@@ -62,7 +62,7 @@ class RankBatches(Sampler[list[int]]):
         ranks: the number of processes.
     """
 
-    def __init__(self, batches: Sampler[list[int]], rank: int, ranks: int) -> None:
+    def __init__(self, batches: Sampler[list[int]] | Sequence[list[int]], rank: int, ranks: int) -> None:
         self.batches, self.rank, self.ranks = batches, rank, ranks
 
     @property
@@ -77,7 +77,7 @@ class RankBatches(Sampler[list[int]]):
         return iter(own + [[] for _ in range(len(self) - len(own))])
 
     def __len__(self) -> int:
-        return math.ceil(len(self.batches) / self.ranks)  # type: ignore[arg-type]  # a Sampler may have none
+        return math.ceil(len(self.batches) / self.ranks)  # type: ignore[arg-type]
 
 
 class NetworkInput(View):

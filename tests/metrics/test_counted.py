@@ -135,10 +135,10 @@ def test_a_plateau_counts_by_its_share_and_not_by_its_orientation():
     turned = heat(*heatmap.values[0, 0].flip(0).tolist())
     for one, mask in ((heatmap, truth), (turned, truth.flip(2))):
         assert PointingGame().measure(one, mask).tolist() == pytest.approx([1 / 3])
-        assert PointingGame(tolerance=1).measure(one, mask).tolist() == pytest.approx([2 / 3])
+        assert PointingGame(tolerance=1.0).measure(one, mask).tolist() == pytest.approx([2 / 3])
         assert PointingGameAny().measure(one, mask).tolist() == [1.0]
         assert PointingGameAny().measure(one, torch.zeros_like(mask)).tolist() == [0.0]
-        assert PointingGame(tolerance=3).measure(one, torch.zeros_like(mask)).tolist() == [0.0]
+        assert PointingGame(tolerance=3.0).measure(one, torch.zeros_like(mask)).tolist() == [0.0]
 
 
 def test_rank_accuracy_by_hand():
