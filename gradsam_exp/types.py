@@ -69,7 +69,7 @@ class ExampleBatch:
     and follow each other.
 
     Attributes:
-        images: RGB, 0..255, in the original frame.
+        images: RGB, 0..255, in the original frame; network input in trainings that fix its size.
         image_of: the image of each example.
         labels: true class ids of the examples, −1 where unknown.
         masks: the examples' true masks, or None where there are none.
@@ -79,7 +79,7 @@ class ExampleBatch:
         example_ids: one unique name per example; the image's where it has no other.
     """
 
-    images: UInt8[Tensor, "images 3 height width"]
+    images: UInt8[Tensor, "images 3 height width"] | Float[Tensor, "images 3 height width"]
     image_of: Int[Tensor, " batch"]
     labels: Int[Tensor, " batch"]
     masks: Masks | None
@@ -135,7 +135,7 @@ class ExampleBatch:
         return [self.image_ids[image] for image in self.image_of.tolist()]
 
     @property
-    def own_images(self) -> Images:
+    def own_images(self) -> Tensor:
         """Return each example's image: those of several examples are repeated."""
         return self.images if len(self) == len(self.images) else self.images[self.image_of]
 

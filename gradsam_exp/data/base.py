@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -42,9 +42,9 @@ class Example:
 
 @dataclass(frozen=True)
 class Sample:
-    """A sample is one image with its examples: RGB 0..255 in its own size."""
+    """A sample is one image with its examples: RGB 0..255 in its own size, or network input."""
 
-    image: UInt8[Tensor, "3 height width"]
+    image: UInt8[Tensor, "3 height width"] | Float[Tensor, "3 height width"]
     image_id: str
     examples: tuple[Example, ...]
 
