@@ -74,7 +74,8 @@ def test_a_transformer_is_trained_and_explained(run, model: str, explainers: str
                   "trainer.precision=32-true", "logger=none", defaults=False)  # fmt: skip
     assert trained.code == 0, trained.err
     (weights,) = trained.folder.rglob("classifier.safetensors")
-    assert f"use it: python run.py model={model} model.checkpoint={weights}" in trained.out
+    (printed,) = (line for line in trained.out.splitlines() if line.startswith("use it: python run.py "))
+    assert {f"model={model}", f"model.checkpoint={weights}"} <= set(printed.split())
     used = run("-m", f"model={model}", f"model.checkpoint={weights}", f"explainer={explainers}", "limit=2")
     assert used.code == 0, used.err
     (table,) = used.folder.rglob("sweep.csv")

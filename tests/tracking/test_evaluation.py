@@ -105,7 +105,7 @@ def test_metrics_have_a_direction(tracked):
 def test_every_metric_of_a_run_has_a_direction(run):
     metrics = json.loads((run("task.faithfulness=true", "limit=2").runs[0] / "metrics.json").read_text())
     directions = {name: metric["higher_is_better"] for name, metric in metrics["metrics"].items()}
-    assert len(directions) == 12
+    assert len(directions) == 13
     assert {name for name, better in directions.items() if better is False} == {"distance_px", "deletion_auc"}
     assert None not in directions.values()
 
