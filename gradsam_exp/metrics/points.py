@@ -32,20 +32,19 @@ class PointMetric(ExampleMetric):
 class PointHitRate(PointMetric):
     """The hit rate is the share of an image's foreground points on its mask, or background points off it.
 
-        In [0, 1]. A point is on the mask if the pixel that it rounds to is set.
+    In [0, 1]. A point is on the mask if the pixel that it rounds to is set.
 
-        >>> import torch
-        >>> from gradsam_exp.overlap import only_counted
-    from gradsam_exp.types import Prompts
-        >>> mask = torch.tensor([[[False, True], [False, True]]])
-        >>> points = Prompts(torch.tensor([0]), torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]), torch.tensor([[1, 1]]))
-        >>> metric = PointHitRate()
-        >>> metric.update(points, mask)
-        >>> float(metric.compute())
-        0.5
+    >>> import torch
+    >>> from gradsam_exp.types import Prompts
+    >>> mask = torch.tensor([[[False, True], [False, True]]])
+    >>> points = Prompts(torch.tensor([0]), torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]), torch.tensor([[1, 1]]))
+    >>> metric = PointHitRate()
+    >>> metric.update(points, mask)
+    >>> float(metric.compute())
+    0.5
 
-        Args:
-            label: ``FOREGROUND`` (1) or ``BACKGROUND`` (0): which points are looked at.
+    Args:
+        label: ``FOREGROUND`` (1) or ``BACKGROUND`` (0): which points are looked at.
     """
 
     name, title = "hit_rate", "hit rate"
