@@ -11,6 +11,8 @@ from typing import Any
 
 import pandas as pd
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from gradsam_exp.batching import AdaptiveBatch
 from gradsam_exp.data.base import ExampleDataset
@@ -93,10 +95,11 @@ class Experiment:
                 )
             for part, result in self._parts(group):
                 with self.stopwatch.time("score", len(part.batch.images)):
-                    facts.append(pd.DataFrame(_facts(part, result, names)))
+                    scores = merge_scores(result.masks, part.heatmaps, result.predicted_iou)
+                    facts.append(pd.DataFrame(_facts(part, result, names, scores)))
                     if len(facts) == 1:  # the columns are the same of every part
                         _check_columns(metrics, facts[0])
-                    _measure(metrics, part, result, names)
+                    _measure(metrics, part, result, names, scores)
                     batch = part.batch
                     encoded = encode_predictions(
                         batch.example_ids, batch.image_id_of, result.masks, result.prompts
@@ -179,7 +182,11 @@ def _cut(group: Sequence[Prepared], rows: slice) -> list[Prepared]:
 
 
 def _measure(
-    metrics: Sequence[ExampleMetric], item: Prepared, result: PipelineResult, names: Sequence[str]
+    metrics: Sequence[ExampleMetric],
+    item: Prepared,
+    result: PipelineResult,
+    names: Sequence[str],
+    scores: Float[Tensor, " batch"],
 ) -> None:
     """Record every metric's values of a chunk, those that are stored as well."""
     known = {
@@ -195,7 +202,6 @@ def _measure(
     }
     for metric in metrics:
         if isinstance(metric, DatasetMetric):
-            scores = merge_scores(result.masks, item.heatmaps, result.predicted_iou)
             metric.add({**known, "scores": scores, "image_ids": item.batch.image_id_of, "class_names": names})
             continue
         stored = item.quality.get(metric.name)
@@ -225,7 +231,9 @@ def _check_columns(metrics: Sequence[ExampleMetric], facts: pd.DataFrame) -> Non
         taken.add(metric.column)
 
 
-def _facts(item: Prepared, result: PipelineResult, names: Sequence[str]) -> dict[str, Any]:
+def _facts(
+    item: Prepared, result: PipelineResult, names: Sequence[str], scores: Float[Tensor, " batch"]
+) -> dict[str, Any]:
     """The columns that every run has, whatever is measured."""
     labels, predicted, truth = item.batch.labels.tolist(), item.predicted.tolist(), item.batch.masks
     (masks,) = only_counted(result.masks, counted=item.batch.counted)
@@ -239,7 +247,7 @@ def _facts(item: Prepared, result: PipelineResult, names: Sequence[str]) -> dict
         CORRECT: [guess == label if label >= 0 else None for guess, label in zip(predicted, labels, strict=True)],
         "explained_class": [names[target] for target in item.heatmaps.targets.tolist()],
         "predicted_iou": result.predicted_iou.tolist(),
-        "merge_score": merge_scores(result.masks, item.heatmaps, result.predicted_iou).tolist(),
+        "merge_score": scores.tolist(),
         "candidate": result.candidates.tolist(),
         "rounds": result.rounds.tolist(),
         "fg_points": _points(result.prompts, FOREGROUND, len(item.batch)),
