@@ -4,7 +4,7 @@ import difflib
 import logging
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -28,6 +28,11 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
     nearest = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
     guess = f"; did you mean {nearest[0]!r}?" if nearest else "."
     return f"{guess} Known: {', '.join(names)}" if names else guess
+
+
+def some(names: Sequence[str], most: int = 3) -> str:
+    """Word the first of many names: ``"a, b, c, …"``."""
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
 
 
 def first_line(error: BaseException) -> str:

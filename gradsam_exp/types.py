@@ -188,7 +188,8 @@ class Prompts(TensorRows):
         """Join the queries of several prompts, one after the other.
 
         What only some of them use (points beyond the others', boxes, masks) is filled up with "no point here" and
-        zeros, so joined prompts are for the record, not for decoding again.
+        zeros: where some lack boxes or masks that others have, the joined prompts are for the record, and not for
+        decoding.
         """
         longest = max(part.labels.shape[1] for part in parts)
         optional = {

@@ -250,21 +250,30 @@ def align_classes(given: Sequence[str], known: Sequence[str]) -> Tensor:
     Raises:
         InputError: a class that is not known.
     """
-    exact = {name: number for number, name in enumerate(known)}
-    loose: dict[str, list[int]] = defaultdict(list)
-    for number, name in enumerate(known):
-        loose[plain_name(name)].append(number)
-    found = []
-    for name in given:
-        alike = [exact[name]] if name in exact else loose[plain_name(name)]
-        if len(alike) != 1:
-            hint = did_you_mean(name, known)
-            raise InputError(
-                f"the data set's class {name!r} is not one the classifier knows{hint}; "
-                "train one on these classes (task=train), or score masks alone by data.labels=none"
-            )
-        found += alike
+    found = match_classes(given, known)
+    if None in found:
+        name = given[found.index(None)]
+        hint = did_you_mean(name, known)
+        raise InputError(
+            f"the data set's class {name!r} is not one the classifier knows{hint}; "
+            "train one on these classes (task=train), or score masks alone by data.labels=none"
+        )
     return torch.tensor(found, dtype=torch.long)
+
+
+def match_classes(given: Sequence[str], known: Sequence[str]) -> list[int | None]:
+    """Find the id among ``known`` of each of the ``given`` classes; None for one that none or several are alike.
+
+    Capitals and Unicode forms do not matter where the exact name is not there.
+    """
+    exact = {name: number for number, name in enumerate(known)}
+    if all(name in exact for name in given):
+        return [exact[name] for name in given]
+    alike: dict[str, list[int]] = defaultdict(list)
+    for number, name in enumerate(known):
+        alike[plain_name(name)].append(number)
+    found = ([exact[name]] if name in exact else alike[plain_name(name)] for name in given)
+    return [own[0] if len(own) == 1 else None for own in found]
 
 
 def plain_name(name: str) -> str:
@@ -340,9 +349,7 @@ class SizeBuckets(Sampler[list[int]]):
         return max(1, min(self.batch_size, self.pixels // (image_size[0] * image_size[1])))
 
 
-def loader(dataset: ExampleDataset, batch_size: int, *, workers: int = 0) -> DataLoader[ExampleBatch]:
+def loader(dataset: ExampleDataset, batch_size: int) -> DataLoader[ExampleBatch]:
     """Read ``dataset`` in order, in batches of one image size each."""
     samples: Any = dataset  # DataLoader's type does not know that collate changes it
-    return DataLoader(
-        samples, batch_sampler=SizeBuckets(dataset, batch_size), collate_fn=collate, num_workers=workers
-    )
+    return DataLoader(samples, batch_sampler=SizeBuckets(dataset, batch_size), collate_fn=collate)

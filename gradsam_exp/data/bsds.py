@@ -25,7 +25,7 @@ from gradsam_exp.data.files import (
 )
 from gradsam_exp.data.masks import MaskValues, read_mask
 from gradsam_exp.data.pictures import MAX_PIXELS, FileProblem
-from gradsam_exp.errors import InputError
+from gradsam_exp.errors import InputError, some
 
 
 @plain_dataclass(frozen=True)
@@ -165,9 +165,8 @@ class Bsds(FileDataset):
         """See `FileDataset.remarks`."""
         if not self._left_out:
             return ()
-        names = ", ".join(self._left_out[:3]) + (", …" if len(self._left_out) > 3 else "")
         what = f"images that person {self.person} has not cut into segments are left out"
-        return (f"{what} ({len(self._left_out)}: {names})",)
+        return (f"{what} ({len(self._left_out)}: {some(self._left_out)})",)
 
 
 def _by_person(maps: dict[str, Path]) -> dict[str, dict[int, Path]]:

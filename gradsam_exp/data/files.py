@@ -35,10 +35,12 @@ from gradsam_exp.data.pictures import (
     read_rgb,
 )
 from gradsam_exp.digest import digest
-from gradsam_exp.errors import InputError, did_you_mean
+from gradsam_exp.errors import InputError, did_you_mean, some
 
 # Which of ten buckets by name are a split: 80/10/10 where folders do not say which split a file belongs to.
 SHARES = {"train": range(8), "val": range(8, 9), "test": range(9, 10)}
+LEFT_OUT = "files that cannot be used are left out"
+"""Begins the note on such files."""
 _NAMED = 20  # problems in a message
 _SLOW = 200  # files that take long enough to show progress
 
@@ -363,8 +365,8 @@ class FileDataset(ExampleDataset):
                 )
         if self.problems:
             names = [problem.path.name for problem in self.problems]
-            told_of["files that cannot be used are left out"] = names
-        notes = [*self.remarks(), *(f"{note} ({len(names)}: {_some(names)})" for note, names in told_of.items())]
+            told_of[LEFT_OUT] = names
+        notes = [*self.remarks(), *(f"{note} ({len(names)}: {some(names)})" for note, names in told_of.items())]
         masked = [one.truth for one in known if one.truth.values]
         if masked and all(one.covers_corners for one in masked):
             dark = "if it is the dark part, say data.mask.object=0"
@@ -481,8 +483,8 @@ def require_same_names(
     _, lacking, superfluous = matched(one, other)
     for missing, without, with_ in ((lacking, other_folder, one_folder), (superfluous, one_folder, other_folder)):
         if missing:
-            names = ", ".join(sorted(missing)[:3]) + (", …" if len(missing) > 3 else "")
-            raise InputError(f"{without} lacks {len(missing)} of the names in {with_}: {names}")
+            what = f"lacks {len(missing)} of the names in {with_}: {some(sorted(missing))}"
+            raise InputError(f"{without} {what}")
 
 
 def _state(path: Path) -> tuple[int, int]:
@@ -516,7 +518,3 @@ def _in_parallel(call: Callable[[Entry], Any], entries: Sequence[Entry], *, what
         if len(entries) < _SLOW or not console.is_terminal:
             return list(results)
         return list(track(results, what, len(entries), console=console, transient=True))
-
-
-def _some(names: Sequence[str], most: int = 3) -> str:
-    return ", ".join(names[:most]) + (", …" if len(names) > most else "")

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -31,19 +31,18 @@ def _value(given: Any) -> int | str:
     raise ValueError(f"{given!r} is no value; give a whole number, or a colour such as '#ff0000'")
 
 
-Value = Annotated[Any, AfterValidator(_value)]
-Kind = Literal["nonzero", "alpha", "classes", "instances"]
+_KINDS = ("nonzero", "alpha", "classes", "instances")
 
 
 def _object(given: Any) -> Any:
-    if given is None or given in ("nonzero", "alpha", "classes", "instances"):
+    if given is None or given in _KINDS:
         return given
     if isinstance(given, list | tuple):
         return tuple(_value(one) for one in given)
     try:
         return (_value(given),)
     except ValueError as error:
-        raise ValueError(f"{error}, or nonzero, alpha, classes, instances") from error
+        raise ValueError(f"{error}, or {', '.join(_KINDS)}") from error
 
 
 def _values(given: Any) -> tuple[int | str, ...]:

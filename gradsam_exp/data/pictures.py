@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,8 @@ _UNREAD = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # they are no pixels, 
 _RAW = {".arw", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".jxl", ".nef", ".orf", ".raf", ".rw2", ".svg"}
 _FAINT = 4096  # of 65535; what a camera of 12 bits gives if its values are not scaled
 _PHOTOMETRIC = 262  # the TIFF tag
+_ORIENTATION = 0x0112  # the EXIF tag
+_ON_ITS_SIDE = {5, 6, 7, 8}  # of its values
 _opening = threading.Lock()
 
 
@@ -53,11 +56,11 @@ class PictureFacts:
     notes: tuple[str, ...] = ()
 
 
+@cache
 def read_endings() -> frozenset[str]:
     """List the endings of the files that are read as pictures, in lower case with their dot."""
-    Image.init()
-    known = Image.registered_extensions().items()
-    return frozenset(ending for ending, kind in known if kind in Image.OPEN and kind not in _UNREAD)
+    formats = _formats()
+    return frozenset(ending for ending, kind in Image.registered_extensions().items() if kind in formats)
 
 
 def is_picture(path: Path) -> bool:
@@ -101,7 +104,7 @@ def inspect_picture(path: Path, *, max_pixels: int = MAX_PIXELS) -> PictureFacts
         if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":  # which has previews besides
             notes.append("of several pages or frames the first is taken")
         if picture.format == "PNG" and picture.mode in {"L", "RGB"} and "transparency" not in picture.info:
-            size = ImageOps.exif_transpose(picture).size if picture.getexif().get(0x0112, 1) != 1 else picture.size
+            size = picture.size[::-1] if picture.getexif().get(_ORIENTATION) in _ON_ITS_SIDE else picture.size
             with opened(path, max_pixels=max_pixels, content=content) as again:
                 again.verify()  # the checksums say what decoding would, ten times as fast
         else:
@@ -145,13 +148,12 @@ def opened(path: Path, *, max_pixels: int = MAX_PIXELS, content: bytes | None = 
     Raises:
         FileProblem: in place of whatever Pillow raises inside, and for more pixels than ``max_pixels``.
     """
-    formats = [name for name in _formats() if name not in _UNREAD]
     with _problems(path):
         stream = io.BytesIO(read_bytes(path) if content is None else content)
         with _opening:  # Pillow's own limit is a global one
             limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
             try:
-                picture = Image.open(stream, formats=formats)
+                picture = Image.open(stream, formats=_formats())
             finally:
                 Image.MAX_IMAGE_PIXELS = limit
         with picture:
@@ -166,9 +168,11 @@ def opened(path: Path, *, max_pixels: int = MAX_PIXELS, content: bytes | None = 
             yield picture
 
 
-def _formats() -> list[str]:
+@cache
+def _formats() -> tuple[str, ...]:
+    """The formats that are read."""
     Image.init()
-    return list(Image.OPEN)
+    return tuple(kind for kind in Image.OPEN if kind not in _UNREAD)
 
 
 @contextmanager

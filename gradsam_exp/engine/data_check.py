@@ -8,7 +8,7 @@ from rich.table import Table
 from gradsam_exp.config import SPLITS, Config
 from gradsam_exp.console import console
 from gradsam_exp.data.base import DATASETS
-from gradsam_exp.data.files import FileDataset, FileProblems
+from gradsam_exp.data.files import LEFT_OUT, FileDataset, FileProblems
 from gradsam_exp.data.pictures import FileProblem
 from gradsam_exp.errors import InputError
 
@@ -66,7 +66,7 @@ def check_data(config: Config) -> DataCheck:
         else:
             assert isinstance(data, FileDataset)
             examples = sum(len(data.image_labels(index)) for index in range(len(data)))
-            notes = [note for note in data.notes if not note.startswith("files that cannot be used")]
+            notes = [note for note in data.notes if not note.startswith(LEFT_OUT)]
             found.splits.append(SplitCheck(split, len(data), examples, data.problems, notes))
     if all(one.missing and not one.problems for one in found.splits):
         raise InputError(found.splits[-1].missing)

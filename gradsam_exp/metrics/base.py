@@ -262,6 +262,18 @@ class Network(Protocol):
         """Compute the class scores in eval mode, on the CPU."""
 
 
+def mean_share(parts: np.ndarray, wholes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Divide counts ``(*, classes)``, and average ``(*)`` over the classes of which there is anything.
+
+    Returns:
+        The means and the shares, NaN where there is nothing to divide by.
+    """
+    shares = np.divide(parts, wholes, out=np.full_like(wholes, np.nan), where=wholes > 0)
+    known = (wholes > 0).sum(-1)
+    sums = np.nansum(shares, axis=-1)
+    return np.divide(sums, known, out=np.full_like(sums, np.nan), where=known > 0), shares
+
+
 def build_metrics(node: Mapping[str, Any]) -> tuple[ExampleMetric, ...]:
     """Build the metrics that a configuration chooses, in the order in which tables show them.
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gradsam_exp.metrics.base import METRICS, DatasetMetric
+from gradsam_exp.metrics.base import METRICS, DatasetMetric, mean_share
 from gradsam_exp.types import Heatmaps, Masks, PerImage
 
 BACKGROUND = "background"
@@ -86,8 +86,4 @@ class ClassMeanIoU(DatasetMetric):
     def figures(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See `DatasetMetric.figures`."""
         both, predicted, true = np.moveaxis(counts.astype(np.float64), -1, 0)
-        union = predicted + true - both
-        ious = np.divide(both, union, out=np.full_like(union, np.nan), where=union > 0)
-        known = (union > 0).sum(-1)
-        sums = np.nansum(ious, axis=-1)
-        return np.divide(sums, known, out=np.full_like(sums, np.nan), where=known > 0), ious
+        return mean_share(both, predicted + true - both)

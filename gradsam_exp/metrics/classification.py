@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int
 from torch import Tensor
 
-from gradsam_exp.metrics.base import METRICS, DatasetMetric, ExampleMetric
+from gradsam_exp.metrics.base import METRICS, DatasetMetric, ExampleMetric, mean_share
 from gradsam_exp.types import PerImage
 
 
@@ -57,7 +57,4 @@ class MacroAccuracy(DatasetMetric):
     def figures(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See `DatasetMetric.figures`."""
         correct, examples = np.moveaxis(counts.astype(np.float64), -1, 0)
-        shares = np.divide(correct, examples, out=np.full_like(correct, np.nan), where=examples > 0)
-        present = (examples > 0).sum(-1)
-        sums = np.nansum(shares, axis=-1)
-        return np.divide(sums, present, out=np.full_like(sums, np.nan), where=present > 0), shares
+        return mean_share(correct, examples)

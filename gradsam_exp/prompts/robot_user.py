@@ -66,9 +66,9 @@ class RobotUser(PromptStrategy):
         asked = _prompts(self._clicks(ctx, masks, before))
         active = torch.zeros(len(ctx), dtype=torch.bool)
         active[asked.example_index] = True
-        return replace(
-            asked, mask_logits=chosen[asked.example_index][:, None]
-        ) if self.feed_mask else asked, active
+        if self.feed_mask:
+            asked = replace(asked, mask_logits=chosen[asked.example_index][:, None])
+        return asked, active
 
     def better(self, ctx: PromptContext, new: Masks, old: Masks) -> Chosen:
         """Take every answer, as a user sees it."""

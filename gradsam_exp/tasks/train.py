@@ -223,7 +223,7 @@ def _size_remark(shown: ExampleDataset, settings: TrainSettings) -> list[str]:
     """What to say if a batch cannot hold ``task.batch_size`` of the largest images."""
     if isinstance(shown, Shapes):
         return []
-    width, height = max((shown.image_size(index) for index in range(len(shown))), key=lambda s: s[0] * s[1])
+    width, height = _sizes(shown)[-1]
     fitting = max(1, settings.batch_pixels // (width * height))
     if fitting >= settings.batch_size:
         return []
@@ -257,8 +257,8 @@ def _classifier(
 def _sizes(dataset: ExampleDataset) -> list[tuple[int, int]]:
     """The first image's size, the narrowest, the lowest and the largest; ``(width, height)`` px."""
     sizes = [dataset.image_size(index) for index in range(len(dataset))]
-    area = partial(max, key=lambda size: size[0] * size[1])
-    return [sizes[0], min(sizes), min(sizes, key=lambda size: size[1]), area(sizes)]
+    largest = max(sizes, key=lambda size: size[0] * size[1])
+    return [sizes[0], min(sizes), min(sizes, key=lambda size: size[1]), largest]
 
 
 def _size(given: Any) -> tuple[int, int] | None:

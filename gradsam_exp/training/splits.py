@@ -1,14 +1,12 @@
 """This module checks the three splits of ``task=train`` before its first epoch, and says what is odd in them."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-from gradsam_exp.data.base import Aligned, ExampleDataset, View, align_classes
+from gradsam_exp.data.base import Aligned, ExampleDataset, View, match_classes
 from gradsam_exp.data.files import FileDataset
-from gradsam_exp.errors import InputError, did_you_mean
-
-_NAMED = 3  # of many classes or files
+from gradsam_exp.errors import InputError, did_you_mean, some
 
 
 def align_splits(splits: Mapping[str, ExampleDataset]) -> dict[str, ExampleDataset]:
@@ -22,12 +20,11 @@ def align_splits(splits: Mapping[str, ExampleDataset]) -> dict[str, ExampleDatas
         found = f"only the class {names[0]!r}" if names else "no classes"
         raise InputError(f"data: split 'train' has {found}; a classifier is trained on two or more")
     for split, dataset in splits.items():
-        unknown = [name for name in dataset.class_names if not _is_known(name, names)]
-        if unknown:
-            known = did_you_mean(unknown[0], names)
-            raise InputError(
-                f"data: split {split!r} has the class {unknown[0]!r}, which split 'train' lacks{known}"
-            )
+        matched = match_classes(dataset.class_names, names)
+        if None in matched:
+            unknown = dataset.class_names[matched.index(None)]
+            known = did_you_mean(unknown, names)
+            raise InputError(f"data: split {split!r} has the class {unknown!r}, which split 'train' lacks{known}")
         counts = label_counts(dataset) or Counter[int]()
         if counts[-1]:
             raise InputError(
@@ -55,11 +52,11 @@ def split_remarks(splits: Mapping[str, ExampleDataset]) -> list[str]:
         without = [] if counts is None else [n for k, n in enumerate(dataset.class_names) if not counts[k]]
         if without:
             kinds = f"{len(without)} of {len(dataset.class_names)} classes"
-            lines.append(f"{split}: no image of {kinds} ({_some(without)})")
+            lines.append(f"{split}: no image of {kinds} ({some(without)})")
     for split in [name for name in splits if name != "train"]:
         shared = shared_pictures(splits["train"], splits[split])
         if shared:
-            named = _some([str(path) for path in shared])
+            named = some([str(path) for path in shared])
             lines.append(
                 f"{split}: {len(shared)} of {len(splits[split])} picture files are, byte for byte, files of train "
                 f"({named}); accuracies there are too high"
@@ -103,19 +100,7 @@ def balanced_weights(dataset: ExampleDataset) -> list[float]:
     return [share / counts[k] if counts[k] else 0.0 for k in range(len(dataset.class_names))]
 
 
-def _is_known(name: str, known: Sequence[str]) -> bool:
-    try:
-        align_classes([name], known)
-    except InputError:
-        return False
-    return True
-
-
 def _files(dataset: ExampleDataset) -> dict[bytes, Path]:
     while isinstance(dataset, View):
         dataset = dataset.dataset
     return dataset.files() if isinstance(dataset, FileDataset) else {}
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (", …" if len(names) > _NAMED else "")

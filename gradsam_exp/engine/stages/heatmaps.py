@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gradsam_exp.batching import AdaptiveBatch, filled
 from gradsam_exp.classifiers.base import ClassifierSource
 from gradsam_exp.config import Node
-from gradsam_exp.data.base import plain_name
+from gradsam_exp.data.base import match_classes
 from gradsam_exp.engine.session import Session
 from gradsam_exp.engine.stages.base import Chunk, Stage
 from gradsam_exp.errors import InputError, did_you_mean
@@ -133,12 +133,11 @@ def find_target(given: Any, class_names: Sequence[str]) -> tuple[Target, int]:
         if int(text) >= len(class_names):
             raise InputError(f"explainer.target={text}: class ids go from 0 to {len(class_names) - 1}")
         return int(text), 1
-    alike = [k for k, name in enumerate(class_names) if name == text]
-    alike = alike or [k for k, name in enumerate(class_names) if plain_name(name) == plain_name(text)]
-    if len(alike) != 1:
+    (found,) = match_classes([text], class_names)
+    if found is None:
         known = ["predicted", "label", "top3", *class_names]
         raise InputError(f"explainer.target={text!r} is not known{did_you_mean(text, known)}")
-    return alike[0], 1
+    return found, 1
 
 
 def explained_by(
