@@ -8,8 +8,6 @@ from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
-import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
@@ -17,35 +15,25 @@ from gradsam_exp.data.base import DATASETS, Example
 from gradsam_exp.data.files import (
     Entry,
     FileDataset,
-    Truth,
     matched,
     pictures_in,
     require_same_names,
-    require_size,
 )
-from gradsam_exp.data.masks import MaskValues, read_mask
-from gradsam_exp.data.pictures import MAX_PIXELS, FileProblem
+from gradsam_exp.data.masks import MaskValues
+from gradsam_exp.data.pictures import FileProblem
+from gradsam_exp.data.truths import FileTruth, Truth, mask_tensor
 from gradsam_exp.errors import InputError, some
 
 
 @plain_dataclass(frozen=True)
-class Segments(Truth):
+class Segments(FileTruth):
     """Segments are the numbers from 1 in a grey picture: all pixels of one number are a segment.
 
     Attributes:
-        path: the file.
         min_share: a segment with a smaller share of the picture is no example.
-        max_pixels: larger files are refused.
     """
 
-    path: Path
     min_share: float = 0.0
-    max_pixels: int = MAX_PIXELS
-
-    @property
-    def files(self) -> tuple[Path, ...]:  # type: ignore[override]
-        """The file."""
-        return (self.path,)
 
     @property
     def depends_on(self) -> Any:
@@ -54,34 +42,20 @@ class Segments(Truth):
 
     def examples(self, size: tuple[int, int]) -> list[Example]:
         """See `Truth.examples`."""
-        mask = read_mask(self.path, MaskValues(object="instances"), max_pixels=self.max_pixels)
-        require_size(self.path, mask.shape, size)
+        mask = self.read(size, MaskValues(object="instances"))
         if any(not isinstance(value, int) or value < 1 for value in mask.values):
             what = f"has the value {mask.values[0]}, but segments are numbered from 1"
             raise FileProblem(self.path, what, "save it in grey or with a palette, with a number for each segment")
         return [
-            Example(-1, torch.from_numpy(np.ascontiguousarray(region.mask)), name=str(region.value))
+            Example(-1, mask_tensor(region.mask), name=str(region.value))
             for region in mask.regions
             if region.mask.sum() >= self.min_share * region.mask.size
         ]
 
 
 @plain_dataclass(frozen=True)
-class SalientObject(Truth):
-    """A salient object is what is 255 in a picture of 0 and 255.
-
-    Attributes:
-        path: the file.
-        max_pixels: larger files are refused.
-    """
-
-    path: Path
-    max_pixels: int = MAX_PIXELS
-
-    @property
-    def files(self) -> tuple[Path, ...]:  # type: ignore[override]
-        """The file."""
-        return (self.path,)
+class SalientObject(FileTruth):
+    """A salient object is what is 255 in a picture of 0 and 255."""
 
     @property
     def depends_on(self) -> Any:
@@ -90,13 +64,12 @@ class SalientObject(Truth):
 
     def examples(self, size: tuple[int, int]) -> list[Example]:
         """See `Truth.examples`."""
-        mask = read_mask(self.path, MaskValues(object=255), max_pixels=self.max_pixels)
-        require_size(self.path, mask.shape, size)
+        mask = self.read(size, MaskValues(object=255))
         strange = [value for value in mask.values if value not in (0, 255)]
         if strange:
             raise FileProblem(self.path, f"has the value {strange[0]}, but the object is 255 and the rest 0")
         region = mask.regions[0].mask
-        return [Example(-1, torch.from_numpy(np.ascontiguousarray(region)))] if region.any() else []
+        return [Example(-1, mask_tensor(region))] if region.any() else []
 
 
 @DATASETS.register("bsds")
@@ -143,7 +116,7 @@ class Bsds(FileDataset):
         if self.by == "salient":
             require_same_names(images, folder, found, truth_folder)
             pairs, _, _ = matched(images, found)
-            truths = {name: SalientObject(path, self.max_pixels) for name, path in pairs.items()}
+            truths = {name: SalientObject(path, max_pixels=self.max_pixels) for name, path in pairs.items()}
         else:
             maps = _by_person(found)
             named = {name: Path(name) for name in maps}
@@ -151,7 +124,7 @@ class Bsds(FileDataset):
             for name, same in matched(images, named)[0].items():
                 path = maps[str(same)].get(self.person)
                 if path is not None:
-                    truths[name] = Segments(path, self.min_share, self.max_pixels)
+                    truths[name] = Segments(path, self.min_share, max_pixels=self.max_pixels)
             self._left_out = [name for name in images if name not in truths]
             if not truths:
                 numbers = sorted(set().union(*maps.values()))

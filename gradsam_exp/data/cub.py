@@ -16,34 +16,26 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from gradsam_exp.data.base import DATASETS, Example
-from gradsam_exp.data.files import Entry, FileDataset, Truth, require_size
+from gradsam_exp.data.files import Entry, FileDataset
 from gradsam_exp.data.lists import NO_OFFICIAL_VAL, in_split, number_in, read_rows
-from gradsam_exp.data.pictures import MAX_PIXELS, FileProblem, opened
+from gradsam_exp.data.pictures import FileProblem, opened
+from gradsam_exp.data.truths import FileTruth, require_size
 from gradsam_exp.errors import InputError
 
 _FAINTEST = 51  # of 255: one person of five
 
 
 @plain_dataclass(frozen=True)
-class MeanMask(Truth):
+class MeanMask(FileTruth):
     """A mean mask is a grey picture from 0 to 255: the mean of masks by five people, 51 for each of them.
 
     Attributes:
-        path: the file.
         label: class id of the bird.
         threshold: what is at least this bright is the bird.
-        max_pixels: larger files are refused.
     """
 
-    path: Path
     label: int
     threshold: int = 128
-    max_pixels: int = MAX_PIXELS
-
-    @property
-    def files(self) -> tuple[Path, ...]:  # type: ignore[override]
-        """The file."""
-        return (self.path,)
 
     @property
     def depends_on(self) -> Any:
@@ -135,7 +127,7 @@ class Cub(FileDataset):
                 where = base / "image_class_labels.txt"
                 raise InputError(f"{where}: image {number} has the class {classes[number]!r}, not in classes.txt")
             label = label_of[classes[number]]
-            truth = MeanMask(masks / f"{name}.png", label, self.threshold, self.max_pixels)
+            truth = MeanMask(masks / f"{name}.png", label, self.threshold, max_pixels=self.max_pixels)
             entries.append(Entry(name, base / "images" / path, truth, label))
         if not entries:
             raise InputError(f"data.root: {base / 'train_test_split.txt'} has no image of split {self.split!r}")

@@ -17,14 +17,15 @@ from gradsam_exp.data.files import (
     SHARES,
     Entry,
     FileDataset,
-    MaskTruth,
     belongs_to,
     is_hidden,
     matched,
     pictures_in,
 )
+from gradsam_exp.data.lists import read_lines
 from gradsam_exp.data.masks import MaskValues
 from gradsam_exp.data.pictures import is_picture
+from gradsam_exp.data.truths import MaskTruth
 from gradsam_exp.errors import InputError, did_you_mean
 
 SPLIT_NAMES = {
@@ -149,7 +150,7 @@ class Folder(FileDataset):
 
     def _truth(self, path: Path, label: int) -> MaskTruth:
         classes = self._classes[1] if self.mask.object == "classes" else {}
-        return MaskTruth(path, label, self.mask, classes, self.max_pixels)
+        return MaskTruth(path, label, self.mask, classes, max_pixels=self.max_pixels)
 
     @cached_property
     def _classes(self) -> tuple[tuple[str, ...], Mapping[int | str, tuple[str, int]]]:
@@ -159,10 +160,7 @@ class Folder(FileDataset):
                 "data.mask.object=classes needs the classes' names: data.class_list=FILE, line n for value n"
             )
         path = self.base / self.class_list
-        try:
-            names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines())
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"data.class_list={path} cannot be read ({type(error).__name__})") from error
+        names = tuple(read_lines(path, "data.class_list"))
         return names, {value: (name, value - 1) for value, name in enumerate(names, 1)}
 
     def _split_tree(self, tree: Path) -> Path:
@@ -183,7 +181,7 @@ class Folder(FileDataset):
             raise InputError(
                 f"data.lists={self.lists}: there is no file {tried[0]}; write {{split}} for the split"
             )
-        lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [line.split() for line in read_lines(path, "data.lists")]
         return path, [parts[0] for parts in lines if parts and not parts[0].startswith("#")]
 
     def _from_table(self, path: Path) -> tuple[list[Entry], Sequence[str]]:

@@ -16,9 +16,10 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from gradsam_exp.data.base import DATASETS, Example
-from gradsam_exp.data.files import Entry, FileDataset, Truth, is_hidden, require_size
+from gradsam_exp.data.files import Entry, FileDataset, is_hidden
 from gradsam_exp.data.lists import read_lines
-from gradsam_exp.data.pictures import MAX_PIXELS, FileProblem, opened
+from gradsam_exp.data.pictures import FileProblem, opened
+from gradsam_exp.data.truths import FileTruth, require_size
 from gradsam_exp.errors import InputError, did_you_mean
 
 FOLDERS = {"train": "train-semi", "val": "validation", "test": "test"}
@@ -29,23 +30,14 @@ _WNID = re.compile(r"(n\d{8})(?:\s+(.*))?")
 
 
 @plain_dataclass(frozen=True)
-class ClassIds(Truth):
+class ClassIds(FileTruth):
     """Class ids are the pixels of an RGB picture: R + 256·G; 0 is anything else, 1000 does not count.
 
     Attributes:
-        path: the file.
         names: the name of each class; the first has the id 1.
-        max_pixels: larger files are refused.
     """
 
-    path: Path
     names: tuple[str, ...]
-    max_pixels: int = MAX_PIXELS
-
-    @property
-    def files(self) -> tuple[Path, ...]:  # type: ignore[override]
-        """The file."""
-        return (self.path,)
 
     @property
     def depends_on(self) -> Any:
@@ -136,7 +128,7 @@ class ImageNetS(FileDataset):
                 if is_hidden(path) or path.suffix.lower() != ".png":
                     continue
                 image = images / category.name / f"{path.stem}.JPEG"
-                truth = ClassIds(path, names, self.max_pixels)
+                truth = ClassIds(path, names, max_pixels=self.max_pixels)
                 entries.append(Entry(f"{category.name}/{path.stem}", image, truth))
         if not entries:
             raise InputError(f"data.root: {masks} holds no folder of a class with PNG files")

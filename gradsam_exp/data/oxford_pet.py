@@ -8,17 +8,16 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import torch
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from gradsam_exp.data.base import DATASETS, Example
 from gradsam_exp.data.download import fetch_archive
-from gradsam_exp.data.files import Entry, FileDataset, Truth, require_size
+from gradsam_exp.data.files import Entry, FileDataset
 from gradsam_exp.data.lists import NO_OFFICIAL_VAL, in_split, number_in, read_rows
-from gradsam_exp.data.masks import MaskValues, read_mask
-from gradsam_exp.data.pictures import MAX_PIXELS, FileProblem
+from gradsam_exp.data.masks import MaskValues
+from gradsam_exp.data.pictures import FileProblem
+from gradsam_exp.data.truths import FileTruth, mask_tensor
 from gradsam_exp.errors import InputError
 
 URL = "https://thor.robots.ox.ac.uk/~vgg/data/pets"
@@ -33,23 +32,14 @@ _OBJECT, _BACKGROUND, _UNCLEAR = 1, 2, 3
 
 
 @plain_dataclass(frozen=True)
-class Trimap(Truth):
+class Trimap(FileTruth):
     """A trimap is a grey picture of 1 (the animal), 2 (background) and 3 (not clear which, so not counted).
 
     Attributes:
-        path: the file.
         label: class id of the animal.
-        max_pixels: larger files are refused.
     """
 
-    path: Path
     label: int
-    max_pixels: int = MAX_PIXELS
-
-    @property
-    def files(self) -> tuple[Path, ...]:  # type: ignore[override]
-        """The file."""
-        return (self.path,)
 
     @property
     def depends_on(self) -> Any:
@@ -58,8 +48,7 @@ class Trimap(Truth):
 
     def examples(self, size: tuple[int, int]) -> list[Example]:
         """See `Truth.examples`."""
-        mask = read_mask(self.path, MaskValues(object=_OBJECT, ignore=_UNCLEAR), max_pixels=self.max_pixels)
-        require_size(self.path, mask.shape, size)
+        mask = self.read(size, MaskValues(object=_OBJECT, ignore=_UNCLEAR))
         strange = [value for value in mask.values if value not in (_OBJECT, _BACKGROUND, _UNCLEAR)]
         if strange:
             what = f"has the value {strange[0]}, but a trimap has 1 (object), 2 (background) and 3 (not counted)"
@@ -67,8 +56,7 @@ class Trimap(Truth):
         region = mask.regions[0].mask
         if not region.any():
             return []
-        counted = None if mask.counted is None else torch.from_numpy(np.ascontiguousarray(mask.counted))
-        return [Example(self.label, torch.from_numpy(np.ascontiguousarray(region)), counted)]
+        return [Example(self.label, mask_tensor(region), mask_tensor(mask.counted))]
 
 
 @DATASETS.register("oxford_pet")
@@ -111,7 +99,7 @@ class OxfordPet(FileDataset):
             truth = Trimap(
                 annotations / "trimaps" / f"{name}.png",
                 ids[breed] if self.by == "breed" else kind - 1,
-                self.max_pixels,
+                max_pixels=self.max_pixels,
             )
             entries.append(Entry(name, images / f"{name}.jpg", truth, truth.label))
         if not entries:

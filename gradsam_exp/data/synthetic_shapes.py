@@ -11,8 +11,9 @@ from pydantic.dataclasses import dataclass
 
 from gradsam_exp.data.base import DATASETS
 from gradsam_exp.data.download import fetch_archive
-from gradsam_exp.data.files import Entry, FileDataset, MaskTruth, is_hidden, pictures_in, require_same_names
+from gradsam_exp.data.files import Entry, FileDataset, is_hidden, pictures_in, require_same_names
 from gradsam_exp.data.shapes import SHAPES, Shapes
+from gradsam_exp.data.truths import MaskTruth
 from gradsam_exp.errors import InputError, did_you_mean
 
 URL = "https://www.mimuw.edu.pl/~mwrochna/upload/synthetic_shapes.zip"

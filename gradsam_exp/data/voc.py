@@ -16,8 +16,9 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from gradsam_exp.data.base import DATASETS, Example
-from gradsam_exp.data.files import Entry, FileDataset, SplitNames, Truth
+from gradsam_exp.data.files import Entry, FileDataset, SplitNames
 from gradsam_exp.data.pictures import MAX_PIXELS, FileProblem, opened, read_bytes
+from gradsam_exp.data.truths import Truth, require_size
 from gradsam_exp.errors import InputError, did_you_mean
 
 CLASSES = (
@@ -197,9 +198,7 @@ class VocTruth(Truth):
 
     def _read(self, path: Path, size: tuple[int, int]) -> UInt8[np.ndarray, "height width"]:
         values = read_indices(path, max_pixels=self.max_pixels)
-        if values.shape != size[::-1]:
-            what = f"is {values.shape[1]}×{values.shape[0]} px but its image is {size[0]}×{size[1]} px"
-            raise FileProblem(path, what, "a mask must have its image's size")
+        require_size(path, values.shape, size)
         return values
 
     def _label(self, classes: np.ndarray, objects: np.ndarray, number: int) -> int | None:

@@ -13,7 +13,7 @@ from PIL import Image
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
-from gradsam_exp.data import coco as module
+from gradsam_exp.data import coco_annotations as module
 from gradsam_exp.data.base import DATASETS, ExampleDataset
 from gradsam_exp.errors import InputError
 

@@ -16,19 +16,11 @@ from scipy import ndimage
 
 from gradsam_exp.data.masks import MaskFile, MaskValues, read_mask
 from gradsam_exp.data.pictures import FileProblem
+from tests.data.turned import UPRIGHT
 
 quick = settings(
     max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-UPRIGHT = {  # what is stored so that this orientation shows it upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
-}
 
 
 @st.composite

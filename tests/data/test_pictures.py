@@ -16,19 +16,11 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from gradsam_exp.data.pictures import FileProblem, inspect_picture, is_picture, is_unread_picture, read_rgb
+from tests.data.turned import UPRIGHT
 
 quick = settings(
     max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-UPRIGHT = {  # what is stored so that this orientation shows it upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
-}
 SIDES = st.tuples(st.integers(1, 24), st.integers(1, 24))
 GREYS = SIDES.flatmap(lambda size: arrays(np.uint8, size))
 COLOURS = SIDES.flatmap(lambda size: arrays(np.uint8, (*size, 3)))
