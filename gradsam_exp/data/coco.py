@@ -1,4 +1,4 @@
-"""This module reads data sets in COCO's format: photographs, and a file with the outlines of all objects in them."""
+"""This module reads data sets in COCO's format: photographs, and one file with the outlines of all objects."""
 
 from __future__ import annotations
 
