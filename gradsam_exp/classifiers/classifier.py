@@ -5,7 +5,7 @@ This module knows nothing of heatmaps, data sets or files' places.
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import pytorch_lightning as pl
@@ -75,18 +75,22 @@ class ImageClassifier(pl.LightningModule):
 
     def forward(self, images: Tensor) -> Float[Tensor, "batch classes"]:
         """Compute the logits of uint8 images ``(B, 3, H, W)``, or of network input, which is floating-point."""
-        return self.backbone(images if images.is_floating_point() else self.transform(images))
+        return self.backbone(self._pixels(images))
+
+    def _pixels(self, images: Tensor) -> Tensor:
+        """Make network input of images, unless they are that."""
+        return images if images.is_floating_point() else self.transform(images)
 
     def training_step(self, batch: ExampleBatch, batch_index: int) -> Tensor:
         """Compute the loss of one batch, its images mirrored at random; 0 for an empty batch."""
         del batch_index
         if not len(batch):  # of a process that has one batch less than the others
             return torch.stack([parameter.sum() for parameter in self.parameters()]).sum() * 0
-        pixels = batch.images if batch.images.is_floating_point() else self.transform(batch.images)
+        pixels = self._pixels(batch.images)
         if self.flip:
             mirrored = torch.rand(len(pixels), device=pixels.device) < 0.5
             pixels = torch.where(mirrored[:, None, None, None], pixels.flip(-1), pixels)
-        with batch_norm_of_single_values(self.backbone):
+        with batch_norm_of_single_values(self.backbone) if len(pixels) == 1 else nullcontext():
             loss = self.loss(self.backbone(pixels)[batch.image_of], batch.labels)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
         return loss

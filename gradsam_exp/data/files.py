@@ -183,8 +183,11 @@ class FileDataset(ExampleDataset):
             truth, state = TruthFacts((entry.label,)), ""
             if entry.truth is not None:
                 states = tuple(_state(path) for path in entry.truth.files)
-                look = _truth_facts if states else _truth_facts.__wrapped__
-                truth, content = look(entry.truth, picture.size, states)
+                truth, content = (
+                    _unchanged_truth(entry.truth, picture.size, states)
+                    if states
+                    else _truth_facts(entry.truth, picture.size)
+                )
                 state = digest([content, entry.truth.depends_on])
         except FileProblem as problem:
             return problem
@@ -357,9 +360,14 @@ def _picture_facts(path: Path, modified: int, size_in_bytes: int, max_pixels: in
 
 
 @lru_cache(maxsize=2**18)
-def _truth_facts(truth: Truth, size: tuple[int, int], states: tuple[Any, ...]) -> tuple[TruthFacts, list[str]]:
-    """Read a truth, and digest its files; once a process while they are unchanged."""
+def _unchanged_truth(truth: Truth, size: tuple[int, int], states: tuple[Any, ...]) -> tuple[TruthFacts, list[str]]:
+    """Read a truth once a process while its files are unchanged."""
     del states
+    return _truth_facts(truth, size)
+
+
+def _truth_facts(truth: Truth, size: tuple[int, int]) -> tuple[TruthFacts, list[str]]:
+    """Read a truth, and digest its files."""
     return truth.facts(size), [
         hashlib.blake2b(read_bytes(path), digest_size=16).hexdigest() for path in truth.files
     ]

@@ -83,20 +83,8 @@ class Plan:
         node, ignored = self.config.pipeline, self.pipeline.strategy.ignored
         shared = [knob for knob in KNOBS if self.job.given(knob) and (knob not in node or knob in ignored)]
         own = [f"pipeline.{knob}" for knob in sorted(ignored) if self.job.given(f"pipeline.{knob}")]
-        return [f"{knob} has no effect with {self._strategy_given}" for knob in [*shared, *own]]
-
-    @property
-    def _strategy_given(self) -> str:
-        """The strategy as the command line gives it, with what makes it look away from other knobs."""
-        node, ignored = self.config.pipeline, self.pipeline.strategy.ignored
-        parts = [f"pipeline={node['name']}"]
-        if "grid_offset" in ignored:
-            parts.append("grid_size=1")
-        if node.get("n") == 0:
-            parts.append("pipeline.n=0")
-        elif ignored & {"tie", "ring_distance"}:
-            parts.append(f"pipeline.placement={node['placement']}")
-        return " ".join(parts)
+        given = " ".join([f"pipeline={node['name']}", *self.pipeline.strategy.ignoring])
+        return [f"{knob} has no effect with {given}" for knob in [*shared, *own]]
 
     def _small_grid(self) -> list[str]:
         """Say that the grid of points is a small part of the first picture; of a single run only."""

@@ -75,6 +75,11 @@ class ForegroundBackground(WithColdPixels):
             own if not self.n else {"ring_distance" if self.placement == "extreme" else "tie"}
         )
 
+    @property
+    def ignoring(self) -> tuple[str, ...]:
+        """See `PromptStrategy.ignoring`."""
+        return (*super().ignoring, f"pipeline.placement={self.placement}" if self.n else "pipeline.n=0")
+
     def propose(self, ctx: PromptContext) -> Prompts:
         """Ask one query per image: the foreground grid, then up to ``n`` background points."""
         foreground = self.foreground_points(ctx)

@@ -124,6 +124,11 @@ class PromptStrategy(ABC):
         """Name parameters without effect here; runs that differ only in these count as the same run."""
         return frozenset()
 
+    @property
+    def ignoring(self) -> tuple[str, ...]:
+        """Give the settings that leave others without effect, as the command line gives them."""
+        return ()
+
     @abstractmethod
     def propose(self, ctx: PromptContext) -> Prompts:
         """Make the first prompts for a batch; an image may get several queries, or none."""

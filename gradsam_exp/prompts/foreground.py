@@ -51,6 +51,11 @@ class Foreground(PromptStrategy):
         """Name ``grid_offset`` for a single point, which has no neighbours."""
         return frozenset({"grid_offset"} if self.grid_size == 1 else ())
 
+    @property
+    def ignoring(self) -> tuple[str, ...]:
+        """See `PromptStrategy.ignoring`."""
+        return ("grid_size=1",) if self.grid_size == 1 else ()
+
     def propose(self, ctx: PromptContext) -> Prompts:
         """Ask one query per image: ``grid_size²`` foreground points, clipped to the image."""
         return point_prompts(self.foreground_points(ctx))
