@@ -1,13 +1,16 @@
 """Training by two processes: every image once, one set of weights, and an end that scores them."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from gradsam_exp.classifiers.classifier import ImageClassifier
+from tests.e2e.conftest import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -33,25 +36,40 @@ def overrides(own: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def test_no_image_comes_twice_or_is_lost(run, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    step = ImageClassifier.training_step
+# Lightning starts the second process with this file too, so both write down what they train on.
+WATCHED = """
+import os
+from pathlib import Path
+from gradsam_exp.app.cli import main
+from gradsam_exp.classifiers.classifier import ImageClassifier
 
-    def seen(model: ImageClassifier, batch, index: int):
-        with (tmp_path / f"seen {model.global_rank}").open("a") as file:
-            file.writelines(f"{name}\n" for name in batch.image_ids)
-        return step(model, batch, index)
+step = ImageClassifier.training_step
 
-    monkeypatch.setattr(ImageClassifier, "training_step", seen)
-    done = run(*overrides(own), "+trainer.strategy=ddp_fork", defaults=False)
-    assert done.code == 0, done.err
+def seen(model, batch, index):
+    with Path(os.environ["SEEN"], f"seen {model.global_rank}").open("a") as file:
+        file.writelines(f"{name}\\n" for name in batch.image_ids)
+    return step(model, batch, index)
+
+ImageClassifier.training_step = seen
+main()
+"""
+
+
+def test_no_image_comes_twice_or_is_lost_and_the_weights_are_scored(own: Path, tmp_path: Path):
+    script = tmp_path / "watched.py"
+    script.write_text(WATCHED)
+    done = subprocess.run(
+        [sys.executable, str(script), *overrides(own), f"output_root={tmp_path / 'outputs'}"],
+        cwd=ROOT,
+        env={**os.environ, "SEEN": str(tmp_path), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
     each = [(tmp_path / f"seen {rank}").read_text().splitlines() for rank in (0, 1)]
     assert sorted(each[0] + each[1]) == sorted(f"{name}/{k}" for name in ("all", "cat dog") for k in range(5))
     assert all(each), "both have trained"
-
-
-def test_processes_of_their_own_end_with_scored_weights(command, own: Path, tmp_path: Path):
-    done = command(*overrides(own))
-    assert done.returncode == 0, done.stderr
     (accuracy,) = (tmp_path / "outputs").rglob("accuracy.json")
     assert json.loads(accuracy.read_text())["test"].keys() == {"overall", "macro", "classes"}
     assert (accuracy.parent / "classifier.safetensors").is_file()
