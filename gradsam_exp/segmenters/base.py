@@ -138,10 +138,9 @@ def _check_places(
 
 
 def _only(sizes: Int[Tensor, "images 2"]) -> tuple[int, int]:
-    found = sizes.unique(dim=0)
-    if len(found) != 1:
-        raise ValueError(f"images of {len(found)} sizes have no size in common")
-    return int(found[0, 0]), int(found[0, 1])
+    if not len(sizes) or (sizes != sizes[0]).any():
+        raise ValueError(f"images of {len(sizes.unique(dim=0))} sizes have no size in common")
+    return int(sizes[0, 0]), int(sizes[0, 1])
 
 
 @runtime_checkable

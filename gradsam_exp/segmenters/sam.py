@@ -210,6 +210,11 @@ class SamSegmenter:
 @lru_cache(maxsize=64)
 def _resizing(size: int, input_side: int, original_side: int) -> Float[Tensor, "original low"]:
     """Compute what `Sam.postprocess_masks` does to an axis: to SAM's input, padding cut off, to the original."""
-    low = size // CELL
-    wide = F.interpolate(torch.eye(low)[None], size, mode="linear", align_corners=False)[..., :input_side]
+    wide = _enlarging(size)[..., :input_side]
     return F.interpolate(wide, original_side, mode="linear", align_corners=False)[0].T.contiguous()
+
+
+@lru_cache
+def _enlarging(size: int) -> Float[Tensor, "1 low input"]:
+    """Compute what enlarging low-resolution logits to SAM's square input does to an axis."""
+    return F.interpolate(torch.eye(size // CELL)[None], size, mode="linear", align_corners=False)
