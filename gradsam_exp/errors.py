@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 log = logging.getLogger(__name__)
+MOST_NAMES = 200  # that a message lists
 
 
 class InputError(Exception):
@@ -23,10 +24,16 @@ class InputError(Exception):
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """Word the end of an unknown-name message: ``"; did you mean 'fgbg'? Known: center, fg, fgbg"``."""
+    """Word the end of an unknown-name message: ``"; did you mean 'fgbg'? Known: center, fg, fgbg"``.
+
+    Of hundreds of known names, only those that are most alike are given.
+    """
     names = sorted(known)
     nearest = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
     guess = f"; did you mean {nearest[0]!r}?" if nearest else "."
+    if len(names) > MOST_NAMES:
+        alike = difflib.get_close_matches(given, names, n=8, cutoff=0.3)
+        return f"{guess} There are {len(names)}" + (f", such as {', '.join(alike)}" if alike else "")
     return f"{guess} Known: {', '.join(names)}" if names else guess
 
 

@@ -32,10 +32,11 @@ class Registry(Generic[T]):
         key: the config key that chooses among them, named in errors (``pipeline``).
         package: import path of the package whose modules register themselves; also the name of the
             entry-point group in which other distributions offer more.
+        by: the key of a config node that names the plug-in.
     """
 
-    def __init__(self, key: str, package: str) -> None:
-        self.key, self.package = key, package
+    def __init__(self, key: str, package: str, *, by: str = "name") -> None:
+        self.key, self.package, self.by = key, package, by
         self._factories: dict[str, Callable[..., T]] = {}
         self._offered: dict[str, EntryPoint] = {}  # by other distributions; loaded when one is asked for
         self._complete = False
@@ -73,7 +74,7 @@ class Registry(Generic[T]):
         return self._factories[name]
 
     def build(self, node: Mapping[str, Any], **runtime: Any) -> T:
-        """Construct what a config node describes: ``name`` chooses, the other keys are parameters.
+        """Construct what a config node describes: ``name`` (see ``by``) chooses, the other keys are parameters.
 
         Parameters are checked against the constructor's signature and annotations before it is called.
 
@@ -84,10 +85,11 @@ class Registry(Generic[T]):
         Raises:
             InputError: unknown name, unknown or missing parameter, wrong type or value; names the key.
         """
-        name = node.get("name")
+        parameters = dict(node)
+        name = parameters.pop(self.by, None)
         if name is None:
-            raise InputError(f"{self.key}.name is missing. Known: {', '.join(self.names())}")
-        return build_checked(self.key, self.get(str(name)), node, **runtime)
+            raise InputError(f"{self.key}.{self.by} is missing. Known: {', '.join(self.names())}")
+        return build_checked(self.key, self.get(str(name)), parameters, **runtime)
 
     def modules(self, node: Any) -> list[str]:
         """List the modules of the plug-ins that a config node names, in it and in the nodes inside it."""
@@ -137,14 +139,14 @@ def build_checked(key: str, factory: Callable[..., T], node: Mapping[str, Any], 
     Args:
         key: the node's place in the configuration, named in errors.
         factory: a class or function.
-        node: its parameters; ``name`` is not one of them.
+        node: its parameters; ``name`` is none of them, unless the factory has one of that name.
         runtime: further arguments, which no config can hold.
 
     Raises:
         InputError: an unknown or missing parameter, a wrong type or value; names the key.
     """
-    given = {str(k): value for k, value in node.items() if k != "name"}
     parameters = inspect.signature(factory).parameters
+    given = {str(k): value for k, value in node.items() if k != "name" or k in parameters}
     open_names = {n for n, p in parameters.items() if p.kind is not p.VAR_KEYWORD} - set(runtime)
     for name in given:
         if name not in open_names:

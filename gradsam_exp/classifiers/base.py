@@ -31,6 +31,13 @@ class ClassifierSource(Protocol):
     def size(self) -> tuple[int, int] | None:
         """Return ``(height, width)`` px to which images are resized; None keeps their own."""
 
+    def check_ready(self) -> None:
+        """Refuse a classifier that is not one yet: without weights, or whose classes have no names.
+
+        Raises:
+            InputError: naming what to give.
+        """
+
     def outline(self) -> ImageClassifier:
         """Build the classifier without weights, on the meta device, its network in eval mode."""
 
@@ -42,5 +49,5 @@ class ClassifierSource(Protocol):
         """
 
 
-CLASSIFIERS: Registry[ClassifierSource] = Registry("model", "gradsam_exp.classifiers")
-"""By ``model.name``: functions that take the other keys of ``model`` and describe a classifier."""
+CLASSIFIERS: Registry[ClassifierSource] = Registry("model", "gradsam_exp.classifiers", by="source")
+"""By ``model.source``: functions that take the other keys of ``model`` and describe a classifier."""

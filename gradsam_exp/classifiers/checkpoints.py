@@ -9,10 +9,14 @@ from typing import Any
 from torch import Tensor
 
 from gradsam_exp.classifiers.base import CLASSIFIERS
-from gradsam_exp.classifiers.classifier import ImageClassifier, without_weights
+from gradsam_exp.classifiers.classifier import ImageClassifier, backbone_name, without_weights
 from gradsam_exp.errors import InputError
 from gradsam_exp.weights import file_digest, open_weights, read_pickle, save_weights, shipped
 
+HINT = (
+    "weights of another program need a network and class names: "
+    "model=torchvision|timm|module model.name=… model.checkpoint=PATH model.names=FILE"
+)
 _read_lightning = partial(read_pickle, what="Lightning checkpoint", key="model.checkpoint")
 
 
@@ -35,10 +39,13 @@ class ClassifierFile:
         """Name what the outputs mean, in order."""
         return tuple(self.hyper_parameters["class_names"])
 
+    def check_ready(self) -> None:
+        """Do nothing: a file has weights and names."""
+
     @property
     def backbone(self) -> str:
-        """Return the network's name, as torchvision knows it."""
-        return str(self.hyper_parameters["backbone"])
+        """Return the network's name."""
+        return backbone_name(self.hyper_parameters["backbone"])
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -94,8 +101,10 @@ def find_classifier(checkpoint: str | Path, *, key: str = "model.checkpoint") ->
         path = Path(text).expanduser()
         digest = file_digest(path, key=key)
         return ClassifierFile(path, _hyper_parameters(_read_lightning(path), path), digest)
-    else:
+    elif text.endswith(".safetensors"):
         file = open_weights(text, key=key)
+    else:
+        raise InputError(f"{key}={text} is no .safetensors or .ckpt file of task=train; {HINT}")
     if file.header.get("kind") != "classifier":
         raise InputError(f"{key}={file.path} holds a {file.header.get('kind')!r}, not a classifier")
     return ClassifierFile(file.path, file.header["hyper_parameters"], file.digest)
@@ -108,18 +117,17 @@ def from_checkpoint(
     backbone: str | None = None,
     size: tuple[int, int] | None = None,
     pretrained: bool = False,
-    seed: int = 0,
 ) -> ClassifierFile:
-    """Describe a classifier of ``task=train``, as ``model.name=checkpoint`` asks for it.
+    """Describe a classifier of ``task=train``, as ``model.source=checkpoint`` asks for it.
 
     Args:
         checkpoint: see `find_classifier`.
-        backbone, size, pretrained, seed: how ``task=train`` makes one; a file says itself what it holds.
+        backbone, size, pretrained: how ``task=train`` makes one; a file says itself what it holds.
 
     Raises:
         InputError: no file was given, or see `find_classifier`.
     """
-    del backbone, size, pretrained, seed
+    del backbone, size, pretrained
     if checkpoint is None:
         raise InputError(
             "model.checkpoint is null: train a classifier with task=train and give its classifier.safetensors"
@@ -136,5 +144,5 @@ def save_classifier(model: ImageClassifier, path: Path, **facts: Any) -> Path:
 def _hyper_parameters(checkpoint: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
     parameters = checkpoint.get("hyper_parameters")
     if not parameters or "class_names" not in parameters:
-        raise InputError(f"model.checkpoint={path} does not say which classes it knows; train it with task=train")
+        raise InputError(f"model.checkpoint={path} does not say which classes it knows; {HINT}")
     return parameters

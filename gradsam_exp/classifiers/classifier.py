@@ -1,4 +1,4 @@
-"""`ImageClassifier` is a torchvision network with class names, input transform and Lightning training steps.
+"""`ImageClassifier` is a network of any package with class names, input transform and Lightning training steps.
 
 This module knows nothing of heatmaps, data sets or files' places.
 """
@@ -6,7 +6,7 @@ This module knows nothing of heatmaps, data sets or files' places.
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import pytorch_lightning as pl
 import torch
@@ -16,9 +16,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchmetrics.classification import MulticlassConfusionMatrix
+from torchvision.transforms import v2
 
+from gradsam_exp.classifiers.networks import Architecture, build_network, with_head
 from gradsam_exp.classifiers.transform import Transform
 from gradsam_exp.errors import InputError, did_you_mean
+from gradsam_exp.logits import logits_of
 from gradsam_exp.types import ExampleBatch
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -28,7 +31,8 @@ class ImageClassifier(pl.LightningModule):
     """An image classifier maps images to logits; class names and transform go into every checkpoint.
 
     Args:
-        backbone: name of a torchvision classification model (``resnet18``).
+        backbone: what the network is built from: the name of a torchvision classification model (``resnet18``),
+            or see `gradsam_exp.classifiers.networks.Architecture`.
         class_names: what the outputs mean, in order.
         transform: resize and normalisation, or its fields as a dict.
         pretrained: start from torchvision's default ImageNet weights (downloaded on first use)
@@ -36,16 +40,21 @@ class ImageClassifier(pl.LightningModule):
         learning_rate, weight_decay: AdamW's; the rate is the peak of a one-cycle schedule.
         flip: mirror half of the training images.
         class_weights: what an example of each class counts in the loss; None: 1. Not kept in files.
+        network: the network itself, which is then not built.
+        freeze: dotted names of modules of the network that keep their weights and statistics, or ``["all"]`` for
+            all but the last linear layer.
+        mixup, cutmix: α of Beta(α, α), which the shares are drawn from in which images of a batch and their labels
+            are mixed (Zhang et al., ICLR 2018; Yun et al., ICCV 2019); 0: never. Of both, each batch gets one.
 
     Raises:
-        InputError: unknown backbone, or ImageNet weights that cannot be downloaded.
+        InputError: unknown backbone, ImageNet weights that cannot be downloaded, or nothing to freeze of a name.
     """
 
     class_weights: Tensor | None
 
     def __init__(
         self,
-        backbone: str,
+        backbone: Architecture,
         class_names: Sequence[str],
         transform: Transform | dict[str, Any] | None = None,
         *,
@@ -54,28 +63,69 @@ class ImageClassifier(pl.LightningModule):
         weight_decay: float = 0.05,
         flip: bool = True,
         class_weights: Sequence[float] | None = None,
+        network: nn.Module | None = None,
+        freeze: Sequence[str] = (),
+        mixup: float = 0,
+        cutmix: float = 0,
     ) -> None:
         super().__init__()
         self.transform = Transform(**transform) if isinstance(transform, dict) else transform or Transform()
         self.class_names = tuple(class_names)
-        self.backbone_name = backbone
+        self.backbone_name = backbone_name(backbone)
+        self.outputs: Sequence[Sequence[int]] | None = None
         self.learning_rate, self.weight_decay, self.flip = learning_rate, weight_decay, flip
-        self.backbone = build_backbone(backbone, len(self.class_names), pretrained=pretrained)
+        self.backbone = (
+            build_backbone(backbone, len(self.class_names), pretrained=pretrained) if network is None else network
+        )
+        self._frozen = frozen_modules(self.backbone, freeze)
+        kinds = [(mixup, v2.MixUp), (cutmix, v2.CutMix)]
+        mixes = [kind(alpha=alpha, num_classes=len(self.class_names)) for alpha, kind in kinds if alpha > 0]
+        self._mix = v2.RandomChoice(mixes) if mixes else None
         self.val_confusion = MulticlassConfusionMatrix(max(2, len(self.class_names)))
         weights = None if class_weights is None else torch.tensor(class_weights)
         self.register_buffer("class_weights", weights, persistent=False)
         # Plain types only, so that a checkpoint loads with weights_only=True.
         fields = {
-            name: list(value) if isinstance(value, Sequence) else value
+            name: list(value) if isinstance(value, tuple | list) else value
             for name, value in vars(self.transform).items()
         }
         rates = {"learning_rate": learning_rate, "weight_decay": weight_decay}
-        names = {"backbone": backbone, "class_names": list(self.class_names)}
+        built = backbone if isinstance(backbone, str) else dict(backbone)
+        names = {"backbone": built, "class_names": list(self.class_names)}
         self.save_hyperparameters({**names, "transform": fields, **rates, "flip": flip})
 
     def forward(self, images: Tensor) -> Float[Tensor, "batch classes"]:
-        """Compute the logits of uint8 images ``(B, 3, H, W)``, or of network input, which is floating-point."""
-        return self.backbone(self._pixels(images))
+        """Compute the logits of uint8 images ``(B, 3, H, W)``, or of network input, which is floating-point.
+
+        Raises:
+            InputError: the network's output is not logits, or not as many as there are class names.
+        """
+        return self.logits(self._pixels(images))
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training mode or back; frozen modules stay in eval mode."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
+
+    def logits(self, pixels: Tensor) -> Float[Tensor, "batch classes"]:
+        """Compute the logits of network input; see `forward`."""
+        found = logits_of(self.backbone(pixels))
+        if len(self.class_names) == 1 and found.shape[1] == 2:  # one logit of a data set of one class
+            found = found[:, 1:] * 2
+        if self.outputs is not None:
+            return torch.stack([found[:, list(ids)].logsumexp(1) for ids in self.outputs], 1)
+        if found.shape[1] != len(self.class_names):
+            raise InputError(
+                f"{self.backbone_name} gives {found.shape[1]} logits, but there are {len(self.class_names)} class "
+                "names: give as many by model.names"
+            )
+        return found
+
+    def join_outputs(self, class_names: Sequence[str], outputs: Sequence[Sequence[int]]) -> None:
+        """Answer with other classes from now on, each the logsumexp of some of the network's ``outputs``."""
+        self.class_names, self.outputs = tuple(class_names), outputs
 
     def _pixels(self, images: Tensor) -> Tensor:
         """Make network input of images, unless they are that."""
@@ -90,13 +140,24 @@ class ImageClassifier(pl.LightningModule):
         if self.flip:
             mirrored = torch.rand(len(pixels), device=pixels.device) < 0.5
             pixels = torch.where(mirrored[:, None, None, None], pixels.flip(-1), pixels)
+        labels: Tensor = batch.labels
+        if self._mix is not None:
+            if len(labels) != len(pixels):
+                raise InputError(
+                    "task.mixup and task.cutmix mix labels, of which each image must have exactly one"
+                )
+            pixels, labels = self._mix(pixels, labels)
         with batch_norm_of_single_values(self.backbone) if len(pixels) == 1 else nullcontext():
-            loss = self.loss(self.backbone(pixels)[batch.image_of], batch.labels)
+            loss = self.loss(self.logits(pixels)[batch.image_of], labels)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
         return loss
 
-    def loss(self, logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
-        """Compute the mean over a batch's examples of cross entropy times class weight."""
+    def loss(
+        self,
+        logits: Float[Tensor, "batch classes"],
+        labels: Int[Tensor, " batch"] | Float[Tensor, "batch classes"],
+    ) -> Float[Tensor, ""]:
+        """Compute the mean over a batch's examples of cross entropy times class weight; labels may be shares."""
         if self.class_weights is None:
             return F.cross_entropy(logits, labels)
         return F.cross_entropy(logits, labels, weight=self.class_weights, reduction="none").mean()
@@ -123,11 +184,35 @@ class ImageClassifier(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Train with AdamW under a one-cycle schedule over the whole training."""
-        optimizer = torch.optim.AdamW(self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, weight_decay=self.weight_decay)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, self.learning_rate, total_steps=int(self.trainer.estimated_stepping_batches)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def frozen_modules(network: nn.Module, names: Sequence[str]) -> list[nn.Module]:
+    """Freeze modules of a network; see `ImageClassifier`.
+
+    Raises:
+        InputError: there is no module of a name.
+    """
+    found: list[nn.Module] = []
+    if list(names) == ["all"]:
+        *_, last = [module for module in network.modules() if isinstance(module, nn.Linear)]
+        found = [module for module in network.modules() if last not in module.modules()]
+        network.requires_grad_(False)
+        last.requires_grad_(True)
+    else:
+        known = dict(network.named_modules())
+        for name in names:
+            if name not in known:
+                raise InputError(f"task.freeze={name!r} is not a module of the network{did_you_mean(name, known)}")
+            found.append(known[name].requires_grad_(False))
+    if names and not any(parameter.requires_grad for parameter in network.parameters()):
+        raise InputError("task.freeze freezes the whole network, so that nothing is left to train")
+    return found
 
 
 @contextmanager
@@ -156,17 +241,21 @@ def batch_norm_of_single_values(network: nn.Module) -> Iterator[None]:
             hook.remove()
 
 
-def build_backbone(name: str, classes: int, *, pretrained: bool = False) -> nn.Module:
-    """Build a torchvision classifier with ``classes`` outputs, from scratch or from ImageNet weights.
+def backbone_name(backbone: Architecture) -> str:
+    """Name what a network is built from, for messages and tables."""
+    if isinstance(backbone, str):
+        return backbone
+    return str(next((backbone[key] for key in ("name", "id", "target") if key in backbone), "the network"))
+
+
+def build_backbone(name: Architecture, classes: int, *, pretrained: bool = False) -> nn.Module:
+    """Build a classifier with ``classes`` outputs, from scratch or from torchvision's ImageNet weights.
 
     Raises:
         InputError: unknown name (lists the nearest), or weights that cannot be downloaded.
     """
-    known = torchvision.models.list_models(module=torchvision.models)
-    if name not in known:
-        raise InputError(f"model.backbone={name!r} is not a torchvision classifier{did_you_mean(name, known)}")
-    if not pretrained:
-        return torchvision.models.get_model(name, num_classes=classes)
+    if not pretrained or not isinstance(name, str):
+        return build_network(name, classes)
     try:
         model = torchvision.models.get_model(name, weights="DEFAULT")
     except OSError as error:
@@ -174,13 +263,7 @@ def build_backbone(name: str, classes: int, *, pretrained: bool = False) -> nn.M
             f"model.pretrained=true: the ImageNet weights of {name} could not be downloaded ({error}); "
             "use model.pretrained=false or put them into torch's hub cache"
         ) from error
-    heads = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)]
-    if not heads:
-        raise InputError(f"model.backbone={name} has no linear layer to replace; use model.pretrained=false")
-    path, head = heads[-1]
-    parent, _, leaf = path.rpartition(".")
-    setattr(model.get_submodule(parent), leaf, nn.Linear(head.in_features, classes))
-    return model
+    return with_head(model, classes)
 
 
 def without_weights(build: Callable[[], Network]) -> Network:
@@ -192,12 +275,12 @@ def without_weights(build: Callable[[], Network]) -> Network:
         return build().to("meta")
 
 
-def check_trainable(name: str, classes: int, frame: tuple[int, int]) -> None:
-    """Refuse a backbone that `ImageClassifier` cannot train on images of a size, before it is built.
+def check_trainable(build: Callable[[], nn.Module], name: str, frame: tuple[int, int]) -> None:
+    """Refuse a network that `ImageClassifier` cannot train on images of a size, before it is built.
 
     Args:
-        name: of a torchvision classification model.
-        classes: number of its outputs.
+        build: makes the network.
+        name: what chose it, for errors: ``model.backbone=googlenet``.
         frame: ``(height, width)`` px of the network's input.
 
     Raises:
@@ -205,10 +288,10 @@ def check_trainable(name: str, classes: int, frame: tuple[int, int]) -> None:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # GoogLeNet's and Inception's about their weights
-        network = without_weights(lambda: build_backbone(name, classes))
+        network = without_weights(build)
     if getattr(network, "aux_logits", False):
         raise InputError(
-            f"model.backbone={name} has auxiliary outputs while it trains, which task=train does not use; "
+            f"{name} has auxiliary outputs while it trains, which task=train does not use; "
             "choose another, such as model.backbone=resnet18"
         )
     try:
@@ -219,6 +302,6 @@ def check_trainable(name: str, classes: int, frame: tuple[int, int]) -> None:
     except Exception as error:  # of many kinds
         side = getattr(network, "image_size", 224)
         raise InputError(
-            f"model.backbone={name} does not take images of {frame[0]}×{frame[1]} px (height × width): "
+            f"{name} does not take images of {frame[0]}×{frame[1]} px (height × width): "
             f"give model.size=[{side},{side}], to which they are resized"
         ) from error

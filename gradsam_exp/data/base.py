@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from gradsam_exp.data.pictures import FileProblem
-from gradsam_exp.errors import InputError, did_you_mean
+from gradsam_exp.errors import InputError, did_you_mean, some
 from gradsam_exp.registry import Registry
 from gradsam_exp.types import ExampleBatch
 
@@ -252,11 +252,12 @@ def align_classes(given: Sequence[str], known: Sequence[str]) -> Tensor:
     """
     found = match_classes(given, known)
     if None in found:
-        name = given[found.index(None)]
-        hint = did_you_mean(name, known)
+        lost = [name for name, own in zip(given, found, strict=True) if own is None]
+        others = f" (and {len(lost) - 1} others: {some(lost[1:])})" if lost[1:] else ""
         raise InputError(
-            f"the data set's class {name!r} is not one the classifier knows{hint}; "
-            "train one on these classes (task=train), or score masks alone by data.labels=none"
+            f"the data set's class {lost[0]!r}{others} is not one the classifier knows"
+            f"{did_you_mean(lost[0], known)}; say by model.map which outputs each class is, train a classifier on "
+            "these classes (task=train), or score masks alone by data.labels=none"
         )
     return torch.tensor(found, dtype=torch.long)
 

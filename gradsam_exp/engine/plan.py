@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 
 from gradsam_exp.classifiers.base import CLASSIFIERS, ClassifierSource
+from gradsam_exp.classifiers.classes import by_synset, mapped
 from gradsam_exp.config import Config, chosen_model
 from gradsam_exp.data.backgrounds import BACKGROUNDS
 from gradsam_exp.data.base import DATASETS, ExampleDataset, Limited, Ranked, align_classes
@@ -37,6 +38,8 @@ from gradsam_exp.selectors.base import SELECTORS
 
 _CODE = ("gradsam_exp.engine.plan", "gradsam_exp.runs.summary")
 """Modules that results run through, besides the plug-ins."""
+NOT_OF_THE_NETWORK = {"layers", "layout", "map", "seed"}
+"""Keys of ``model`` that say how it is explained, which classes it answers with, and how it is trained."""
 SMALL_GRID = 0.02  # of the shorter side: a grid that spans less is nearly one point
 _PLACES = {"checkpoint", "url", "sha256", "max_queries"}
 """Parameters of a segmenter that say where its weights lie or how much is done at once, not what it answers."""
@@ -186,8 +189,7 @@ def plan(config: Config, job: Job, given: Callable[[Sequence[str]], ExampleDatas
     EXPLAINERS.get(str(config.explainer.get("name")))
     check_value("explainer.augment", Literal["none", "mirror"], config.explainer.get("augment"))
     device = find_device(config.device)
-    model = {key: value for key, value in chosen_model(config).items() if key != "layers"}
-    classifier = CLASSIFIERS.build(model)
+    classifier = find_classifier_of(config)
     config = settled(config, classifier, job)
     check_explainer(config, classifier, job.session)
     pipeline = Pipeline(strategy, SEGMENTERS.build(config.sam), selector)
@@ -199,6 +201,7 @@ def plan(config: Config, job: Job, given: Callable[[Sequence[str]], ExampleDatas
         )
     target, best = find_target(config.explainer.get("target"), classifier.class_names)
     dataset = find_dataset(config, config.split) if given is None else given(classifier.class_names)
+    classifier = by_synset(classifier, dataset.class_names)
     align_classes(dataset.class_names, classifier.class_names)
     dataset = dataset if best == 1 else Ranked(dataset, best)
     width, height = dataset.image_size(0)
@@ -209,6 +212,19 @@ def plan(config: Config, job: Job, given: Callable[[Sequence[str]], ExampleDatas
     store = find_store(settings, job.session)
     check_devices(config.devices, device, stored=store.root is not None)
     return Plan(config, dataset, classifier, refiner, pipeline, target, store, device, job, metrics, settings)
+
+
+def find_classifier_of(config: Config) -> ClassifierSource:
+    """Describe the classifier that ``model`` chooses; its classes are those of ``model.map`` if that is given.
+
+    Raises:
+        InputError: something wrong in ``model``, or a network without weights or class names.
+    """
+    model = {key: value for key, value in chosen_model(config).items() if key not in NOT_OF_THE_NETWORK}
+    classifier = CLASSIFIERS.build(model)
+    classifier.check_ready()
+    given = config.model.get("map")
+    return classifier if given is None else mapped(classifier, given)
 
 
 def find_dataset(config: Config, split: str) -> ExampleDataset:

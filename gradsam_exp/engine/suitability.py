@@ -16,13 +16,15 @@ log = logging.getLogger(__name__)
 
 
 def settled(config: Config, file: ClassifierSource, job: Job) -> Config:
-    """Fill in the classifier's backbone and input size, and turn a single target layer into a list.
+    """Fill in the classifier's input size and a checkpoint's backbone, and make target layers a list.
 
     Raises `InputError` if something else was given of the network, or no target layer at all.
     """
-    _check_given(config.model, file, job)
     size = None if file.size is None else list(file.size)
-    model = {**config.model, "backbone": file.backbone, "size": size}
+    model = {**config.model, "size": size}
+    if config.model.get("source") == "checkpoint":
+        _check_given(config.model, file, job)
+        model["backbone"] = file.backbone
     return replace(config, model=model, explainer=_listed(config.explainer))
 
 
@@ -30,7 +32,7 @@ def _check_given(model: Node, file: ClassifierSource, job: Job) -> None:
     """Refuse what was given on the command line and is not true of the classifier; defaults are no claims."""
     place = f"model.checkpoint={model.get('checkpoint')}"
     hint = "that is chosen when a classifier is trained (task=train); leave it out, or give another checkpoint"
-    if job.given("model", "model.backbone") and model.get("backbone") != file.backbone:
+    if job.given("model", "model.backbone") and model.get("backbone") not in {None, file.backbone}:
         raise InputError(f"model.backbone={model.get('backbone')}, but {place} holds a {file.backbone}: {hint}")
     if job.given("model.size") and list(model.get("size") or []) != list(file.size or []):
         takes = "images of any size" if file.size is None else f"images resized to {list(file.size)} px"

@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -15,16 +15,20 @@ from pydantic.dataclasses import dataclass
 from pytorch_lightning.callbacks import EarlyStopping, RichProgressBar
 from pytorch_lightning.utilities import rank_zero_only
 from rich.table import Table
+from torch import nn
 
+from gradsam_exp.classifiers.base import CLASSIFIERS
 from gradsam_exp.classifiers.checkpoints import find_classifier, save_classifier
-from gradsam_exp.classifiers.classifier import ImageClassifier, check_trainable
+from gradsam_exp.classifiers.classifier import ImageClassifier, build_backbone, check_trainable
+from gradsam_exp.classifiers.described import Described
+from gradsam_exp.classifiers.networks import Architecture, build_network
 from gradsam_exp.classifiers.transform import Transform
 from gradsam_exp.config import SPLITS, Config, chosen_model
 from gradsam_exp.console import console
 from gradsam_exp.data.base import ExampleDataset
 from gradsam_exp.data.shapes import Shapes
 from gradsam_exp.engine.data_check import report_data_check
-from gradsam_exp.engine.plan import find_dataset
+from gradsam_exp.engine.plan import NOT_OF_THE_NETWORK, find_dataset
 from gradsam_exp.engine.session import Job
 from gradsam_exp.errors import InputError
 from gradsam_exp.registry import build_checked, check_value
@@ -62,6 +66,8 @@ class TrainSettings:
         learning_rate, weight_decay: AdamW's; the rate is the peak of a one-cycle schedule over the whole training.
         flip: mirror half of the training images.
         fresh: built-in data: new images every epoch instead of the same ones.
+        freeze: modules that keep their weights, by dotted name; ``all``: all but the last layer.
+        mixup, cutmix: α of the shares in which images of a batch are mixed; 0: never. See `ImageClassifier`.
         class_weights: ``balanced`` weighs classes in the loss inversely to their number of examples.
         batch_pixels: most pixels of a batch, as the network sees them; one image is never too many.
         patience: epochs without a better validation loss before stopping; None never stops early.
@@ -76,6 +82,9 @@ class TrainSettings:
     weight_decay: Annotated[float, Field(ge=0)]
     flip: bool
     fresh: bool
+    freeze: str | Sequence[str]
+    mixup: Annotated[float, Field(ge=0)]
+    cutmix: Annotated[float, Field(ge=0)]
     class_weights: Literal["none", "balanced"]
     batch_pixels: Positive
     patience: Positive | None
@@ -165,7 +174,7 @@ def run(config: Config, job: Job) -> float | None:
         )
         if tracked is not None:
             tracked.log_result(accuracies, path)
-    _say(accuracies, folder, next_command(job.overrides, path))
+    _say(accuracies, folder, next_command(job.overrides, path, foreign=config.model["source"] != "checkpoint"))
     if tracked is not None and tracked.seen_at:
         console.print(f"W&B: {tracked.seen_at}", soft_wrap=True)
     return accuracies["val"]["overall"]
@@ -238,19 +247,50 @@ def _classifier(
     config: Config, settings: TrainSettings, train_set: ExampleDataset, class_weights: Sequence[float] | None
 ) -> ImageClassifier:
     """The network to train, after a check that it can be trained on the images' sizes."""
-    backbone, size = config.model["backbone"], _size(config.model.get("size"))
+    classes = len(train_set.class_names)
+    build, start, architecture, place, transform = _network(config, classes)
     sizes = [train_set.image_size(0)] if isinstance(train_set, Shapes) else _sizes(train_set)
-    for frame in dict.fromkeys(size or (height, width) for width, height in sizes):
-        check_trainable(backbone, len(train_set.class_names), frame)
+    for frame in dict.fromkeys(transform.size or (height, width) for width, height in sizes):
+        check_trainable(build, place, (int(frame[0]), int(frame[1])))
     return ImageClassifier(
-        backbone,
+        architecture,
         train_set.class_names,
-        Transform(size=size),
-        pretrained=config.model.get("pretrained", False),
+        transform,
+        network=start(),
+        freeze=[settings.freeze] if isinstance(settings.freeze, str) else settings.freeze,
+        mixup=settings.mixup,
+        cutmix=settings.cutmix,
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
         flip=settings.flip,
         class_weights=class_weights,
+    )
+
+
+Build = Callable[[], nn.Module]
+
+
+def _network(config: Config, classes: int) -> tuple[Build, Build, Architecture, str, Transform]:
+    """How the network is built: at random, and as training starts; of what, by which key; and its input."""
+    model = config.model
+    if model.get("source") == "checkpoint":
+        backbone = model.get("backbone")
+        if backbone is None:
+            raise InputError("model.backbone is null: choose a network to train, such as model=resnet18")
+        new = partial(build_backbone, backbone, classes)
+        start = partial(new, pretrained=model.get("pretrained", False))
+        return new, start, backbone, f"model.backbone={backbone}", Transform(size=_size(model.get("size")))
+    source = CLASSIFIERS.build({key: value for key, value in model.items() if key not in NOT_OF_THE_NETWORK})
+    place = f"model={model['source']}"
+    if not isinstance(source, Described) or source.architecture is None:
+        raise InputError(f"{place} is used as it is and cannot be trained: choose model=timm, for instance")
+    architecture = source.architecture
+    return (
+        partial(build_network, architecture, classes),
+        partial(source.network, classes),
+        architecture,
+        place,
+        source.transform,
     )
 
 
@@ -290,18 +330,21 @@ def _shown(share: float | None) -> str:
     return "" if share is None else f"{share:.3f}"
 
 
-def next_command(overrides: Sequence[str], weights: Path) -> str:
+def next_command(overrides: Sequence[str], weights: Path, *, foreign: bool = False) -> str:
     """Word the command, quoted for a shell, that evaluates the weights on the data they were trained on.
 
     Args:
         overrides: of the training; all are kept but those that only a training knows.
+        foreign: the network is of another package, which the file says as well.
     """
     kept = [
         one
         for one in overrides
         if (key := one.lstrip("+~").partition("=")[0].partition("@")[0]) not in _OF_TRAINING
         and not key.startswith(("task.", "trainer.", "hydra."))
+        and not (foreign and key.startswith("model"))
     ]
+    kept += ["model=checkpoint"] if foreign else []
     return shlex.join(["python", "run.py", *kept, f"model.checkpoint={_as_value(str(weights))}"])
 
 

@@ -92,7 +92,10 @@ class TrainingRun(Logger):
         if getattr(rank_zero_only, "rank", 0) != 0:
             return
         described = as_written(flat_training_config(config), results.Run(self.job.folder), flat_training_config)
-        tags = [config.model["backbone"], config.data["name"]]
+        tags = [
+            str(config.model.get("backbone") or config.model.get("name") or config.model["source"]),
+            config.data["name"],
+        ]
         self._run = open_run(self.settings, self.job, config, tags=tags, described=described)
         for name, summary in (("train/loss", "min"), ("val/loss", "min"), ("val/accuracy", "max")):
             self._run.define_metric(name, summary=summary)

