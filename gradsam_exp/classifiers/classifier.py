@@ -6,7 +6,7 @@ This module knows nothing of heatmaps, data sets or files' places.
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import pytorch_lightning as pl
 import torch
@@ -102,7 +102,7 @@ class ImageClassifier(pl.LightningModule):
         """
         return self.logits(self._pixels(images))
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> "ImageClassifier":
         """Switch to training mode or back; frozen modules stay in eval mode."""
         super().train(mode)
         for module in self._frozen:

@@ -4,6 +4,7 @@ import sys
 import zipfile
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,8 @@ def _of_timm(classes: int | None, name: str, arguments: Mapping[str, Any]) -> nn
         raise InputError(f"model.name={name}: {first_line(error)}") from error
 
 
-def _of_transformers(classes: int | None, config: Mapping[str, Any]) -> nn.Module:
+def _of_transformers(classes: int | None, config: Mapping[str, Any], id: str) -> nn.Module:
+    del id  # which says where the configuration is from
     transformers = needed("transformers", "hf")
     own = dict(config)
     found = transformers.AutoConfig.for_model(own.pop("model_type"), **own)
@@ -231,21 +233,18 @@ def fit_weights(network: nn.Module, state: Mapping[str, Tensor], place: str) -> 
 
 
 def _prefix(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tuple[str, str]:
-    """Find which prefix the state's names have more than the network's, and which they have less."""
-    best, most = ("", ""), sum(name in own for name in state)
-    for turn, (longer, shorter) in enumerate(((state, own), (own, state))):
-        for prefix in _heads(longer):
-            count = sum(name.removeprefix(prefix) in shorter for name in longer if name.startswith(prefix))
-            if count > most:
-                best, most = (("", prefix) if turn else (prefix, "")), count
-    return best
+    """Find the prefix of those of the state's names that are the network's, and the one that all of these have."""
+    levels = zip(*(name.split(".")[:-1] for name in own), strict=False)
+    added = "".join(f"{level[0]}." for level in takewhile(lambda level: len(set(level)) == 1, levels))
+    wanted = {name.removeprefix(added) for name in own}
+    parts = [name.split(".") for name in state]
+    heads = (".".join(some[:depth]) + "." for some in parts for depth in (1, 2, 3) if len(some) > depth)
+    prefixes = dict.fromkeys(["", *heads])
 
+    def fitting(prefix: str) -> int:
+        return sum(name.removeprefix(prefix) in wanted for name in state if name.startswith(prefix))
 
-def _heads(names: Mapping[str, Any]) -> list[str]:
-    """List all ``a.``, ``a.b.`` and ``a.b.c.`` that names begin with."""
-    parts = [name.split(".") for name in names]
-    found = (".".join(some[:depth]) + "." for some in parts for depth in (1, 2, 3) if len(some) > depth)
-    return list(dict.fromkeys(found))
+    return max(prefixes, key=fitting), added
 
 
 def outputs_of(network: nn.Module, frame: tuple[int, int]) -> torch.Size | None:

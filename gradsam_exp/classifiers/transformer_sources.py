@@ -226,6 +226,7 @@ def from_clip(
     config = _config(transformers, folder, id)
     if config.model_type != "clip":
         raise InputError(f"model.id={id} is a {config.model_type}, not a CLIP")
+    config.vision_config.projection_dim = config.projection_dim
     transform = changed_transform(_transform(folder, config.vision_config), size=as_pair(size))
 
     def build() -> nn.Module:
