@@ -2,12 +2,17 @@ from .app.composing import compose as compose
 from .classifiers.base import CLASSIFIERS as CLASSIFIERS
 from .classifiers.checkpoints import find_classifier as find_classifier
 from .classifiers.classifier import ImageClassifier as ImageClassifier
+from .classifiers.transform import Transform as Transform
 from .config import Config as Config
 from .data.backgrounds import BACKGROUNDS as BACKGROUNDS
 from .data.base import DATASETS as DATASETS
 from .data.base import collate as collate
 from .data.shapes import Shapes as Shapes
 from .engine.experiment import Experiment as Experiment
+from .engine.library import Explanation as Explanation
+from .engine.library import Segmented as Segmented
+from .engine.library import explain as explain
+from .engine.library import segment as segment
 from .engine.pipeline import Pipeline as Pipeline
 from .engine.pipeline import SamBackgroundPipeline as SamBackgroundPipeline
 from .engine.pipeline import SamForegroundPipeline as SamForegroundPipeline

@@ -226,3 +226,36 @@ def _eight_bits(path: Path, picture: Image.Image, kind: str | None) -> UInt8[np.
         what = f"holds 32-bit values from {smallest} to {largest}, and what is white is not known"
         raise FileProblem(path, what, "save it with 8 or 16 bits")
     return np.rint(values / 257).astype(np.uint8)
+
+
+def rgb_of(given: str | Path | Image.Image | np.ndarray) -> UInt8[np.ndarray, "height width 3"]:
+    """Read a picture, or convert one that was read: `read_rgb` for what is in memory.
+
+    Args:
+        given: a file's path; a Pillow image; or an array ``(H, W, 3)`` RGB or ``(H, W)`` grey, uint8, or
+            floating-point in [0, 1].
+
+    Raises:
+        FileProblem: see `read_rgb`.
+        InputError: an array of another shape or type.
+    """
+    if isinstance(given, str | Path):
+        return read_rgb(Path(given).expanduser())
+    place = Path("the picture")
+    if isinstance(given, Image.Image):
+        with _problems(place):
+            return np.asarray(_as_rgb(place, ImageOps.exif_transpose(given), given.format))
+    values = np.asarray(given)
+    if values.ndim not in {2, 3} or (values.ndim == 3 and values.shape[2] != 3) or not values.size:
+        raise InputError(f"an array of shape {values.shape} is no picture: give (height, width, 3), RGB, or grey")
+    if values.dtype.kind == "f":
+        if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
+            raise InputError(
+                "floating-point values outside of [0, 1] are no picture: give uint8, or values in [0, 1]"
+            )
+        values = np.rint(values * 255).astype(np.uint8)
+    if values.dtype != np.uint8:
+        raise InputError(
+            f"an array of {values.dtype} is no picture: give uint8, or floating-point values in [0, 1]"
+        )
+    return values if values.ndim == 3 else np.repeat(values[:, :, None], 3, axis=2)
