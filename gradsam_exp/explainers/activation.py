@@ -1,6 +1,7 @@
 """CAM, Eigen-CAM and KPCA-CAM make heatmaps from a layer's activations in one forward pass, without gradients."""
 
 from abc import abstractmethod
+from contextlib import ExitStack
 
 import torch
 from pydantic.dataclasses import dataclass
@@ -8,9 +9,11 @@ from torch import Tensor, nn
 
 from gradsam_exp.errors import InputError
 from gradsam_exp.explainers.base import EXPLAINERS, LayerExplainer, Recorded, checked_targets
-from gradsam_exp.explainers.layers import Map, Maps, recording
+from gradsam_exp.explainers.layers import Map, Maps, find_layer, recording
+from gradsam_exp.explainers.network import widened
 from gradsam_exp.explainers.projection import Kernel, first_component, first_kernel_component
 from gradsam_exp.explainers.scores import Score, class_score
+from gradsam_exp.logits import logits_of
 
 
 class ActivationCAM(LayerExplainer):
@@ -23,13 +26,12 @@ class ActivationCAM(LayerExplainer):
     def layer_maps(self, pixels: Tensor, targets: Tensor | None = None) -> Recorded:
         """Make the raw map of every target layer from one forward pass."""
         with recording(self.layers, gradients=False) as recorded, torch.no_grad():
-            logits = self.model(pixels)
-            targets = checked_targets(targets, logits)
-            maps = [
-                self.weigh(self.as_maps(self.recorded_output(recorded, layer), layer, pixels), targets, logits)
-                for layer in self.layers
-            ]
-        return Recorded(maps, targets, logits)
+            logits = self.run(pixels)
+        targets = checked_targets(targets, logits)
+        layers = [
+            widened(self.as_maps(self.recorded_output(recorded, layer), layer, pixels)) for layer in self.layers
+        ]
+        return Recorded([self.weigh(activations, targets, logits) for activations in layers], targets, logits)
 
 
 @EXPLAINERS.register("eigencam")
@@ -77,23 +79,50 @@ class CAM(ActivationCAM):
     Attributes:
         score: what is explained; see `class_score`. ``margin`` weighs by the difference between the rows of
             the class and of the runner-up.
+        head: dotted name of the linear layer; None takes the one that gives the logits.
 
     Raises:
-        InputError: if the network's last linear layer does not take the target layer's channels.
+        InputError: if there is no such layer, or it does not take the target layer's channels.
     """
 
     score: Score = "logit"
+    head: str | None = None
+
+    def layer_maps(self, pixels: Tensor, targets: Tensor | None = None) -> Recorded:
+        """Make the raw map of every target layer; the first time, find the linear layer that gives the logits."""
+        if "head" not in self.known:
+            self.known["head"] = self._head(pixels)
+        return super().layer_maps(pixels, targets)
+
+    def _head(self, pixels: Tensor) -> nn.Linear | None:
+        if self.head is not None:
+            named = find_layer(self.model, self.head, key="explainer.head")
+            if not isinstance(named, nn.Linear):
+                raise InputError(f"explainer.head={self.head} is a {type(named).__name__}, not a linear layer")
+            return named
+        linear = [module for module in self.model.modules() if isinstance(module, nn.Linear)]
+        given: list[tuple[nn.Linear, Tensor]] = []
+        with ExitStack() as hooks, torch.no_grad():
+            for module in linear:
+                hooks.enter_context(module.register_forward_hook(lambda m, _, output: given.append((m, output))))
+            logits = self.run(pixels)
+        found = [(m, logits_of(output)) for m, output in given if output.ndim == 2]
+        found = [(m, own) for m, own in found if own.shape == logits.shape and not (own != logits).any()]
+        return found[-1][0] if found else None
 
     def weigh(self, activations: Maps, targets: Tensor, logits: Tensor) -> Map:
         """Compute ``Σ_k w_k A_k`` with ``w = Σ_d w_d ∂score/∂y_d``, which is ``w_c`` for the logit."""
-        heads = [m for m in self.model.modules() if isinstance(m, nn.Linear)]
-        if not heads or heads[-1].in_features != activations.shape[1]:
+        head: nn.Linear | None = self.known["head"]
+        if head is None or head.in_features != activations.shape[1]:
             raise InputError(
                 f"explainer=cam needs a network that pools the target layer ({activations.shape[1]} channels) and "
-                "ends in one linear layer on it, such as explainer.target_layers=[layer4.-1] of a ResNet; "
-                "explainer=gradcam takes any layer"
+                "ends in one linear layer on it, which gives the logits (explainer.head names another), such as "
+                "explainer.target_layers=[layer4.-1] of a ResNet; explainer=gradcam takes any layer"
             )
         with torch.enable_grad():
             leaf = logits.detach().requires_grad_()
             shares = torch.autograd.grad(class_score(self.score, leaf, targets).sum(), leaf)[0]
-        return torch.einsum("bk,bkhw->bhw", shares @ heads[-1].weight.detach(), activations)
+        weight = head.weight.detach().to(activations.dtype)
+        if len(weight) == 1:  # of one logit, which `logits_of` makes two of
+            weight = torch.cat([-weight / 2, weight / 2])
+        return torch.einsum("bk,bkhw->bhw", shares.to(weight.dtype) @ weight, activations)

@@ -3,65 +3,86 @@
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import KW_ONLY
+from functools import partial
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from gradsam_exp.errors import InputError
-from gradsam_exp.explainers.base import (
-    EXPLAINERS,
-    ModelExplainer,
-    Recorded,
-    Upsample,
-    checked_targets,
-    combine_layers,
-    evaluation_mode,
-    network_input,
-)
-from gradsam_exp.explainers.layers import Frame, Map, as_maps, frame_of
+from gradsam_exp.explainers.base import EXPLAINERS, MapExplainer, Recorded, checked_targets
+from gradsam_exp.explainers.dry_run import dry_run, is_softmax
+from gradsam_exp.explainers.layers import Frame, Map, frame_of, prefix_tokens, token_grid
+from gradsam_exp.explainers.network import Pixels, gradients, unwrapped, widened
 from gradsam_exp.explainers.scores import Logits, Score, Targets, class_score
-from gradsam_exp.types import Heatmaps
 
 Attention = Float[Tensor, "batch heads tokens tokens"]
 Relation = Float[Tensor, "batch tokens tokens"]
 Related = tuple[Relation, Targets, Logits]
 Fusion = Literal["mean", "max", "min"]
+Rows = Literal["class", "patches"]
 
 
 @dataclass(frozen=True)
-class AttentionExplainer(ModelExplainer):
+class AttentionExplainer(MapExplainer):
     """An attention explainer multiplies attention matrices from layer to layer.
 
-    For networks built of `nn.MultiheadAttention`, such as torchvision's ViT. The map is the class token's
-    row of the result; without a class token, the mean over all rows.
+    For networks whose attention is over all tokens and computed by PyTorch's functions or modules, as in the ViTs
+    of torchvision, timm and transformers. The map is the class token's row of the result; without a class token,
+    or if the patches are averaged (``global_pool="avg"`` of timm's), the mean over the patches' rows.
 
     Raises:
-        InputError: if the network has no `nn.MultiheadAttention`.
+        InputError: when it is called or checked, if the network has no such attention.
     """
 
-    _: KW_ONLY
-    upsample: Upsample = "bilinear"
+    def check(self, frame: tuple[int, int]) -> None:
+        """Refuse a network without attention."""
+        try:
+            seen = dry_run(self.model, frame)
+        except InputError:
+            raise
+        except Exception:  # of many kinds; whether the network runs is not the question here
+            return
+        if not seen.attending:
+            raise self._without_attention()
 
-    def __post_init__(self) -> None:
-        if not any(isinstance(module, nn.MultiheadAttention) for module in self.model.modules()):
-            network = getattr(self.model, "backbone_name", type(self.model).__name__)
-            raise InputError(
-                f"this explainer needs attention (nn.MultiheadAttention), which {network} has not: use it with a "
-                "classifier that was trained with model=vit_b_16, or choose explainer=gradcam"
-            )
-
-    def __call__(self, images: Tensor, targets: Int[Tensor, " batch"] | None = None) -> Heatmaps:
-        """Explain a batch of images of one size; see `Explainer`."""
-        pixels = network_input(self.model, images)
-        with evaluation_mode(self.model), attention_matrices(self.model) as matrices:
+    def explain(self, pixels: Pixels, targets: Tensor | None) -> Recorded:
+        """See `MapExplainer.explain`."""
+        with attention_matrices(self.model) as matrices:
             relation, targets, logits = self.relate(pixels, targets, matrices)
-        maps = token_map(relation.detach(), frame_of(pixels))
-        return combine_layers(Recorded([maps], targets, logits.detach()), frame_of(images), self.upsample)
+        rows: Rows = "patches" if getattr(unwrapped(self.model), "global_pool", None) == "avg" else "class"
+        maps = token_map(relation.detach(), frame_of(pixels), prefix_tokens(self.model), rows)
+        return Recorded([maps], targets, logits.detach())
+
+    def seen(self, matrices: list[Attention], images: int) -> list[Attention]:
+        """Choose the matrices of the image's tokens, should the network look at something else as well.
+
+        Raises:
+            InputError: if there are none, or some of parts of the image only.
+        """
+        if not matrices:
+            raise self._without_attention()
+        sizes = {(len(matrix), matrix.shape[-1]) for matrix in matrices}
+        own = {size for size in sizes if size[0] == images}
+        if len(own) != 1:
+            shapes = ", ".join(f"{rows} of {tokens} tokens" for rows, tokens in sorted(sizes))
+            raise InputError(
+                f"this explainer needs attention over all tokens of an image, but for {images} images this "
+                f"network has {shapes}, as where attention stays within windows: choose explainer=gradcam"
+            )
+        return [matrix for matrix in matrices if (len(matrix), matrix.shape[-1]) in own]
+
+    def _without_attention(self) -> InputError:
+        network = getattr(self.model, "backbone_name", type(unwrapped(self.model)).__name__)
+        return InputError(
+            f"this explainer needs attention, which {network} has not, or computes by functions that are not "
+            "PyTorch's own (of transformers: network.set_attn_implementation('eager') helps): use it with a "
+            "classifier that was trained with model=vit_b_16, or choose explainer=gradcam"
+        )
 
     @abstractmethod
     def relate(self, pixels: Tensor, targets: Tensor | None, matrices: list[Attention]) -> Related:
@@ -85,10 +106,10 @@ class AttentionRollout(AttentionExplainer):
     def relate(self, pixels: Tensor, targets: Tensor | None, matrices: list[Attention]) -> Related:
         """Multiply the layers' matrices."""
         with torch.no_grad():
-            logits = self.model(pixels)
+            logits = self.run(pixels)
         relation: Tensor | None = None
-        for matrix in matrices:
-            heads = matrix.mean(1) if self.fusion == "mean" else getattr(matrix, f"a{self.fusion}")(1)
+        for matrix in self.seen(matrices, len(pixels)):
+            heads = getattr(widened(matrix), "mean" if self.fusion == "mean" else f"a{self.fusion}")(1)
             mixed = heads + torch.eye(heads.shape[-1], device=heads.device)
             mixed = mixed / mixed.sum(-1, keepdim=True)
             relation = mixed if relation is None else mixed @ relation
@@ -110,56 +131,125 @@ class AttentionRelevance(AttentionExplainer):
     def relate(self, pixels: Tensor, targets: Tensor | None, matrices: list[Attention]) -> Related:
         """Add up the layers' matrices, weighted by their gradients."""
         with torch.enable_grad():
-            logits = self.model(pixels)
+            logits = self.run(pixels)
             targets = checked_targets(targets, logits)
-            score = class_score(self.score, logits, targets).sum()
-            gradients = torch.autograd.grad(score, matrices)
+            matrices = self.seen(matrices, len(pixels))
+            found = gradients(class_score(self.score, logits, targets).sum(), matrices)
         relation = torch.eye(matrices[0].shape[-1], device=pixels.device).expand(len(pixels), -1, -1)
-        for matrix, gradient in zip(matrices, gradients, strict=True):
-            relation = relation + (gradient * matrix.detach()).relu().mean(1) @ relation
+        for matrix, gradient in zip(matrices, found, strict=True):
+            relation = relation + widened(gradient * matrix.detach()).relu().mean(1) @ relation
         return relation, targets, logits
 
 
-def token_map(relation: Relation, frame: Frame) -> Map:
-    """Tell what the output owes to each patch: the class token's row without itself, or the mean of all rows.
+def token_map(relation: Relation, frame: Frame, prefix: int | None = None, rows: Rows = "class") -> Map:
+    """Tell what the output owes to each patch: the class token's row, or the mean of the patches' rows.
 
     Args:
-        frame: ``(height, width)`` of the network's input, whose aspect tells whether there is a class token.
+        frame: ``(height, width)`` of the network's input, whose aspect tells how many tokens are patches.
+        prefix: how many are not, if that is known; see `gradsam_exp.explainers.layers.prefix_tokens`.
+        rows: which count, should there be a class token.
     """
-    everywhere = as_maps(relation.mean(1)[..., None], nn.Identity(), frame)[:, 0]
-    if everywhere[0].numel() == relation.shape[1]:
-        return everywhere
-    return as_maps(relation[:, 0, :, None], nn.Identity(), frame)[:, 0]
+    try:
+        skipped, grid = token_grid(relation.shape[1], frame, prefix)
+    except ValueError as error:
+        raise InputError(f"this explainer needs a token for each patch: {error}") from error
+    owed = relation[:, 0] if skipped and rows == "class" else relation[:, skipped:].mean(1)
+    return owed[:, skipped:].unflatten(1, grid)
 
 
 @contextmanager
 def attention_matrices(model: nn.Module) -> Iterator[list[Attention]]:
     """Collect the softmax of every self-attention in the order of their calls, as part of the graph.
 
-    While inside, `nn.MultiheadAttention` is computed step by step instead of by its fused kernel.
+    While inside, fused attention is computed step by step.
     """
     matrices: list[Tensor] = []
     with ExitStack() as patches:
         for module in model.modules():
             if isinstance(module, nn.MultiheadAttention):
-                module.forward = _step_by_step(module, matrices)  # type: ignore[method-assign]
+                module.forward = partial(_step_by_step, module)  # type: ignore[method-assign]
                 patches.callback(module.__dict__.pop, "forward")
+        patches.enter_context(_Unfused(matrices))
         yield matrices
 
 
-def _step_by_step(module: nn.MultiheadAttention, matrices: list[Tensor]) -> Any:
-    def forward(query: Tensor, key: Tensor, value: Tensor, **_: Any) -> tuple[Tensor, None]:
-        if query is not key or key is not value or not module.batch_first:
-            raise InputError("only self-attention with batch_first=True can be explained")
-        queries, keys, values = (
-            part.unflatten(-1, (module.num_heads, -1)).transpose(1, 2)
-            for part in F.linear(query, module.in_proj_weight, module.in_proj_bias).chunk(3, -1)
-        )
-        matrix = (queries @ keys.transpose(-1, -2) / queries.shape[-1] ** 0.5).softmax(-1)
-        if torch.is_grad_enabled() and not matrix.requires_grad:
-            matrix.requires_grad_()  # the graph starts here if the weights are frozen
-        matrices.append(matrix)
-        mixed = (matrix @ values).transpose(1, 2).flatten(2)
-        return module.out_proj(mixed), None
+class _Unfused(TorchFunctionMode):
+    """Computes fused attention step by step and keeps the matrices, in the graph even if weights are frozen."""
 
-    return forward
+    def __init__(self, matrices: list[Tensor]) -> None:
+        super().__init__()
+        self.matrices = matrices
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run a function of PyTorch."""
+        if func is F.scaled_dot_product_attention:
+            return self._attend(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        return self._kept(result) if is_softmax(func, result) else result
+
+    def _kept(self, matrix: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and not matrix.requires_grad:
+            matrix.requires_grad_()
+        self.matrices.append(matrix)
+        return matrix
+
+    def _attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        """Compute what `torch.nn.functional.scaled_dot_product_attention` says that it does."""
+        del dropout_p  # in eval mode there is none
+        if query.ndim != 4 or query.shape[-2] != key.shape[-2]:
+            raise InputError(
+                "this explainer needs self-attention: as many keys as queries; choose explainer=gradcam"
+            )
+        if enable_gqa:
+            key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], 1) for x in (key, value))
+        products = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scale is None else scale)
+        if is_causal:
+            attn_mask = torch.ones(products.shape[-2:], dtype=torch.bool, device=query.device).tril()
+        if attn_mask is not None:
+            masked = attn_mask.dtype == torch.bool
+            products = products.masked_fill(~attn_mask, -torch.inf) if masked else products + attn_mask
+        return self._kept(products.softmax(-1)) @ value
+
+
+def _step_by_step(
+    module: nn.MultiheadAttention,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    key_padding_mask: Tensor | None = None,
+    attn_mask: Tensor | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Compute self-attention as `nn.MultiheadAttention` does, by `F.scaled_dot_product_attention`."""
+    plain = module.in_proj_weight is not None and module.bias_k is None and not module.add_zero_attn
+    if query is not key or key is not value or query.ndim != 3 or not plain:
+        raise InputError("only plain self-attention of a batch can be explained; choose explainer=gradcam")
+    query = query if module.batch_first else query.transpose(0, 1)
+    queries, keys, values = (
+        part.unflatten(-1, (module.num_heads, -1)).transpose(1, 2)
+        for part in F.linear(query, module.in_proj_weight, module.in_proj_bias).chunk(3, -1)
+    )
+    if attn_mask is not None and attn_mask.ndim == 3:
+        attn_mask = attn_mask.unflatten(0, (len(query), -1))
+    padding = None if key_padding_mask is None else key_padding_mask[:, None, None]
+    mask: Tensor | None = None
+    for one in (attn_mask, padding):  # those that are true say what does not count
+        if one is not None:
+            added = (
+                torch.zeros_like(one, dtype=query.dtype).masked_fill(one, -torch.inf)
+                if one.dtype == torch.bool
+                else one
+            )
+            mask = added if mask is None else mask + added
+    mixed = module.out_proj(F.scaled_dot_product_attention(queries, keys, values, mask).transpose(1, 2).flatten(2))
+    return mixed if module.batch_first else mixed.transpose(0, 1), None

@@ -7,7 +7,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Int
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import gaussian_blur
@@ -16,27 +15,23 @@ from gradsam_exp.explainers.base import (
     EXPLAINERS,
     Count,
     Explained,
-    ModelExplainer,
+    MapExplainer,
     Recorded,
-    Upsample,
     Width,
     checked_targets,
-    combine_layers,
-    evaluation_mode,
-    network_input,
     to_frame,
 )
 from gradsam_exp.explainers.gradient import noisy_copies
-from gradsam_exp.explainers.layers import Map, Maps, Pixels, frame_of
+from gradsam_exp.explainers.layers import Map, Maps, frame_of
+from gradsam_exp.explainers.network import Pixels, gradients, widened
 from gradsam_exp.explainers.scores import Score, class_score
-from gradsam_exp.types import Heatmaps
 
 Sign = Literal["absolute", "positive"]
 Scaling = Literal["layer", "channel", "none"]
 
 
 @dataclass(frozen=True)
-class InputExplainer(ModelExplainer):
+class InputExplainer(MapExplainer):
     """An input explainer makes maps of the network's input, without a target layer.
 
     Attributes:
@@ -45,13 +40,11 @@ class InputExplainer(ModelExplainer):
 
     _: KW_ONLY
     smoothing: Width = 0.0
-    upsample: Upsample = "bilinear"
 
-    def __call__(self, images: Tensor, targets: Int[Tensor, " batch"] | None = None) -> Heatmaps:
-        """Explain a batch of images of one size; see `Explainer`."""
-        with evaluation_mode(self.model):
-            maps, targets, logits = self.input_maps(network_input(self.model, images), targets)
-        return combine_layers(Recorded([self.smoothed(maps)], targets, logits), frame_of(images), self.upsample)
+    def explain(self, pixels: Pixels, targets: Tensor | None) -> Recorded:
+        """Make the maps and blur them."""
+        maps, targets, logits = self.input_maps(pixels, targets)
+        return Recorded([self.smoothed(maps)], targets, logits)
 
     @abstractmethod
     def input_maps(self, pixels: Pixels, targets: Tensor | None) -> Explained:
@@ -86,7 +79,7 @@ class GradientAttribution(InputExplainer):
     def input_maps(self, pixels: Pixels, targets: Tensor | None) -> Explained:
         """Add up the attributions of each pixel's channels."""
         with torch.no_grad():
-            logits = self.model(pixels)
+            logits = self.run(pixels)
         targets = checked_targets(targets, logits)
         values = self.attribute(pixels, targets)
         values = values.abs() if self.sign == "absolute" else values.relu()
@@ -96,8 +89,8 @@ class GradientAttribution(InputExplainer):
         """Take the gradient of each image's score with respect to its own pixels."""
         with torch.enable_grad():
             leaf = pixels.detach().requires_grad_()
-            score = class_score(self.score, self.model(leaf), targets).sum()
-            return torch.autograd.grad(score, leaf)[0]
+            score = class_score(self.score, self.run(leaf), targets).sum()
+            return gradients(score, [leaf])[0]
 
 
 @EXPLAINERS.register("gradient_x_input")
@@ -197,14 +190,14 @@ class FullGrad(InputExplainer):
             for module in filter(_has_bias, self.model.modules()):
                 hooks.enter_context(module.register_forward_hook(keep))
             leaf = pixels.detach().requires_grad_()
-            logits = self.model(leaf)
+            logits = self.run(leaf)
             targets = checked_targets(targets, logits)
             score = class_score(self.score, logits, targets).sum()
-            own, *gradients = torch.autograd.grad(score, [leaf, *(output for _, output in outputs)])
+            own, *others = gradients(score, [leaf, *(output for _, output in outputs)])
         size = frame_of(pixels)
         total = _scaled((pixels * own).abs(), self.scaling).sum(1)
-        for (bias, _), gradient in zip(outputs, gradients, strict=True):
-            channels = _scaled((bias[:, None, None] * gradient).abs(), self.scaling)
+        for (bias, _), gradient in zip(outputs, others, strict=True):
+            channels = _scaled(widened(bias[:, None, None] * gradient).abs(), self.scaling)
             for_size = to_frame(channels.flatten(0, 1), size, self.upsample)
             total = total + for_size.unflatten(0, channels.shape[:2]).sum(1)
         return total.detach(), targets, logits.detach()

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gradsam_exp.explainers.base import EXPLAINERS, Count, LayerExplainer, Recorded, Width, checked_targets
-from gradsam_exp.explainers.layers import Map, Maps, Pixels, recording
+from gradsam_exp.explainers.layers import Map, Maps, recording
+from gradsam_exp.explainers.network import Pixels, gradients, widened
 from gradsam_exp.explainers.projection import first_component
 from gradsam_exp.explainers.scores import Logits, Score, Targets, class_score, finer_score
 from gradsam_exp.types import PerImage
@@ -45,8 +46,8 @@ class GradientCAM(LayerExplainer):
 
     def layer_maps(self, pixels: Tensor, targets: Tensor | None = None) -> Recorded:
         """Weigh the activations of every target layer by their gradients."""
-        activations, gradients, targets, logits = self.activations_and_gradients(pixels, targets)
-        maps = [self.weigh(a, g) for a, g in zip(activations, gradients, strict=True)]
+        activations, slopes, targets, logits = self.activations_and_gradients(pixels, targets)
+        maps = [self.weigh(a, g) for a, g in zip(activations, slopes, strict=True)]
         return Recorded(maps, targets, logits)
 
     def activations_and_gradients(self, pixels: Pixels, targets: Tensor | None) -> Derivatives:
@@ -58,17 +59,20 @@ class GradientCAM(LayerExplainer):
         # Only the plain attention kernel has second derivatives.
         kernel = sdpa_kernel(SDPBackend.MATH) if self.second_order else nullcontext()
         with kernel, recording(self.layers, gradients=True) as recorded, torch.no_grad():
-            logits = self.model(pixels)  # a hook switches gradients on behind the first target layer
+            logits = self.run(pixels)  # a hook switches gradients on behind the first target layer
             targets = checked_targets(targets, logits)
             activations = [self.recorded_output(recorded, layer) for layer in self.layers]
             with torch.enable_grad():
                 score = self.explained(logits, targets).sum()
-                gradients = torch.autograd.grad(score, activations, create_graph=self.second_order)
+                found = gradients(score, activations, create_graph=self.second_order)
                 if self.second_order:
-                    gradients = tuple(map(_second_order, gradients, activations))
+                    found = tuple(map(_second_order, found, activations))
         as_layers = [
-            [self.as_maps(v.detach(), layer, pixels) for v, layer in zip(values, self.layers, strict=True)]
-            for values in (activations, gradients)
+            [
+                widened(self.as_maps(v.detach(), layer, pixels))
+                for v, layer in zip(values, self.layers, strict=True)
+            ]
+            for values in (activations, found)
         ]
         return as_layers[0], as_layers[1], targets, logits.detach()
 
@@ -236,12 +240,12 @@ class SmoothGradCAMPlusPlus(GradCAMPlusPlus):
 
     def layer_maps(self, pixels: Tensor, targets: Tensor | None = None) -> Recorded:
         """Make the maps of the clean images from the noisy copies' mean derivatives."""
-        clean, gradients, targets, logits = self.activations_and_gradients(pixels, targets)
-        powers = [[torch.zeros_like(g) for g in gradients] for _ in range(3)]
+        clean, slopes, targets, logits = self.activations_and_gradients(pixels, targets)
+        powers = [[torch.zeros_like(g) for g in slopes] for _ in range(3)]
         for noisy in noisy_copies(pixels, self.samples, self.noise, self.seed):
-            _, gradients, _, _ = self.activations_and_gradients(noisy, targets)
+            _, slopes, _, _ = self.activations_and_gradients(noisy, targets)
             for power, sums in enumerate(powers, 1):
-                for layer, gradient in enumerate(gradients):
+                for layer, gradient in enumerate(slopes):
                     sums[layer] += gradient.pow(power) / self.samples
         maps = [plus_plus(a, *derivatives) for a, *derivatives in zip(clean, *powers, strict=True)]
         return Recorded(maps, targets, logits)

@@ -1,35 +1,55 @@
-"""These functions find target layers by name, check them, record their outputs and bring them to one layout."""
+"""These functions find target layers by name, record their outputs and bring them to one layout."""
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models.convnext import CNBlock
 from torchvision.models.swin_transformer import SwinTransformer
 
 from gradsam_exp.errors import InputError, did_you_mean
+from gradsam_exp.explainers.network import unwrapped
 
 KEY = "explainer.target_layers"
 Maps = Float[Tensor, "batch channels h w"]
 Map = Float[Tensor, "batch h w"]
-Pixels = Float[Tensor, "batch channels height width"]
 Frame = tuple[int, int]
 """The height and the width of images or of the network's input, in pixels."""
+Layout = Literal["channels_first", "channels_last", "tokens", "tokens_first"]
+"""Where a layer has what: ``(B, C, h, w)``, ``(B, h, w, C)``, ``(B, T, C)`` or ``(T, B, C)``."""
+MOST_PREFIX_TOKENS = 8
+_CONVOLUTIONAL = (nn.Conv2d, _BatchNorm)
+_POOLING = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 
 
-def find_layer(model: nn.Module, path: str) -> nn.Module:
+def roots(model: nn.Module) -> list[nn.Module]:
+    """List the modules below which layers are named: the one in ``backbone``, if there is one, and the network."""
+    network = unwrapped(model)
+    backbone = getattr(network, "backbone", None)
+    return [backbone, network] if isinstance(backbone, nn.Module) else [network]
+
+
+def find_layer(model: nn.Module, path: str, key: str = KEY) -> nn.Module:
     """Find the submodule at a dotted path; numbers index into sequences, negative ones from the end.
 
-    A model that keeps its network in ``backbone`` (as `ImageClassifier` does) is searched below that.
+    A model that keeps its network in ``backbone`` (as `ImageClassifier` does) is searched below that first.
 
     Raises:
         InputError: if there is none; lists what exists at the place where the path went wrong.
     """
-    module = getattr(model, "backbone", model)
+    first, *others = roots(model)
+    beginning = path.split(".", maxsplit=1)[0]
+    elsewhere = [root for root in others if beginning in root._modules]
+    root = elsewhere[0] if elsewhere and beginning not in first._modules else first
+    return _below(root, path, key)
+
+
+def _below(module: nn.Module, path: str, key: str) -> nn.Module:
     walked: list[str] = []
     for part in path.split("."):
         children = dict(module.named_children())
@@ -38,14 +58,14 @@ def find_layer(model: nn.Module, path: str) -> nn.Module:
             name = list(children)[int(part)]
         if name not in children:
             place = f"below {'.'.join(walked)!r}" if walked else f"in {type(module).__name__}"
-            raise InputError(f"{KEY}={path!r}: there is no layer {part!r} {place}{did_you_mean(part, children)}")
+            raise InputError(f"{key}={path!r}: there is no layer {part!r} {place}{did_you_mean(part, children)}")
         module = children[name]
         walked.append(part)
     return module
 
 
 def layers_with_channels_last(model: nn.Module) -> frozenset[nn.Module]:
-    """Find the layers whose maps have their channels last, which `as_maps` turns.
+    """Find the layers of torchvision's networks that are known to have their channels last.
 
     Types do not tell: a LayerNorm has its channels last in one network and not in another. In torchvision's
     SwinTransformer (V1 and V2) all layers do, but for the first convolution and what comes after ``norm``;
@@ -62,39 +82,116 @@ def layers_with_channels_last(model: nn.Module) -> frozenset[nn.Module]:
     return frozenset(found)
 
 
-def as_maps(values: Tensor, layer: nn.Module, frame: Frame, channels_last: Collection[nn.Module] = ()) -> Maps:
-    """Lay out a layer's output (or its gradient) as maps: channels first, then rows and columns.
+def find_layout(
+    shape: Sequence[int], layer: nn.Module, frame: Frame, images: int, channels_last: Collection[nn.Module] = ()
+) -> Layout | None:
+    """Find where a layer's output has its channels, from its shape; None if several layouts fit, or none.
 
-    Convolutional maps are taken as they are; maps with their channels last are turned; a sequence of
-    tokens ``(B, T, C)`` is laid out on the grid whose aspect is nearest to the frame's, without its class
-    token if there is one.
+    Rows and columns are those axes whose numbers fit the frame's aspect, up to one row or column at the borders;
+    the images' axis of tokens is the one with as many entries as there are images.
 
     Args:
-        values: the output of ``layer``.
-        layer: whose output it is.
-        frame: ``(height, width)`` of the network's input.
-        channels_last: the layers whose maps are turned; see `layers_with_channels_last`.
+        shape: of the layer's output.
+        layer: convolutional modules have their channels first, whatever fits.
+        frame: ``(height, width)`` px of the network's input.
+        images: how many there are.
+        channels_last: layers known to be so; see `layers_with_channels_last`.
 
     Raises:
-        ValueError: if the output has no spatial layout.
+        ValueError: if the output has no rows and columns.
     """
-    if values.ndim == 4:
-        return values.movedim(-1, 1) if layer in channels_last else values
-    if values.ndim != 3:
-        raise ValueError(
-            f"target layer {type(layer).__name__} gives {tuple(values.shape)}, which has no rows and columns"
-        )
-    tokens = values.shape[1]
-    for class_tokens in (0, 1):
-        grid = _grid(tokens - class_tokens, frame)
+    if len(shape) not in (3, 4):
+        raise ValueError(f"{tuple(shape)} has no rows and columns")
+    if len(shape) == 3:
+        own: list[Layout] = [k for k, n in (("tokens", shape[0]), ("tokens_first", shape[1])) if n == images]  # type: ignore[misc]
+        if not own:
+            raise ValueError(f"{tuple(shape)} has no axis for {images} images")
+        return own[0] if len(own) == 1 else None
+    if shape[0] != images:
+        raise ValueError(f"{tuple(shape)} does not begin with an axis for {images} images")
+    if layer in channels_last:
+        return "channels_last"
+    if isinstance(layer, _CONVOLUTIONAL + _POOLING):
+        return "channels_first"
+    first, last = _fit(shape[2], shape[3], frame), _fit(shape[1], shape[2], frame)
+    if first != last:
+        return "channels_first" if first else "channels_last"
+    parts = [isinstance(m, _CONVOLUTIONAL) for m in layer.modules() if isinstance(m, (*_CONVOLUTIONAL, *_LAST))]
+    return "channels_first" if parts and all(parts) else None
+
+
+_LAST = (nn.Linear, nn.LayerNorm)
+
+
+def _fit(rows: int, columns: int, frame: Frame) -> bool:
+    """Tell whether one stride gives so many rows and columns, up to one of them at the borders."""
+    low, high = zip(
+        *((n / (k + 1), n / (k - 1) if k > 1 else math.inf) for n, k in zip(frame, (rows, columns), strict=True)),
+        strict=True,
+    )
+    return max(low) < min(high)
+
+
+def as_maps(values: Tensor, layout: Layout, frame: Frame, prefix: int | None = None) -> Maps:
+    """Lay out a layer's output (or its gradient) as maps: channels first, then rows and columns; a view.
+
+    Convolutional maps are taken as they are; maps with their channels last are turned; a sequence of tokens is
+    laid out on the grid whose aspect is nearest to the frame's, without the tokens before the patches (class,
+    distillation, registers): ``prefix`` of them if that leaves a grid, else none, one, or the only number up to
+    eight that does.
+
+    Args:
+        values: the output.
+        layout: where it has what.
+        frame: ``(height, width)`` of the network's input.
+        prefix: how many such tokens the network says that it has; see `prefix_tokens`.
+
+    Raises:
+        ValueError: if the output does not have this layout.
+    """
+    if values.ndim != (4 if layout.startswith("channels") else 3):
+        raise ValueError(f"{tuple(values.shape)} is not {layout}: it has no rows and columns there")
+    if layout == "channels_first":
+        return values
+    if layout == "channels_last":
+        return values.movedim(-1, 1)
+    values = values if layout == "tokens" else values.transpose(0, 1)
+    skipped, grid = token_grid(values.shape[1], frame, prefix)
+    return values[:, skipped:].transpose(1, 2).unflatten(2, grid)
+
+
+def prefix_tokens(model: nn.Module) -> int | None:
+    """Tell how many tokens come before the patches, if the network says so (``num_prefix_tokens``, as timm's)."""
+    numbers = (getattr(module, "num_prefix_tokens", None) for module in model.modules())
+    return next((number for number in numbers if isinstance(number, int)), None)
+
+
+def token_grid(tokens: int, frame: Frame, prefix: int | None = None) -> tuple[int, tuple[int, int]]:
+    """Find how many tokens come before the patches, and the rows and columns of these; see `as_maps`.
+
+    Raises:
+        ValueError: if no number of tokens leaves a grid, or several do.
+    """
+    for count in (prefix, 0, 1):
+        grid = None if count is None else _grid(tokens - count, frame)
         if grid is not None:
-            return values[:, class_tokens:].transpose(1, 2).unflatten(2, grid)
+            return count, grid  # type: ignore[return-value]
+    others = [
+        (k, grid) for k in range(2, MOST_PREFIX_TOKENS + 1) if (grid := _grid(tokens - k, frame)) is not None
+    ]
+    if len(others) == 1:
+        return others[0]
+    if others:
+        counts = " or ".join(str(k) for k, _ in others)
+        raise ValueError(
+            f"of {tokens} tokens {counts} may come before the patches: give the network a num_prefix_tokens"
+        )
     raise ValueError(f"{tokens} tokens do not form a grid with the aspect of a {frame[1]}×{frame[0]} px input")
 
 
 def _grid(tokens: int, frame: Frame) -> tuple[int, int] | None:
     """Find the rows and columns of square patches; None if the number does not fit the frame's aspect."""
-    rows = round(math.sqrt(tokens * frame[0] / frame[1]))
+    rows = round(math.sqrt(max(tokens, 0) * frame[0] / frame[1]))
     if rows == 0 or tokens % rows:
         return None
     columns = tokens // rows
@@ -106,92 +203,17 @@ def frame_of(images: Tensor) -> Frame:
     return images.shape[-2], images.shape[-1]
 
 
-def check_layers(
-    network: nn.Module,
-    layers: Mapping[str, nn.Module],
-    frame: Frame,
-    channels_last: Collection[nn.Module] = (),
-    *,
-    by_influence: bool = False,
-    once: bool = False,
-) -> None:
-    """Refuse layers that give no maps, found out by one forward pass that computes nothing.
-
-    A network that cannot run without values is not checked.
-
-    Args:
-        network: in eval mode on the meta device, where a pass takes milliseconds.
-        layers: some of its modules, by the names that were given for them.
-        frame: ``(height, width)`` px of the network's input.
-        channels_last: see `as_maps`.
-        by_influence: the layers are explained by what their patches change in the output.
-        once: the network is run again behind each layer, which must have one place in it.
-
-    Raises:
-        InputError: a layer that is not used, has no rows and columns, or is used more often than it may be; one
-            that only a class token leaves, if influence counts. Names the layer and the hint what to do.
-    """
-    outputs: dict[nn.Module, list[Any]] = {layer: [] for layer in layers.values()}
-    last_in_sight: dict[nn.Module, bool] = dict.fromkeys(outputs, False)  # no attention has begun since
-
-    def keep(module: nn.Module, _: object, output: Any) -> None:
-        outputs[module].append(output)
-        last_in_sight[module] = True
-
-    def attend(_: nn.Module, __: object) -> None:
-        last_in_sight.update(dict.fromkeys(last_in_sight, False))
-
-    attentions = [module for module in network.modules() if isinstance(module, nn.MultiheadAttention)]
-    try:
-        with ExitStack() as hooks, torch.no_grad():
-            for layer in outputs:
-                hooks.enter_context(layer.register_forward_hook(keep))
-            for module in attentions:
-                hooks.enter_context(module.register_forward_pre_hook(attend))
-            network(torch.empty(2, 3, *frame, device="meta"))
-    except Exception:  # of many kinds; whether the network runs is not the question here
-        return
-    for name, layer in layers.items():
-        given = f"{KEY}={name}"
-        if not outputs[layer]:
-            raise InputError(f"{given} is not used when the network runs; take the block that it is in")
-        if once and len(outputs[layer]) > 1:
-            raise InputError(
-                f"{given} is used {len(outputs[layer])} times when the network runs, and this explainer runs what "
-                "comes after a layer: take the block that it is in"
-            )
-        tokens = _check_map(given, layer, outputs[layer][-1], frame, channels_last)
-        if by_influence and attentions and tokens and last_in_sight[layer]:
-            raise InputError(
-                f"{given} comes after the last attention: only the class token goes on, no patch has any "
-                "influence, and every heatmap is empty. Take a layer before it, such as encoder.layers.-1.ln_1"
-            )
-
-
-def _check_map(given: str, layer: nn.Module, output: Any, frame: Frame, turned: Collection[nn.Module]) -> bool:
-    """Tell whether a layer gives a class token beside the map of each of two images; refuse it without a map."""
-    hint = "take one that does, such as layer2.-1 of a ResNet or encoder.layers.-1.ln_1 of a ViT"
-    if not isinstance(output, Tensor):
-        raise InputError(f"{given} gives a {type(output).__name__}, which has no rows and columns; {hint}")
-    if len(output) != 2:
-        raise InputError(f"{given} does not give one map for each image; {hint}")
-    try:
-        maps = as_maps(output, layer, frame, turned)
-    except ValueError as error:
-        shape = "×".join(map(str, output.shape[1:]))
-        numbers = f"{given} ({type(layer).__name__}) gives {shape} numbers for an image"
-        raise InputError(f"{numbers}, which have no rows and columns; {hint}") from error
-    return output.ndim == 3 and maps[0, 0].numel() < output.shape[1]
-
-
 def tensor_of(layer: nn.Module, output: object) -> Tensor:
     """Check that a target layer's output is a tensor.
 
     Raises:
-        TypeError: if it is something else.
+        InputError: if it is something else.
     """
     if not isinstance(output, Tensor):
-        raise TypeError(f"target layer {type(layer).__name__} gives a {type(output).__name__}, not a tensor")
+        raise InputError(
+            f"target layer {type(layer).__name__} gives a {type(output).__name__}, not a tensor: {KEY} must name "
+            "modules that do, such as a part of it"
+        )
     return output
 
 
@@ -205,7 +227,7 @@ def recording(layers: Sequence[nn.Module], *, gradients: bool) -> Iterator[dict[
             there; what follows gets a copy and may work in place.
 
     Raises:
-        TypeError: inside, when a layer gives something else than a tensor.
+        InputError: inside, when a layer gives something else than a tensor.
     """
     recorded: dict[nn.Module, Tensor] = {}
 

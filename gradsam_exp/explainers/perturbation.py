@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from gradsam_exp.explainers.attribution import InputExplainer
 from gradsam_exp.explainers.base import EXPLAINERS, Count, Explained, LayerExplainer, Recorded, checked_targets
 from gradsam_exp.explainers.layers import frame_of, recording
+from gradsam_exp.explainers.network import widened
 from gradsam_exp.explainers.scores import Score, class_score
 from gradsam_exp.explainers.suffix import Suffix
 
@@ -64,17 +65,21 @@ class AblationCAM(PerturbationCAM):
         """Run the rest of the network without each of the channels."""
         suffix = Suffix(self.model, layer, pixels)
         targets = checked_targets(targets, suffix.logits)
-        activations = self.as_maps(suffix.activations, layer, pixels)
+        activations = widened(self.as_maps(suffix.activations, layer, pixels))
+        axis = int(self.layout_of(suffix.activations, layer, pixels) == "tokens_first")  # of the images
+        if layer not in self.known.setdefault("suffixes", set()):
+            suffix.check(axis)
+            self.known["suffixes"].add(layer)
         whole = class_score(self.score, suffix.logits, targets)
         scores = whole[:, None].expand(activations.shape[:2]).clone()
         for image, active in enumerate(activations.flatten(2).any(2)):
             for channels in torch.nonzero(active).flatten().split(self.chunk):
-                ablated = suffix.activations[image].repeat(len(channels), *[1] * (suffix.activations.ndim - 1))
+                ablated = suffix.activations.index_select(axis, torch.full_like(channels, image))
                 rows = torch.arange(len(channels), device=channels.device)
                 self.as_maps(ablated, layer, pixels)[rows, channels] = 0  # changes `ablated`
                 if ablated.ndim == 4:  # convolutions on a CPU are faster so
                     ablated = ablated.contiguous(memory_format=torch.channels_last)
-                logits = suffix(ablated, image)
+                logits = suffix(ablated, image, axis)
                 scores[image, channels] = class_score(self.score, logits, targets[image].expand(len(channels)))
         weights = (whole[:, None] - scores) / whole[:, None]
         return torch.einsum("bk,bkhw->bhw", weights, activations).relu(), targets, suffix.logits
@@ -91,10 +96,10 @@ class ScoreCAM(PerturbationCAM):
     def layer_map(self, layer: nn.Module, pixels: Tensor, targets: Tensor | None) -> Explained:
         """Run the network on the image seen through each of the channels."""
         with recording([layer], gradients=False) as recorded:
-            logits = self.model(pixels)
+            logits = self.run(pixels)
         targets = checked_targets(targets, logits)
         frame = frame_of(pixels)
-        activations = self.as_maps(self.recorded_output(recorded, layer), layer, pixels)
+        activations = widened(self.as_maps(self.recorded_output(recorded, layer), layer, pixels))
         maps, channels = activations.flatten(0, 1), activations.shape[1]
         scores = []
         for rows in torch.arange(len(maps), device=maps.device).split(self.chunk):
@@ -102,7 +107,7 @@ class ScoreCAM(PerturbationCAM):
             masks = F.interpolate(maps[rows][:, None], frame, mode="bilinear", align_corners=False)
             low, high = masks.amin((1, 2, 3), keepdim=True), masks.amax((1, 2, 3), keepdim=True)
             masks = torch.where(high > low, (masks - low) / (high - low), 0.0)
-            scores.append(class_score(self.score, self.model(pixels[image] * masks), targets[image]))
+            scores.append(class_score(self.score, self.run(pixels[image] * masks, image), targets[image]))
         weights = torch.cat(scores).unflatten(0, (len(pixels), channels)).softmax(1)
         return torch.einsum("bk,bkhw->bhw", weights, activations).relu(), targets, logits
 
@@ -151,12 +156,15 @@ class RISE(InputExplainer):
     @torch.no_grad()
     def input_maps(self, pixels: Tensor, targets: Tensor | None) -> Explained:
         """Average the masks, weighted by the scores of what they leave."""
-        logits = self.model(pixels)
+        logits = self.run(pixels)
         targets = checked_targets(targets, logits)
         masks = self.random_masks(frame_of(pixels)).to(pixels.device)
         maps = pixels.new_zeros(len(pixels), *pixels.shape[-2:])
         for k, image in enumerate(pixels):
-            parts = [self.kept(self.model(image * m[:, None]), targets[k]) for m in masks.split(self.chunk)]
+            parts = [
+                self.kept(self.run(image * m[:, None], torch.full((len(m),), k)), targets[k])
+                for m in masks.split(self.chunk)
+            ]
             scores = torch.cat(parts)
             if self.score != "probability":
                 scores = scores - scores.mean()

@@ -6,11 +6,10 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Int
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from gradsam_exp.explainers.base import EXPLAINERS, Combine, Explainer, ModelExplainer, scale_to_unit
+from gradsam_exp.explainers.base import EXPLAINERS, Asked, Combine, Explainer, ModelExplainer, scale_to_unit
 from gradsam_exp.types import Heatmaps
 
 
@@ -52,10 +51,10 @@ class Ensemble(ModelExplainer):
             if isinstance(member, ModelExplainer):
                 member.check(frame)
 
-    def __call__(self, images: Tensor, targets: Int[Tensor, " batch"] | None = None) -> Heatmaps:
+    def __call__(self, images: Tensor, targets: Asked = None, *args: Any, **kwargs: Any) -> Heatmaps:
         """Explain a batch, see `Explainer`; without targets, all explain the first member's arg-max."""
-        first = self.members[0](images, targets)
-        found = [first, *(member(images, first.targets) for member in self.members[1:])]
+        first = self.members[0](images, targets, *args, **kwargs)
+        found = [first, *(member(images, first.targets, *args, **kwargs) for member in self.members[1:])]
         return together(found, self.combine)
 
 
@@ -69,10 +68,10 @@ class Mirrored:
     def __init__(self, explainer: Explainer) -> None:
         self.explainer = explainer
 
-    def __call__(self, images: Tensor, targets: Int[Tensor, " batch"] | None = None) -> Heatmaps:
+    def __call__(self, images: Tensor, targets: Asked = None, *args: Any, **kwargs: Any) -> Heatmaps:
         """Explain a batch, see `Explainer`; the class and the logits are those of the image as it is."""
-        plain = self.explainer(images, targets)
-        mirror = self.explainer(images.flip(-1), plain.targets)
+        plain = self.explainer(images, targets, *args, **kwargs)
+        mirror = self.explainer(images.flip(-1), plain.targets, *args, **kwargs)
         back = Heatmaps(mirror.values.flip(-1), mirror.empty, mirror.targets)
         return together([plain, back], "mean")
 

@@ -113,7 +113,7 @@ def test_the_suffix_runs_nothing_before_the_layer(classifier, batch: ExampleBatc
 
 
 def test_a_layer_used_twice_is_refused(classifier, batch: ExampleBatch):
-    with pytest.raises(ValueError, match="ReLU was used 2 times"):
+    with pytest.raises(InputError, match="ReLU was used 2 times"):
         Suffix(classifier, classifier.backbone.layer1[0].relu, classifier.transform(batch.images))
 
 
@@ -139,13 +139,13 @@ def test_the_first_component_follows_the_bright_blob():
 
 def test_tokens_become_maps():
     tokens = torch.arange(2 * 13 * 4).float().reshape(2, 13, 4)  # a class token and 3 × 4 patches
-    maps = as_maps(tokens, nn.Identity(), (48, 64))
+    maps = as_maps(tokens, "tokens", (48, 64))
     assert maps.shape == (2, 4, 3, 4)
     assert torch.equal(maps[1, :, 2, 3], tokens[1, 12])
-    with pytest.raises(ValueError, match="7 tokens do not form a grid"):
-        as_maps(torch.zeros(1, 7, 4), nn.Identity(), (48, 64))
+    with pytest.raises(ValueError, match="31 tokens do not form a grid"):
+        as_maps(torch.zeros(1, 31, 4), "tokens", (48, 64))
     with pytest.raises(ValueError, match="no rows and columns"):
-        as_maps(torch.zeros(1, 4), nn.Linear(4, 4), (48, 64))
+        as_maps(torch.zeros(1, 4), "tokens", (48, 64))
 
 
 def test_tokens_are_laid_out_by_the_networks_input_not_by_the_image():

@@ -193,7 +193,7 @@ def test_layers_without_maps_are_refused_before_an_image_is_explained(method, bu
 @pytest.mark.parametrize("method", [GradCAM, EigenCAM, AblationCAM])
 def test_a_layer_that_gives_no_tensor_is_named(method: type[LayerExplainer]):
     explainer = method(random(vit), ["encoder.layers.-1.self_attention"])
-    with pytest.raises(TypeError, match="target layer MultiheadAttention gives a tuple, not a tensor"):
+    with pytest.raises(InputError, match="target layer MultiheadAttention gives a tuple, not a tensor"):
         explainer(pictures(32, 32))
 
 

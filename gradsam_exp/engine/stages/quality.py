@@ -8,8 +8,9 @@ from torch import Tensor
 from gradsam_exp.batching import AdaptiveBatch
 from gradsam_exp.engine.stages.base import Chunk, Stage
 from gradsam_exp.engine.stages.heatmaps import Explained
-from gradsam_exp.explainers.base import evaluation_mode, network_input, to_frame
+from gradsam_exp.explainers.base import to_frame
 from gradsam_exp.explainers.layers import frame_of
+from gradsam_exp.explainers.network import evaluation_mode, network_input
 from gradsam_exp.metrics.base import ExampleMetric
 from gradsam_exp.types import Tensors
 
