@@ -35,11 +35,13 @@ from gradsam_exp.registry import build_checked, check_value
 from gradsam_exp.segmenters.base import SEGMENTERS, Segmenter
 from gradsam_exp.segmenters.cached import CachedSegmenter
 from gradsam_exp.selectors.base import SELECTORS
+from gradsam_exp.weights import FOLDER as SHIPPED
 
 _CODE = ("gradsam_exp.engine.plan", "gradsam_exp.runs.summary")
 """Modules that results run through, besides the plug-ins."""
 NOT_OF_THE_NETWORK = {"layers", "layout", "map", "seed"}
 """Keys of ``model`` that say how it is explained, which classes it answers with, and how it is trained."""
+LARGEST_SHAPES = 96  # px of the shorter side: larger pictures are not like those of the shipped classifier
 SMALL_GRID = 0.02  # of the shorter side: a grid that spans less is nearly one point
 _PLACES = {"checkpoint", "url", "sha256", "max_queries"}
 """Parameters of a segmenter that say where its weights lie or how much is done at once, not what it answers."""
@@ -79,7 +81,7 @@ class Plan:
         brought, notes = strategy.brings_selector, []
         if brought is not None and brought == self.config.selector["name"] and not self.job.given("selector"):
             notes.append(f"pipeline={name} brings selector={brought}; choose another with selector=…")
-        return notes + self._without_effect() + self._small_grid()
+        return notes + self._without_effect() + self._small_grid() + self._only_shapes()
 
     def _without_effect(self) -> list[str]:
         """Name the knobs that were given and that the chosen strategy does not look at."""
@@ -101,6 +103,17 @@ class Plan:
         return [
             f"the {count}×{count} grid of points spans {span:g} px, {span / min(size):.1%} of the first picture's "
             f"shorter side: grid_offset=2% would grow with the picture"
+        ]
+
+    def _only_shapes(self) -> list[str]:
+        """Say that the shipped classifier knows no photographs."""
+        path = self.classifier.path
+        large = min(self.dataset.image_size(0)) > LARGEST_SHAPES
+        if path is None or path.parent != SHIPPED or not large:
+            return []
+        return [
+            f"the shipped classifier knows nothing but {', '.join(self.classifier.class_names)} in pictures of "
+            "64×48 px: for photographs use model=imagenet, or train one (task=train)"
         ]
 
     @cached_property

@@ -65,7 +65,7 @@ def explain(
             found = _Seen(name, int(item.predicted[k]), shares, target, float(result.predicted_iou[k]))
             seen.setdefault(item.batch.image_ids[image], []).append(found)
 
-    for note in pictures.notes:
+    for note in [*planned.notes, *pictures.notes]:
         console.print(note, soft_wrap=True)
     planned.experiment().run(planned.dataset, batch_size=min(config.batch_size, _AT_ONCE), on_batch=on_batch)
     examples = {example.example_id: example for example in gallery.first_examples()}
@@ -94,8 +94,10 @@ class _Seen:
 def _write(example: Example, target: str, size: tuple[int, int], path: Path) -> None:
     """The figure, and the mask in the picture's own size."""
     seen = example.predicted_class
-    title = f"seen as {seen}" if target == seen else f"asked for {target}"
-    figure1([replace(example, class_name=title)], Path(f"{path}.png"), cell=CELL)
+    titled = replace(example, class_name=f"asked for {target}")
+    if target == seen:
+        titled = replace(example, class_name=f"seen as {seen}", predicted_class="")
+    figure1([titled], Path(f"{path}.png"), cell=CELL)
     mask = Image.fromarray(example.mask).convert("L").resize(size, Image.Resampling.NEAREST)
     mask.save(f"{path}_mask.png")
 
