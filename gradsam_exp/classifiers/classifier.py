@@ -210,6 +210,8 @@ def frozen_modules(network: nn.Module, names: Sequence[str]) -> list[nn.Module]:
             if name not in known:
                 raise InputError(f"task.freeze={name!r} is not a module of the network{did_you_mean(name, known)}")
             found.append(known[name].requires_grad_(False))
+    for module in found:
+        module.eval()
     if names and not any(parameter.requires_grad for parameter in network.parameters()):
         raise InputError("task.freeze freezes the whole network, so that nothing is left to train")
     return found
