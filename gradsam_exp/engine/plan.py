@@ -186,7 +186,7 @@ def plan(config: Config, job: Job, given: Callable[[Sequence[str]], ExampleDatas
     EXPLAINERS.get(str(config.explainer.get("name")))
     check_value("explainer.augment", Literal["none", "mirror"], config.explainer.get("augment"))
     device = find_device(config.device)
-    model = {key: value for key, value in chosen_model(config).items() if key != "layers"}
+    model = {key: value for key, value in chosen_model(config).items() if key not in ("layers", "layout")}
     classifier = CLASSIFIERS.build(model)
     config = settled(config, classifier, job)
     check_explainer(config, classifier, job.session)

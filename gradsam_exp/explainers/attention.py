@@ -15,9 +15,9 @@ from torch.overrides import TorchFunctionMode
 
 from gradsam_exp.errors import InputError
 from gradsam_exp.explainers.base import EXPLAINERS, MapExplainer, Recorded, checked_targets
-from gradsam_exp.explainers.dry_run import dry_run, is_softmax
+from gradsam_exp.explainers.dry_run import is_softmax
 from gradsam_exp.explainers.layers import Frame, Map, frame_of, prefix_tokens, token_grid
-from gradsam_exp.explainers.network import Pixels, gradients, unwrapped, widened
+from gradsam_exp.explainers.network import Pixels, evaluation_mode, gradients, run, unwrapped, widened
 from gradsam_exp.explainers.scores import Logits, Score, Targets, class_score
 
 Attention = Float[Tensor, "batch heads tokens tokens"]
@@ -40,15 +40,15 @@ class AttentionExplainer(MapExplainer):
     """
 
     def check(self, frame: tuple[int, int]) -> None:
-        """Refuse a network without attention."""
+        """Refuse a network without attention over all patches; only for a model on the meta device."""
         try:
-            seen = dry_run(self.model, frame)
+            with evaluation_mode(self.model), attention_matrices(self.model) as matrices, torch.no_grad():
+                run(self.model, torch.empty(2, 3, *frame, device="meta"))
         except InputError:
             raise
         except Exception:  # of many kinds; whether the network runs is not the question here
             return
-        if not seen.attending:
-            raise self._without_attention()
+        _grid(self.whole(matrices, 2)[0].shape[-1], frame, prefix_tokens(self.model))
 
     def explain(self, pixels: Pixels, targets: Tensor | None) -> Recorded:
         """See `MapExplainer.explain`."""
@@ -58,23 +58,22 @@ class AttentionExplainer(MapExplainer):
         maps = token_map(relation.detach(), frame_of(pixels), prefix_tokens(self.model), rows)
         return Recorded([maps], targets, logits.detach())
 
-    def seen(self, matrices: list[Attention], images: int) -> list[Attention]:
-        """Choose the matrices of the image's tokens, should the network look at something else as well.
+    def whole(self, matrices: list[Attention], images: int) -> list[Attention]:
+        """Check that all matrices are of the same tokens, and those of whole images.
 
         Raises:
-            InputError: if there are none, or some of parts of the image only.
+            InputError: if they are not, as where attention stays within windows, or there are none.
         """
         if not matrices:
             raise self._without_attention()
         sizes = {(len(matrix), matrix.shape[-1]) for matrix in matrices}
-        own = {size for size in sizes if size[0] == images}
-        if len(own) != 1:
+        if len(sizes) > 1 or next(iter(sizes))[0] != images:
             shapes = ", ".join(f"{rows} of {tokens} tokens" for rows, tokens in sorted(sizes))
             raise InputError(
                 f"this explainer needs attention over all tokens of an image, but for {images} images this "
-                f"network has {shapes}, as where attention stays within windows: choose explainer=gradcam"
+                f"network has {shapes}, as with windows, or a text in the same pass: choose explainer=gradcam"
             )
-        return [matrix for matrix in matrices if (len(matrix), matrix.shape[-1]) in own]
+        return matrices
 
     def _without_attention(self) -> InputError:
         network = getattr(self.model, "backbone_name", type(unwrapped(self.model)).__name__)
@@ -108,7 +107,7 @@ class AttentionRollout(AttentionExplainer):
         with torch.no_grad():
             logits = self.run(pixels)
         relation: Tensor | None = None
-        for matrix in self.seen(matrices, len(pixels)):
+        for matrix in self.whole(matrices, len(pixels)):
             heads = getattr(widened(matrix), "mean" if self.fusion == "mean" else f"a{self.fusion}")(1)
             mixed = heads + torch.eye(heads.shape[-1], device=heads.device)
             mixed = mixed / mixed.sum(-1, keepdim=True)
@@ -133,7 +132,7 @@ class AttentionRelevance(AttentionExplainer):
         with torch.enable_grad():
             logits = self.run(pixels)
             targets = checked_targets(targets, logits)
-            matrices = self.seen(matrices, len(pixels))
+            matrices = self.whole(matrices, len(pixels))
             found = gradients(class_score(self.score, logits, targets).sum(), matrices)
         relation = torch.eye(matrices[0].shape[-1], device=pixels.device).expand(len(pixels), -1, -1)
         for matrix, gradient in zip(matrices, found, strict=True):
@@ -149,12 +148,16 @@ def token_map(relation: Relation, frame: Frame, prefix: int | None = None, rows:
         prefix: how many are not, if that is known; see `gradsam_exp.explainers.layers.prefix_tokens`.
         rows: which count, should there be a class token.
     """
-    try:
-        skipped, grid = token_grid(relation.shape[1], frame, prefix)
-    except ValueError as error:
-        raise InputError(f"this explainer needs a token for each patch: {error}") from error
+    skipped, grid = _grid(relation.shape[1], frame, prefix)
     owed = relation[:, 0] if skipped and rows == "class" else relation[:, skipped:].mean(1)
     return owed[:, skipped:].unflatten(1, grid)
+
+
+def _grid(tokens: int, frame: Frame, prefix: int | None) -> tuple[int, tuple[int, int]]:
+    try:
+        return token_grid(tokens, frame, prefix)
+    except ValueError as error:
+        raise InputError(f"this explainer needs a token for each patch: {error}") from error
 
 
 @contextmanager

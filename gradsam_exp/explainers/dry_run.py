@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
+from torchvision.ops import Permute
 
 from gradsam_exp.errors import InputError, first_line
 from gradsam_exp.explainers.layers import (
@@ -28,7 +29,7 @@ from gradsam_exp.explainers.layers import (
 from gradsam_exp.explainers.network import Pixels, evaluation_mode, run
 
 IMAGES = 2  # in a dry run
-_IDLE = (nn.Identity, nn.Dropout)
+_IDLE = (nn.Identity, nn.Dropout, nn.AdaptiveAvgPool2d, Permute)
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,8 @@ class DryRun:
             except ValueError:
                 continue
             channels, rows, columns = maps.shape[1:]
+            if channels == 1 and call.output.ndim == 3:  # channels, pooled, and not tokens
+                continue
             found.append((call, (channels, rows, columns), maps[0, 0].numel() * channels < call.output[0].numel()))
         return [one for one in found if one[0].within]
 

@@ -176,9 +176,8 @@ def token_grid(tokens: int, frame: Frame, prefix: int | None = None) -> tuple[in
         grid = None if count is None else _grid(tokens - count, frame)
         if grid is not None:
             return count, grid  # type: ignore[return-value]
-    others = [
-        (k, grid) for k in range(2, MOST_PREFIX_TOKENS + 1) if (grid := _grid(tokens - k, frame)) is not None
-    ]
+    grids = ((count, _grid(tokens - count, frame)) for count in range(2, MOST_PREFIX_TOKENS + 1))
+    others = [(count, grid) for count, grid in grids if grid is not None and grid != (1, 1)]
     if len(others) == 1:
         return others[0]
     if others:
