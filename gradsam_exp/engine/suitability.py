@@ -33,9 +33,11 @@ def _found(file: ClassifierSource, session: Session) -> list[str]:
     network = session.keep("outline", file.digest, file.outline)
     frame = file.size or default_frame(network)
     try:
-        return find_target_layers(network, frame)
+        found = find_target_layers(network, frame)
     except InputError:
-        return find_target_layers(file.load(), frame)
+        found = find_target_layers(file.load(), frame)
+    log.info("explainer.target_layers=auto is %s", ", ".join(found))
+    return found
 
 
 def _check_given(model: Node, file: ClassifierSource, job: Job) -> None:

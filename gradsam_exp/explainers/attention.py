@@ -24,7 +24,6 @@ Attention = Float[Tensor, "batch heads tokens tokens"]
 Relation = Float[Tensor, "batch tokens tokens"]
 Related = tuple[Relation, Targets, Logits]
 Fusion = Literal["mean", "max", "min"]
-Rows = Literal["class", "patches"]
 
 
 @dataclass(frozen=True)
@@ -32,8 +31,8 @@ class AttentionExplainer(MapExplainer):
     """An attention explainer multiplies attention matrices from layer to layer.
 
     For networks whose attention is over all tokens and computed by PyTorch's functions or modules, as in the ViTs
-    of torchvision, timm and transformers. The map is the class token's row of the result; without a class token,
-    or if the patches are averaged (``global_pool="avg"`` of timm's), the mean over the patches' rows.
+    of torchvision, timm and transformers. The map is the mean of the result's rows of those tokens that the logits
+    are made of: the class token (and a distilled network's second one), or all patches where they are averaged.
 
     Raises:
         InputError: when it is called or checked, if the network has no such attention.
@@ -54,9 +53,19 @@ class AttentionExplainer(MapExplainer):
         """See `MapExplainer.explain`."""
         with attention_matrices(self.model) as matrices:
             relation, targets, logits = self.relate(pixels, targets, matrices)
-        rows: Rows = "patches" if getattr(unwrapped(self.model), "global_pool", None) == "avg" else "class"
-        maps = token_map(relation.detach(), frame_of(pixels), prefix_tokens(self.model), rows)
+        if "rows" not in self.known:
+            self.known["rows"] = self._rows(pixels)
+        maps = token_map(relation.detach(), frame_of(pixels), prefix_tokens(self.model), self.known["rows"])
         return Recorded([maps], targets, logits.detach())
+
+    def _rows(self, pixels: Pixels) -> Tensor | None:
+        """Find the tokens that the logits are made of, by the last attention's gradient; None if that has none."""
+        of = torch.zeros(1, dtype=torch.long, device=pixels.device)
+        with torch.enable_grad(), attention_matrices(self.model) as matrices:
+            score = self.run(pixels[:1], of).amax()
+            gradient = torch.autograd.grad(score, matrices[-1])[0] if score.requires_grad else matrices[-1] * 0
+        rows = (gradient != 0).any(-1).any(1)[0]
+        return rows.nonzero()[:, 0] if rows.any() else None
 
     def whole(self, matrices: list[Attention], images: int) -> list[Attention]:
         """Check that all matrices are of the same tokens, and those of whole images.
@@ -140,16 +149,18 @@ class AttentionRelevance(AttentionExplainer):
         return relation, targets, logits
 
 
-def token_map(relation: Relation, frame: Frame, prefix: int | None = None, rows: Rows = "class") -> Map:
-    """Tell what the output owes to each patch: the class token's row, or the mean of the patches' rows.
+def token_map(relation: Relation, frame: Frame, prefix: int | None = None, rows: Tensor | None = None) -> Map:
+    """Tell what the output owes to each patch: the mean of some tokens' rows.
 
     Args:
         frame: ``(height, width)`` of the network's input, whose aspect tells how many tokens are patches.
         prefix: how many are not, if that is known; see `gradsam_exp.explainers.layers.prefix_tokens`.
-        rows: which count, should there be a class token.
+        rows: the tokens; None: the first one if it is no patch, else all.
     """
     skipped, grid = _grid(relation.shape[1], frame, prefix)
-    owed = relation[:, 0] if skipped and rows == "class" else relation[:, skipped:].mean(1)
+    if rows is not None:
+        relation = relation[:, rows]
+    owed = relation[:, 0] if skipped and rows is None else relation.mean(1)
     return owed[:, skipped:].unflatten(1, grid)
 
 

@@ -183,15 +183,11 @@ def _watching(found: DryRun) -> Iterator[None]:
 
 def default_frame(model: nn.Module) -> Frame:
     """Tell the ``(height, width)`` px that a network is made for, if it says so; else 224×224."""
-    network = roots(model)[0]
     size = getattr(getattr(model, "transform", None), "size", None)
-    size = size or (getattr(network, "pretrained_cfg", None) or {}).get("input_size", ())[1:]
-    size = (
-        size
-        or getattr(network, "image_size", None)
-        or getattr(getattr(network, "config", None), "image_size", None)
-    )
-    height, width = (size, size) if isinstance(size, int) else tuple(size or (224, 224))
+    named = (getattr(m, name, None) for m in model.modules() for name in ("img_size", "image_size"))
+    size = size or next((one for one in named if isinstance(one, (int, tuple, list))), None)
+    size = size or (getattr(roots(model)[0], "pretrained_cfg", None) or {}).get("input_size", (3, 224, 224))[1:]
+    height, width = (size, size) if isinstance(size, int) else size
     return height, width
 
 

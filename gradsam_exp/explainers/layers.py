@@ -150,7 +150,9 @@ def as_maps(values: Tensor, layout: Layout, frame: Frame, prefix: int | None = N
         ValueError: if the output does not have this layout.
     """
     if values.ndim != (4 if layout.startswith("channels") else 3):
-        raise ValueError(f"{tuple(values.shape)} is not {layout}: it has no rows and columns there")
+        raise ValueError(
+            f"explainer.layout={layout} does not fit {tuple(values.shape)}, which so has no rows and columns"
+        )
     if layout == "channels_first":
         return values
     if layout == "channels_last":
