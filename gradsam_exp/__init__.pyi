@@ -20,6 +20,7 @@ from .engine.session import Job as Job
 from .engine.session import Session as Session
 from .errors import InputError as InputError
 from .explainers.base import EXPLAINERS as EXPLAINERS
+from .explainers.dry_run import find_target_layers as find_target_layers
 from .explainers.gradient import GradCAM as GradCAM
 from .metrics.base import METRICS as METRICS
 from .metrics.base import ExampleMetric as ExampleMetric

@@ -1,6 +1,7 @@
 """This module checks, without weights, that a classifier, its configuration and the explainer fit together."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,13 +11,14 @@ from gradsam_exp.config import Config, Node
 from gradsam_exp.digest import digest
 from gradsam_exp.engine.session import Job, Session
 from gradsam_exp.errors import InputError
-from gradsam_exp.explainers.base import EXPLAINERS, Explainer, ModelExplainer
+from gradsam_exp.explainers.base import AUTO, EXPLAINERS, Explainer, ModelExplainer
+from gradsam_exp.explainers.dry_run import default_frame, find_target_layers
 
 log = logging.getLogger(__name__)
 
 
 def settled(config: Config, file: ClassifierSource, job: Job) -> Config:
-    """Fill in the classifier's input size and a checkpoint's backbone, and make target layers a list.
+    """Fill in the input size, a checkpoint's backbone, and the names of the target layers as a list.
 
     Raises `InputError` if something else was given of the network, or no target layer at all.
     """
@@ -25,7 +27,19 @@ def settled(config: Config, file: ClassifierSource, job: Job) -> Config:
     if config.model.get("source") == "checkpoint":
         _check_given(config.model, file, job)
         model["backbone"] = file.backbone
-    return replace(config, model=model, explainer=_listed(config.explainer))
+    return replace(config, model=model, explainer=_listed(config.explainer, lambda: _found(file, job.session)))
+
+
+def _found(file: ClassifierSource, session: Session) -> list[str]:
+    """Find the layer that ``auto`` stands for, without weights unless the network cannot run without them."""
+    network = session.keep("outline", file.digest, file.outline)
+    frame = file.size or default_frame(network)
+    try:
+        found = find_target_layers(network, frame)
+    except InputError:
+        found = find_target_layers(file.load(), frame)
+    log.info("explainer.target_layers=auto is %s", ", ".join(found))
+    return found
 
 
 def _check_given(model: Node, file: ClassifierSource, job: Job) -> None:
@@ -41,17 +55,19 @@ def _check_given(model: Node, file: ClassifierSource, job: Job) -> None:
         raise InputError(f"model.pretrained=true, but {place} has weights of its own: {hint}")
 
 
-def _listed(node: Any) -> Any:
-    """Make each ``target_layers`` of an explainer's node, and of those inside it, a list."""
+def _listed(node: Any, auto: Callable[[], list[str]]) -> Any:
+    """Make each ``target_layers`` of an explainer's node, and of those inside it, a list of names."""
     if isinstance(node, list):
-        return [_listed(item) for item in node]
+        return [_listed(item, auto) for item in node]
     if not isinstance(node, dict):
         return node
     if node.get("target_layers", ()) is None:
         raise InputError("explainer.target_layers is null: name at least one layer, such as [layer2.-1]")
-    found = {key: _listed(value) for key, value in node.items()}
+    found = {key: _listed(value, auto) for key, value in node.items()}
     if isinstance(found.get("target_layers"), str):
         found["target_layers"] = [found["target_layers"]]
+    if found.get("target_layers") == [AUTO]:
+        found["target_layers"] = auto()
     return found
 
 

@@ -15,16 +15,15 @@ from torch.overrides import TorchFunctionMode
 
 from gradsam_exp.errors import InputError
 from gradsam_exp.explainers.base import EXPLAINERS, MapExplainer, Recorded, checked_targets
-from gradsam_exp.explainers.dry_run import dry_run, is_softmax
+from gradsam_exp.explainers.dry_run import is_softmax
 from gradsam_exp.explainers.layers import Frame, Map, frame_of, prefix_tokens, token_grid
-from gradsam_exp.explainers.network import Pixels, gradients, unwrapped, widened
+from gradsam_exp.explainers.network import Pixels, evaluation_mode, gradients, run, unwrapped, widened
 from gradsam_exp.explainers.scores import Logits, Score, Targets, class_score
 
 Attention = Float[Tensor, "batch heads tokens tokens"]
 Relation = Float[Tensor, "batch tokens tokens"]
 Related = tuple[Relation, Targets, Logits]
 Fusion = Literal["mean", "max", "min"]
-Rows = Literal["class", "patches"]
 
 
 @dataclass(frozen=True)
@@ -32,49 +31,58 @@ class AttentionExplainer(MapExplainer):
     """An attention explainer multiplies attention matrices from layer to layer.
 
     For networks whose attention is over all tokens and computed by PyTorch's functions or modules, as in the ViTs
-    of torchvision, timm and transformers. The map is the class token's row of the result; without a class token,
-    or if the patches are averaged (``global_pool="avg"`` of timm's), the mean over the patches' rows.
+    of torchvision, timm and transformers. The map is the mean of the result's rows of those tokens that the logits
+    are made of: the class token (and a distilled network's second one), or all patches where they are averaged.
 
     Raises:
         InputError: when it is called or checked, if the network has no such attention.
     """
 
     def check(self, frame: tuple[int, int]) -> None:
-        """Refuse a network without attention."""
+        """Refuse a network without attention over all patches; only for a model on the meta device."""
         try:
-            seen = dry_run(self.model, frame)
+            with evaluation_mode(self.model), attention_matrices(self.model) as matrices, torch.no_grad():
+                run(self.model, torch.empty(2, 3, *frame, device="meta"))
         except InputError:
             raise
         except Exception:  # of many kinds; whether the network runs is not the question here
             return
-        if not seen.attending:
-            raise self._without_attention()
+        _grid(self.whole(matrices, 2)[0].shape[-1], frame, prefix_tokens(self.model))
 
     def explain(self, pixels: Pixels, targets: Tensor | None) -> Recorded:
         """See `MapExplainer.explain`."""
         with attention_matrices(self.model) as matrices:
             relation, targets, logits = self.relate(pixels, targets, matrices)
-        rows: Rows = "patches" if getattr(unwrapped(self.model), "global_pool", None) == "avg" else "class"
-        maps = token_map(relation.detach(), frame_of(pixels), prefix_tokens(self.model), rows)
+        if "rows" not in self.known:
+            self.known["rows"] = self._rows(pixels)
+        maps = token_map(relation.detach(), frame_of(pixels), prefix_tokens(self.model), self.known["rows"])
         return Recorded([maps], targets, logits.detach())
 
-    def seen(self, matrices: list[Attention], images: int) -> list[Attention]:
-        """Choose the matrices of the image's tokens, should the network look at something else as well.
+    def _rows(self, pixels: Pixels) -> Tensor | None:
+        """Find the tokens that the logits are made of, by the last attention's gradient; None if that has none."""
+        of = torch.zeros(1, dtype=torch.long, device=pixels.device)
+        with torch.enable_grad(), attention_matrices(self.model) as matrices:
+            score = self.run(pixels[:1], of).amax()
+            gradient = torch.autograd.grad(score, matrices[-1])[0] if score.requires_grad else matrices[-1] * 0
+        rows = (gradient != 0).any(-1).any(1)[0]
+        return rows.nonzero()[:, 0] if rows.any() else None
+
+    def whole(self, matrices: list[Attention], images: int) -> list[Attention]:
+        """Check that all matrices are of the same tokens, and those of whole images.
 
         Raises:
-            InputError: if there are none, or some of parts of the image only.
+            InputError: if they are not, as where attention stays within windows, or there are none.
         """
         if not matrices:
             raise self._without_attention()
         sizes = {(len(matrix), matrix.shape[-1]) for matrix in matrices}
-        own = {size for size in sizes if size[0] == images}
-        if len(own) != 1:
+        if len(sizes) > 1 or next(iter(sizes))[0] != images:
             shapes = ", ".join(f"{rows} of {tokens} tokens" for rows, tokens in sorted(sizes))
             raise InputError(
                 f"this explainer needs attention over all tokens of an image, but for {images} images this "
-                f"network has {shapes}, as where attention stays within windows: choose explainer=gradcam"
+                f"network has {shapes}, as with windows, or a text in the same pass: choose explainer=gradcam"
             )
-        return [matrix for matrix in matrices if (len(matrix), matrix.shape[-1]) in own]
+        return matrices
 
     def _without_attention(self) -> InputError:
         network = getattr(self.model, "backbone_name", type(unwrapped(self.model)).__name__)
@@ -108,7 +116,7 @@ class AttentionRollout(AttentionExplainer):
         with torch.no_grad():
             logits = self.run(pixels)
         relation: Tensor | None = None
-        for matrix in self.seen(matrices, len(pixels)):
+        for matrix in self.whole(matrices, len(pixels)):
             heads = getattr(widened(matrix), "mean" if self.fusion == "mean" else f"a{self.fusion}")(1)
             mixed = heads + torch.eye(heads.shape[-1], device=heads.device)
             mixed = mixed / mixed.sum(-1, keepdim=True)
@@ -133,7 +141,7 @@ class AttentionRelevance(AttentionExplainer):
         with torch.enable_grad():
             logits = self.run(pixels)
             targets = checked_targets(targets, logits)
-            matrices = self.seen(matrices, len(pixels))
+            matrices = self.whole(matrices, len(pixels))
             found = gradients(class_score(self.score, logits, targets).sum(), matrices)
         relation = torch.eye(matrices[0].shape[-1], device=pixels.device).expand(len(pixels), -1, -1)
         for matrix, gradient in zip(matrices, found, strict=True):
@@ -141,20 +149,26 @@ class AttentionRelevance(AttentionExplainer):
         return relation, targets, logits
 
 
-def token_map(relation: Relation, frame: Frame, prefix: int | None = None, rows: Rows = "class") -> Map:
-    """Tell what the output owes to each patch: the class token's row, or the mean of the patches' rows.
+def token_map(relation: Relation, frame: Frame, prefix: int | None = None, rows: Tensor | None = None) -> Map:
+    """Tell what the output owes to each patch: the mean of some tokens' rows.
 
     Args:
         frame: ``(height, width)`` of the network's input, whose aspect tells how many tokens are patches.
         prefix: how many are not, if that is known; see `gradsam_exp.explainers.layers.prefix_tokens`.
-        rows: which count, should there be a class token.
+        rows: the tokens; None: the first one if it is no patch, else all.
     """
+    skipped, grid = _grid(relation.shape[1], frame, prefix)
+    if rows is not None:
+        relation = relation[:, rows]
+    owed = relation[:, 0] if skipped and rows is None else relation.mean(1)
+    return owed[:, skipped:].unflatten(1, grid)
+
+
+def _grid(tokens: int, frame: Frame, prefix: int | None) -> tuple[int, tuple[int, int]]:
     try:
-        skipped, grid = token_grid(relation.shape[1], frame, prefix)
+        return token_grid(tokens, frame, prefix)
     except ValueError as error:
         raise InputError(f"this explainer needs a token for each patch: {error}") from error
-    owed = relation[:, 0] if skipped and rows == "class" else relation[:, skipped:].mean(1)
-    return owed[:, skipped:].unflatten(1, grid)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
+from torchvision.ops import Permute
 
 from gradsam_exp.errors import InputError, first_line
 from gradsam_exp.explainers.layers import (
@@ -28,7 +29,7 @@ from gradsam_exp.explainers.layers import (
 from gradsam_exp.explainers.network import Pixels, evaluation_mode, run
 
 IMAGES = 2  # in a dry run
-_IDLE = (nn.Identity, nn.Dropout)
+_IDLE = (nn.Identity, nn.Dropout, nn.AdaptiveAvgPool2d, Permute)
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,8 @@ class DryRun:
             except ValueError:
                 continue
             channels, rows, columns = maps.shape[1:]
+            if channels == 1 and call.output.ndim == 3:  # channels, pooled, and not tokens
+                continue
             found.append((call, (channels, rows, columns), maps[0, 0].numel() * channels < call.output[0].numel()))
         return [one for one in found if one[0].within]
 
@@ -180,15 +183,11 @@ def _watching(found: DryRun) -> Iterator[None]:
 
 def default_frame(model: nn.Module) -> Frame:
     """Tell the ``(height, width)`` px that a network is made for, if it says so; else 224×224."""
-    network = roots(model)[0]
     size = getattr(getattr(model, "transform", None), "size", None)
-    size = size or (getattr(network, "pretrained_cfg", None) or {}).get("input_size", ())[1:]
-    size = (
-        size
-        or getattr(network, "image_size", None)
-        or getattr(getattr(network, "config", None), "image_size", None)
-    )
-    height, width = (size, size) if isinstance(size, int) else tuple(size or (224, 224))
+    named = (getattr(m, name, None) for m in model.modules() for name in ("img_size", "image_size"))
+    size = size or next((one for one in named if isinstance(one, (int, tuple, list))), None)
+    size = size or (getattr(roots(model)[0], "pretrained_cfg", None) or {}).get("input_size", (3, 224, 224))[1:]
+    height, width = (size, size) if isinstance(size, int) else size
     return height, width
 
 

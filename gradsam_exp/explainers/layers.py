@@ -150,7 +150,9 @@ def as_maps(values: Tensor, layout: Layout, frame: Frame, prefix: int | None = N
         ValueError: if the output does not have this layout.
     """
     if values.ndim != (4 if layout.startswith("channels") else 3):
-        raise ValueError(f"{tuple(values.shape)} is not {layout}: it has no rows and columns there")
+        raise ValueError(
+            f"explainer.layout={layout} does not fit {tuple(values.shape)}, which so has no rows and columns"
+        )
     if layout == "channels_first":
         return values
     if layout == "channels_last":
@@ -176,9 +178,8 @@ def token_grid(tokens: int, frame: Frame, prefix: int | None = None) -> tuple[in
         grid = None if count is None else _grid(tokens - count, frame)
         if grid is not None:
             return count, grid  # type: ignore[return-value]
-    others = [
-        (k, grid) for k in range(2, MOST_PREFIX_TOKENS + 1) if (grid := _grid(tokens - k, frame)) is not None
-    ]
+    grids = ((count, _grid(tokens - count, frame)) for count in range(2, MOST_PREFIX_TOKENS + 1))
+    others = [(count, grid) for count, grid in grids if grid is not None and grid != (1, 1)]
     if len(others) == 1:
         return others[0]
     if others:

@@ -202,7 +202,12 @@ def write(planned: Plan, evaluation: Evaluation, run: Run) -> dict[str, Summary]
         predictions=evaluation.predictions,
         counts=evaluation.counts,
         prepared=evaluation.prepared,
-        provenance={**origin, "backbone": planned.classifier.backbone, "seconds": evaluation.seconds},
+        provenance={
+            **origin,
+            "backbone": planned.classifier.backbone,
+            "target_layers": planned.config.explainer.get("target_layers"),
+            "seconds": evaluation.seconds,
+        },
         upper_bound=planned.upper_bound,
     )
     return metrics
