@@ -179,7 +179,7 @@ def build_backbone(name: str, classes: int, *, pretrained: bool = False) -> nn.M
         raise InputError(f"model.backbone={name} has no linear layer to replace; use model.pretrained=false")
     path, head = heads[-1]
     parent, _, leaf = path.rpartition(".")
-    setattr(model.get_submodule(parent), leaf, nn.Linear(head.in_features, classes))
+    setattr(model.get_submodule(parent), leaf, nn.Linear(head.in_features, classes, bias=head.bias is not None))
     return model
 
 

@@ -85,24 +85,91 @@ def test_a_classifier_of_ones_own_data(run, tmp_path: Path, shape_files: Path):
     assert used.code == 0, used.err
 
 
-def test_training_that_was_interrupted_goes_on_where_it_stopped(run, monkeypatch):
-    def ctrl_c_in_the_second_epoch(model: ImageClassifier) -> None:
-        if model.current_epoch == 1:
-            raise KeyboardInterrupt
+def stop_at(patch: pytest.MonkeyPatch, module: type, epoch: int, batch: int) -> None:
+    """Ctrl-C before a step of a training."""
+    step = module.training_step
 
+    def interrupted(model, given, index: int):
+        if (model.current_epoch, index) == (epoch, batch):
+            raise KeyboardInterrupt
+        return step(model, given, index)
+
+    patch.setattr(module, "training_step", interrupted)
+
+
+def newest(folder: Path, name: str) -> Path:
+    return max(folder.rglob(name), key=lambda path: path.stat().st_mtime)
+
+
+def same(one, other) -> bool:
+    """Equal to the bit, tensors in dicts and lists included."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+def same_training(one: Path, other: Path) -> bool:
+    first, second = (torch.load(path, weights_only=True) for path in (one, other))
+    kinds = ("state_dict", "optimizer_states", "lr_schedulers", "callbacks", "epoch", "global_step")
+    return all(same(first[kind], second[kind]) for kind in kinds)
+
+
+@pytest.mark.parametrize(
+    ("drawn", "workers", "at", "extra"),
+    [
+        (True, 0, (3, 1), []),
+        (True, 2, (1, 0), ["task.fresh=false", "+trainer.accumulate_grad_batches=2"]),
+        (False, 2, (3, 1), ["task.learning_rate=0.03"]),
+        (False, 0, (2, 2), ["task.learning_rate=0.03", "+trainer.accumulate_grad_batches=2"]),
+    ],
+)
+def test_interrupted_and_resumed_is_uninterrupted(
+    run, monkeypatch, tmp_path: Path, drawn: bool, workers: int, at: tuple[int, int], extra: list[str]
+):
+    """Weights, optimizer, best score and file are equal bit for bit, in another folder and with other workers."""
+    given = ["task=train", "task.epochs=5", "logger=none", "trainer.precision=32-true", *extra]
+    if drawn:
+        given += ["background=noise", *(f"data.lengths.{split}=32" for split in ("train", "val", "test"))]
+        given += ["task.batch_size=8"]
+    else:
+        some = {"dog": 5, "emu": 4}
+        root = coloured(tmp_path / "own", {"train": some, "val": some, "test": some})
+        given += ["data=folder", f"data.root={root}", "task.batch_size=3"]
+    whole = run(*given, "task.workers=0", defaults=False)
+    assert whole.code == 0, whole.err
+    expected = [newest(whole.folder, name) for name in ("last.ckpt", "best.ckpt", "classifier.safetensors")]
     with monkeypatch.context() as patch:
-        patch.setattr(ImageClassifier, "on_train_epoch_start", ctrl_c_in_the_second_epoch)
-        first = run("task=train", "task.epochs=3", *SMALL, defaults=False)
-    assert first.code == 130
-    (last,) = first.folder.rglob("last.ckpt")
+        stop_at(patch, ImageClassifier, *at)
+        first = run(*given, f"task.workers={workers}", defaults=False)
+    assert first.code == 130, first.err
+    last = newest(first.folder, "last.ckpt")
     assert f"task.resume={last}" in first.out
+    second = run(*given, f"task.workers={workers}", f"task.resume={last}", defaults=False)
+    assert second.code == 0, second.err
+    resumed = [newest(second.folder, name) for name in ("last.ckpt", "best.ckpt", "classifier.safetensors")]
+    assert not {*resumed} & {last, *expected}
+    assert same_training(resumed[0], expected[0])
+    assert same_training(resumed[1], expected[1])
+    assert resumed[2].read_bytes() == expected[2].read_bytes()
+
+
+def test_a_training_of_another_length_is_not_resumed(run, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_at(patch, ImageClassifier, 1, 0)
+        first = run("task=train", "task.epochs=3", *SMALL, defaults=False)
+    (last,) = first.folder.rglob("last.ckpt")
     longer = run("task=train", "task.epochs=9", f"task.resume={last}", *SMALL, defaults=False)
     assert longer.code == 1
     assert "is a training of 6 steps, but these settings make 18" in longer.err
-    second = run("task=train", "task.epochs=3", f"task.resume={last}", *SMALL, defaults=False)
-    assert second.code == 0, second.err
-    newest = max(second.folder.rglob("last.ckpt"), key=lambda path: path.stat().st_mtime)
-    assert torch.load(newest, weights_only=True)["epoch"] == 2
+    assert longer.err.count("\n") == 1
+    last.with_name("best.ckpt").unlink()
+    alone = run("task=train", "task.epochs=3", f"task.resume={last}", *SMALL, defaults=False)
+    assert alone.code == 1
+    assert "best.ckpt, the training's best epoch so far, does not exist" in alone.err
 
 
 class Program:

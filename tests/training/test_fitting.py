@@ -12,7 +12,7 @@ from gradsam_exp.segmenters.compact import build_compact
 from gradsam_exp.training.fitting import check_same_network, read_checkpoint
 from gradsam_exp.training.promptable import PromptableTraining
 
-STATE = {"epoch": 1, "global_step": 8, "loops": {}, "callbacks": {}, "optimizer_states": [], "lr_schedulers": []}
+STATE = {"epoch": 1, "global_step": 8, "loops": {}, "callbacks": {"KeptEpochs": {"best": None}}, "optimizer_states": [], "lr_schedulers": []}
 
 
 class Program:
