@@ -28,6 +28,12 @@ SMALL = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def few_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A segmenter is validated on 4 scenes, not on 192, which takes most of a short training's time."""
+    monkeypatch.setattr("gradsam_exp.training.scene_loader.VALIDATION_SCENES", 4)
+
+
 def test_a_classifier_is_trained_and_used(run):
     done = run("task=train", "task.epochs=2", *SMALL, defaults=False)
     assert done.code == 0, done.err
