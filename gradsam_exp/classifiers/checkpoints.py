@@ -11,7 +11,7 @@ from torch import Tensor
 from gradsam_exp.classifiers.base import CLASSIFIERS
 from gradsam_exp.classifiers.classifier import ImageClassifier, backbone_name, without_weights
 from gradsam_exp.errors import InputError
-from gradsam_exp.weights import file_digest, open_weights, read_pickle, save_weights, shipped
+from gradsam_exp.weights import file_digest, open_weights, read_pickle, require_finite, save_weights, shipped
 
 HINT = (
     "weights of another program need a network and class names: "
@@ -80,6 +80,7 @@ class ClassifierFile:
     def _tensors(self) -> dict[str, Tensor]:
         if self.path.suffix == ".ckpt":
             state = _read_lightning(self.path)["state_dict"]
+            require_finite(state, f"model.checkpoint={self.path}")
             return {key.removeprefix("backbone."): v for key, v in state.items() if key.startswith("backbone.")}
         return open_weights(self.path, key="model.checkpoint").tensors()
 
@@ -135,10 +136,10 @@ def from_checkpoint(
     return find_classifier(checkpoint)
 
 
-def save_classifier(model: ImageClassifier, path: Path, **facts: Any) -> Path:
-    """Save a classifier as a weights file in half precision; ``facts`` join its header."""
+def save_classifier(model: ImageClassifier, path: Path, *, exact: bool = False, **facts: Any) -> Path:
+    """Save a classifier as a weights file, see `save_weights`; ``facts`` join its header."""
     header = {"kind": "classifier", "hyper_parameters": dict(model.hparams), **facts}
-    return save_weights(path, model.backbone.state_dict(), header)
+    return save_weights(path, model.backbone.state_dict(), header, exact=exact)
 
 
 def _hyper_parameters(checkpoint: Mapping[str, Any], path: Path) -> Mapping[str, Any]:

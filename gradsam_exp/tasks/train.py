@@ -25,7 +25,7 @@ from gradsam_exp.classifiers.networks import Architecture, build_network
 from gradsam_exp.classifiers.transform import Transform
 from gradsam_exp.config import SPLITS, Config, chosen_model
 from gradsam_exp.console import console
-from gradsam_exp.data.base import ExampleDataset
+from gradsam_exp.data.base import ExampleDataset, Limited
 from gradsam_exp.data.shapes import Shapes
 from gradsam_exp.engine.data_check import report_data_check
 from gradsam_exp.engine.plan import NOT_OF_THE_NETWORK, find_dataset
@@ -40,16 +40,25 @@ from gradsam_exp.tracking.training import track_training
 from gradsam_exp.training.classification import (
     Accuracy,
     NetworkInput,
-    check_length,
     copy_weights,
     measure_accuracy,
     scoring_loader,
     training_loader,
 )
-from gradsam_exp.training.fitting import BestEpoch, build_trainer, check_same_network, fit, read_checkpoint
+from gradsam_exp.training.fitting import (
+    NOTHING_KEPT,
+    KeptEpochs,
+    SeededEpochs,
+    build_trainer,
+    check_same_network,
+    fit,
+    read_checkpoint,
+    save_answering,
+)
 from gradsam_exp.training.splits import align_splits, balanced_weights, split_remarks
 
 Positive = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 _OF_TRAINING = {
     "task", "trainer", "name", "split", "resume", "experiment",
     "model.backbone", "model.checkpoint", "model.pretrained", "model.seed", "model.size",
@@ -112,9 +121,10 @@ def run(config: Config, job: Job) -> float | None:
     tracker = wandb_settings(config.logger)
     chosen_model(config)
     start_from = None if settings.start is None else find_classifier(settings.start, key="task.start")
-    pl.seed_everything(config.model.get("seed", 0), verbose=False)
-    best = BestEpoch(folder / "checkpoints")
-    trainer = _trainer(config, settings, job, best)
+    seed = check_value("model.seed", Seed, config.model.get("seed", 0))
+    pl.seed_everything(seed, verbose=False)
+    kept = KeptEpochs(folder / "checkpoints", "val/loss")
+    trainer = _trainer(config, settings, job, kept)
     splits = align_splits({split: find_dataset(config, split) for split in SPLITS})
     train_set, val_set = splits["train"], splits["val"]
     weights = balanced_weights(train_set) if settings.class_weights == "balanced" else None
@@ -128,11 +138,11 @@ def run(config: Config, job: Job) -> float | None:
         "ranks": trainer.world_size,
     }
     shown = train_set if isinstance(train_set, Shapes) else NetworkInput(train_set, model.transform)
-    batches = training_loader(shown, settings.batch_size, fresh=settings.fresh, **reading)
+    first = 0 if checkpoint is None else checkpoint["epoch"] + 1
+    batches = training_loader(shown, settings.batch_size, fresh=settings.fresh, epoch=first, **reading)
     if checkpoint is not None:
         assert settings.resume is not None
         check_same_network(checkpoint, model, settings.resume)
-        check_length(checkpoint, settings.epochs * len(batches), settings.resume)
     for line in [*split_remarks(splits), *_size_remark(shown, settings)]:
         console.print(line, soft_wrap=True)
     with track_training(tracker, config, job) as tracked:
@@ -142,7 +152,7 @@ def run(config: Config, job: Job) -> float | None:
             trainer,
             model,
             resume=settings.resume,
-            last=folder / "checkpoints" / "last.ckpt",
+            last=kept.last,
             say=partial(console.print, soft_wrap=True),
             train_dataloaders=batches,
             val_dataloaders=scoring_loader(NetworkInput(val_set, model.transform), settings.batch_size, **reading),
@@ -150,26 +160,20 @@ def run(config: Config, job: Job) -> float | None:
         if not trainer.is_global_zero:
             return None
         if config.trainer.get("fast_dev_run"):
-            said = "trainer.fast_dev_run: a few batches were trained and validated; no weights are kept"
-            console.print(said, soft_wrap=True)
+            console.print(NOTHING_KEPT, soft_wrap=True)
             return None
-        _load_best(best, model)
+        _load_best(kept, model)
         path = folder / "classifier.safetensors"
         problems = dict.fromkeys((p.path, p.what, p.hint) for data in splits.values() for p in data.problems)
         if problems:
             Run(folder).keep_problems(list(problems))
-        save_classifier(model, path)  # before anything is scored
-        accuracies = {
-            split: measure_accuracy(model, splits[split], pixels=settings.batch_pixels)
-            for split in ("val", "test")
-        }
-        save_classifier(model, path, accuracy=accuracies)
+        accuracies = _save_and_score(model, path, splits, settings.batch_pixels)
         write_json(folder / "accuracy.json", accuracies)
         write_provenance(
             folder,
             config=asdict(config),
             digests={"train": train_set.digest, "val": val_set.digest},
-            seeds={"model.seed": config.model.get("seed", 0), "data.seed": config.data.get("seed", 0)},
+            seeds={"model.seed": seed, "data.seed": config.data.get("seed", 0)},
             device=str(trainer.strategy.root_device),
         )
         if tracked is not None:
@@ -180,9 +184,13 @@ def run(config: Config, job: Job) -> float | None:
     return accuracies["val"]["overall"]
 
 
-def _trainer(config: Config, settings: TrainSettings, job: Job, best: BestEpoch) -> pl.Trainer:
+def _trainer(config: Config, settings: TrainSettings, job: Job, kept: KeptEpochs) -> pl.Trainer:
     """Lightning's trainer, before there are any data."""
-    callbacks: list[pl.Callback] = [best, RichProgressBar(leave=True)]
+    callbacks: list[pl.Callback] = [
+        kept,
+        SeededEpochs(config.model.get("seed", 0)),
+        RichProgressBar(leave=True),
+    ]
     if settings.patience is not None:
         callbacks.append(EarlyStopping("val/loss", patience=settings.patience, strict=False))
     trainer = build_trainer(
@@ -202,30 +210,34 @@ def _trainer(config: Config, settings: TrainSettings, job: Job, best: BestEpoch)
     return trainer
 
 
-def _load_best(best: BestEpoch, model: ImageClassifier) -> None:
-    """Give the classifier the weights of the best epoch.
-
-    Raises:
-        InputError: there is none, or weights that are not finite.
-    """
-    if not best.best_model_path:
+def _load_best(kept: KeptEpochs, model: ImageClassifier) -> None:
+    """Give the classifier the weights of the best epoch; `InputError` if there is none."""
+    if kept.best is None:
         raise InputError(
             "no epoch was validated, so that there is none to choose: the trainer's limits (trainer.max_steps, "
             "max_time, limit_val_batches, check_val_every_n_epoch) must leave a whole one"
         )
-    state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
-    bad = [name for name, value in state.items() if not torch.isfinite(value).all()]
-    if bad:
-        raise InputError(
-            f"the training has diverged: the best epoch's {bad[0]} is not finite; give a lower task.learning_rate"
-        )
-    model.load_state_dict(state)
-    if best.diverged is not None:
-        loss, epoch = best.diverged
-        console.print(
-            f"the training has diverged: val/loss is {loss} after epoch {epoch}; the best epoch before is kept",
-            soft_wrap=True,
-        )
+    model.load_state_dict(torch.load(kept.best_path, map_location="cpu", weights_only=True)["state_dict"])
+    if kept.diverged is not None:
+        console.print(f"the training has diverged: {kept.diverged}; the best epoch before is kept", soft_wrap=True)
+
+
+def _save_and_score(
+    model: ImageClassifier, path: Path, splits: Mapping[str, ExampleDataset], pixels: int
+) -> dict[str, Accuracy]:
+    """Save a classifier, and measure the accuracies of what is loaded again, which must give the same logits."""
+    some = NetworkInput(Limited(splits["val"], 64), model.transform)
+    images = next(iter(scoring_loader(some, 64, pixels=pixels))).images
+    loaded, exact = save_answering(
+        model.cpu(),
+        lambda exact: save_classifier(model, path, exact=exact),
+        lambda: find_classifier(path).load(),
+        lambda network: network(images),
+        classes=True,
+    )
+    accuracies = {split: measure_accuracy(loaded, splits[split], pixels=pixels) for split in ("val", "test")}
+    save_classifier(model, path, exact=exact, accuracy=accuracies)
+    return accuracies
 
 
 def _size_remark(shown: ExampleDataset, settings: TrainSettings) -> list[str]:

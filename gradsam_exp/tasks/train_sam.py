@@ -3,12 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
+from itertools import islice
+from pathlib import Path
 from typing import Annotated, Any
 
 import pytorch_lightning as pl
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
-from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import LearningRateMonitor, RichProgressBar
+from segment_anything.modeling import Sam
 
 from gradsam_exp.config import Config
 from gradsam_exp.console import console
@@ -19,9 +22,18 @@ from gradsam_exp.registry import build_checked
 from gradsam_exp.runs.provenance import write_provenance
 from gradsam_exp.segmenters.checkpoints import compact_weights
 from gradsam_exp.segmenters.compact import build_compact
-from gradsam_exp.training.fitting import check_same_network, fit, read_checkpoint
+from gradsam_exp.training.fitting import (
+    NOTHING_KEPT,
+    KeptEpochs,
+    SeededEpochs,
+    build_trainer,
+    check_same_network,
+    fit,
+    read_checkpoint,
+    save_answering,
+)
 from gradsam_exp.training.promptable import PromptableTraining
-from gradsam_exp.training.scene_loader import SceneModule, SceneStream
+from gradsam_exp.training.scene_loader import SceneModule, SceneStream, collate_scenes
 from gradsam_exp.training.scenes import SceneGenerator
 from gradsam_exp.weights import save_weights
 
@@ -52,7 +64,7 @@ class TrainSamSettings:
     batch_size: Annotated[int, Field(ge=1, le=2**16)]
     targets: Annotated[int, Field(ge=1, le=2**10)]
     learning_rate: Annotated[float, Field(gt=0)]
-    seed: int
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
     steps_per_epoch: Positive
     plain_share: Share
     start: str | None
@@ -79,9 +91,7 @@ def run(config: Config, job: Job) -> None:
     }
     pl.seed_everything(settings.seed, verbose=False)
     epochs = max(1, round(settings.steps / settings.steps_per_epoch))
-    sam = build_compact()
-    if start is not None:
-        sam.load_state_dict(start.tensors())
+    sam = build_compact() if start is None else _loaded(start.path)
     model = PromptableTraining(
         sam,
         steps=epochs * settings.steps_per_epoch,
@@ -94,15 +104,17 @@ def run(config: Config, job: Job) -> None:
     if checkpoint is not None:
         assert settings.resume is not None
         check_same_network(checkpoint, model, settings.resume)
-    trainer = pl.Trainer(
-        **config.trainer,
+    kept = KeptEpochs(folder)
+    trainer = build_trainer(
+        config.trainer,
         max_epochs=epochs,
         limit_train_batches=settings.steps_per_epoch,
         reload_dataloaders_every_n_epochs=1,
         log_every_n_steps=25,
         logger=pl.loggers.CSVLogger(str(folder), name="", version="log", flush_logs_every_n_steps=25),
         callbacks=[
-            ModelCheckpoint(dirpath=folder, filename="last", enable_version_counter=False),
+            kept,
+            SeededEpochs(settings.seed),
             LearningRateMonitor("epoch"),
             RichProgressBar(leave=True),
         ],
@@ -112,7 +124,7 @@ def run(config: Config, job: Job) -> None:
         trainer,
         model,
         resume=settings.resume,
-        last=folder / "last.ckpt",
+        last=kept.last,
         say=partial(console.print, soft_wrap=True),
         datamodule=SceneModule(
             partial(_stream, settings, backgrounds),
@@ -120,8 +132,19 @@ def run(config: Config, job: Job) -> None:
             scenes_per_epoch=settings.steps_per_epoch * settings.batch_size,
         ),
     )
+    if config.trainer.get("fast_dev_run"):
+        console.print(NOTHING_KEPT, soft_wrap=True)
+        return
     facts = {key: value for key, value in config.task.items() if key not in {"name", "resume"}}
-    save_weights(folder / "compact.safetensors", model.averaged.module.state_dict(), {"kind": "compact", **facts})
+    path = folder / "compact.safetensors"
+    scenes = collate_scenes(list(islice(_stream(settings, backgrounds, "val", 0), 8)))
+    save_answering(
+        trained := model.averaged.module.cpu(),
+        lambda exact: save_weights(path, trained.state_dict(), {"kind": "compact", **facts}, exact=exact),
+        lambda: _loaded(path),
+        lambda one: model.one_click(one, scenes)[0],
+        classes=False,
+    )
     write_provenance(
         folder,
         config=asdict(config),
@@ -129,9 +152,13 @@ def run(config: Config, job: Job) -> None:
         seeds={"task.seed": settings.seed},
         device=str(trainer.strategy.root_device),
     )
-    console.print(
-        f"{folder}\nuse it: python run.py sam.checkpoint={folder / 'compact.safetensors'}", soft_wrap=True
-    )
+    console.print(f"{folder}\nuse it: python run.py sam.checkpoint={path}", soft_wrap=True)
+
+
+def _loaded(path: Path) -> Sam:
+    sam = build_compact()
+    sam.load_state_dict(compact_weights(path, key="sam.checkpoint").tensors())
+    return sam
 
 
 def _stream(

@@ -1,12 +1,13 @@
 """This module holds helpers of ``task=train``: data loaders, copied initial weights, accuracy per class."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypedDict
 
+import numpy as np
 import torch
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Sampler
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from gradsam_exp.classifiers.checkpoints import ClassifierFile
@@ -48,6 +49,17 @@ class FreshSamples(Sampler[int]):
 
     def __len__(self) -> int:
         return self.length
+
+
+class ShuffledSamples(FreshSamples):
+    """ShuffledSamples gives the same indices in every epoch, in an order that torch's seed and the epoch set."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__(length)
+        self.seed = torch.initial_seed()
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(np.random.default_rng([self.seed, self.epoch]).permutation(self.length).tolist())
 
 
 class RankBatches(Sampler[list[int]]):
@@ -114,6 +126,7 @@ def training_loader(
     workers: int,
     fresh: bool,
     pixels: int | None = None,
+    epoch: int = 0,
     rank: int = 0,
     ranks: int = 1,
 ) -> DataLoader[Any]:
@@ -123,21 +136,22 @@ def training_loader(
         workers: processes that draw or read images; 0 does it in this one.
         fresh: draw new images in every epoch, where the data set is drawn (`Shapes`).
         pixels: most pixels of a batch of read images; one image is never too many.
+        epoch: the first one, from 0.
         rank, ranks: which of how many processes trains with it; see `RankBatches`.
 
     Raises:
         InputError: a batch is larger than a data set that is drawn, whose batches are all full.
     """
     batches: Sampler[list[int]]
+    order: FreshSamples | SizeBuckets
     if isinstance(dataset, Shapes):
         if batch_size > len(dataset):
             raise InputError(f"task.batch_size={batch_size} is more than the {len(dataset)} training images")
-        # Processes must agree on the order; one alone draws it from torch's generator.
-        shared = None if ranks == 1 else torch.Generator().manual_seed(torch.initial_seed())
-        order = FreshSamples(len(dataset)) if fresh else RandomSampler(dataset, generator=shared)
+        order = FreshSamples(len(dataset)) if fresh else ShuffledSamples(len(dataset))
         batches = BatchSampler(order, batch_size, drop_last=True)
     else:
-        batches = SizeBuckets(dataset, batch_size, pixels=pixels, shuffle=True)
+        batches = order = SizeBuckets(dataset, batch_size, pixels=pixels, shuffle=True)
+    order.set_epoch(epoch)  # Lightning tells it too late to an iterator of the first epoch, which is there already
     return _loader(dataset, batches, workers, rank, ranks)
 
 
@@ -177,16 +191,6 @@ def copy_weights(source: ClassifierFile, model: ImageClassifier) -> None:
         if ours != theirs:
             raise InputError(f"task.start is a classifier with {what}={theirs}, but this training has {ours}")
     model.backbone.load_state_dict(trained.backbone.state_dict())
-
-
-def check_length(checkpoint: Mapping[str, Any], steps: int, resume: str) -> None:
-    """Raise `InputError` unless a checkpoint's training was planned, with its learning rate, for so many steps."""
-    before = checkpoint["lr_schedulers"][0]["total_steps"]
-    if before != steps:
-        raise InputError(
-            f"task.resume={resume} is a training of {before} steps, but these settings make {steps}: "
-            "resume with the same task.epochs, task.batch_size and data"
-        )
 
 
 @torch.no_grad()

@@ -2,21 +2,29 @@
 
 import inspect
 import math
+import shutil
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import Checkpoint
+from torch import Tensor, nn
 
 from gradsam_exp.errors import InputError, did_you_mean, first_line
-from gradsam_exp.weights import shape_differences
+from gradsam_exp.weights import not_finite, require_finite, shape_differences
 
+NOTHING_KEPT = "trainer.fast_dev_run: a few batches were trained and validated; no weights are kept"
 Say = Callable[[str], None]
-_INSTEAD = {"max_epochs": "task.epochs", "logger": "logger=none or logger=wandb"}
+_INSTEAD = {
+    "max_epochs": "task.epochs (task.steps of task=train_sam)",
+    "limit_train_batches": "task.steps_per_epoch",
+    "logger": "logger=none or logger=wandb",
+}
 
 
 def build_trainer(given: Mapping[str, Any], **own: Any) -> pl.Trainer:
@@ -41,47 +49,103 @@ def build_trainer(given: Mapping[str, Any], **own: Any) -> pl.Trainer:
         raise InputError(f"trainer: {first_line(error)}") from error
 
 
-class BestEpoch(ModelCheckpoint):
-    """BestEpoch keeps the epoch of the lowest ``val/loss``, and the last; a training that diverges is ended.
+class SeededEpochs(pl.Callback):
+    """SeededEpochs seeds Python's, NumPy's and torch's random numbers at each epoch's first batch.
 
-    An epoch whose ``val/loss`` is not a finite number is not kept, and is the last.
-
-    Args:
-        folder: where ``best.ckpt`` and ``last.ckpt`` are written.
-
-    Attributes:
-        diverged: the loss and number, from 1, of the epoch that ended the training so; None if none has.
-
-    Raises:
-        InputError: while it trains, if there is no epoch before that one.
+    What is drawn then depends on the seed, the epoch and the process alone: not on what was drawn before, such as
+    by an interrupted training's first epochs, nor on the number of workers that read data.
     """
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder, "best", monitor="val/loss", save_last=True, enable_version_counter=False)
-        self.diverged: tuple[float, int] | None = None
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep the epoch, or end the training."""
-        loss = float(trainer.callback_metrics.get("val/loss", 0.0))
-        if trainer.sanity_checking or math.isfinite(loss):
-            super().on_validation_end(trainer, pl_module)
+    def on_train_batch_start(self, trainer: pl.Trainer, _: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        """Seed, if this is an epoch's first batch; workers have started before."""
+        if batch_idx == 0:
+            own = np.random.SeedSequence([self.seed, trainer.current_epoch, trainer.global_rank])
+            pl.seed_everything(int(own.generate_state(1)[0]), verbose=False)
+
+
+class KeptEpochs(Checkpoint):
+    """KeptEpochs keeps the last whole epoch in ``last.ckpt``, and the one of the lowest loss in ``best.ckpt``.
+
+    An epoch after which a weight or the loss is not a finite number is not kept, and is the last. A training that
+    is resumed in another folder takes the best epoch so far along; one that was stopped early does not go on.
+
+    Args:
+        folder: where the two files are written.
+        monitor: name of the logged loss by which the best epoch is chosen; None keeps only the last.
+
+    Attributes:
+        best: the lowest loss so far; None before there is one.
+        diverged: what was not finite after which epoch, if the training has ended so.
+
+    Raises:
+        InputError: while it trains, if a training diverges of which no epoch is to be used; before it does, if the
+            training to resume was planned for another number of steps.
+    """
+
+    def __init__(self, folder: Path, monitor: str | None = None) -> None:
+        self.last, self.best_path, self.monitor = folder / "last.ckpt", folder / "best.ckpt", monitor
+        self.best: float | None = None
+        self.diverged: str | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint of the training holds of this."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what `state_dict` has returned."""
+        self.best = state_dict["best"]
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Check the training's length, where the learning rate depends on it from the start."""
+        if self.monitor is not None:
+            steps = int(trainer.estimated_stepping_batches)  # as `ImageClassifier.configure_optimizers` has it
+            check_length(checkpoint, steps, str(trainer.ckpt_path))
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Bring the best epoch of a resumed training into this folder; do not go on if it was stopped early."""
+        if trainer.ckpt_path is None:
             return
-        self.diverged, trainer.should_stop = (loss, trainer.current_epoch + 1), True
-        if not self.best_model_path:
-            raise InputError(
-                f"the training has diverged: val/loss is {loss} after epoch {trainer.current_epoch + 1}; "
-                "give a lower task.learning_rate"
-            )
+        before = Path(trainer.ckpt_path).with_name("best.ckpt")
+        if self.best is not None and trainer.is_global_zero and before.resolve() != self.best_path.resolve():
+            self.best_path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(before, self.best_path)
+        stoppers = trainer.early_stopping_callbacks
+        trainer.should_stop = any(one is not None and one.wait_count >= one.patience for one in stoppers)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep the epoch if it is asked for here, unless the training has diverged."""
-        if self.diverged is None:
-            super().on_train_epoch_end(trainer, pl_module)
+        """Keep the epoch, or end the training."""
+        if getattr(trainer, "fast_dev_run", False):
+            return
+        loss = None if self.monitor is None else trainer.callback_metrics.get(self.monitor)
+        bad = not_finite(pl_module.state_dict())
+        if loss is not None and not math.isfinite(loss):
+            what = f"{self.monitor} is {float(loss)}"
+        else:
+            what = f"{bad or 'a weight of another process'} is not finite"
+        if not trainer.strategy.reduce_boolean_decision(bad is None and (loss is None or math.isfinite(loss))):
+            self.diverged, trainer.should_stop = f"{what} after epoch {trainer.current_epoch + 1}", True
+            if self.best is None:
+                raise InputError(f"the training has diverged: {self.diverged}; give a lower task.learning_rate")
+            return
+        if loss is not None and (self.best is None or float(loss) < self.best):
+            self.best = float(loss)
+            trainer.save_checkpoint(self.best_path)
+        trainer.save_checkpoint(self.last)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep the last epoch, unless the training has diverged."""
-        if self.diverged is None:
-            super().on_train_end(trainer, pl_module)
+
+def check_length(checkpoint: Mapping[str, Any], steps: int, resume: str) -> None:
+    """Raise `InputError` unless a checkpoint's training was planned, with its learning rate, for so many steps."""
+    before = checkpoint["lr_schedulers"][0]["total_steps"]
+    if before != steps:
+        raise InputError(
+            f"task.resume={resume} is a training of {before} steps, but these settings make {steps}: "
+            "resume with the same task.epochs, task.batch_size, trainer and data"
+        )
 
 
 def read_checkpoint(resume: str | None) -> Mapping[str, Any] | None:
@@ -104,10 +168,17 @@ def read_checkpoint(resume: str | None) -> Mapping[str, Any] | None:
             "give a last.ckpt that this task has written"
         ) from error
     needed = {"state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step", "loops", "callbacks"}
-    if not isinstance(checkpoint, dict) or not needed <= checkpoint.keys():
+    kept = "KeptEpochs"
+    if not isinstance(checkpoint, dict) or not needed <= checkpoint.keys() or kept not in checkpoint["callbacks"]:
         raise InputError(
             f"task.resume={resume} does not hold the state of a training; "
-            "give a last.ckpt that this task has written"
+            "give a last.ckpt that this task has written, with this version"
+        )
+    require_finite(checkpoint["state_dict"], f"task.resume={resume}")
+    best = Path(resume).with_name("best.ckpt")
+    if checkpoint["callbacks"][kept]["best"] is not None and not best.is_file():
+        raise InputError(
+            f"task.resume={resume}: {best}, the training's best epoch so far, does not exist; copy both"
         )
     return checkpoint
 
@@ -139,6 +210,49 @@ def fit(
         if not isinstance(end.__context__, KeyboardInterrupt):
             raise
         signal.signal(signal.SIGINT, handler)
-        if last.is_file():
-            say(f"go on with the same command and task.resume={last}")
+        if goes_on := last if last.is_file() else resume:
+            say(f"go on with the same command and task.resume={goes_on}")
         raise KeyboardInterrupt from end
+
+
+Network = TypeVar("Network", bound=nn.Module)
+MOVED = 0.01  # of the largest output, by which outputs may differ after saving
+
+
+def save_answering(
+    model: Network,
+    save: Callable[[bool], Path],
+    load: Callable[[], Network],
+    answer: Callable[[Network], Tensor],
+    *,
+    classes: bool,
+) -> tuple[Network, bool]:
+    """Save a network so that what is loaded again answers as it did: in half, or else in single precision.
+
+    Outputs may differ by a hundredth of the largest.
+
+    Args:
+        save: writes the file; True asks for single precision.
+        load: reads it.
+        answer: computes outputs of a batch of real input.
+        classes: the largest output of each row must be the same one, too.
+
+    Returns:
+        The network as it was loaded, in eval mode, and whether it was saved in single precision.
+
+    Raises:
+        InputError: outputs differ even in single precision.
+    """
+    with torch.no_grad():
+        before = answer(model.eval())
+        for exact in (False, True):
+            path = save(exact)
+            loaded = load().eval()
+            after = answer(loaded)
+            moved = float((after - before).abs().max() / before.abs().max().clamp(min=1e-30))
+            if moved <= MOVED and not (classes and (after.argmax(1) != before.argmax(1)).any()):
+                return loaded, exact
+    raise InputError(
+        f"{path}: what was saved does not compute what was trained (outputs move by {moved:.1%} of the largest); "
+        "use the checkpoint of the best epoch, and report this network"
+    )

@@ -123,12 +123,15 @@ class PromptableTraining(pl.LightningModule):
 
     def validation_step(self, batch: SceneBatch, batch_index: int) -> None:
         """Measure the IoU for one click at each target's innermost cell; predicted IoU chooses the mask."""
-        sam = self.averaged.module
-        clicks = single_clicks(batch, innermost_cells)
-        logits, predicted_iou = _ask(sam, self._embed(sam, batch), clicks)
+        logits, predicted_iou, clicks = self.one_click(self.averaged.module, batch)
         chosen = _row_by_row(logits, 1 + predicted_iou[:, 1:].argmax(1))
         self.val_iou.update(iou(chosen > 0, clicks.truth).float())
         self.log("val/one_click_iou", self.val_iou, prog_bar=True)
+
+    def one_click(self, sam: Sam, batch: SceneBatch) -> tuple[Tensor, Tensor, Queries]:
+        """Ask a model for each target by its innermost cell; return mask logits, predicted IoUs and prompts."""
+        clicks = single_clicks(batch, innermost_cells)
+        return *_ask(sam, self._embed(sam, batch), clicks), clicks
 
     def configure_optimizers(self) -> Any:
         """Build Muon and AdamW under one schedule; see the class."""

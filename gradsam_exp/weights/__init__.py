@@ -1,7 +1,7 @@
 """This package holds the shipped weights, and reads and writes the file format of all trained weights.
 
-A weights file is safetensors in half precision with a JSON header that says what it is. The digests of
-the shipped ones are in ``index.json`` and are checked on every load.
+A weights file is safetensors, in half precision where that changes nothing that matters, with a JSON header that
+says what it is. The digests of the shipped ones are in ``index.json`` and are checked on every load.
 """
 
 import hashlib
@@ -34,11 +34,12 @@ class WeightsFile:
     digest: str
 
     def tensors(self) -> dict[str, Tensor]:
-        """Read all tensors, in single precision; `InputError` if the file is truncated."""
+        """Read all tensors, in single precision; `InputError` if the file is truncated or has NaN or infinity."""
         try:
             stored = load_file(self.path)
         except SafetensorError as error:
             raise InputError(f"{self.path} is damaged ({error}); replace it") from error
+        require_finite(stored, str(self.path))
         return {name: value.float() if value.is_floating_point() else value for name, value in stored.items()}
 
 
@@ -106,13 +107,42 @@ def shape_differences(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) ->
     return [(name, mine, theirs) for name, mine, theirs in pairs if mine != theirs]
 
 
-def save_weights(path: Path, state: Mapping[str, Tensor], header: Mapping[str, Any]) -> Path:
-    """Write tensors in half precision with their header; the file appears whole or not at all."""
-    half = {
-        key: value.detach().cpu().to(torch.float16 if value.is_floating_point() else value.dtype).contiguous()
-        for key, value in state.items()
-    }
+def not_finite(state: Mapping[str, Tensor]) -> str | None:
+    """Name the first tensor with a value that is NaN or infinite; None if all are finite."""
+    return next((name for name, value in state.items() if not torch.isfinite(value).all()), None)
+
+
+def require_finite(state: Mapping[str, Tensor], source: str) -> None:
+    """Raise `InputError`, with the ``source`` of the tensors, if one has a value that is NaN or infinite."""
+    if name := not_finite(state):
+        raise InputError(
+            f"{source}: the weights in {name} are not all finite numbers, so that the network computes nothing; "
+            "use another file, or train again with a lower task.learning_rate"
+        )
+
+
+def save_weights(
+    path: Path, state: Mapping[str, Tensor], header: Mapping[str, Any], *, exact: bool = False
+) -> Path:
+    """Write tensors with their header; the file appears whole or not at all.
+
+    Matrices and kernels are written in half precision if no value is above 65504 or moves by more than a
+    thousandth of the tensor's largest; biases, scales and running statistics, which are few, in single precision.
+
+    Args:
+        exact: write all of them in single precision.
+    """
+    stored = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+    for key, value in stored.items():
+        if value.is_floating_point():
+            stored[key] = value.float() if exact or value.ndim < 2 else _as_half_if_alike(value.float())
     partial = path.with_name(path.name + ".partial")
-    save_file(half, partial, metadata={"gradsam_exp": json.dumps(header)})
+    save_file(stored, partial, metadata={"gradsam_exp": json.dumps(header)})
     partial.rename(path)
     return path
+
+
+def _as_half_if_alike(value: Tensor) -> Tensor:
+    half = value.half()
+    error, largest = (half.float() - value).abs(), value.abs()
+    return half if not value.numel() or error.max() <= 1e-3 * largest.max() else value

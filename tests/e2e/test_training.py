@@ -12,8 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from gradsam_exp.classifiers.checkpoints import find_classifier
+from gradsam_exp.classifiers.checkpoints import find_classifier, save_classifier
 from gradsam_exp.classifiers.classifier import ImageClassifier
+from gradsam_exp.data.shapes import SHAPES
+from gradsam_exp.training.promptable import PromptableTraining
 from gradsam_exp.weights import open_weights
 
 pytestmark = pytest.mark.slow
@@ -24,6 +26,12 @@ SMALL = [
     "data.lengths.test=32",
     "trainer.precision=32-true",
 ]
+
+
+@pytest.fixture(autouse=True)
+def few_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A segmenter is validated on 4 scenes, not on 192, which takes most of a short training's time."""
+    monkeypatch.setattr("gradsam_exp.training.scene_loader.VALIDATION_SCENES", 4)
 
 
 def test_a_classifier_is_trained_and_used(run):
@@ -85,24 +93,92 @@ def test_a_classifier_of_ones_own_data(run, tmp_path: Path, shape_files: Path):
     assert used.code == 0, used.err
 
 
-def test_training_that_was_interrupted_goes_on_where_it_stopped(run, monkeypatch):
-    def ctrl_c_in_the_second_epoch(model: ImageClassifier) -> None:
-        if model.current_epoch == 1:
-            raise KeyboardInterrupt
+def stop_at(patch: pytest.MonkeyPatch, module: type, epoch: int, batch: int) -> None:
+    """Ctrl-C before a step of a training."""
+    step = module.training_step
 
+    def interrupted(model, given, index: int):
+        if (model.current_epoch, index) == (epoch, batch):
+            raise KeyboardInterrupt
+        return step(model, given, index)
+
+    patch.setattr(module, "training_step", interrupted)
+
+
+def newest(folder: Path, name: str) -> Path:
+    return max(folder.rglob(name), key=lambda path: path.stat().st_mtime)
+
+
+def same(one, other) -> bool:
+    """Equal to the bit, tensors in dicts and lists included."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+def same_training(one: Path, other: Path) -> bool:
+    first, second = (torch.load(path, weights_only=True) for path in (one, other))
+    kinds = ("state_dict", "optimizer_states", "lr_schedulers", "callbacks", "epoch", "global_step")
+    return all(same(first[kind], second[kind]) for kind in kinds)
+
+
+@pytest.mark.parametrize(
+    ("drawn", "workers", "at", "extra"),
+    [
+        (True, 0, (3, 1), []),
+        (True, 2, (1, 0), ["task.fresh=false", "+trainer.accumulate_grad_batches=2"]),
+        (False, 2, (3, 1), ["task.learning_rate=0.03"]),
+        (False, 0, (2, 2), ["task.learning_rate=0.03", "+trainer.accumulate_grad_batches=2"]),
+    ],
+)
+def test_interrupted_and_resumed_is_uninterrupted(
+    run, monkeypatch, tmp_path: Path, drawn: bool, workers: int, at: tuple[int, int], extra: list[str]
+):
+    """Weights, optimizer, best score and file are equal bit for bit, in another folder and with other workers."""
+    given = ["task=train", "model.backbone=mobilenet_v3_small", "task.epochs=5", "logger=none"]
+    given += ["trainer.precision=32-true", *extra]
+    if drawn:
+        given += ["background=noise", *(f"data.lengths.{split}=32" for split in ("train", "val", "test"))]
+        given += ["task.batch_size=8"]
+    else:
+        some = {"dog": 5, "emu": 4}
+        root = coloured(tmp_path / "own", {"train": some, "val": some, "test": some})
+        given += ["data=folder", f"data.root={root}", "task.batch_size=3"]
+    whole = run(*given, "task.workers=0", defaults=False)
+    assert whole.code == 0, whole.err
+    expected = [newest(whole.folder, name) for name in ("last.ckpt", "best.ckpt", "classifier.safetensors")]
     with monkeypatch.context() as patch:
-        patch.setattr(ImageClassifier, "on_train_epoch_start", ctrl_c_in_the_second_epoch)
-        first = run("task=train", "task.epochs=3", *SMALL, defaults=False)
-    assert first.code == 130
-    (last,) = first.folder.rglob("last.ckpt")
+        stop_at(patch, ImageClassifier, *at)
+        first = run(*given, f"task.workers={workers}", defaults=False)
+    assert first.code == 130, first.err
+    last = newest(first.folder, "last.ckpt")
     assert f"task.resume={last}" in first.out
+    second = run(*given, f"task.workers={workers}", f"task.resume={last}", defaults=False)
+    assert second.code == 0, second.err
+    resumed = [newest(second.folder, name) for name in ("last.ckpt", "best.ckpt", "classifier.safetensors")]
+    assert not {*resumed} & {last, *expected}
+    assert same_training(resumed[0], expected[0])
+    assert same_training(resumed[1], expected[1])
+    assert resumed[2].read_bytes() == expected[2].read_bytes()
+
+
+def test_a_training_of_another_length_is_not_resumed(run, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_at(patch, ImageClassifier, 1, 0)
+        first = run("task=train", "task.epochs=3", *SMALL, defaults=False)
+    (last,) = first.folder.rglob("last.ckpt")
     longer = run("task=train", "task.epochs=9", f"task.resume={last}", *SMALL, defaults=False)
     assert longer.code == 1
     assert "is a training of 6 steps, but these settings make 18" in longer.err
-    second = run("task=train", "task.epochs=3", f"task.resume={last}", *SMALL, defaults=False)
-    assert second.code == 0, second.err
-    newest = max(second.folder.rglob("last.ckpt"), key=lambda path: path.stat().st_mtime)
-    assert torch.load(newest, weights_only=True)["epoch"] == 2
+    assert longer.err.count("\n") == 1
+    last.with_name("best.ckpt").unlink()
+    alone = run("task=train", "task.epochs=3", f"task.resume={last}", *SMALL, defaults=False)
+    assert alone.code == 1
+    assert "best.ckpt, the training's best epoch so far, does not exist" in alone.err
 
 
 class Program:
@@ -128,14 +204,48 @@ def test_a_program_in_a_checkpoint_is_not_run(run, tmp_path: Path, task: str):
     assert not list(done.folder.rglob("*.ckpt")), "refused before anything is trained"
 
 
+TINY_SAM = [
+    "task=train_sam", "task.batch_size=2", "task.targets=2", "task.steps_per_epoch=2", "trainer.precision=32-true",
+]  # fmt: skip
+
+
+def test_an_interrupted_and_resumed_training_of_a_sam_is_uninterrupted(run, monkeypatch):
+    given = [*TINY_SAM, "task.steps=6", "task.tight_clusters=0.5", "task.idle_background=0.5"]
+    whole = run(*given, defaults=False)
+    assert whole.code == 0, whole.err
+    expected = [newest(whole.folder, name) for name in ("last.ckpt", "compact.safetensors")]
+    with monkeypatch.context() as patch:
+        stop_at(patch, PromptableTraining, 1, 1)
+        first = run(*given, defaults=False)
+    assert first.code == 130, first.err
+    last = newest(first.folder, "last.ckpt")
+    assert f"task.resume={last}" in first.out
+    second = run(*given, f"task.resume={last}", defaults=False)
+    assert second.code == 0, second.err
+    resumed = [newest(second.folder, name) for name in ("last.ckpt", "compact.safetensors")]
+    assert not {*resumed} & {last, *expected}
+    assert same_training(resumed[0], expected[0])
+    assert resumed[1].read_bytes() == expected[1].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "code", "said"),
+    [
+        (["+trainer.fast_dev_run=true"], 0, "no weights are kept"),
+        (["+trainer.max_epochs=2"], 1, "trainer.max_epochs is set by the task; say task.epochs (task.steps"),
+        (["task.learning_rate=1e30"], 1, "is not finite after epoch 1; give a lower task.learning_rate"),
+    ],
+)
+def test_a_training_of_a_sam_that_keeps_no_weights_says_so(run, overrides: list[str], code: int, said: str):
+    done = run(*TINY_SAM, "task.steps=4", *overrides, defaults=False)
+    assert done.code == code, done.err
+    assert said in done.out + done.err
+    assert done.err.count("\n") == code
+    assert not [*done.folder.rglob("*.safetensors"), *done.folder.rglob("*.ckpt")]
+
+
 def test_a_compact_sam_is_trained_resumed_and_used(run):
-    tiny = [
-        "task=train_sam",
-        "task.batch_size=2",
-        "task.targets=2",
-        "task.steps_per_epoch=2",
-        "trainer.precision=32-true",
-    ]
+    tiny = TINY_SAM
     first = run(*tiny, "task.steps=2", defaults=False)
     assert first.code == 0, first.err
     (last,) = first.folder.rglob("last.ckpt")
@@ -246,6 +356,62 @@ def test_the_number_of_workers_changes_no_weight(run, tmp_path: Path):
         assert done.code == 0, done.err
     one, other = (open_weights(path).tensors() for path in done.folder.rglob("classifier.safetensors"))
     assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_weights_that_half_precision_cannot_hold_are_kept(run, monkeypatch, tmp_path: Path):
+    """Images of −1 or 1 alone, a thousand times as large, have variances beyond 65504 after the first layer."""
+    some = {"dog": 4, "emu": 4}
+    root = coloured(tmp_path / "own", {"train": some, "val": some, "test": some})
+    pixels = ImageClassifier._pixels
+    monkeypatch.setattr(ImageClassifier, "_pixels", lambda model, images: 1e3 * pixels(model, images))
+    done = run("task=train", "data=folder", f"data.root={root}", "task.epochs=2", "task.batch_size=4",
+               "trainer.precision=32-true", "logger=none", "task.workers=0", defaults=False)  # fmt: skip
+    assert done.code == 0, done.err
+    (best,), (weights,) = (list(done.folder.rglob(name)) for name in ("best.ckpt", "classifier.safetensors"))
+    whole, saved = find_classifier(best).load(), find_classifier(weights).load()
+    assert whole.backbone.bn1.running_var.max() > 65504
+    assert torch.equal(saved.backbone.bn1.running_var, whole.backbone.bn1.running_var)
+    images = torch.randint(0, 256, (4, 3, 48, 64), dtype=torch.uint8)
+    with torch.no_grad():
+        expected, found = whole(images), saved(images)
+    assert (found - expected).abs().max() < 0.01 * expected.abs().max()
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
+def test_a_classifier_with_nan_is_not_evaluated(run, tmp_path: Path, suffix: str):
+    model = ImageClassifier("resnet18", SHAPES)
+    with torch.no_grad():
+        model.backbone.layer4[1].bn2.running_var[3] = float("nan")
+    path = tmp_path / f"diverged{suffix}"
+    if suffix == ".ckpt":
+        torch.save({"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams)}, path)
+    else:
+        save_classifier(model, path)
+    for given in ([f"model.checkpoint={path}"], ["task=train", f"task.start={path}", *SMALL]):
+        done = run(*given)
+        assert done.code == 1
+        assert str(path) in done.err
+        assert "layer4.1.bn2.running_var are not all finite" in done.err
+        assert done.err.count("\n") == 1
+
+
+def test_a_network_that_starts_from_imagenet_loads_from_its_own_file(run, monkeypatch, tmp_path: Path):
+    """`maxvit_t` has a last layer without bias. The weights of the hub are ones that are made here."""
+    import torchvision
+
+    hub = torchvision.models.maxvit_t().state_dict()
+    monkeypatch.setattr(torchvision.models.MaxVit_T_Weights, "get_state_dict", lambda *_, **__: hub)
+    some = {"dog": 1, "emu": 1}
+    root = coloured(tmp_path / "own", {"train": some, "val": some, "test": some})
+    done = run("task=train", "data=folder", f"data.root={root}", "task.epochs=1", "task.batch_size=2",
+               "model.backbone=maxvit_t", "model.pretrained=true", "model.size=[224,224]", "logger=none",
+               "trainer.precision=32-true", "task.workers=0", "task.learning_rate=1e-6",
+               defaults=False)  # fmt: skip
+    assert done.code == 0, done.err
+    (weights,) = done.folder.rglob("classifier.safetensors")
+    network = find_classifier(weights).load().backbone
+    assert network.classifier[-1].bias is None
+    torch.testing.assert_close(network.stem[0][0].weight, hub["stem.0.0.weight"], rtol=1e-2, atol=1e-3)
 
 
 def test_two_processes_train_together(command, tmp_path: Path):

@@ -15,7 +15,6 @@ from gradsam_exp.training.classification import (
     FreshSamples,
     NetworkInput,
     RankBatches,
-    check_length,
     measure_accuracy,
     scoring_loader,
     training_loader,
@@ -48,13 +47,6 @@ def test_accuracy_is_measured_for_each_class(classifier: ImageClassifier):
     found = measure_accuracy(classifier, Shapes("test", Noise("test"), length=20))
     assert found["overall"] == pytest.approx(0.2)
     assert [found["classes"][name] for name in classifier.class_names] == [0, 1, 0, 0, 0]
-
-
-def test_a_training_of_another_length_is_not_resumed():
-    checkpoint = {"lr_schedulers": [{"total_steps": 60}]}
-    check_length(checkpoint, 60, "last.ckpt")
-    with pytest.raises(InputError, match=r"task\.resume=last\.ckpt is a training of 60 steps, .* make 90"):
-        check_length(checkpoint, 90, "last.ckpt")
 
 
 def test_processes_share_batches_without_repeating_or_losing_an_image():
