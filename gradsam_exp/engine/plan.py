@@ -38,8 +38,10 @@ from gradsam_exp.selectors.base import SELECTORS
 _CODE = ("gradsam_exp.engine.plan", "gradsam_exp.runs.summary")
 """Modules that results run through, besides the plug-ins."""
 SMALL_GRID = 0.02  # of the shorter side: a grid that spans less is nearly one point
-_PLACES = {"checkpoint", "url", "sha256", "max_queries"}
+_PLACES = {"checkpoint", "base", "id", "revision", "url", "sha256", "max_queries"}
 """Parameters of a segmenter that say where its weights lie or how much is done at once, not what it answers."""
+_ASKING = {"coordinates", "accepts"}
+"""Parameters of a segmenter that matter to how it is asked, not to its embeddings."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ class Plan:
                 "pipeline": {key: value for key, value in config.pipeline.items() if key not in ignored},
                 "selector": config.selector,
                 "seed": config.seed,
+                "asking": {key: config.sam.get(key) for key in sorted(_ASKING)},
                 "metrics": sorted(metric.depends_on for metric in self.metrics),
                 "code": source_digest(
                     *_CODE,
@@ -142,7 +145,7 @@ class Plan:
     def preparation(self, segmenter: Segmenter | None = None) -> Preparation:
         """Make the stages before any prompt; without a loaded segmenter, the one that encodes has keys only."""
         config, session = self.config, self.job.session
-        sam = {key: value for key, value in config.sam.items() if key not in _PLACES}
+        sam = {key: value for key, value in config.sam.items() if key not in _PLACES | _ASKING}
         data = [*DATASETS.modules(config.data), *BACKGROUNDS.modules(config.data), type(self.dataset).__module__]
         refine, encode = REFINERS.modules(config.refine), SEGMENTERS.modules(config.sam)
         return Preparation(
