@@ -4,9 +4,10 @@ Everything that can be wrong with names, parameters and files is found while a `
 read only when it is carried out.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -70,6 +71,11 @@ class Plan:
     def upper_bound(self) -> bool:
         """Says whether the strategy or the selector looks at the true masks."""
         return self.pipeline.needs_truth
+
+    @property
+    def segmenter_name(self) -> str:
+        """Returns what the segmenter is called in titles and tags: the last part of ``sam.id``, else its name."""
+        return Path(str(self.config.sam.get("id") or self.config.sam["name"])).name
 
     @property
     def notes(self) -> list[str]:
@@ -193,13 +199,11 @@ def plan(config: Config, job: Job, given: Callable[[Sequence[str]], ExampleDatas
     classifier = CLASSIFIERS.build(model)
     config = settled(config, classifier, job)
     check_explainer(config, classifier, job.session)
+    accepts = config.sam.get("accepts")
+    if isinstance(accepts, list):  # before weights are downloaded in vain
+        _check_kinds(config, strategy.kinds, accepts)
     pipeline = Pipeline(strategy, SEGMENTERS.build(config.sam), selector)
-    unasked = strategy.kinds - pipeline.segmenter.accepts
-    if unasked:
-        raise InputError(
-            f"pipeline={config.pipeline['name']} prompts with {', '.join(sorted(unasked))}, "
-            f"which sam={config.sam['name']} does not accept"
-        )
+    _check_kinds(config, strategy.kinds, pipeline.segmenter.accepts)
     target, best = find_target(config.explainer.get("target"), classifier.class_names)
     dataset = find_dataset(config, config.split) if given is None else given(classifier.class_names)
     align_classes(dataset.class_names, classifier.class_names)
@@ -212,6 +216,17 @@ def plan(config: Config, job: Job, given: Callable[[Sequence[str]], ExampleDatas
     store = find_store(settings, job.session)
     check_devices(config.devices, device, stored=store.root is not None)
     return Plan(config, dataset, classifier, refiner, pipeline, target, store, device, job, metrics, settings)
+
+
+def _check_kinds(config: Config, kinds: frozenset[str], accepts: Collection[str]) -> None:
+    """Refuse a strategy that prompts with what the segmenter does not accept."""
+    unasked = kinds.difference(accepts)
+    if unasked:
+        sam = config.sam.get("id") or config.sam["name"]
+        raise InputError(
+            f"pipeline={config.pipeline['name']} prompts with {', '.join(sorted(unasked))}, "
+            f"which sam={sam} does not accept; it accepts {', '.join(sorted(accepts))}"
+        )
 
 
 def find_dataset(config: Config, split: str) -> ExampleDataset:

@@ -5,22 +5,27 @@ Coordinates reach the input frame by pixel *centres*, ``(x + 0.5)·s − 0.5``, 
 original pixel.
 """
 
+import math
 from abc import ABC, abstractmethod
-from functools import partial
-from typing import Annotated, ClassVar, Literal
+from functools import lru_cache, partial
+from typing import Annotated, Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
 from gradsam_exp.batching import AdaptiveBatch, filled
-from gradsam_exp.segmenters.base import Embeddings, check_prompts
-from gradsam_exp.types import NO_POINT, Prompts, Segmentation
+from gradsam_exp.segmenters.base import CELL, Embeddings, check_prompts
+from gradsam_exp.types import NO_POINT, LowRes, Maps, Masks, Prompts, Segmentation
 
 Precision = Literal["fp32", "bf16"]
 Coordinates = Literal["centres", "corners"]
 MaxQueries = Annotated[int, Field(ge=1)]
+ACCEPTED = frozenset({"points", "boxes", "masks"})
+ENCODED_TOKENS = 2**13  # a CPU encodes so many image tokens together
+CACHED_VALUES = 2**21  # a CPU decodes queries together whose image tokens have so many values
 
 
 class BatchedSegmenter(ABC):
@@ -35,8 +40,9 @@ class BatchedSegmenter(ABC):
             or, as in `SamPredictor`, their ``corners``.
     """
 
-    accepts: frozenset[str] = frozenset({"points", "boxes", "masks"})
-    candidates: ClassVar[int] = 4
+    accepts = ACCEPTED
+    candidates = 4  # masks of each query
+    cell: float = CELL
 
     def __init__(
         self,
@@ -57,12 +63,31 @@ class BatchedSegmenter(ABC):
 
     @property
     @abstractmethod
+    def _size(self) -> int:
+        """Return the side of the square input frame, in pixels."""
+
+    @property
+    @abstractmethod
+    def _grid(self) -> tuple[int, int, int]:
+        """Return the rows, columns and channels of the embedding that prompts look at."""
+
+    @property
     def _low(self) -> int:
         """Return the side of low-resolution masks, in cells."""
+        return round(self._size / self.cell)
 
-    @abstractmethod
+    def _images_at_once(self, count: int) -> int:
+        """Bound memory on a CPU, where large inputs gain nothing from being encoded together."""
+        if self.device.type != "cpu":
+            return count
+        rows, columns, _ = self._grid
+        return max(1, ENCODED_TOKENS // (rows * columns))
+
     def _rows_at_once(self) -> int:
-        """Compute how many queries are decoded together, at most `max_queries`."""
+        """Compute how many queries fit a CPU's cache: 64 of ``compact`` are twice as fast as 256."""
+        if self.device.type != "cpu":
+            return self.max_queries
+        return min(self.max_queries, max(8, CACHED_VALUES // math.prod(self._grid)))
 
     @abstractmethod
     def _predict(
@@ -133,3 +158,35 @@ class BatchedSegmenter(ABC):
         if self.coordinates == "corners":
             return (xy * scale).float()  # in double precision, as upstream
         return (xy + 0.5) * scale.float() - 0.5
+
+    @torch.no_grad()
+    def to_original(self, logits: LowRes, embeddings: Embeddings) -> Masks:
+        """Make masks as upstream does, its two bilinear resizings being one matrix product an axis."""
+        sizes = zip(embeddings.input_size, embeddings.original_size, strict=True)
+        down, across = (_resizing(self._size, self._low, *side).to(logits.device) for side in sizes)
+        return down @ logits @ across.T > 0
+
+    def to_low_res(self, values: Maps, embeddings: Embeddings) -> LowRes:
+        """Resize bilinearly to the low-resolution grid; pixel centres stay in place."""
+        rows, columns = (math.ceil(side / self.cell) for side in embeddings.input_size)
+        inside = F.interpolate(values[:, None].float(), (rows, columns), mode="bilinear", align_corners=False)
+        return F.pad(inside[:, 0], (0, self._low - columns, 0, self._low - rows))
+
+
+def check_images(images: Tensor) -> None:
+    """Refuse images that are not uint8 by a `ValueError`: what is white would have to be guessed."""
+    if images.dtype != torch.uint8:
+        raise ValueError(f"images must be uint8, 0..255, but are {images.dtype}")
+
+
+@lru_cache(maxsize=64)
+def _resizing(size: int, low: int, input_side: int, original_side: int) -> Float[Tensor, "original low"]:
+    """Compute what `Sam.postprocess_masks` does to an axis: to SAM's input, padding cut off, to the original."""
+    wide = _enlarging(size, low)[..., :input_side]
+    return F.interpolate(wide, original_side, mode="linear", align_corners=False)[0].T.contiguous()
+
+
+@lru_cache
+def _enlarging(size: int, low: int) -> Float[Tensor, "1 low input"]:
+    """Compute what enlarging low-resolution logits to SAM's square input does to an axis."""
+    return F.interpolate(torch.eye(low)[None], size, mode="linear", align_corners=False)

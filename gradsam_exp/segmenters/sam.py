@@ -4,24 +4,18 @@ For the same weights and the same coordinates in the input frame the results are
 """
 
 from collections.abc import Callable
-from functools import lru_cache
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from segment_anything.modeling import Sam
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 
-from gradsam_exp.segmenters.base import CELL, Embeddings
-from gradsam_exp.segmenters.batched import BatchedSegmenter, Coordinates, Precision
+from gradsam_exp.segmenters.base import Embeddings
+from gradsam_exp.segmenters.batched import BatchedSegmenter, Coordinates, Precision, check_images
 from gradsam_exp.segmenters.decoder import predict_masks
 from gradsam_exp.segmenters.encoder import encode_frames
-from gradsam_exp.types import LowRes, Maps, Masks
-
-ENCODED_TOKENS = 2**13  # a CPU encodes so many image tokens together
-CACHED_VALUES = 2**21  # a CPU decodes queries together whose image tokens have so many values
 
 
 class SamSegmenter(BatchedSegmenter):
@@ -70,8 +64,13 @@ class SamSegmenter(BatchedSegmenter):
         return torch.device("cpu") if self._model is None else self._model.device
 
     @property
-    def _low(self) -> int:
-        return self._decoding.image_encoder.img_size // CELL
+    def _size(self) -> int:
+        return self._decoding.image_encoder.img_size
+
+    @property
+    def _grid(self) -> tuple[int, int, int]:
+        rows, columns = self._decoding.prompt_encoder.image_embedding_size
+        return rows, columns, self._decoding.prompt_encoder.embed_dim
 
     @property
     def model(self) -> Sam:
@@ -97,9 +96,8 @@ class SamSegmenter(BatchedSegmenter):
         Raises:
             ValueError: images that are not uint8: what is white would have to be guessed.
         """
-        if images.dtype != torch.uint8:
-            raise ValueError(f"images must be uint8, 0..255, but are {images.dtype}")
-        resize = ResizeLongestSide(self.model.image_encoder.img_size)
+        check_images(images)
+        resize = ResizeLongestSide(self._size)
         frames = [
             torch.from_numpy(resize.apply_image(np.ascontiguousarray(image.permute(1, 2, 0).numpy())))
             for image in images.cpu()
@@ -114,21 +112,6 @@ class SamSegmenter(BatchedSegmenter):
             pixels = self.model.preprocess(frame.to(self.device).float())
             return self._encode_frames(self.model.image_encoder, pixels).float()
 
-    def _images_at_once(self, count: int) -> int:
-        """Bound memory on a CPU, where large inputs gain nothing from being encoded together."""
-        if self.device.type != "cpu":
-            return count
-        rows, columns = self._decoding.prompt_encoder.image_embedding_size
-        return max(1, ENCODED_TOKENS // (rows * columns))
-
-    def _rows_at_once(self) -> int:
-        """Compute how many queries fit a CPU's cache: 64 of ``compact`` are twice as fast as 256."""
-        if self.device.type != "cpu":
-            return self.max_queries
-        rows, columns = self._decoding.prompt_encoder.image_embedding_size
-        fitting = CACHED_VALUES // (rows * columns * self._decoding.prompt_encoder.embed_dim)
-        return min(self.max_queries, max(8, fitting))
-
     def _predict(
         self,
         levels: list[Tensor],
@@ -140,30 +123,3 @@ class SamSegmenter(BatchedSegmenter):
         sparse, dense = self._decoding.prompt_encoder(points=points, boxes=boxes, masks=masks)
         (values,) = levels
         return predict_masks(self._decoding, values, sparse, dense)
-
-    @torch.no_grad()
-    def to_original(self, logits: LowRes, embeddings: Embeddings) -> Masks:
-        """Make masks as upstream does, its two bilinear resizings being one matrix product an axis."""
-        sizes = zip(embeddings.input_size, embeddings.original_size, strict=True)
-        size = self._decoding.image_encoder.img_size
-        down, across = (_resizing(size, *side).to(logits.device) for side in sizes)
-        return down @ logits @ across.T > self._decoding.mask_threshold
-
-    def to_low_res(self, values: Maps, embeddings: Embeddings) -> LowRes:
-        """Resize bilinearly to the low-resolution grid; pixel centres stay in place."""
-        rows, columns = (-(-side // CELL) for side in embeddings.input_size)
-        inside = F.interpolate(values[:, None].float(), (rows, columns), mode="bilinear", align_corners=False)
-        return F.pad(inside[:, 0], (0, self._low - columns, 0, self._low - rows))
-
-
-@lru_cache(maxsize=64)
-def _resizing(size: int, input_side: int, original_side: int) -> Float[Tensor, "original low"]:
-    """Compute what `Sam.postprocess_masks` does to an axis: to SAM's input, padding cut off, to the original."""
-    wide = _enlarging(size)[..., :input_side]
-    return F.interpolate(wide, original_side, mode="linear", align_corners=False)[0].T.contiguous()
-
-
-@lru_cache
-def _enlarging(size: int) -> Float[Tensor, "1 low input"]:
-    """Compute what enlarging low-resolution logits to SAM's square input does to an axis."""
-    return F.interpolate(torch.eye(size // CELL)[None], size, mode="linear", align_corners=False)
