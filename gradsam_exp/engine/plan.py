@@ -4,9 +4,10 @@ Everything that can be wrong with names, parameters and files is found while a `
 read only when it is carried out.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -43,8 +44,10 @@ NOT_OF_THE_NETWORK = {"layers", "layout", "map", "seed"}
 """Keys of ``model`` that say how it is explained, which classes it answers with, and how it is trained."""
 LARGEST_SHAPES = 96  # px of the shorter side: larger pictures are not like those of the shipped classifier
 SMALL_GRID = 0.02  # of the shorter side: a grid that spans less is nearly one point
-_PLACES = {"checkpoint", "url", "sha256", "max_queries"}
+_PLACES = {"checkpoint", "base", "id", "revision", "url", "sha256", "max_queries"}
 """Parameters of a segmenter that say where its weights lie or how much is done at once, not what it answers."""
+_ASKING = {"coordinates", "accepts"}
+"""Parameters of a segmenter that matter to how it is asked, not to its embeddings."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,11 @@ class Plan:
     def upper_bound(self) -> bool:
         """Says whether the strategy or the selector looks at the true masks."""
         return self.pipeline.needs_truth
+
+    @property
+    def segmenter_name(self) -> str:
+        """Returns what the segmenter is called in titles and tags: the last part of ``sam.id``, else its name."""
+        return Path(str(self.config.sam.get("id") or self.config.sam["name"])).name
 
     @property
     def notes(self) -> list[str]:
@@ -127,6 +135,7 @@ class Plan:
                 "pipeline": {key: value for key, value in config.pipeline.items() if key not in ignored},
                 "selector": config.selector,
                 "seed": config.seed,
+                "asking": {key: config.sam.get(key) for key in sorted(_ASKING)},
                 "metrics": sorted(metric.depends_on for metric in self.metrics),
                 "code": source_digest(
                     *_CODE,
@@ -158,7 +167,7 @@ class Plan:
     def preparation(self, segmenter: Segmenter | None = None) -> Preparation:
         """Make the stages before any prompt; without a loaded segmenter, the one that encodes has keys only."""
         config, session = self.config, self.job.session
-        sam = {key: value for key, value in config.sam.items() if key not in _PLACES}
+        sam = {key: value for key, value in config.sam.items() if key not in _PLACES | _ASKING}
         data = [*DATASETS.modules(config.data), *BACKGROUNDS.modules(config.data), type(self.dataset).__module__]
         refine, encode = REFINERS.modules(config.refine), SEGMENTERS.modules(config.sam)
         return Preparation(
@@ -205,13 +214,11 @@ def plan(config: Config, job: Job, given: Callable[[Sequence[str]], ExampleDatas
     classifier = find_classifier_of(config)
     config = settled(config, classifier, job)
     check_explainer(config, classifier, job.session)
+    accepts = config.sam.get("accepts")
+    if isinstance(accepts, list):  # before weights are downloaded in vain
+        _check_kinds(config, strategy.kinds, accepts)
     pipeline = Pipeline(strategy, SEGMENTERS.build(config.sam), selector)
-    unasked = strategy.kinds - pipeline.segmenter.accepts
-    if unasked:
-        raise InputError(
-            f"pipeline={config.pipeline['name']} prompts with {', '.join(sorted(unasked))}, "
-            f"which sam={config.sam['name']} does not accept"
-        )
+    _check_kinds(config, strategy.kinds, pipeline.segmenter.accepts)
     target, best = find_target(config.explainer.get("target"), classifier.class_names)
     dataset = find_dataset(config, config.split) if given is None else given(classifier.class_names)
     classifier = by_synset(classifier, dataset.class_names)
@@ -238,6 +245,17 @@ def find_classifier_of(config: Config) -> ClassifierSource:
     classifier.check_ready()
     given = config.model.get("map")
     return classifier if given is None else mapped(classifier, given)
+
+
+def _check_kinds(config: Config, kinds: frozenset[str], accepts: Collection[str]) -> None:
+    """Refuse a strategy that prompts with what the segmenter does not accept."""
+    unasked = kinds.difference(accepts)
+    if unasked:
+        sam = config.sam.get("id") or config.sam["name"]
+        raise InputError(
+            f"pipeline={config.pipeline['name']} prompts with {', '.join(sorted(unasked))}, "
+            f"which sam={sam} does not accept; it accepts {', '.join(sorted(accepts))}"
+        )
 
 
 def find_dataset(config: Config, split: str) -> ExampleDataset:

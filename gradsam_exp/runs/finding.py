@@ -56,8 +56,8 @@ def chosen(config: Mapping[str, Any], key: str) -> str | None:
         if not isinstance(value, Mapping) or part not in value:
             return None
         value = value[part]
-    if isinstance(value, Mapping):  # a classifier is known by its network, everything else by its name
-        value = value.get("backbone") or value.get("name")
+    if isinstance(value, Mapping):  # known by its network, its id on a hub, or its name
+        value = value.get("backbone") or value.get("id") or value.get("name")
     return as_override(value)
 
 

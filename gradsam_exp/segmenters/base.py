@@ -18,6 +18,9 @@ from gradsam_exp.errors import InputError
 from gradsam_exp.registry import Registry
 from gradsam_exp.types import BACKGROUND, FOREGROUND, NO_POINT, LowRes, Maps, Masks, Prompts, Segmentation
 
+CELL = 4.0
+"""A cell of the low-resolution mask spans 4×4 pixels of the input frame, in SAM and most of its descendants."""
+
 
 @dataclass(frozen=True)
 class Embeddings:
@@ -150,6 +153,9 @@ class Segmenter(Protocol):
     digest: str
     """Equal digests mean equal weights."""
 
+    cell: float = CELL
+    """A cell of the low-resolution masks spans so many pixels of the input frame each way."""
+
     @property
     def accepts(self) -> frozenset[str]:
         """Name which of ``points``, ``boxes``, ``masks`` it can be asked with."""
@@ -173,8 +179,5 @@ class Segmenter(Protocol):
     def to_low_res(self, values: Maps, embeddings: Embeddings) -> LowRes:
         """Bring maps of the original frame to the low-resolution grid, on their own device; 0 on padding."""
 
-
-CELL = 4
-"""A cell of the low-resolution mask spans 4×4 pixels of the input frame, in SAM and its descendants."""
 
 SEGMENTERS: Registry[Segmenter] = Registry("sam", "gradsam_exp.segmenters")

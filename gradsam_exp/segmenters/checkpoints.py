@@ -1,4 +1,4 @@
-"""This module finds, checks and reads the weights of ``sam=compact|vit_b|vit_l|vit_h``.
+"""This module finds, checks and reads the weights of ``sam=compact|vit_b|vit_l|vit_h|mobile_sam``.
 
 Official checkpoints are looked for at an explicit path, then in the user cache, else downloaded with a
 progress bar. Everything that can be wrong with a file is found before a model is built.
@@ -6,32 +6,82 @@ progress bar. Everything that can be wrong with a file is found before a model i
 
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import Field
 from segment_anything import sam_model_registry
 from segment_anything.modeling import Sam
 from torch import Tensor
 
+from gradsam_exp.digest import digest
 from gradsam_exp.errors import InputError
 from gradsam_exp.segmenters.base import SEGMENTERS, Segmenter
+from gradsam_exp.segmenters.batched import Coordinates, MaxQueries, Precision
 from gradsam_exp.segmenters.compact import build_compact
-from gradsam_exp.segmenters.sam import Precision, SamSegmenter
+from gradsam_exp.segmenters.mobile import build_mobile_sam
+from gradsam_exp.segmenters.sam import SamSegmenter
 from gradsam_exp.segmenters.tta import Tta, augmented
-from gradsam_exp.weights import WeightsFile, file_digest, open_weights, read_pickle, shape_differences, shipped
+from gradsam_exp.weights import (
+    Shape,
+    WeightsFile,
+    file_digest,
+    open_weights,
+    read_pickle,
+    shape_differences,
+    shipped,
+)
 
-BASE_URL = "https://dl.fbaipublicfiles.com/segment_anything/"
-OFFICIAL = {
-    "vit_b": ("sam_vit_b_01ec64.pth", "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"),
-    "vit_l": ("sam_vit_l_0b3195.pth", "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622"),
-    "vit_h": ("sam_vit_h_4b8939.pth", "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"),
-}
 MakeSam = Callable[[], Sam]
 ReadState = Callable[[], Mapping[str, Tensor]]
-MaxQueries = Annotated[int, Field(ge=1)]
+_META = "https://dl.fbaipublicfiles.com/segment_anything/"
+_NESTS = ("model", "state_dict", "model_state_dict")
+_PREFIXES = ("module.", "sam.", "model.")
+
+
+@dataclass(frozen=True)
+class Official:
+    """An official model has an architecture and a checkpoint that can be downloaded.
+
+    Attributes:
+        url: where the checkpoint lies.
+        sha256: its digest; None if it is not known.
+        make: builds the architecture.
+    """
+
+    url: str
+    sha256: str | None
+    make: MakeSam
+
+    @property
+    def file(self) -> str:
+        """Return the checkpoint's file name."""
+        return self.url.rpartition("/")[2]
+
+
+OFFICIAL = {
+    "vit_b": Official(
+        f"{_META}sam_vit_b_01ec64.pth",
+        "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+        sam_model_registry["vit_b"],
+    ),
+    "vit_l": Official(
+        f"{_META}sam_vit_l_0b3195.pth",
+        "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+        sam_model_registry["vit_l"],
+    ),
+    "vit_h": Official(
+        f"{_META}sam_vit_h_4b8939.pth",
+        "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+        sam_model_registry["vit_h"],
+    ),
+    "mobile_sam": Official(
+        "https://github.com/ChaoningZhang/MobileSAM/raw/master/weights/mobile_sam.pt", None, build_mobile_sam
+    ),
+}
 
 
 def compact_weights(checkpoint: str | Path | None, *, key: str) -> WeightsFile:
@@ -57,64 +107,86 @@ def compact(
     max_queries: MaxQueries = 256,
     precision: Precision = "fp32",
     compile: bool = False,
+    coordinates: Coordinates = "centres",
     tta: Tta = 1,
 ) -> Segmenter:
     """Build the small SAM that ships with the package, or one trained by ``task=train_sam``.
 
     Args:
         checkpoint: a weights file of ``task=train_sam``; None is the shipped one.
-        max_queries, precision, compile: see `SamSegmenter`.
+        max_queries, precision, compile, coordinates: see `SamSegmenter`.
         tta: see `Augmented`.
     """
     file = compact_weights(checkpoint, key="sam.checkpoint")
-    read = partial(_read_checked, build_compact, file.tensors, file.path)
-    return _segmenter(build_compact, read, file.digest, max_queries, precision, compile, tta)
+    read = partial(_checked, build_compact, file.tensors, file.path)
+    return _segmenter(build_compact, read, file.digest, max_queries, precision, compile, coordinates, tta)
 
 
-def _official(name: str) -> None:
+def _official(name: str, official: Official) -> None:
     @SEGMENTERS.register(name)
     def build(
         *,
         checkpoint: str | Path | None = None,
+        base: str | Path | None = None,
         url: str | None = None,
         sha256: str | None = None,
         max_queries: MaxQueries = 64,
         precision: Precision = "fp32",
         compile: bool = False,
+        coordinates: Coordinates = "centres",
         tta: Tta = 1,
     ) -> Segmenter:
-        file, known_digest = OFFICIAL[name]
+        with torch.device("meta"):
+            official.make()  # whether its package is there is known before anything is downloaded
         if checkpoint is not None:
             path, expected = Path(checkpoint).expanduser(), sha256
         else:
-            expected = sha256 or known_digest
-            path = cached_or_downloaded(url or BASE_URL + file, file, expected)
-        digest = file_digest(path, sha256=expected, key="sam.checkpoint")
-        make: MakeSam = sam_model_registry[name]
-        state = _read_checked(make, partial(read_state, path), path)
-        return _segmenter(make, lambda: state, digest, max_queries, precision, compile, tta)
+            expected = sha256 or official.sha256
+            path = cached_or_downloaded(url or official.url, official.file, expected)
+        content = file_digest(path, sha256=expected, key="sam.checkpoint")
+        state: Mapping[str, Tensor] = read_state(path)
+        if base is not None:
+            below = Path(base).expanduser()
+            content = digest([content, file_digest(below, key="sam.base")], size=32)
+            state = {**read_state(below, key="sam.base"), **state}
+        state = _checked(official.make, lambda: state, path)
+        return _segmenter(official.make, lambda: state, content, max_queries, precision, compile, coordinates, tta)
 
     build.__doc__ = f"""Build the official {name} model.
 
     Args:
-        checkpoint: path of ``{OFFICIAL[name][0]}`` or of weights of the same architecture.
+        checkpoint: path of ``{official.file}`` or of weights of the same architecture, also fine-tuned ones, see
+            `read_state`.
+        base: path of a whole checkpoint that ``checkpoint`` holds a part of, such as the mask decoder.
         url: where to download from if it is in neither place; None is the official address.
         sha256: expected digest; None is the official one for a download, and none for a given path.
-        max_queries, precision, compile: see `SamSegmenter`.
+        max_queries, precision, compile, coordinates: see `SamSegmenter`.
         tta: see `Augmented`.
     """
 
 
-for _name in OFFICIAL:
-    _official(_name)
+for _name, _one in OFFICIAL.items():
+    _official(_name, _one)
 
 
 def _segmenter(
-    make: MakeSam, read: ReadState, digest: str, max_queries: int, precision: Precision, compiled: bool, tta: Tta
+    make: MakeSam,
+    read: ReadState,
+    digest: str,
+    max_queries: int,
+    precision: Precision,
+    compiled: bool,
+    coordinates: Coordinates,
+    tta: Tta,
 ) -> Segmenter:
-    decoder, encoder = partial(load_decoder, make, read), partial(load_encoder, read)
     segmenter = SamSegmenter(
-        decoder, digest, load_encoder=encoder, max_queries=max_queries, precision=precision, compiled=compiled
+        partial(load_decoder, make, read),
+        digest,
+        load_encoder=partial(load_encoder, read),
+        max_queries=max_queries,
+        precision=precision,
+        compiled=compiled,
+        coordinates=coordinates,
     )
     return augmented(segmenter, tta)
 
@@ -129,7 +201,7 @@ def load_segmenter(name: str = "compact", *, device: torch.device | str = "cpu",
     return segmenter
 
 
-def cached_or_downloaded(url: str, file: str, sha256: str) -> Path:
+def cached_or_downloaded(url: str, file: str, sha256: str | None) -> Path:
     """Find the checkpoint's path in the user cache; fetch it there first if need be, under a temporary name.
 
     Raises `InputError` if it cannot be downloaded or what arrives fails its digest.
@@ -138,7 +210,8 @@ def cached_or_downloaded(url: str, file: str, sha256: str) -> Path:
 
     cache = pooch.os_cache("gradsam_exp")
     try:
-        return Path(pooch.retrieve(url, known_hash=f"sha256:{sha256}", fname=file, path=cache, progressbar=True))
+        known = None if sha256 is None else f"sha256:{sha256}"
+        return Path(pooch.retrieve(url, known_hash=known, fname=file, path=cache, progressbar=True))
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
@@ -147,26 +220,69 @@ def cached_or_downloaded(url: str, file: str, sha256: str) -> Path:
         ) from error
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Read a PyTorch state dict, memory-mapped and without running code in it; `InputError` if it is none."""
-    state = read_pickle(path, "PyTorch state dict", key="sam.checkpoint", mmap=True)
+def read_state(path: Path, *, key: str = "sam.checkpoint") -> dict[str, Tensor]:
+    """Read a SAM's state dict from a PyTorch file, memory-mapped and without running code in it.
+
+    It may lie under ``model``, ``state_dict`` or ``model_state_dict``, and its names may start with ``module.``,
+    ``sam.`` or ``model.``; those of a mask decoder alone may lack ``mask_decoder.``.
+
+    Raises:
+        InputError: if it is none.
+    """
+    state = read_pickle(path, "PyTorch state dict", key=key, mmap=True)
+    while isinstance(state, dict):
+        nested = next((state[nest] for nest in _NESTS if isinstance(state.get(nest), dict)), None)
+        if nested is None:
+            break
+        state = nested
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"sam.checkpoint={path} holds no plain state dict of tensors")
+        raise InputError(f"{key}={path} holds no plain state dict of tensors, also not under {', '.join(_NESTS)}")
+    while prefix := next((one for one in _PREFIXES if state and all(name.startswith(one) for name in state)), ""):
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
+    if "mask_tokens.weight" in state:
+        state = {f"mask_decoder.{name}": value for name, value in state.items()}
     return state
 
 
-def _read_checked(make: MakeSam, read: ReadState, path: Path) -> Mapping[str, Tensor]:
+def _checked(make: MakeSam, read: ReadState, path: Path) -> Mapping[str, Tensor]:
     """Read weights; `InputError` with the first tensor whose name or shape is not the model's."""
     state = read()
-    with torch.device("meta"):
-        different = shape_differences(state, make().state_dict())
-    if different:
-        name, given, wanted = different[0]
+    different = _differences(state, make)
+    if not different:
+        return state
+    if not any(name.startswith("image_encoder.") for name in state) and all(
+        given is None for _, given, _ in different
+    ):
         raise InputError(
-            f"sam.checkpoint={path} is of another architecture: {len(different)} tensors differ, such as {name} "
-            f"with shape {given or 'missing'} instead of {wanted or 'none'}"
+            f"sam.checkpoint={path} holds no image encoder: give sam.base=PATH, the checkpoint it was trained from"
         )
-    return state
+    name, given, wanted = different[0]
+    raise InputError(
+        f"sam.checkpoint={path} is of another architecture: {len(different)} tensors differ, such as {name} "
+        f"with shape {given or 'missing'} instead of {wanted or 'none'}{_nearest(state, len(different))}"
+    )
+
+
+def _nearest(state: Mapping[str, Tensor], least: int) -> str:
+    """Word the end of an error: the official architecture from which fewer than ``least`` tensors differ."""
+    nearest = ""
+    for name, official in OFFICIAL.items():
+        with suppress(InputError):  # its package is not installed
+            count = len(_differences(state, official.make))
+            if count < least:
+                least, nearest = count, name
+    if not nearest:
+        return ""
+    return (
+        f"; nearest is sam={nearest}, of which {least} differ"
+        if least
+        else f"; it is a {nearest}: use sam={nearest}"
+    )
+
+
+def _differences(state: Mapping[str, Tensor], make: MakeSam) -> list[tuple[str, Shape, Shape]]:
+    with torch.device("meta"):
+        return shape_differences(state, make().state_dict())
 
 
 def load_decoder(make: MakeSam, read: ReadState) -> Sam:

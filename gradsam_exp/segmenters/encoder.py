@@ -18,7 +18,7 @@ from segment_anything.modeling.image_encoder import (
     window_partition,
     window_unpartition,
 )
-from torch import Tensor
+from torch import Tensor, nn
 
 BIAS_ELEMENTS = 2**22  # of one attention bias on a CPU: what stays in its cache
 GPU_BIAS_ELEMENTS = 2**28  # bounds memory
@@ -28,9 +28,14 @@ Bias = Float[Tensor, "heads tokens tokens"]
 
 
 def encode_frames(
-    encoder: ImageEncoderViT, frames: Float[Tensor, "batch 3 size size"]
+    encoder: nn.Module, frames: Float[Tensor, "batch 3 size size"]
 ) -> Float[Tensor, "batch channels rows columns"]:
-    """Compute image embeddings of preprocessed frames, equal to ``encoder(frames)`` up to rounding."""
+    """Compute image embeddings of preprocessed frames, equal to ``encoder(frames)`` up to rounding.
+
+    An encoder other than Segment Anything's, such as MobileSAM's, computes them itself.
+    """
+    if not isinstance(encoder, ImageEncoderViT):
+        return encoder(frames)
     x = encoder.patch_embed(frames)
     if encoder.pos_embed is not None:
         x = x + encoder.pos_embed

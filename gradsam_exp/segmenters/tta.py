@@ -1,5 +1,6 @@
 """This module is test-time augmentation: masks are means over an image, its mirror images and transposed ones."""
 
+import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
@@ -38,8 +39,8 @@ class View:
         seen = [size.flip(1) if self.transposed else size for size in sizes]
         return Embeddings(levels, seen[0], seen[1], embeddings.image_of)
 
-    def of_prompts(self, prompts: Prompts, embeddings: Embeddings) -> Prompts:
-        """Transform prompts from the plain image's coordinates to this view's."""
+    def of_prompts(self, prompts: Prompts, embeddings: Embeddings, cell: float = CELL) -> Prompts:
+        """Transform prompts from the plain image's coordinates to this view's; ``cell``: see `Segmenter`."""
         points, boxes, masks = prompts.points, prompts.boxes, prompts.mask_logits
         images = embeddings.images_asked(prompts)
         height, width = embeddings.original_sizes[images].T
@@ -48,22 +49,23 @@ class View:
                 points = _reflected(points, [axis], [axis], side)
                 boxes = None if boxes is None else _reflected(boxes, [axis, axis + 2], [axis + 2, axis], side)
         if masks is not None:
-            masks = self._mirrored(masks, embeddings.input_sizes[images])
+            masks = self._mirrored(masks, embeddings.input_sizes[images], cell)
         if self.transposed:
             points = points.flip(-1)
             boxes = None if boxes is None else boxes[:, [1, 0, 3, 2]]
             masks = None if masks is None else masks.mT
         return replace(prompts, points=points, boxes=boxes, mask_logits=masks)
 
-    def back(self, logits: Tensor, input_sizes: Tensor) -> Tensor:
+    def back(self, logits: Tensor, input_sizes: Tensor, cell: float = CELL) -> Tensor:
         """Bring this view's low-resolution logits ``(queries, …)`` back to the plain image's frame.
 
         Args:
             input_sizes: ``(height, width)`` px of each query's resized image, as `Embeddings.input_sizes`.
+            cell: see `Segmenter`.
         """
-        return self._mirrored(logits.mT if self.transposed else logits, input_sizes)
+        return self._mirrored(logits.mT if self.transposed else logits, input_sizes, cell)
 
-    def _mirrored(self, maps: Tensor, input_sizes: Tensor) -> Tensor:
+    def _mirrored(self, maps: Tensor, input_sizes: Tensor, cell: float) -> Tensor:
         """Mirror low-resolution maps as the image is mirrored; what they say of SAM's padding stays."""
         if not (self.across or self.down):
             return maps
@@ -73,9 +75,9 @@ class View:
             rows = (input_sizes == size).all(1).nonzero().flatten().to(maps.device)
             own = maps[rows]
             if self.across:
-                own = own @ _mirror(maps.shape[-1], width).to(maps).T
+                own = own @ _mirror(maps.shape[-1], width / cell).to(maps).T
             if self.down:
-                own = _mirror(maps.shape[-2], height).to(maps) @ own
+                own = _mirror(maps.shape[-2], height / cell).to(maps) @ own
             mirrored[rows] = own
         return mirrored
 
@@ -96,13 +98,13 @@ class Augmented:
     times the channels: encoding, decoding and the store take as many times as much.
 
     Args:
-        segmenter: any whose low-resolution masks have a quarter of its square input's resolution, as SAM's have.
+        segmenter: any.
         tta: how many of `EIGHT`: 2 with the mirror image, 4 with all flips, 8 with these transposed.
     """
 
     def __init__(self, segmenter: Segmenter, tta: Tta) -> None:
         self.segmenter, self.views = segmenter, EIGHT[:tta]
-        self.accepts, self.digest = segmenter.accepts, segmenter.digest
+        self.accepts, self.digest, self.cell = segmenter.accepts, segmenter.digest, segmenter.cell
         self.load, self.to_original, self.to_low_res = segmenter.load, segmenter.to_original, segmenter.to_low_res
 
     @property
@@ -123,8 +125,8 @@ class Augmented:
         seen = (level.chunk(len(self.views), 1) for level in embeddings.levels)
         for view, levels in zip(self.views, zip(*seen, strict=True), strict=True):
             own = view.of_embeddings(embeddings, levels)
-            answer = self.segmenter.decode(own, view.of_prompts(prompts, embeddings))
-            answers.append((view.back(answer.logits, sizes), answer.predicted_iou))
+            answer = self.segmenter.decode(own, view.of_prompts(prompts, embeddings, self.cell))
+            answers.append((view.back(answer.logits, sizes, self.cell), answer.predicted_iou))
             single = answer.single if view == EIGHT[0] else single
         logits, predicted_iou = (sum(part[1:], start=part[0]) / len(part) for part in zip(*answers, strict=True))
         return Segmentation(logits, predicted_iou, prompts.example_index, single)
@@ -143,13 +145,13 @@ def _reflected(xy: Tensor, of: list[int], into: list[int], sides: Tensor) -> Ten
 
 
 @lru_cache(maxsize=64)
-def _mirror(low: int, input_side: int) -> Float[Tensor, "low low"]:
-    """Compute the matrix that mirrors one axis of a low-resolution map inside the padding.
+def _mirror(low: int, cells: float) -> Float[Tensor, "low low"]:
+    """Compute the matrix that mirrors one axis of a low-resolution map, ``cells`` of which are no padding.
 
     Where cells do not end with the image, it interpolates linearly between two of them.
     """
-    rows = torch.arange(-(-input_side // CELL))
-    at = (input_side / CELL - 1 - rows).clamp(min=0)
+    rows = torch.arange(math.ceil(cells))
+    at = (cells - 1 - rows).clamp(min=0)
     before, share = at.floor().long(), at % 1
     matrix = torch.eye(low)
     matrix[rows] = 0

@@ -232,7 +232,7 @@ def _counted(evaluation: Evaluation) -> list[str]:
 
 def _say(planned: Plan, metrics: dict[str, Summary]) -> None:
     config = planned.config
-    parts = [config.pipeline["name"], config.explainer["name"], config.sam["name"]]
+    parts = [config.pipeline["name"], config.explainer["name"], planned.segmenter_name]
     parts.append(f"{config.data['name']}/{config.split}")
     if planned.upper_bound:
         parts.append("upper bound: looks at the truth")

@@ -40,7 +40,7 @@ def track_evaluation(settings: WandbSettings, planned: Plan) -> str | None:
         if planned.classifier.path is not None:
             use_weights(run, planned.classifier.path, planned.classifier.digest)
 
-    tags = [config.pipeline["name"], config.explainer["name"], config.sam["name"]]
+    tags = [config.pipeline["name"], config.explainer["name"], planned.segmenter_name]
     tags += ["upper bound"] if planned.upper_bound else []
     return record(settings, planned.job, config, fill, tags=tags, described=described)
 

@@ -102,8 +102,8 @@ def never(*_: object) -> None:
     raise AssertionError("the store has the embeddings")
 
 
-def test_levels_come_out_of_the_store_as_they_went_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("gradsam_exp.engine.preparation.CHUNK", 5)
+def prepared(store: Store) -> list[Prepared]:
+    """Eight images in chunks of at most five, encoded by `Album`."""
     network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 5))
     dataset = Shapes("test", Noise("test"), length=8)
 
@@ -111,14 +111,15 @@ def test_levels_come_out_of_the_store_as_they_went_in(tmp_path: Path, monkeypatc
         values = images[:, 0].float() / 255
         return Heatmaps(values, torch.zeros(len(images), dtype=torch.bool), torch.zeros(len(images)).long())
 
-    def prepared() -> list[Prepared]:
-        explained = Explained(SHAPES, lambda: (network, explainer))
-        preparation = Preparation(explained, Unrefined(), Album(), store=Store(tmp_path))
-        return list(preparation(dataset, batch_size=2))
+    explained = Explained(SHAPES, lambda: (network, explainer))
+    return list(Preparation(explained, Unrefined(), Album(), store=store)(dataset, batch_size=2))
 
-    made = prepared()
+
+def test_levels_come_out_of_the_store_as_they_went_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("gradsam_exp.engine.preparation.CHUNK", 5)
+    made = prepared(Store(tmp_path))
     monkeypatch.setattr(Album, "encode", never)
-    read = prepared()
+    read = prepared(Store(tmp_path))
     assert [len(chunk.embeddings) for chunk in read] == [5, 3]
     assert len(list((tmp_path / "embeddings").glob("*.safetensors"))) == 2
     for before, after in zip(made, read, strict=True):
@@ -128,3 +129,21 @@ def test_levels_come_out_of_the_store_as_they_went_in(tmp_path: Path, monkeypatc
         assert (after.embeddings.input_size, after.embeddings.original_size) == ((192, 256), (48, 64))
         first, second = (TwoLevels().decode(chunk.embeddings, asked()).logits for chunk in (before, after))
         assert torch.equal(first, second)
+
+
+def test_all_levels_count_for_the_stores_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """With room for all but the second levels, embeddings go until the rest fits."""
+    monkeypatch.setattr("gradsam_exp.engine.preparation.CHUNK", 1)
+    monkeypatch.setattr("gradsam_exp.engine.store.IN_USE_S", -1.0)
+
+    def size(root: Path) -> int:
+        return sum(path.stat().st_size for path in root.rglob("*.safetensors"))
+
+    chunks = prepared(Store(tmp_path / "unbounded"))
+    second = sum(chunk.embeddings.levels[1].nbytes for chunk in chunks)
+    whole = size(tmp_path / "unbounded")
+    assert second == 8 * 24 * 32 * 4
+    for room in (whole, whole - second):
+        prepared(Store(tmp_path / str(room), max_bytes=room))
+    assert size(tmp_path / str(whole)) == whole
+    assert 0.5 * whole < size(tmp_path / str(whole - second)) <= whole - second

@@ -196,3 +196,31 @@ def test_the_decoder_takes_no_query_at_all(compact: SamSegmenter):
     logits, scores = predict_masks(model, nothing, torch.zeros(0, 2, 128), nothing)
     assert logits.shape == (0, 4, 64, 64)
     assert scores.shape == (0, 4)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[1]}x{s[0]}")
+def test_corners_are_what_predict_does_with_original_coordinates(compact: SamSegmenter, size: tuple[int, int]):
+    segmenter = SamSegmenter(lambda: compact.model, "random", coordinates="corners")
+    segmenter.load(torch.device("cpu"))
+    batch = images(*size, 2)
+    embeddings = segmenter.encode(batch)
+    for kind in ("points", "9 points", "box+points", "mask+points"):
+        prompts = random_prompts(segmenter, size, 2, kind)
+        ours = segmenter.decode(embeddings, prompts)
+        centred = compact.decode(embeddings, prompts)
+        for k in range(2):
+            predictor = SamPredictor(compact.model)
+            predictor.set_image(batch[k].permute(1, 2, 0).numpy())
+            own = prompts[torch.tensor([k])]
+            assert torch.equal(
+                segmenter.to_input(own.points, embeddings, torch.tensor([k])),
+                torch.from_numpy(predictor.transform.apply_coords(own.points.numpy(), size)).float(),
+            )
+            box = None if own.boxes is None else own.boxes[0].numpy()
+            mask = None if own.mask_logits is None else own.mask_logits[0].numpy()
+            masks, scores, logits = predictor.predict(own.points[0].numpy(), own.labels[0].numpy(), box, mask)
+            assert np.abs(ours.logits[k, 1:].numpy() - logits).max() <= 1e-4 * logits.std(), kind
+            assert np.allclose(ours.predicted_iou[k, 1:].numpy(), scores, atol=1e-5), kind
+            assert (segmenter.to_original(ours.logits[k, 1:], embeddings).numpy() != masks).mean() <= 1e-4, kind
+            if size[0] < 256:
+                assert np.abs(centred.logits[k, 1:].numpy() - logits).max() > 1e-2 * logits.std(), kind
