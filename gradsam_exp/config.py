@@ -6,6 +6,7 @@ checked by `gradsam_exp.prompts.base.check_knobs`, which knows their ranges.
 """
 
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -60,6 +61,13 @@ class Config:
 
 GROUPS = tuple(f.name for f in fields(Config) if f.type == Node)
 KNOBS = tuple(f.name for f in fields(Config) if f.name not in GROUPS)
+
+
+def conf_folder() -> Path:
+    """Find the folder of our configuration files: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / "conf"
+    return installed if installed.is_dir() else package.parent / "conf"
 
 
 def register_schema() -> None:

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from gradsam_exp.app.launchers import register_presets
 from gradsam_exp.app.messages import no_choice, one_line
 from gradsam_exp.app.renamed import refuse_renamed
-from gradsam_exp.config import Config, check, register_schema
+from gradsam_exp.config import Config, check, conf_folder, register_schema
 from gradsam_exp.errors import InputError
 
 HYDRA = "1.3"  # the version of Hydra whose rules hold, also under a later one
@@ -59,13 +59,6 @@ def prepare_hydra() -> Path:
     register_presets(conf / "hydra" / "presets")
     Plugins.instance().register(PluginFolders)
     return conf
-
-
-def conf_folder() -> Path:
-    """Find the folder of our configuration files: inside the installed package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    installed = package / "conf"
-    return installed if installed.is_dir() else package.parent / "conf"
 
 
 class PluginFolders(SearchPathPlugin):

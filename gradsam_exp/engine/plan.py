@@ -234,15 +234,19 @@ def plan(config: Config, job: Job, given: Callable[[Sequence[str]], ExampleDatas
     return Plan(config, dataset, classifier, refiner, pipeline, target, store, device, job, metrics, settings)
 
 
-def find_classifier_of(config: Config) -> ClassifierSource:
+def find_classifier_of(config: Config, *, ready: bool = True) -> ClassifierSource:
     """Describe the classifier that ``model`` chooses; its classes are those of ``model.map`` if that is given.
 
+    Args:
+        ready: refuse a network without weights or class names.
+
     Raises:
-        InputError: something wrong in ``model``, or a network without weights or class names.
+        InputError: something wrong in ``model``.
     """
     model = {key: value for key, value in chosen_model(config).items() if key not in NOT_OF_THE_NETWORK}
     classifier = CLASSIFIERS.build(model)
-    classifier.check_ready()
+    if ready:
+        classifier.check_ready()
     given = config.model.get("map")
     return classifier if given is None else mapped(classifier, given)
 

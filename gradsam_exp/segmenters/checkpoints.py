@@ -201,6 +201,13 @@ def load_segmenter(name: str = "compact", *, device: torch.device | str = "cpu",
     return segmenter
 
 
+def cache_folder() -> Path:
+    """Return the folder in the user's cache where downloaded checkpoints lie."""
+    import pooch  # noqa: PLC0415  (only who downloads needs it)
+
+    return Path(pooch.os_cache("gradsam_exp"))
+
+
 def cached_or_downloaded(url: str, file: str, sha256: str | None) -> Path:
     """Find the checkpoint's path in the user cache; fetch it there first if need be, under a temporary name.
 
@@ -208,7 +215,7 @@ def cached_or_downloaded(url: str, file: str, sha256: str | None) -> Path:
     """
     import pooch  # noqa: PLC0415  (only who downloads needs it)
 
-    cache = pooch.os_cache("gradsam_exp")
+    cache = cache_folder()
     try:
         known = None if sha256 is None else f"sha256:{sha256}"
         return Path(pooch.retrieve(url, known_hash=known, fname=file, path=cache, progressbar=True))
