@@ -1,6 +1,7 @@
 """This package holds the segmenters: they encode images once, then answer prompts with masks.
 
-`base` says what a segmenter is and holds their registry (``sam``); `checkpoints` finds the weights of compact
-SAM and of the official models; `sam` runs them, with `encoder` and `decoder`; `compact` is the small
-architecture; `tta` is test-time augmentation; `cached` keeps masks for later.
+`base` says what a segmenter is and holds their registry (``sam``); `batched` decodes queries of several images
+together; `checkpoints` finds the weights of compact SAM and of the official models, and `sam` runs these, with
+`encoder` and `decoder`; `compact` and `mobile` are small architectures; `hf` runs what transformers has; `tta` is
+test-time augmentation; `cached` keeps masks for later.
 """
