@@ -86,7 +86,7 @@ def gradients(score: Tensor, inputs: Sequence[Tensor], *, create_graph: bool = F
         InputError: if no gradient reaches one of them, as in a network that computes under ``torch.no_grad``.
     """
     found: Sequence[Tensor | None] = [None]
-    if score.requires_grad:
+    if score.requires_grad and all(one.requires_grad for one in inputs):
         found = torch.autograd.grad(score, inputs, create_graph=create_graph, allow_unused=True)
     if any(gradient is None for gradient in found):
         raise InputError(

@@ -82,6 +82,7 @@ class AblationCAM(PerturbationCAM):
                 logits = suffix(ablated, image, axis)
                 scores[image, channels] = class_score(self.score, logits, targets[image].expand(len(channels)))
         weights = (whole[:, None] - scores) / whole[:, None]
+        weights = weights.to(activations.dtype)
         return torch.einsum("bk,bkhw->bhw", weights, activations).relu(), targets, suffix.logits
 
 
@@ -108,7 +109,7 @@ class ScoreCAM(PerturbationCAM):
             low, high = masks.amin((1, 2, 3), keepdim=True), masks.amax((1, 2, 3), keepdim=True)
             masks = torch.where(high > low, (masks - low) / (high - low), 0.0)
             scores.append(class_score(self.score, self.run(pixels[image] * masks, image), targets[image]))
-        weights = torch.cat(scores).unflatten(0, (len(pixels), channels)).softmax(1)
+        weights = torch.cat(scores).unflatten(0, (len(pixels), channels)).softmax(1).to(activations.dtype)
         return torch.einsum("bk,bkhw->bhw", weights, activations).relu(), targets, logits
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from gradsam_exp.errors import InputError
 from gradsam_exp.explainers.attention import AttentionRelevance, AttentionRollout, attention_matrices, token_map
 from gradsam_exp.explainers.dry_run import default_frame, find_target_layers
-from gradsam_exp.explainers.gradient import ElementWiseGradCAM, GradCAM, LayerCAM
+from gradsam_exp.explainers.gradient import ElementWiseGradCAM, GradCAM
 from gradsam_exp.explainers.perturbation import AblationCAM
 from tests.explainers.test_transformers import TARGETS, grad_cam_package, random, same, turned
 
@@ -126,11 +126,7 @@ def test_the_layer_that_is_found_gives_the_grad_cam_packages_map(name: str):
     pixels = torch.randn(3, 3, side, side, generator=torch.Generator().manual_seed(1))
     assert find_target_layers(model, (side, side)) == [layer]
     shown, path = (Logits(model), f"network.{layer}") if wrapped else (model, layer)
-    for ours, theirs in (
-        (GradCAM, other.GradCAM),
-        (LayerCAM, other.LayerCAM),
-        (ElementWiseGradCAM, other.GradCAMElementWise),
-    ):
+    for ours, theirs in ((GradCAM, other.GradCAM), (ElementWiseGradCAM, other.GradCAMElementWise)):
         expected = grad_cam_package(theirs, shown, path, pixels, reshape)
         same(ours(model, "auto").layer_maps(pixels, TARGETS).maps[0], expected, (cells, cells))
 
