@@ -1,11 +1,10 @@
 """This module holds ``pipeline=components``: a query for every connected component of the warm pixels."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Int
-from pydantic import Field
 from pydantic.dataclasses import dataclass
 from scipy import ndimage
 from torch import Tensor
@@ -15,8 +14,6 @@ from gradsam_exp.prompts.base import STRATEGIES, Fraction, Gap, PromptStrategy, 
 from gradsam_exp.prompts.foreground import centre_of_mass
 from gradsam_exp.prompts.regions import bounding_boxes, boxes_around
 from gradsam_exp.types import NO_POINT, Choice, Masks, PromptContext, Prompts, Segmentation
-
-AreaShare = Annotated[float, Field(ge=0, le=1)]
 
 
 @STRATEGIES.register("components")
@@ -39,7 +36,7 @@ class Components(PromptStrategy):
 
     ask: Literal["box", "centre", "both"] = "box"
     threshold: Fraction = 0.5
-    min_area: AreaShare = 0.001
+    min_area: Fraction = 0.001
     margin: Gap = 0.0
     nms: Fraction = 0.9
 

@@ -13,6 +13,8 @@ from gradsam_exp.prompts.components import warm_pixels
 from gradsam_exp.prompts.warm_points import Pixels, stacked, xy_of
 from gradsam_exp.types import Choice, PromptContext, Prompts, Segmentation
 
+MASK_PIXELS = 2**24  # of each candidate's masks that are compared together; bounds memory
+
 
 @STRATEGIES.register("subsets")
 @dataclass(frozen=True)
@@ -73,13 +75,14 @@ class Subsets(PromptStrategy):
     def choose(self, ctx: PromptContext, prompts: Prompts, segmentation: Segmentation, select: Select) -> Choice:
         """Keep of each example the mask of the best set, of those beside the single-mask output."""
         rows, warm = segmentation.example_index, warm_pixels(ctx, self.threshold)
-        count = segmentation.logits.shape[1] - 1
-        masks = ctx.low_res.to_original(segmentation.logits[:, 1:].flatten(0, 1)).cpu()
-        masks = masks.unflatten(0, (len(rows), count))
-        both = (masks & warm[rows][:, None]).sum((2, 3)).double()
-        purity = both / masks.sum((2, 3)).clamp(min=1)
-        coverage = both / warm[rows].sum((1, 2)).clamp(min=1)[:, None]
-        score, candidate = (purity * coverage**self.exponent).max(1)
+        purity, coverage = [], []
+        for some in torch.arange(len(rows)).split(max(1, MASK_PIXELS // (ctx.size[0] * ctx.size[1]))):
+            logits, own = segmentation.logits[some, 1:], warm[rows[some], None]
+            masks = ctx.low_res.to_original(logits.flatten(0, 1)).cpu().unflatten(0, logits.shape[:2])
+            both = (masks & own).sum((2, 3)).double()
+            purity.append(both / masks.sum((2, 3)).clamp(min=1))
+            coverage.append(both / own.sum((2, 3)).clamp(min=1))
+        score, candidate = (torch.cat(purity) * torch.cat(coverage) ** self.exponent).max(1)
         examples = rows.unique()
         query = torch.stack([torch.where(rows == one, score, -1.0).argmax() for one in examples])
         predicted_iou = segmentation.predicted_iou.cpu()[query, candidate[query] + 1]

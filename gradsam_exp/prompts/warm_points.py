@@ -9,7 +9,7 @@ from skimage.morphology import skeletonize
 from torch import Tensor
 
 from gradsam_exp.prompts.base import STRATEGIES, Count, Fraction, PromptStrategy, Select, of_each_query
-from gradsam_exp.prompts.components import AreaShare, components, warm_pixels
+from gradsam_exp.prompts.components import components, warm_pixels
 from gradsam_exp.prompts.foreground import pixel_positions, point_prompts
 from gradsam_exp.types import FOREGROUND, Choice, PromptContext, Prompts, Segmentation, stack_points
 
@@ -74,7 +74,7 @@ class Skeleton(PromptStrategy):
 
     threshold: Fraction = 0.5
     points: Count = 5
-    min_area: AreaShare = 0.001
+    min_area: Fraction = 0.001
 
     def propose(self, ctx: PromptContext) -> Prompts:
         """Ask one query of up to ``points`` points for every component."""

@@ -6,7 +6,7 @@ from torchvision.ops import masks_to_boxes, nms
 from gradsam_exp.segmenters.base import Embeddings, Segmenter
 from gradsam_exp.types import EverythingMode, MaskSet, Prompts
 
-CLICKS = 64  # asked together, which bounds memory
+CLICKS, CLICK_PIXELS = 64, 2**25  # asked together, at most; their masks' pixels: bounds memory
 STABILITY_OFFSET = 1.0  # logit
 
 
@@ -25,7 +25,8 @@ def everything(segmenter: Segmenter, embeddings: Embeddings, mode: EverythingMod
     y, x = torch.meshgrid(along * height, along * width, indexing="ij")
     furthest = torch.tensor([width - 0.5, height - 0.5], dtype=torch.float64)
     clicks = torch.stack([x, y], -1).flatten(0, 1).minimum(furthest).float()
-    parts = [_sure(segmenter, embeddings, mode, some) for some in clicks.split(CLICKS)]
+    together = max(1, min(CLICKS, CLICK_PIXELS // (height * width)))
+    parts = [_sure(segmenter, embeddings, mode, some) for some in clicks.split(together)]
     masks, boxes, points, candidate, predicted_iou, stability = map(torch.cat, zip(*parts, strict=True))
     kept = nms(boxes, predicted_iou, mode.box_nms_thresh)
     return MaskSet(

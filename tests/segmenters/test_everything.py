@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from segment_anything import SamAutomaticMaskGenerator
 from torch import Tensor
 
+from gradsam_exp.digest import Sources
 from gradsam_exp.segmenters.base import SEGMENTERS
+from gradsam_exp.segmenters.checkpoints import load_segmenter
 from gradsam_exp.segmenters.compact import build_compact
 from gradsam_exp.segmenters.everything import everything
 from gradsam_exp.segmenters.sam import SamSegmenter
-from gradsam_exp.types import EverythingMode, ExampleBatch, MaskSet
+from gradsam_exp.types import EverythingMode, ExampleBatch, MaskSet, Prompts
 from tests.album import Album
+from tests.hf_models import SIDES, saved
 from tests.segmenters.test_equals_sam_predictor import images, randomised
 
 MODE = EverythingMode(points_per_side=12, pred_iou_thresh=0.8, stability_score_thresh=0.7, box_nms_thresh=1.0)
@@ -81,3 +86,26 @@ def test_masks_are_packed_and_unpacked():
     packed = MaskSet(MaskSet.pack(masks), torch.zeros(5, 2), one.long(), one, one, (7, 9))
     assert torch.equal(packed.masks, masks)
     assert torch.equal(packed[torch.tensor([3, 1])].masks, masks[[3, 1]])
+
+
+@pytest.mark.parametrize("kind", SIDES)
+def test_segmenters_of_transformers_find_everything_and_have_features(kind: str, tmp_path: Path):
+    """What is found is what the click answers when asked again; features are the coarsest level, unpadded."""
+    segmenter = load_segmenter("hf", id=str(saved(kind, tmp_path / kind)))
+    embeddings = segmenter.encode(images(60, 90, 2))
+    height, width = embeddings.input_size
+    side = SIDES[kind] // (14 if kind == "sam3_tracker" else 16)  # px of a cell
+    rows, columns = (math.ceil(side * length / max(height, width)) for length in (height, width))
+    assert embeddings.features.shape == (2, 32, rows, columns)
+    found = everything(segmenter, embeddings.of_images(slice(1, 2)), EverythingMode(4, -9.0, 0.0, 1.0))
+    assert len(found) > 0
+    clicks = Prompts(torch.ones(len(found)).long(), found.points[:, None], torch.ones(len(found), 1).long())
+    answer = segmenter.decode(embeddings, clicks)
+    logits = answer.logits[torch.arange(len(found)), found.candidate]
+    assert (segmenter.to_original(logits, embeddings) != found.masks).sum() <= len(found), "borders may round"
+
+
+def test_an_edit_of_a_strategy_makes_no_mask_again():
+    reached = Sources().reached("gradsam_exp.engine.stages.everything")
+    assert "gradsam_exp.segmenters.everything" in reached
+    assert not [name for name in reached if name.startswith(("gradsam_exp.prompts", "gradsam_exp.explainers"))]
