@@ -110,7 +110,10 @@ class Preparation:
     Attributes:
         stages: what is made, in order.
         stopwatch: counts the time.
+        batch_size: at most so many images are in a network at a time, as the last call said.
     """
+
+    batch_size = 32
 
     def __init__(
         self,
@@ -158,6 +161,7 @@ class Preparation:
             chunks: some of those that `missing` names; None: all. Where several processes prepare the same images,
                 those that another has in hand come last.
         """
+        self.batch_size = batch_size
         places = {"images": "images", "heatmaps": self.heatmap_stage} if self.store.root is not None else {}
         for chunk in self._made(dataset, self.stages, batch_size, chunks):
             stored = {what: f"{stage}/{chunk.keys[stage]}" for what, stage in places.items()}
@@ -172,7 +176,9 @@ class Preparation:
 
     def explain_again(self, images: Images, targets: Int[Tensor, " batch"]) -> Heatmaps:
         """Explain pictures of a strategy's making as those of the data set are, one class each."""
-        found = self.explained.of_classes(images, targets, AdaptiveBatch("explain", CHUNK, hint=_HINTS["explain"]))
+        found = self.explained.of_classes(
+            images, targets, AdaptiveBatch("explain", self.batch_size, hint=_HINTS["explain"])
+        )
         return self.refiner(images, found)
 
     def images(self, dataset: ExampleDataset) -> Iterator[ExampleBatch]:
