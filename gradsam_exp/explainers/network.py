@@ -122,7 +122,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """
     flags = [(module, module.training) for module in model.modules()]
     compiled = any(m._compiled_call_impl is not None or "_orig_mod" in m._modules for m, _ in flags)
-    model.eval()
+    model.train(False)
     try:
         with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
             yield
