@@ -221,7 +221,7 @@ class Segmentation(TensorRows):
 
     Attributes:
         logits: low-resolution mask logits of every candidate, in the segmenter's padded input frame; candidate 0
-            is SAM's single-mask output, the others are its alternatives.
+            is its answer when it is asked for a single mask, the others are its alternatives.
         predicted_iou: the segmenter's own estimate of each candidate's IoU with the object.
         example_index: which example of the batch each query belongs to; on the CPU.
         single: the candidate that the segmenter's own single-mask rule gives for each query; None stands for
