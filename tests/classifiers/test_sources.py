@@ -376,3 +376,34 @@ def test_pictures_are_resized_as_their_package_does_it():
     resized = Image.fromarray(picture).resize((224, 224), Image.Resampling.BICUBIC)
     expected = torchvision.transforms.functional.to_tensor(resized) * 2 - 1
     assert (found - expected).abs().max() < 0.02  # Pillow rounds to bytes in between
+
+
+def test_a_model_of_open_clip_is_a_zero_shot_classifier(tmp_path: Path):
+    import open_clip
+
+    vision = {"image_size": 32, "layers": 1, "width": 32, "patch_size": 8, "head_width": 16}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    small = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
+    (tmp_path / "Tiny.json").write_text(json.dumps(small))
+    open_clip.add_model_config(tmp_path / "Tiny.json")
+    torch.manual_seed(0)
+    network = open_clip.create_model("Tiny").eval()
+    torch.save(network.state_dict(), tmp_path / "tiny.pt")
+    node = {"source": "clip", "id": "open_clip:Tiny", "pretrained": str(tmp_path / "tiny.pt")}
+    model = CLASSIFIERS.build({**node, "classes": ["cat", "dog"], "prompt": ["a {}", "the {}"]}).load()
+    pixels = model.transform(images())
+    assert pixels.shape == (2, 3, 32, 32)
+    tokens = open_clip.get_tokenizer("Tiny")
+    with torch.no_grad():
+        texts = [
+            nn.functional.normalize(network.encode_text(tokens([f"a {name}", f"the {name}"])), dim=-1).mean(0)
+            for name in ("cat", "dog")
+        ]
+        texts = nn.functional.normalize(torch.stack(texts), dim=-1)
+        seen = nn.functional.normalize(network.encode_image(pixels), dim=-1)
+        expected = network.logit_scale.exp() * seen @ texts.T
+    assert torch.allclose(model(images()), expected, atol=1e-4)
+    with pytest.raises(InputError, match="is not a model of open_clip"):
+        CLASSIFIERS.build({**node, "id": "open_clip:Tny", "classes": ["cat"]})
+    with pytest.raises(InputError, match=r"model\.pretrained is missing"):
+        CLASSIFIERS.build({**node, "pretrained": None, "classes": ["cat"]})
