@@ -21,8 +21,7 @@ from torchvision.transforms import v2
 from gradsam_exp.classifiers.networks import Architecture, build_network, with_head
 from gradsam_exp.classifiers.transform import Transform
 from gradsam_exp.errors import InputError, did_you_mean
-from gradsam_exp.logits import logits_of
-from gradsam_exp.types import ExampleBatch
+from gradsam_exp.types import ExampleBatch, logits_of
 
 Network = TypeVar("Network", bound=nn.Module)
 
