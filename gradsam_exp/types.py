@@ -171,6 +171,7 @@ class Prompts(TensorRows):
         labels: 1 foreground, 0 background, −1 "no point here" (padding, never shown to SAM).
         boxes: ``x0, y0, x1, y1`` in pixels of the original frame.
         mask_logits: low-resolution logits in SAM's input frame.
+        candidate: the mask that is kept of each query, whatever the selector says; None: the selector chooses.
     """
 
     example_index: Int[Tensor, " queries"]
@@ -178,6 +179,7 @@ class Prompts(TensorRows):
     labels: Int[Tensor, "queries points"]
     boxes: Float[Tensor, "queries 4"] | None = None
     mask_logits: Float[Tensor, "queries 1 low low"] | None = None
+    candidate: Int[Tensor, " queries"] | None = None
 
     @property
     def kinds(self) -> frozenset[str]:
@@ -192,15 +194,15 @@ class Prompts(TensorRows):
         """Join the queries of several prompts, one after the other.
 
         What only some of them use (points beyond the others', boxes, masks) is filled up with "no point here" and
-        zeros: where some lack boxes or masks that others have, the joined prompts are for the record, and not for
-        decoding.
+        zeros: where some lack boxes, masks or candidates that others have, the joined prompts are for the record,
+        and not for decoding.
         """
         longest = max(part.labels.shape[1] for part in parts)
         optional = {
             name: value
             for part in parts
-            for name, value in (("boxes", part.boxes), ("mask_logits", part.mask_logits))
-            if value is not None
+            for name, value in part.as_tensors().items()
+            if name in {"boxes", "mask_logits", "candidate"}
         }
 
         def filled(part: Prompts) -> Prompts:
@@ -346,6 +348,17 @@ class PromptContext:
         """Return ``(x, y)`` px of the images' centre: where strategies click that know nothing better."""
         height, width = self.size
         return torch.tensor([(width - 1) / 2, (height - 1) / 2])
+
+    def of_examples(self, rows: Int[Tensor, " rows"]) -> PromptContext:
+        """Return the context of some of the examples, which may come several times."""
+        return replace(
+            self,
+            images=self.images[rows],
+            heatmaps=self.heatmaps[rows],
+            example_ids=tuple(self.example_ids[row] for row in rows.tolist()),
+            masks=None if self.masks is None else self.masks[rows],
+            counted=None if self.counted is None else self.counted[rows],
+        )
 
     def generator(self, row: int) -> np.random.Generator:
         """Return the random numbers of one example, which are the same however examples are batched."""

@@ -139,7 +139,7 @@ class Pipeline:
     ) -> PipelineResult:
         """Brings the masks that are kept, and no others, to the original frame; unites those of one example."""
         assert segmentation is not None
-        choice = self.selector(ctx, segmentation)
+        choice = self.strategy.choose(ctx, prompts, segmentation, self.selector)
         masks = torch.zeros(len(ctx), *embeddings.original_size, dtype=torch.bool)
         if len(choice):
             kept = segmentation.logits[choice.query, choice.candidate]

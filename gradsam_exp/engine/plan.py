@@ -96,6 +96,7 @@ class Plan:
         node, ignored = self.config.pipeline, self.pipeline.strategy.ignored
         shared = [knob for knob in KNOBS if self.job.given(knob) and (knob not in node or knob in ignored)]
         own = [f"pipeline.{knob}" for knob in sorted(ignored) if self.job.given(f"pipeline.{knob}")]
+        own += ["selector"] if self.pipeline.strategy.selects and self.job.given("selector") else []
         given = " ".join([f"pipeline={node['name']}", *self.pipeline.strategy.ignoring])
         return [f"{knob} has no effect with {given}" for knob in [*shared, *own]]
 
@@ -133,7 +134,7 @@ class Plan:
                 "data": self.dataset.digest,
                 "prepared": self.preparation().recipe,
                 "pipeline": {key: value for key, value in config.pipeline.items() if key not in ignored},
-                "selector": config.selector,
+                "selector": None if self.pipeline.strategy.selects else config.selector,
                 "seed": config.seed,
                 "asking": {key: config.sam.get(key) for key in sorted(_ASKING)},
                 "metrics": sorted(metric.depends_on for metric in self.metrics),

@@ -7,13 +7,17 @@ Everything that a strategy looks at (`PromptContext`, masks, ``chosen`` logits) 
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
+import torch
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 from gradsam_exp.registry import Registry, check_value
-from gradsam_exp.types import Chosen, LowRes, Masks, PromptContext, Prompts, Segmentation
+from gradsam_exp.types import Choice, Chosen, LowRes, Masks, PromptContext, Prompts, Segmentation
+
+Select = Callable[[PromptContext, Segmentation], Choice]
 
 
 def _fraction(value: float) -> float:
@@ -113,6 +117,9 @@ class PromptStrategy(ABC):
     kinds: ClassVar[frozenset[str]] = frozenset({"points"})
     """Its prompts hold these of ``points``, ``boxes``, ``masks``; checked against the segmenter up front."""
 
+    selects: ClassVar[bool] = False
+    """It keeps masks by a rule of its own, see `choose`: the selector has no effect."""
+
     brings_selector: ClassVar[str | None] = None
     """Its configuration chooses this selector, unless another is given."""
 
@@ -156,10 +163,40 @@ class PromptStrategy(ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} asks once")
 
+    def choose(self, ctx: PromptContext, prompts: Prompts, segmentation: Segmentation, select: Select) -> Choice:
+        """Choose which of the masks that were offered are kept; by default the selector does.
+
+        Args:
+            ctx, prompts: as in `propose`; ``segmentation`` answers these prompts, row by row.
+            select: the selector, which keeps one mask of each example.
+
+        Returns:
+            As of a selector: the masks of an example's rows are united.
+        """
+        return (
+            select(ctx, segmentation)
+            if prompts.candidate is None
+            else chosen_rows(prompts.candidate, segmentation)
+        )
+
     def better(self, ctx: PromptContext, new: Masks, old: Masks) -> Chosen:
         """Tell which revised masks replace those kept so far: those that are not empty, or whose heatmap is."""
         del old
         return new.flatten(1).any(1) | ctx.heatmaps.empty
+
+
+def chosen_rows(candidate: torch.Tensor, segmentation: Segmentation) -> Choice:
+    """Choose one candidate of each query."""
+    query = torch.arange(len(segmentation))
+    predicted_iou = segmentation.predicted_iou.cpu()[query, candidate]
+    return Choice(segmentation.example_index, query, candidate, predicted_iou)
+
+
+def of_each_query(ctx: PromptContext, segmentation: Segmentation, select: Select) -> Choice:
+    """Choose, by the selector, one mask of each query, where it would choose one of each example."""
+    rows = segmentation.example_index
+    choice = select(ctx.of_examples(rows), replace(segmentation, example_index=torch.arange(len(rows))))
+    return replace(choice, example_index=rows[choice.example_index])
 
 
 def check_knobs(values: Mapping[str, Any]) -> None:

@@ -1,5 +1,7 @@
 """These strategies place foreground points on the heatmap's maxima; some add background points far from them."""
 
+from typing import ClassVar, Literal
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -14,12 +16,14 @@ from gradsam_exp.prompts.base import (
     Fraction,
     Length,
     PromptStrategy,
+    Select,
     WholeLength,
+    chosen_rows,
     pixels,
     whole_pixels,
 )
 from gradsam_exp.prompts.foreground import pixel_positions, point_prompts
-from gradsam_exp.types import BACKGROUND, FOREGROUND, PromptContext, Prompts, stack_points
+from gradsam_exp.types import BACKGROUND, FOREGROUND, Choice, PromptContext, Prompts, Segmentation, stack_points
 
 
 @STRATEGIES.register("argmax")
@@ -136,6 +140,52 @@ class MultiPeak(PromptStrategy):
             rows.append([(x, y, FOREGROUND) for x, y in places])
         points, labels = stack_points(rows)
         return Prompts(torch.arange(len(ctx)), points, labels)
+
+
+@STRATEGIES.register("s2c_peaks")
+@dataclass(frozen=True)
+class S2CPeaks(PromptStrategy):
+    """S2CPeaks clicks the heatmap's maximum and its local maxima, and keeps the mask of most confident heat.
+
+    The CAM-based prompting module of "From SAM to CAMs" (Kweon and Yoon, CVPR 2024, `models/model_s2c.py` of
+    github.com/sangrockEG/S2C): local maxima of the heatmap after a 3×3 maximum filter. There a mask's confidence,
+    predicted IoU × mean heat in it, decides between classes, and SAM's third mask is taken: ``keep=whole``.
+
+    Attributes:
+        min_distance: between two local maxima: whole pixels, or a share (``2%``) of the shorter side.
+        min_heat: a local maximum is hotter than this.
+        keep: the ``confident`` mask has the largest predicted IoU × mean heat; ``whole`` is the last one offered.
+    """
+
+    min_distance: WholeLength = 20
+    min_heat: Fraction = 0.5
+    keep: Literal["confident", "whole"] = "confident"
+    selects: ClassVar[bool] = True
+
+    def propose(self, ctx: PromptContext) -> Prompts:
+        """Ask one query of one or more points per image."""
+        apart, rows = whole_pixels(self.min_distance, ctx.size), []
+        first = peaks(ctx).tolist()
+        for values, best in zip(ctx.heatmaps.values.numpy(), first, strict=True):
+            wide = ndimage.maximum_filter(values, size=3, mode="constant")
+            found = peak_local_max(wide, apart, exclude_border=False)[
+                1:
+            ]  # the first is the maximum's surroundings
+            others = [(float(x), float(y)) for y, x in found if values[y, x] > self.min_heat]
+            rows.append([(x, y, FOREGROUND) for x, y in [tuple(best), *others]])
+        points, labels = stack_points(rows)
+        return Prompts(torch.arange(len(ctx)), points, labels)
+
+    def choose(self, ctx: PromptContext, prompts: Prompts, segmentation: Segmentation, select: Select) -> Choice:
+        """Keep the candidate of the largest confidence, of those beside the single-mask output."""
+        count = segmentation.logits.shape[1]
+        if self.keep == "whole":
+            return chosen_rows(torch.full((len(segmentation),), count - 1), segmentation)
+        masks = ctx.low_res.to_original(segmentation.logits[:, 1:].flatten(0, 1)).cpu()
+        masks = masks.unflatten(0, (len(segmentation), count - 1))
+        heat = (masks * ctx.heatmaps.values[segmentation.example_index][:, None]).sum((2, 3))
+        confidence = segmentation.predicted_iou[:, 1:].cpu() * heat / masks.sum((2, 3)).clamp(min=1)
+        return chosen_rows(confidence.argmax(1) + 1, segmentation)
 
 
 def peaks(ctx: PromptContext) -> Float[Tensor, "batch 2"]:

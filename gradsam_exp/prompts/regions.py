@@ -172,13 +172,18 @@ def box_prompts(boxes: Boxes) -> Prompts:
 def warm_boxes(ctx: PromptContext, threshold: float, margin: float | str = 0.0) -> Boxes:
     """Find ``x0, y0, x1, y1`` px around the warm component of each heatmap's peak, clipped to the image."""
     values = ctx.heatmaps.values
-    height, width = ctx.size
     warm = values >= threshold * values.amax((1, 2), keepdim=True)
     warm = component_of_peak(warm, values)
     warm |= ctx.heatmaps.empty[:, None, None]
+    return boxes_around(warm, margin)
+
+
+def boxes_around(masks: Masks, margin: float | str) -> Boxes:
+    """Find ``x0, y0, x1, y1`` px around each mask, a `Gap` wider on every side, clipped to the image."""
+    height, width = masks.shape[1:]
     edges = torch.tensor([width, height, width, height]) - 0.5
-    outward = pixels(margin, ctx.size) * torch.tensor([-1, -1, 1, 1])
-    return (bounding_boxes(warm) + outward).clamp(min=torch.tensor(-0.5), max=edges)
+    outward = pixels(margin, (height, width)) * torch.tensor([-1, -1, 1, 1])
+    return (bounding_boxes(masks) + outward).clamp(min=torch.tensor(-0.5), max=edges)
 
 
 def bounding_boxes(masks: Masks) -> Boxes:

@@ -43,6 +43,8 @@ def test_a_share_is_one_of_the_shorter_side():
         ("topk_far", {"distance": 15}, {"distance": "30%"}),
         ("multi_peak", {"min_distance": 2}, {"min_distance": "4%"}),
         ("grid_match", {"spacing": 5}, {"spacing": "10%"}),
+        ("components", {"margin": 2}, {"margin": "4%"}),
+        ("s2c_peaks", {"min_distance": 5, "min_heat": 0}, {"min_distance": "10%", "min_heat": 0}),
     ],
 )
 def test_a_share_and_the_pixels_that_it_is_ask_the_same(name: str, in_pixels: dict, in_shares: dict):
