@@ -111,10 +111,10 @@ class ImageClassifier(pl.LightningModule):
     def logits(self, pixels: Tensor) -> Float[Tensor, "batch classes"]:
         """Compute the logits of network input; see `forward`."""
         found = logits_of(self.backbone(pixels))
-        if len(self.class_names) == 1 and found.shape[1] == 2:  # one logit of a data set of one class
-            found = found[:, 1:] * 2
         if self.outputs is not None:
             return torch.stack([found[:, list(ids)].logsumexp(1) for ids in self.outputs], 1)
+        if len(self.class_names) == 1 and found.shape[1] == 2:  # one logit of a data set of one class
+            found = found[:, 1:] * 2
         if found.shape[1] != len(self.class_names):
             raise InputError(
                 f"{self.backbone_name} gives {found.shape[1]} logits, but there are {len(self.class_names)} class "
