@@ -129,8 +129,9 @@ test_weights_are_downloaded_and_their_hash_is_checked = pytest.mark.usefixtures(
 )
 
 
+@pytest.mark.parametrize("side", [48, 1500])
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_efficientnet"])
-def test_timms_networks_with_a_local_file(name: str, tmp_path: Path):
+def test_timms_networks_with_a_local_file(name: str, side: int, tmp_path: Path):
     network = randomized(timm.create_model(name))
     save_file(network.state_dict(), tmp_path / "w.safetensors")
     source = CLASSIFIERS.build({"source": "timm", "name": name, "checkpoint": str(tmp_path / "w.safetensors")})
@@ -139,7 +140,7 @@ def test_timms_networks_with_a_local_file(name: str, tmp_path: Path):
     assert source.class_names == IMAGENET.names
     assert (model.transform.mean, model.transform.std) == (data["mean"], data["std"])
     assert source.size == data["input_size"][1:]
-    assert torch.equal(model(images()), network(model.transform(images())))
+    assert torch.equal(model(images(side=side)), network(model.transform(images(side=side))))
 
 
 def test_timms_published_weights_come_from_the_hubs_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
