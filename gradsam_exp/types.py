@@ -12,7 +12,7 @@ predicted IoU. `PromptContext` brings images, heatmaps and true masks to the CPU
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -241,6 +241,58 @@ class Segmentation(TensorRows):
 
 
 @dataclass(frozen=True)
+class EverythingMode:
+    """Everything mode asks a segmenter about a grid of single clicks, and keeps the masks that it is sure of.
+
+    The parameters of segment_anything's `SamAutomaticMaskGenerator` (Kirillov et al., ICCV 2023, section 5), with
+    its defaults.
+
+    Attributes:
+        points_per_side: clicks along each side of the image.
+        pred_iou_thresh: masks of no larger predicted IoU are left out.
+        stability_score_thresh: masks are left out whose IoU at logits above 1 and above −1 is smaller.
+        box_nms_thresh: of two masks whose boxes have a larger IoU, that of the lower predicted IoU is left out.
+    """
+
+    points_per_side: int = 32
+    pred_iou_thresh: float = 0.88
+    stability_score_thresh: float = 0.95
+    box_nms_thresh: float = 0.7
+
+
+@dataclass(frozen=True)
+class MaskSet(TensorRows):
+    """A mask set holds what a segmenter finds in an image in `EverythingMode`, the surest mask first; on the CPU.
+
+    Attributes:
+        packed: the masks' bits, row by row of the image, eight a byte.
+        points: the click ``(x, y)`` px that gave each mask.
+        candidate: which of its masks it is.
+        predicted_iou, stability: the segmenter's estimate, and the mask's IoU at logits above 1 and above −1.
+        size: ``(height, width)`` px of the image.
+    """
+
+    packed: UInt8[Tensor, "masks bytes"]
+    points: Float[Tensor, "masks 2"]
+    candidate: Int[Tensor, " masks"]
+    predicted_iou: Float[Tensor, " masks"]
+    stability: Float[Tensor, " masks"]
+    size: tuple[int, int]
+
+    @property
+    def masks(self) -> Masks:
+        """Return the masks, unpacked."""
+        height, width = self.size
+        bits = np.unpackbits(self.packed.numpy(), axis=1, count=height * width)
+        return torch.from_numpy(bits.astype(bool).reshape(-1, height, width))
+
+    @staticmethod
+    def pack(masks: Masks) -> UInt8[Tensor, "masks bytes"]:
+        """Pack masks as ``packed`` has them."""
+        return torch.from_numpy(np.packbits(masks.flatten(1).numpy(), axis=1))
+
+
+@dataclass(frozen=True)
 class Choice(TensorRows):
     """A choice says which candidate masks are kept; on the CPU. An example's rows are united; it may have none.
 
@@ -281,6 +333,12 @@ class PromptContext:
             that do not count are in none.
         counted: the pixels that count, for the same ones; None: all, or not said.
         frames: the segmenter's frames; None where no segmenter is involved.
+        features: the segmenter's image embedding, without padding, of each example, for strategies that need
+            ``embeddings``.
+        everything: what the segmenter finds in each example's image, for those that need ``everything``.
+        explain: gives heatmaps of other images ``(B, 3, H, W)``, as those here were made, from the classes to be
+            explained; for those that need the ``classifier``.
+        memory: what a strategy keeps from one round to the next; empty before the first.
 
     Raises:
         ValueError: images, heatmaps and names of unequal number; heatmaps or masks of another size than the
@@ -294,6 +352,10 @@ class PromptContext:
     masks: Masks | None = None
     frames: Frames | None = None
     counted: Masks | None = None
+    features: Float[Tensor, "batch channels rows columns"] | None = None
+    everything: Sequence[MaskSet] = ()
+    explain: Callable[[Images, Int[Tensor, " batch"]], Heatmaps] | None = None
+    memory: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.example_ids:
@@ -358,6 +420,8 @@ class PromptContext:
             example_ids=tuple(self.example_ids[row] for row in rows.tolist()),
             masks=None if self.masks is None else self.masks[rows],
             counted=None if self.counted is None else self.counted[rows],
+            features=None if self.features is None else self.features[rows],
+            everything=[self.everything[row] for row in rows.tolist()] if self.everything else (),
         )
 
     def generator(self, row: int) -> np.random.Generator:

@@ -133,6 +133,7 @@ class Experiment:
             self._batches.fit(int(LOGITS_BYTES // largest))
 
     def _segmented(self, parts: Sequence[Prepared]) -> list[tuple[Prepared, PipelineResult]]:
+        needs = self.pipeline.strategy.needs
         asked = [
             (
                 PromptContext(
@@ -142,6 +143,10 @@ class Experiment:
                     seed=self.seed,
                     masks=part.batch.masks if self.pipeline.needs_truth else None,
                     counted=part.batch.counted if self.pipeline.needs_truth else None,
+                    everything=[
+                        part.everything[image] for image in part.batch.image_of.tolist() if part.everything
+                    ],
+                    explain=self.prepare.explain_again if "classifier" in needs else None,
                 ),
                 part.embeddings,
             )

@@ -147,6 +147,8 @@ def segment(
         raise InputError(
             f"pipeline={pipeline} with selector={selector} looks at true masks, and there is none here"
         )
+    if "classifier" in strategy.needs:
+        raise InputError(f"pipeline={pipeline} asks the classifier again, and here is only its heatmap")
     segmenter.load(segmenter.device)
     images = torch.from_numpy(explanation.image.copy()).permute(2, 0, 1)[None]
     heatmaps = Heatmaps(

@@ -20,9 +20,10 @@ from gradsam_exp.prompts.background import ForegroundBackground
 from gradsam_exp.prompts.base import PromptStrategy
 from gradsam_exp.prompts.foreground import Foreground
 from gradsam_exp.segmenters.base import Embeddings, Segmenter, check_prompts
+from gradsam_exp.segmenters.everything import everything
 from gradsam_exp.selectors.base import MaskSelector
 from gradsam_exp.selectors.score import PredictedIoU
-from gradsam_exp.types import Choice, PromptContext, Prompts, Segmentation
+from gradsam_exp.types import Choice, MaskSet, PromptContext, Prompts, Segmentation
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,15 @@ class Pipeline:
         self, ctx: PromptContext, embeddings: Embeddings
     ) -> Generator[Prompts, Segmentation | None, PipelineResult]:
         """Asks round by round: yields prompts, is sent the segmenter's answer, and returns what is kept."""
-        ctx = replace(ctx, frames=_Frames(self.segmenter, embeddings))
         asker = f"the strategy {type(self.strategy).__name__}"
+        if "classifier" in self.strategy.needs and ctx.explain is None:
+            raise ValueError(f"{asker} asks the classifier again: set PromptContext.explain")
+        ctx = replace(
+            ctx,
+            frames=_Frames(self.segmenter, embeddings),
+            features=embeddings.features if "embeddings" in self.strategy.needs else None,
+            everything=ctx.everything or self._everything(embeddings),
+        )
         prompts = self.strategy.propose(ctx)
         check_prompts(prompts, embeddings, asker)
         kept = self._answered(ctx, embeddings, prompts, (yield prompts))
@@ -116,6 +124,15 @@ class Pipeline:
             ious.append(_ious(ctx, kept))
         known = [values for values in ious if values is not None]
         return replace(kept, round_ious=torch.stack(known, 1)) if known and self.strategy.max_rounds > 1 else kept
+
+    def _everything(self, embeddings: Embeddings) -> list[MaskSet]:
+        """Finds what the strategy needs in each example's image, where that was not prepared."""
+        mode = self.strategy.everything
+        if mode is None:
+            return []
+        images = [embeddings.of_images(slice(row, row + 1)) for row in range(len(embeddings))]
+        found = [everything(self.segmenter, image, mode) for image in images]
+        return [found[image] for image in embeddings.image_of.tolist()]
 
     def _decoded(self, asked: Sequence[tuple[int, Embeddings, Prompts]]) -> Iterator[tuple[int, Segmentation]]:
         """Decodes the prompts of several batches; those that use the same kinds of prompts together."""
@@ -146,6 +163,7 @@ class Pipeline:
             originals = self.segmenter.to_original(kept, embeddings).cpu()
             for example, mask in zip(choice.example_index, originals, strict=True):
                 masks[example] |= mask
+        masks = self.strategy.complete(ctx, masks)
         return PipelineResult(masks, choice, prompts, segmentation, rounds=torch.ones(len(ctx), dtype=torch.long))
 
 

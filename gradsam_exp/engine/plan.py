@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -136,7 +136,7 @@ class Plan:
                 "pipeline": {key: value for key, value in config.pipeline.items() if key not in ignored},
                 "selector": None if self.pipeline.strategy.selects else config.selector,
                 "seed": config.seed,
-                "asking": {key: config.sam.get(key) for key in sorted(_ASKING)},
+                "asking": self._asking,
                 "metrics": sorted(metric.depends_on for metric in self.metrics),
                 "code": source_digest(
                     *_CODE,
@@ -145,6 +145,10 @@ class Plan:
                 ),
             }
         )
+
+    @property
+    def _asking(self) -> dict[str, Any]:
+        return {key: self.config.sam.get(key) for key in sorted(_ASKING)}
 
     @property
     def digests(self) -> dict[str, str]:
@@ -167,7 +171,7 @@ class Plan:
 
     def preparation(self, segmenter: Segmenter | None = None) -> Preparation:
         """Make the stages before any prompt; without a loaded segmenter, the one that encodes has keys only."""
-        config, session = self.config, self.job.session
+        config, session, strategy = self.config, self.job.session, self.pipeline.strategy
         sam = {key: value for key, value in config.sam.items() if key not in _PLACES | _ASKING}
         data = [*DATASETS.modules(config.data), *BACKGROUNDS.modules(config.data), type(self.dataset).__module__]
         refine, encode = REFINERS.modules(config.refine), SEGMENTERS.modules(config.sam)
@@ -179,6 +183,7 @@ class Plan:
             self.pipeline.segmenter if segmenter is None else segmenter,
             store=self.store,
             segmented_by=[self.pipeline.segmenter.digest, sam, self.device.type],
+            everything=None if strategy.everything is None else (strategy.everything, self._asking),
             refined_by=config.refine,
             metrics=self.metrics,
             modules={"data": data, "refine": refine, "sam": encode},
@@ -220,6 +225,11 @@ def plan(config: Config, job: Job, given: Callable[[Sequence[str]], ExampleDatas
         _check_kinds(config, strategy.kinds, accepts)
     pipeline = Pipeline(strategy, SEGMENTERS.build(config.sam), selector)
     _check_kinds(config, strategy.kinds, pipeline.segmenter.accepts)
+    if "embeddings" in strategy.needs and config.sam.get("tta", 1) != 1:
+        raise InputError(
+            f"pipeline={config.pipeline['name']} compares an image's embeddings, and sam.tta={config.sam['tta']} "
+            "mixes those of several views: use sam.tta=1"
+        )
     target, best = find_target(config.explainer.get("target"), classifier.class_names)
     dataset = find_dataset(config, config.split) if given is None else given(classifier.class_names)
     classifier = by_synset(classifier, dataset.class_names)

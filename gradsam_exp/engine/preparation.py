@@ -18,15 +18,16 @@ from gradsam_exp.batching import TRIM_EVERY, AdaptiveBatch, return_freed_memory
 from gradsam_exp.data.base import ExampleDataset, SizeBuckets
 from gradsam_exp.engine.stages.base import Chunk, Stage
 from gradsam_exp.engine.stages.embeddings import Encode
+from gradsam_exp.engine.stages.everything import Everything
 from gradsam_exp.engine.stages.heatmaps import Explain, Explained
-from gradsam_exp.engine.stages.images import Images
+from gradsam_exp.engine.stages.images import Images as ReadImages
 from gradsam_exp.engine.stages.quality import Quality
 from gradsam_exp.engine.stages.refined import Refine
 from gradsam_exp.engine.store import Store
 from gradsam_exp.metrics.base import ExampleMetric
 from gradsam_exp.refiners.base import Refiner, Unrefined
 from gradsam_exp.segmenters.base import Embeddings, Segmenter
-from gradsam_exp.types import ExampleBatch, Heatmaps
+from gradsam_exp.types import EverythingMode, ExampleBatch, Heatmaps, Images, MaskSet
 
 CHUNK = 64  # images, fewer if they are large: everything of a chunk is in memory at once
 CHUNK_PIXELS = 2**24
@@ -43,6 +44,7 @@ class Prepared:
         quality: the metrics that need no prompts, by name; one value per example, in float64.
         stored: where the store keeps ``images`` and ``heatmaps`` (refined, if they are), as ``stage/key``; empty
             without a store.
+        everything: what the segmenter finds in each image, if a strategy needs that.
     """
 
     batch: ExampleBatch
@@ -51,6 +53,7 @@ class Prepared:
     predicted: Int[Tensor, " batch"]
     quality: Mapping[str, Float[Tensor, " batch"]] = field(default_factory=dict)
     stored: Mapping[str, str] = field(default_factory=dict)
+    everything: Sequence[MaskSet] = ()
 
     def __getitem__(self, rows: slice) -> "Prepared":
         """Return some of the images."""
@@ -62,6 +65,7 @@ class Prepared:
             self.predicted[examples],
             {name: values[examples] for name, values in self.quality.items()},
             self.stored,
+            self.everything[rows],
         )
 
 
@@ -97,6 +101,8 @@ class Preparation:
         refiner: applied to them; ``refined_by`` says in plain values what it depends on.
         segmenter: loaded; ``segmented_by`` says what its embeddings depend on. None makes no embeddings.
         store: where chunks are kept.
+        everything: prepare what the segmenter finds in each image in this mode, and plain values that say how
+            it is asked; None: not.
         metrics: what is measured; those that need no prompts and no masks are measured here.
         modules: import paths of the plug-ins behind the data set (``data``), the refiner (``refine``) and the
             segmenter (``sam``); their source counts.
@@ -115,18 +121,21 @@ class Preparation:
         store: Store | None = None,
         refined_by: Any = None,
         segmented_by: Any = None,
+        everything: tuple[EverythingMode, Any] | None = None,
         metrics: Sequence[ExampleMetric] = (),
         modules: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        self.explained, self.metrics = explained, tuple(metrics)
+        self.explained, self.refiner, self.metrics = explained, refiner, tuple(metrics)
         self.store = Store(None) if store is None else store
         self.stopwatch = Stopwatch()
         code = modules or {}
-        self.stages: list[Stage] = [Images(explained.class_names, code.get("data", ())), Explain(explained)]
+        self.stages: list[Stage] = [ReadImages(explained.class_names, code.get("data", ())), Explain(explained)]
         if not isinstance(refiner, Unrefined):
             self.stages.append(Refine(refiner, refined_by, code.get("refine", ())))
         if segmenter is not None:
             self.stages.append(Encode(segmenter, segmented_by, code.get("sam", ())))
+            if everything is not None:
+                self.stages.append(Everything(segmenter, *everything, code.get("sam", ())))
         early = [metric for metric in metrics if metric.before_prompts]
         self.stages += [Quality(metric, explained, after=self.heatmap_stage) for metric in early]
 
@@ -152,13 +161,19 @@ class Preparation:
         places = {"images": "images", "heatmaps": self.heatmap_stage} if self.store.root is not None else {}
         for chunk in self._made(dataset, self.stages, batch_size, chunks):
             stored = {what: f"{stage}/{chunk.keys[stage]}" for what, stage in places.items()}
-            yield Prepared(chunk.batch, chunk.heatmaps, chunk.embeddings, chunk.predicted, chunk.quality, stored)
+            parts = (chunk.batch, chunk.heatmaps, chunk.embeddings, chunk.predicted, chunk.quality)
+            yield Prepared(*parts, stored, chunk.everything)
 
     def explain(self, dataset: ExampleDataset, *, batch_size: int = 32) -> Iterator[tuple[ExampleBatch, Heatmaps]]:
         """Prepare images and heatmaps alone; the segmenter need not be loaded."""
-        stages = [stage for stage in self.stages if isinstance(stage, Images | Explain | Refine)]
+        stages = [stage for stage in self.stages if isinstance(stage, ReadImages | Explain | Refine)]
         for chunk in self._made(dataset, stages, batch_size):
             yield chunk.batch, chunk.heatmaps
+
+    def explain_again(self, images: Images, targets: Int[Tensor, " batch"]) -> Heatmaps:
+        """Explain pictures of a strategy's making as those of the data set are, one class each."""
+        found = self.explained.of_classes(images, targets, AdaptiveBatch("explain", CHUNK, hint=_HINTS["explain"]))
+        return self.refiner(images, found)
 
     def images(self, dataset: ExampleDataset) -> Iterator[ExampleBatch]:
         """Prepare the images alone, in the same chunks."""

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 Make = Callable[[], tuple[Tensors, Any]]
 IN_USE_S = 600.0  # a chunk read or written by anyone in this time is in use
 WAIT_S = 60.0  # for another process, before that is said
-STAGES = ("images", "heatmaps", "refined", "quality", "embeddings")
+STAGES = ("images", "heatmaps", "refined", "quality", "embeddings", "everything")
 """The folders of a store; nothing else is ever deleted."""
 _KEY = re.compile("[0-9a-f]{32}")
 LOOK_AGAIN = 8  # times while the free room is filled: listing thousands of chunks takes its time

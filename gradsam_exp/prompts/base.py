@@ -15,7 +15,7 @@ import torch
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 from gradsam_exp.registry import Registry, check_value
-from gradsam_exp.types import Choice, Chosen, LowRes, Masks, PromptContext, Prompts, Segmentation
+from gradsam_exp.types import Choice, Chosen, EverythingMode, LowRes, Masks, PromptContext, Prompts, Segmentation
 
 Select = Callable[[PromptContext, Segmentation], Choice]
 
@@ -123,8 +123,17 @@ class PromptStrategy(ABC):
     brings_selector: ClassVar[str | None] = None
     """Its configuration chooses this selector, unless another is given."""
 
-    needs_truth: ClassVar[bool] = False
-    """It looks at the true masks: results are an upper bound and are marked as such everywhere."""
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """It looks at these besides heatmaps: the segmenter's ``embeddings``, its ``everything`` mode, the
+    ``classifier``, the ``truth``; see `PromptContext`. What is not needed is not made and not loaded."""
+
+    everything: EverythingMode | None = None
+    """How the masks are made that a strategy looks at which needs ``everything``."""
+
+    @property
+    def needs_truth(self) -> bool:
+        """Say whether it looks at the true masks: results are an upper bound and are marked as such everywhere."""
+        return "truth" in self.needs
 
     @property
     def ignored(self) -> frozenset[str]:
@@ -178,6 +187,11 @@ class PromptStrategy(ABC):
             if prompts.candidate is None
             else chosen_rows(prompts.candidate, segmentation)
         )
+
+    def complete(self, ctx: PromptContext, masks: Masks) -> Masks:
+        """Change the masks that are kept, one for each example in the original frame; by default not."""
+        del ctx
+        return masks
 
     def better(self, ctx: PromptContext, new: Masks, old: Masks) -> Chosen:
         """Tell which revised masks replace those kept so far: those that are not empty, or whose heatmap is."""

@@ -37,7 +37,7 @@ class Oracle(PromptStrategy):
     an empty mask gets the image's centre.
     """
 
-    needs_truth = True
+    needs: ClassVar[frozenset[str]] = frozenset({"truth"})
 
     def propose(self, ctx: PromptContext) -> Prompts:
         """Ask one query of one point per image."""
@@ -67,7 +67,7 @@ class OracleHeatmap(PromptStrategy):
         grid_size, grid_offset: as those of `Foreground`.
     """
 
-    needs_truth = True
+    needs: ClassVar[frozenset[str]] = frozenset({"truth"})
 
     grid_size: OddInt = GRID_SIZE
     grid_offset: Length = GRID_OFFSET
@@ -89,7 +89,7 @@ class OracleBox(PromptStrategy):
     """
 
     kinds: ClassVar[frozenset[str]] = frozenset({"boxes"})
-    needs_truth = True
+    needs: ClassVar[frozenset[str]] = frozenset({"truth"})
 
     def propose(self, ctx: PromptContext) -> Prompts:
         """Ask one query of one box per image."""

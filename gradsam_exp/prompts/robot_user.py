@@ -43,7 +43,7 @@ class RobotUser(PromptStrategy):
     """
 
     kinds: ClassVar[frozenset[str]] = frozenset({"points", "masks"})
-    needs_truth = True
+    needs: ClassVar[frozenset[str]] = frozenset({"truth"})
 
     max_rounds: Annotated[int, Field(ge=1)] = 20
     feed_mask: bool = True

@@ -5,6 +5,7 @@ Prompts come on the CPU, embeddings from anywhere; segmentations are on the segm
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -74,6 +75,16 @@ class Embeddings:
         levels = tuple(level[rows] for level in self.levels)
         own = torch.arange(len(levels[0])) if image_of is None else image_of
         return Embeddings(levels, self.input_sizes[rows], self.original_sizes[rows], own)
+
+    @property
+    def features(self) -> Float[Tensor, "batch _ _ _"]:
+        """Return each example's coarsest level without padding, on the CPU; of images of one size."""
+        level = min(self.levels, key=lambda level: level.shape[-2] * level.shape[-1])
+        rows, columns = (
+            math.ceil(cells * side / max(self.input_size))
+            for cells, side in zip(level.shape[-2:], self.input_size, strict=True)
+        )
+        return level[self.image_of.to(level.device), :, :rows, :columns].cpu().float()
 
     @staticmethod
     def joined(parts: Sequence[Embeddings]) -> Embeddings:

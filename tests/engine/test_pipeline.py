@@ -110,7 +110,9 @@ def criterion(selector: str, result: PipelineResult, ctx: PromptContext) -> np.n
 
 
 LETS_THE_SELECTOR_CHOOSE = [
-    name for name in STRATEGIES.names() if STRATEGIES.get(name).choose is PromptStrategy.choose
+    name
+    for name in STRATEGIES.names()
+    if STRATEGIES.get(name).choose is PromptStrategy.choose and STRATEGIES.get(name).needs <= {"truth"}
 ]
 
 

@@ -214,10 +214,10 @@ def test_a_cascade_feeds_back_what_it_is_told_to():
 
 def test_every_strategy_is_found_by_name():
     assert set(STRATEGIES.names()) == {
-        "adaptive", "argmax", "argmax_corner", "box", "box_points", "cascade", "center", "clip_surgery",
-        "components", "fg", "fgbg", "grid_match", "hottest_k", "mask", "multi_peak", "oracle", "oracle_box",
-        "oracle_heatmap", "random_points", "robot_user", "s2c_peaks", "sam_refiner", "skeleton", "subsets",
-        "topk_far", "topk_smoothed",
+        "adaptive", "argmax", "argmax_corner", "box", "box_points", "box_then_everything", "cascade", "center",
+        "clip_surgery", "components", "everything_merge", "everything_vote", "fg", "fgbg", "gensam", "grid_match",
+        "hottest_k", "mask", "multi_peak", "oracle", "oracle_box", "oracle_heatmap", "persam", "random_points",
+        "robot_user", "s2c_peaks", "sam_refiner", "skeleton", "subsets", "topk_far", "topk_smoothed",
     }  # fmt: skip
 
 

@@ -69,18 +69,19 @@ class Explained:
                 raise InputError(
                     "explainer.target=label needs a label for every image; use explainer.target=predicted"
                 )
-            return self._explained(batch.own_images, batch.labels, batches)
+            return self.of_classes(batch.own_images, batch.labels, batches)
         named = None if isinstance(self.target, str) else torch.full((len(batch.images),), self.target)
-        found = self._explained(batch.images, named, batches)
+        found = self.of_classes(batch.images, named, batches)
         if self.target == "rank" and batch.ranks is not None and (batch.ranks > 0).any():
             if found.logits is None:
                 raise InputError("explainer.target=top… needs an explainer that computes class scores")
             ranked = found.logits.argsort(1, descending=True)[batch.image_of]
             targets = ranked.gather(1, batch.ranks[:, None])[:, 0]
-            return self._explained(batch.own_images, targets, batches)
+            return self.of_classes(batch.own_images, targets, batches)
         return found if len(batch) == len(batch.images) else found[batch.image_of]
 
-    def _explained(self, images: Tensor, targets: Tensor | None, batches: AdaptiveBatch) -> Heatmaps:
+    def of_classes(self, images: Tensor, targets: Tensor | None, batches: AdaptiveBatch) -> Heatmaps:
+        """Explain one class of each image, None: the predicted one; so many images at a time."""
         _, explainer = self._models
 
         def explain(rows: slice) -> Heatmaps:
