@@ -177,7 +177,8 @@ class AverageDrop(FaithfulnessMetric):
     """Average drop is the share of the class probability that goes when an image fades where its heatmap is cold.
 
     ``max(0, Y − O)/Y``, in [0, 1], small for a faithful heatmap; ``Y`` is the probability for the
-    image, ``O`` that for the image times its heatmap. Chattopadhyay et al.: *Grad-CAM++* (WACV 2018), section 4.1.1.
+    image, ``O`` that for the image times its heatmap. Chattopadhyay et al.: *Grad-CAM++* (WACV 2018), section
+    4.1.1.
     """
 
     name, title = "average_drop", "average drop"
