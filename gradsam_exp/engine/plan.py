@@ -129,19 +129,20 @@ class Plan:
     def identity(self) -> str:
         """Digests everything that the results depend on: runs of equal identity have equal results."""
         config, ignored = self.config, self.pipeline.strategy.ignored
+        selector = {} if self.pipeline.strategy.selects else config.selector
         return digest(
             {
                 "data": self.dataset.digest,
                 "prepared": self.preparation().recipe,
                 "pipeline": {key: value for key, value in config.pipeline.items() if key not in ignored},
-                "selector": None if self.pipeline.strategy.selects else config.selector,
+                "selector": selector,
                 "seed": config.seed,
                 "asking": self._asking,
                 "metrics": sorted(metric.depends_on for metric in self.metrics),
                 "code": source_digest(
                     *_CODE,
                     *STRATEGIES.modules(config.pipeline),
-                    *SELECTORS.modules(config.selector),
+                    *SELECTORS.modules(selector),
                 ),
             }
         )

@@ -25,7 +25,7 @@ from gradsam_exp.types import (
     Segmentation,
 )
 
-Kept = Bool[Tensor, " masks"]
+Kept = Bool[Tensor, " _"]
 
 
 @dataclass(frozen=True)

@@ -237,7 +237,13 @@ def test_the_reference_reports_pipelines_are_fg_and_fgbg(batch: ExampleBatch):
 
 
 @pytest.mark.parametrize("selector", SELECTORS.names())
-@pytest.mark.parametrize("name", ["fgbg", "cascade", "adaptive", "grid_match", "oracle_heatmap", "mask"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "fgbg", "cascade", "adaptive", "grid_match", "oracle_heatmap", "mask", "components", "s2c_peaks",
+        "sam_refiner", "subsets", "persam",
+    ],
+)  # fmt: skip
 def test_what_decides_is_on_the_cpu_wherever_the_segmenter_runs(name: str, selector: str, batch: ExampleBatch):
     """Heatmaps and images come from the accelerator as well; a mix of devices would stop here."""
     with pretended_accelerator() as cuda:
@@ -260,7 +266,10 @@ def test_what_decides_is_on_the_cpu_wherever_the_segmenter_runs(name: str, selec
             assert result.segmentation.predicted_iou.device.type == "cuda"
 
 
-@pytest.mark.parametrize("name", ["fg", "fgbg", "box_points", "cascade", "adaptive", "grid_match"])
+@pytest.mark.parametrize(
+    "name",
+    ["fg", "fgbg", "box_points", "cascade", "adaptive", "grid_match", "components", "sam_refiner", "persam"],
+)
 def test_images_of_different_sizes_are_decoded_together_as_alone(name: str, segmenter, batch: ExampleBatch):
     sizes = [(48, 64), (64, 48), (37, 101), (90, 90)]
     asked = []

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from gradsam_exp.engine.pipeline import Pipeline
+from gradsam_exp.prompts.gensam import widest_boxes
+from gradsam_exp.segmenters.everything import everything
 from gradsam_exp.selectors.base import SELECTORS
 from gradsam_exp.selectors.score import PredictedIoU
-from gradsam_exp.types import Prompts, Segmentation
+from gradsam_exp.types import EverythingMode, Heatmaps, MaskSet, Prompts, Segmentation
 from tests.album import Album
 from tests.prompts.test_points import context, peak, strategy
 from tests.prompts.test_strategies import EMPTY, Doubled, filled, revise
@@ -198,3 +200,142 @@ def test_sam_refiner_asks_again_about_the_last_mask():
     assert segmented(context(TWO), refiner).rounds.tolist() == [5]
     whole = refiner.propose(replace(context(filled(10, 10)), frames=Doubled()))
     assert whole.boxes.tolist() == [[-0.5, -0.5, 9.5, 9.5]], "nothing is known: the image"
+
+
+def found(*masks: torch.Tensor) -> MaskSet:
+    """A mask set; the click of mask k is (k, 0), its candidate 1 + k % 3."""
+    number = torch.arange(len(masks))
+    points = torch.stack([number, 0 * number], 1).float()
+    scores = torch.full((len(masks),), 0.9)
+    packed = MaskSet.pack(torch.stack(masks))
+    return MaskSet(packed, points, 1 + number % 3, scores, scores, (masks[0].shape[0], masks[0].shape[1]))
+
+
+def clicked(prompts: Prompts) -> list[tuple[int, int, int]]:
+    """Of each query the example, the number of the mask, and the candidate."""
+    assert prompts.candidate is not None
+    rows = zip(prompts.example_index, prompts.points[:, 0, 0], prompts.candidate, strict=True)
+    return [(int(example), int(number), int(candidate)) for example, number, candidate in rows]
+
+
+WARM = drawn("####....", "####....", "........")
+MASKS = (
+    drawn("##......", "........", "........"),  # all of it is warm
+    drawn("...##...", "........", "........"),  # half of it, which is not more than half
+    drawn("########", "########", "########"),  # covers all that is warm
+    drawn("........", "........", "########"),  # cold
+    drawn("....####", "####....", "........"),  # half
+)
+
+
+def test_sepl_merges_what_is_warm_or_covers_the_warm_and_fills_in_what_no_mask_has():
+    """`max_iou_imp2`: kept if 2·|m∩p| > |m| or |m∩p| ≥ 0.85·|p|; then the pixels of p in no mask of the image."""
+    ctx = replace(context(WARM.float().tolist()), everything=[found(*MASKS)])
+    merge = strategy(name="everything_merge")
+    assert clicked(merge.propose(ctx)) == [(0, 0, 1), (0, 2, 3)]
+    assert clicked(strategy(name="everything_merge", own_share=0.4).propose(ctx)) == [
+        (0, 0, 1), (0, 1, 2), (0, 2, 3), (0, 4, 2),
+    ]  # fmt: skip
+    some = replace(ctx, everything=[found(MASKS[0], MASKS[3])])
+    assert clicked(merge.propose(some)) == [(0, 0, 1)]
+    assert torch.equal(merge.complete(some, MASKS[0][None])[0], WARM)
+    assert torch.equal(strategy(name="everything_merge", fill=False).complete(some, MASKS[0][None])[0], MASKS[0])
+    unknown = replace(context(filled(8, 3)), everything=[found(*MASKS)])
+    assert clicked(merge.propose(unknown)) == []
+    assert not merge.complete(unknown, torch.zeros(1, 3, 8, dtype=torch.bool)).any(), (
+        "an empty heatmap says nothing"
+    )
+
+
+def test_masks_vote_by_mean_heat_against_the_background():
+    """Heat 0.5 loses against 0.5^0.6 = 0.66, 0.6 wins against 0.4^0.6 = 0.58; with alpha 2 both win, 0.1 loses."""
+    heat = np.full((3, 8), 0.1)
+    heat[0, 0], heat[1, 0] = 0.5, 0.6
+    one, two = (drawn(*("#......." if row == at else "........" for row in range(3))) for at in (0, 1))
+    ctx = replace(context(heat.tolist()), everything=[found(one, two, MASKS[3])])
+    assert clicked(strategy(name="everything_vote").propose(ctx)) == [(0, 1, 2)]
+    assert clicked(strategy(name="everything_vote", alpha=2.0).propose(ctx)) == [(0, 0, 1), (0, 1, 2)]
+
+
+def test_borgli_takes_the_mask_that_is_most_like_the_boxs():
+    """IoU 2/8, 1/9, 8/24, 0, 4/12."""
+    ctx = replace(
+        context(WARM.float().tolist(), WARM.float().tolist()), everything=[found(*MASKS), found(MASKS[3])]
+    )
+    box = strategy(name="box_then_everything")
+    assert torch.equal(box.propose(ctx).boxes, strategy(name="box").propose(ctx).boxes)
+    prompts, active = revise(box, ctx, torch.stack([WARM, WARM]), box.propose(ctx))
+    assert active.tolist() == [True, False], "without any overlap the box's mask stays"
+    assert clicked(prompts) == [(0, 2, 3)], "the first of equals"
+
+
+def test_the_masks_of_everything_mode_are_the_answer():
+    ctx = context(filled(40, 30, (5, 5, 34, 24, 1.0)))
+    lenient = {"points_per_side": 4, "pred_iou_thresh": 0.5, "stability_score_thresh": 0.5}
+    result = segmented(ctx, strategy(name="everything_vote", **lenient))
+    album = Album()
+    masks = everything(album, album.encode(ctx.images), EverythingMode(4, 0.5, 0.5)).masks
+    inside = [mask for mask in masks if (ctx.heatmaps.values[0] * mask).sum() > 0.5 * mask.sum()]
+    assert len(result.choice) == len(inside) > 3
+    assert torch.equal(result.masks[0], torch.stack(inside).any(0))
+
+
+def test_persam_clicks_where_features_are_most_and_least_like_the_warm_ones():
+    """`point_selection` of persam.py; the warm one of 2×2 cells is at the upper left: cosines 1, 0.6, −1, 0."""
+    features = torch.tensor([[[2.0, 3.0], [-1.0, 0.0]], [[0.0, 4.0], [0.0, 1.0]]])[None]
+    ctx = replace(context(peak(8, 8, 1, 1)), features=features)
+    persam = strategy(name="persam")
+    cosines = [[1.0, 0.6], [-1.0, 0.0]]
+    expected = torch.nn.functional.interpolate(torch.tensor(cosines)[None, None], (8, 8), mode="bilinear")[0, 0]
+    torch.testing.assert_close(persam.similarity(ctx)[0], expected)
+    prompts = persam.propose(ctx)
+    assert prompts.points[0].tolist() == [[0, 0], [0, 6]], "the first of the equal pixels"
+    assert prompts.labels.tolist() == [[1, 0]]
+
+
+def test_persam_refines_as_its_code_does(segmenter):
+    """One mask, then three asked with its logits, then three asked with those and the box."""
+    images = torch.randint(0, 256, (1, 3, 48, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    ctx = replace(context(peak(64, 48, 20, 20)), images=images)
+    embeddings = segmenter.encode(images)
+    assert embeddings.features.shape[2:] == (12, 16), "without the padding below"
+    once, twice, thrice = (
+        Pipeline(strategy(name="persam", max_rounds=rounds), segmenter, PredictedIoU())(ctx, embeddings)
+        for rounds in (1, 2, 3)
+    )
+    assert once.candidates.tolist() == [0]
+    assert twice.candidates[0] > 0
+    assert [sorted(one.prompts.kinds) for one in (once, twice, thrice)] == [
+        ["points"], ["masks", "points"], ["boxes", "masks", "points"],
+    ]  # fmt: skip
+    torch.testing.assert_close(twice.prompts.mask_logits[0], once.segmentation.logits[0, :1])
+
+
+def test_gensam_explains_the_image_that_its_heatmap_has_dimmed():
+    """0.3 · 100 · heat + 0.7 · 100, then 0.3 · 100 · new heat + 0.7 · that; each heatmap gives new points."""
+    shown = []
+    later = torch.zeros(1, 8, 8)
+    later[0, 6:, 6:] = 1.0
+
+    def explain(images: torch.Tensor, targets: torch.Tensor) -> Heatmaps:
+        shown.append((images[0, 0, 0, 0].item(), images[0, 0, 7, 7].item(), targets.tolist()))
+        return Heatmaps(later, torch.tensor([False]), targets)
+
+    ctx = context(filled(8, 8, (0, 0, 1, 1, 1.0)))
+    ctx = replace(ctx, images=torch.full((1, 3, 8, 8), 100, dtype=torch.uint8), explain=explain)
+    ctx = replace(ctx, heatmaps=replace(ctx.heatmaps, targets=torch.tensor([4])))
+    gensam = strategy(name="gensam", cells=4, max_rounds=3)
+    assert gensam.propose(ctx).points[0].tolist() == [[1, 1], [3, 1]], "one hot cell, the first cold one"
+    result = segmented(ctx, gensam)
+    assert shown == [(100, 70, [4]), (70, 79, [4])], "70 + 0; 0.7 · 100; 30 + 49"
+    assert result.rounds.tolist() == [3]
+    assert result.prompts.points[0, 0].tolist() == [7, 7]
+    with pytest.raises(ValueError, match="asks the classifier again"):
+        segmented(context(EMPTY), strategy(name="gensam"))
+
+
+def test_the_component_with_the_largest_box_a_tenth_wider():
+    mask = torch.zeros(2, 30, 40, dtype=torch.bool)
+    mask[0, 2:4, 2:4] = True
+    mask[0, 10, 10:30] = mask[0, 10:20, 29] = True  # 20×10 px
+    assert widest_boxes(mask).tolist() == [[7.5, 8.5, 31.5, 20.5], [-0.5, -0.5, 39.5, 29.5]]
