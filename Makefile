@@ -37,9 +37,10 @@ quick: $(INSTALLED)
 	@$(PYTEST) -m "not slow" $(ARGS)
 
 # Half an hour on two cores; each ends in one line of JSON. See benchmarks/RESULTS.md.
-BENCHMARKS := cam ablation encode decode sweep startup growth
+# On a GPU those of networks alone: make bench ARGS=device=cuda
+BENCHMARKS := $(if $(ARGS),cam encode decode,cam ablation encode decode sweep startup growth)
 bench: $(INSTALLED)
-	@for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	@for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name $(addprefix --,$(ARGS)) || exit 1; done
 
 # Every run of docs/background-points.md but those of other weights: make answer ARGS="sam=vit_b cifar10_root=PATH"
 BOTH := background=mixed,cifar10

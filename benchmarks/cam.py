@@ -2,7 +2,8 @@
 
 ``python -m benchmarks.cam``: ResNet-18 with random weights, 16 images of 224×224 px, on the CPU. ``limit`` is one
 forward pass and `torch.autograd.grad` down to the target layer, all parameters frozen. Maps are compared at the
-target layer's resolution before anything is timed.
+target layer's resolution before anything is timed. ``--networks`` are timm's, at the layer that
+`find_target_layers` finds, against the plain forward pass alone.
 
 Limits: heatmaps at the resolution that each package returns (ours and grad-cam scale them up to the image);
 random weights; inputs are already tensors.
@@ -11,8 +12,10 @@ random weights; inputs are already tensors.
 from __future__ import annotations
 
 import argparse
+import statistics
 from collections.abc import Callable
 
+import timm
 import torch
 from captum.attr import LayerGradCam
 from pytorch_grad_cam import GradCAM as GradCamGradCAM
@@ -23,6 +26,7 @@ from torchvision.models import resnet18
 
 from benchmarks.timing import interleaved, report, result
 from gradsam_exp.explainers.base import scale_to_unit
+from gradsam_exp.explainers.dry_run import find_target_layers
 from gradsam_exp.explainers.gradient import GradCAM
 from gradsam_exp.explainers.layers import find_layer
 
@@ -32,20 +36,23 @@ PACKAGES = ("grad-cam", "torchcam", "captum")
 def main() -> None:
     """Time all of them on every layer."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--layers", nargs="+", default=["layer4.-1", "layer2.-1"])
+    parser.add_argument("--layers", nargs="*", default=["layer4.-1", "layer2.-1"])
     parser.add_argument("--size", type=int, default=224, help="side of the images in pixels")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--networks", nargs="*", default=["resnet18", "vit_base_patch16_224", "convnext_tiny"])
+    parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    network = resnet18().eval()
-    images = torch.randn(arguments.batch, 3, arguments.size, arguments.size)
-    targets = torch.arange(arguments.batch) % 1000
+    network = resnet18().eval().to(arguments.device)
+    images = torch.randn(arguments.batch, 3, arguments.size, arguments.size, device=arguments.device)
+    targets = torch.arange(arguments.batch, device=arguments.device) % 1000
     for path in arguments.layers:
+        ours = GradCAM(network, [path])
         contestants = {
             "forward": lambda: _forward(network, images),
             "limit": lambda path=path: _limit(network, path, images, targets),
-            "ours": lambda path=path: GradCAM(network, [path])(images, targets),
+            "ours": lambda explainer=ours: explainer(images, targets),
             **_packages(network, find_layer(network, path), images, targets),
         }
         difference = _difference(network, path, images, targets)
@@ -59,6 +66,21 @@ def main() -> None:
             **{f"speedup_vs_{name.replace('-', '_')}": round(ratios[name], 2) for name in PACKAGES},
             largest_difference_to_torchcam=difference,
         )
+    for name in arguments.networks:
+        _against_forward(name, images, targets, rounds=arguments.rounds)
+
+
+def _against_forward(name: str, images: Tensor, targets: Tensor, *, rounds: int) -> None:
+    """Time Grad-CAM of a network of timm against its forward pass."""
+    network = timm.create_model(name).eval().to(images.device)
+    layers = find_target_layers(network, (images.shape[2], images.shape[3]))
+    explainer = GradCAM(network, layers)
+    contestants = {"forward": lambda: _forward(network, images), "ours": lambda: explainer(images, targets)}
+    seconds = interleaved(contestants, rounds=rounds)
+    report(f"Grad-CAM, {name}, {layers[0]}, {len(images)} images", seconds, against="forward")
+    each = [ours / forward for ours, forward in zip(seconds["ours"], seconds["forward"], strict=True)]
+    low, middle, high = (round(ratio, 3) for ratio in statistics.quantiles(each, n=4))
+    result(network=name, layer=layers[0], ratio_to_forward=middle, quartiles=[low, high])
 
 
 def _forward(network: nn.Module, images: Tensor) -> Tensor:

@@ -37,8 +37,9 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=9)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--mixed", action="store_true", help="images of as many sizes, photograph-like")
+    parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
-    segmenter = load_segmenter("compact")
+    segmenter = load_segmenter("compact", device=arguments.device)
     assert isinstance(segmenter, SamSegmenter)
     torch.manual_seed(0)
     images = _images(arguments.images, mixed=arguments.mixed)
@@ -106,7 +107,7 @@ def _loop(segmenter: SamSegmenter, embeddings: Embeddings, prompts: Prompts) -> 
         )
         predictor.features = embeddings.levels[0][row : row + 1]
         found, scores, _ = predictor.predict(
-            coordinates[row].numpy(), prompts.labels[row].numpy(), multimask_output=True
+            coordinates[row].cpu().numpy(), prompts.labels[row].numpy(), multimask_output=True
         )
         masks.append(torch.from_numpy(found[scores.argmax()]))
     return masks

@@ -23,6 +23,8 @@ def interleaved(
         for name, call in contestants.items():
             start = time.perf_counter()
             call()
+            if torch.cuda.is_available():  # where a call returns before its work is done
+                torch.cuda.synchronize()
             if turn >= warm_up:
                 seconds[name].append(time.perf_counter() - start)
     return seconds
@@ -46,7 +48,8 @@ def report(title: str, seconds: Mapping[str, list[float]], *, against: str) -> d
 
 def result(**figures: object) -> None:
     """The one JSON line, with the machine and the versions."""
-    machine = {"machine": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+    machine = {"machine": device, "threads": torch.get_num_threads(), "torch": torch.__version__}
     print(json.dumps({**figures, **machine}))
 
 

@@ -1,4 +1,5 @@
-"""This module holds the values that pass between plug-ins. They are data only: no model, no file, no config.
+"""This module holds the values that pass between plug-ins. They are data only: no model, no file, no config;
+`logits_of` reads the first of them out of a classifier's output.
 
 Coordinates are ``(x, y)`` in pixels of the original image; integer coordinates name pixel *centres*.
 A point hits a mask if the pixel it rounds to is set.
@@ -20,6 +21,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
+from gradsam_exp.errors import InputError
+
 FOREGROUND, BACKGROUND, NO_POINT = 1, 0, -1
 Tensors = Mapping[str, Tensor]
 Images = UInt8[Tensor, "batch 3 height width"]
@@ -29,6 +32,7 @@ PerImage = Float[Tensor, " batch"]
 Chosen = Bool[Tensor, " batch"]
 LowRes = Float[Tensor, "batch low low"]
 _Rows = TypeVar("_Rows", bound="TensorRows")
+_NO_LOGITS = "give a network, or a wrapper around it, whose output is logits (images, classes)"
 
 
 @dataclass(frozen=True)
@@ -223,7 +227,7 @@ class Segmentation(TensorRows):
 
     Attributes:
         logits: low-resolution mask logits of every candidate, in the segmenter's padded input frame; candidate 0
-            is SAM's single-mask output, the others are its alternatives.
+            is its answer when it is asked for a single mask, the others are its alternatives.
         predicted_iou: the segmenter's own estimate of each candidate's IoU with the object.
         example_index: which example of the batch each query belongs to; on the CPU.
         single: the candidate that the segmenter's own single-mask rule gives for each query; None stands for
@@ -434,3 +438,33 @@ def stack_points(rows: Sequence[Sequence[tuple[float, float, int]]]) -> tuple[Te
     padded = [[*row, *[(0.0, 0.0, NO_POINT)] * (longest - len(row))] for row in rows]
     values = torch.tensor(padded, dtype=torch.float32).view(len(rows), longest, 3)
     return values[..., :2], values[..., 2].long()
+
+
+def logits_of(output: Any) -> Float[Tensor, "batch classes"]:
+    """Read the logits out of a classifier's output, in float32.
+
+    Args:
+        output: logits ``(B, K)``; or what holds them: an object or mapping with ``logits`` (transformers'
+            ``ModelOutput``), or a tuple or list whose first element is logits. One logit ``z`` (``(B, 1)`` or
+            ``(B,)``), whose sigmoid is the probability of class 1, becomes the two logits ``(−z/2, z/2)``, whose
+            softmax is the same probability; so both classes can be explained.
+
+    Raises:
+        InputError: nothing of these, such as a map of logits ``(B, K, h, w)``.
+    """
+    found = output
+    if isinstance(found, Mapping) and "logits" in found:
+        found = found["logits"]
+    elif isinstance(getattr(found, "logits", None), Tensor):
+        found = found.logits
+    elif isinstance(found, tuple | list) and found:
+        found = found[0]
+    if not isinstance(found, Tensor):
+        keys = f" with {', '.join(map(str, found))}" if isinstance(found, Mapping) else ""
+        raise InputError(f"the classifier gives a {type(found).__name__}{keys} and no logits: {_NO_LOGITS}")
+    if found.ndim == 1 and len(found):
+        found = found[:, None]
+    if found.ndim != 2:
+        raise InputError(f"the classifier gives {tuple(found.shape)} numbers, which are not logits: {_NO_LOGITS}")
+    found = found.float()
+    return torch.cat([-found / 2, found / 2], 1) if found.shape[1] == 1 else found

@@ -1,8 +1,9 @@
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
+from omegaconf import OmegaConf
 from pydantic import Field
 
 from gradsam_exp.errors import InputError, did_you_mean
@@ -66,10 +67,16 @@ def test_strategies_of_other_distributions_are_found(monkeypatch):
         registry.get("broken")
 
 
+def named_by(node: Any, group: str, key: str, conf: Path) -> str:
+    """The plug-in that a YAML names: itself, below its group (@package _global_), or by what it is based on."""
+    if key in node or group in node:
+        return node[key] if key in node else node[group][key]
+    (base,) = (default.partition("@")[0] for default in node["defaults"])
+    return named_by(OmegaConf.load(conf / group / f"{base}.yaml"), group, key, conf)
+
+
 def test_all_configs_name_registered_things():
     """Every YAML of a plug-in group builds, or says that it needs a path: none names what does not exist."""
-
-    from omegaconf import OmegaConf
 
     from gradsam_exp.classifiers.base import CLASSIFIERS
     from gradsam_exp.data.backgrounds import BACKGROUNDS
@@ -85,8 +92,7 @@ def test_all_configs_name_registered_things():
     conf = Path(__file__).parents[1] / "conf"
     for group, registry in groups.items():
         files = sorted((conf / group).glob("*.yaml"))
-        nodes = [OmegaConf.load(path) for path in files]
-        named = {node["name"] if "name" in node else node[group]["name"] for node in nodes}  # or @package _global_
+        named = {named_by(OmegaConf.load(path), group, registry.by, conf) for path in files}
         assert named <= set(registry.names())
         assert set(registry.names()) - named <= {"blend"}, f"every {group} has its YAML"
         for path in files:

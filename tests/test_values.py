@@ -69,7 +69,7 @@ def test_sizes_have_an_upper_bound():
     settings = {
         "epochs": 1, "batch_size": 8, "learning_rate": 0.1, "weight_decay": 0, "flip": True, "fresh": True,
         "patience": None, "workers": 1000000, "batch_pixels": 8000000, "class_weights": "none", "start": None,
-        "resume": None,
+        "resume": None, "freeze": [], "mixup": 0, "cutmix": 0,
     }  # fmt: skip
     with pytest.raises(InputError, match=r"^task\.workers=1000000: input should be less than or equal to 256"):
         build_checked("task", TrainSettings, settings)

@@ -21,8 +21,7 @@ from torchvision.transforms import v2
 from gradsam_exp.classifiers.networks import Architecture, build_network, with_head
 from gradsam_exp.classifiers.transform import Transform
 from gradsam_exp.errors import InputError, did_you_mean
-from gradsam_exp.logits import logits_of
-from gradsam_exp.types import ExampleBatch
+from gradsam_exp.types import ExampleBatch, logits_of
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -112,10 +111,10 @@ class ImageClassifier(pl.LightningModule):
     def logits(self, pixels: Tensor) -> Float[Tensor, "batch classes"]:
         """Compute the logits of network input; see `forward`."""
         found = logits_of(self.backbone(pixels))
-        if len(self.class_names) == 1 and found.shape[1] == 2:  # one logit of a data set of one class
-            found = found[:, 1:] * 2
         if self.outputs is not None:
             return torch.stack([found[:, list(ids)].logsumexp(1) for ids in self.outputs], 1)
+        if len(self.class_names) == 1 and found.shape[1] == 2:  # one logit of a data set of one class
+            found = found[:, 1:] * 2
         if found.shape[1] != len(self.class_names):
             raise InputError(
                 f"{self.backbone_name} gives {found.shape[1]} logits, but there are {len(self.class_names)} class "

@@ -26,7 +26,7 @@ class Described:
         digest: of everything that the logits depend on.
         architecture: what `ImageClassifier` keeps in a file; None for what cannot be trained.
         build: makes the network, its values at random or missing.
-        fill: gives the network its weights, and returns it; None if it has none yet.
+        load_network: makes the network with its weights; None if it has none yet.
         path: the file with the weights, if they are one.
     """
 
@@ -36,7 +36,7 @@ class Described:
     digest: str
     architecture: Architecture | None
     build: Callable[[], nn.Module]
-    fill: Callable[[nn.Module], nn.Module] | None
+    load_network: Callable[[], nn.Module] | None
     path: Path | None = None
 
     @property
@@ -47,7 +47,7 @@ class Described:
 
     def check_ready(self) -> None:
         """Refuse what has no weights or no names; see `ClassifierSource.check_ready`."""
-        if self.fill is None:
+        if self.load_network is None:
             raise InputError(
                 f"model: {self.backbone} has random weights, which explain nothing: give model.checkpoint, "
                 "or published weights; task=train trains it"
@@ -75,9 +75,7 @@ class Described:
         Args:
             classes: give it a new last layer with so many outputs; None keeps it as it is.
         """
-        network = self.build()
-        if self.fill is not None:
-            network = self.fill(network)
+        network = self.build() if self.load_network is None else self.load_network()
         return (network if classes is None else with_head(network, classes)).float()
 
     def _around(self, network: nn.Module) -> ImageClassifier:

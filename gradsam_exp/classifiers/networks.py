@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from gradsam_exp.errors import InputError, did_you_mean, first_line, some
-from gradsam_exp.logits import logits_of
+from gradsam_exp.types import logits_of
 from gradsam_exp.weights import read_pickle, shape_differences
 
 Architecture = str | Mapping[str, Any]

@@ -48,7 +48,7 @@ def described(
     digested: Any,
     weights: Path | None,
     checkpoint: str | None = None,
-    fill: Callable[[nn.Module], nn.Module] | None = None,
+    load_network: Callable[[], nn.Module] | None = None,
 ) -> Described:
     """Describe a network whose weights are a file.
 
@@ -59,7 +59,7 @@ def described(
         digested: plain values that the logits depend on besides architecture, transform and weights.
         weights: the file with the published weights; None without.
         checkpoint: a local file to use instead.
-        fill: gives a network the published weights; None fits the file's tensors.
+        load_network: makes the network with the published weights; None fits the file's tensors into it.
 
     Raises:
         InputError: a file that is missing, or names that are not as many as the outputs.
@@ -73,11 +73,11 @@ def described(
         other = checkpoint is not None and found and tuple(found) != tuple(known)
         return build_network(architecture, len(found) if other else None)
 
-    def fit(network: nn.Module) -> nn.Module:
+    def fit() -> nn.Module:
         assert path is not None
-        return fit_weights(network, read_weights(path), f"model.checkpoint={path}")
+        return fit_weights(build(), read_weights(path), f"model.checkpoint={path}")
 
-    own = fill if checkpoint is None and fill is not None else fit
+    own = load_network if checkpoint is None and load_network is not None else fit
     return Described(
         backbone,
         found,
@@ -203,8 +203,7 @@ def from_timm(
     )
     file = _timm_file(name, cfg) if pretrained and checkpoint is None else None
 
-    def fill(network: nn.Module) -> nn.Module:
-        del network  # timm's own function also converts weights of other layouts
+    def load_network() -> nn.Module:  # by timm's own function, which also converts weights of other layouts
         overlay = {"file": str(file), "hf_hub_id": None, "url": ""}
         return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **own)
 
@@ -212,14 +211,14 @@ def from_timm(
         architecture,
         name,
         names=names,
-        known=_timm_names(outline, cfg) if pretrained or names is None else [],
+        known=_timm_names(outline, cfg),
         transform=changed_transform(
             transform, size=as_pair(size), mean=mean, std=std, interpolation=interpolation
         ),
         digested=version("timm"),
         weights=file,
         checkpoint=checkpoint,
-        fill=fill,
+        load_network=load_network,
     )
 
 
@@ -282,7 +281,8 @@ def from_imagenet_wheel() -> Described:
     half = (0.5, 0.5, 0.5)
     architecture = {"source": "timm", "name": "tf_efficientnet_lite0", "arguments": {}}
 
-    def fill(network: nn.Module) -> nn.Module:
+    def load_network() -> nn.Module:
+        network = build_network(architecture)
         return fit_weights(network, in_order(read_weights(file), network.state_dict()), str(file))
 
     return described(
@@ -293,7 +293,7 @@ def from_imagenet_wheel() -> Described:
         transform=Transform((224, 224), half, half, interpolation="bicubic"),
         digested=version("timm"),
         weights=file,
-        fill=fill,
+        load_network=load_network,
     )
 
 

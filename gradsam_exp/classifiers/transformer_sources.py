@@ -63,10 +63,6 @@ def from_transformers(
     except ValueError as error:
         raise InputError(f"model.id={id} is a {config.model_type}, which classifies no images") from error
 
-    def fill(network: nn.Module) -> nn.Module:
-        del network  # their own function finds the weights of every age
-        return loaded(transformers.AutoModelForImageClassification, folder, id)
-
     return Described(
         id,
         find_names(names, known),
@@ -74,7 +70,7 @@ def from_transformers(
         digest([architecture, _digests(folder), vars(transform), version("transformers")]),
         architecture,
         lambda: build_network(architecture),
-        fill,
+        lambda: loaded(transformers.AutoModelForImageClassification, folder, id),
     )
 
 
@@ -233,8 +229,7 @@ def from_clip(
         vision = transformers.CLIPVisionModelWithProjection._from_config(config.vision_config)
         return ZeroShot(vision, torch.empty(len(names), config.projection_dim))
 
-    def fill(network: nn.Module) -> nn.Module:
-        del network
+    def load_network() -> nn.Module:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         model: Any = loaded(transformers.CLIPModel, folder, id).eval()
 
@@ -249,7 +244,7 @@ def from_clip(
         return ZeroShot(vision, _text_embeddings(texts, embed, model.logit_scale))
 
     depends = [_digests(folder), texts, vars(transform), version("transformers")]
-    return Described(id, names, transform, digest(depends), None, build, fill)
+    return Described(id, names, transform, digest(depends), None, build, load_network)
 
 
 @torch.no_grad()
@@ -289,12 +284,11 @@ def _open_clip(
         model = open_clip.create_model(name)
         return ZeroShot(model.visual, torch.empty(len(names), outline.output_dim))
 
-    def fill(network: nn.Module) -> nn.Module:
-        del network
+    def load_network() -> nn.Module:
         model = open_clip.create_model(name, pretrained=str(path), precision="fp32").eval()
         tokenizer = open_clip.get_tokenizer(name)
         scaled = _text_embeddings(texts, lambda some: model.encode_text(tokenizer(some)), model.logit_scale)
         return ZeroShot(model.visual, scaled)
 
     depends = [name, file_digest(path, key="model.pretrained"), texts, vars(transform), version("open-clip-torch")]
-    return Described(f"{OPEN_CLIP}{name}", names, transform, digest(depends), None, build, fill)
+    return Described(f"{OPEN_CLIP}{name}", names, transform, digest(depends), None, build, load_network)

@@ -13,7 +13,7 @@ from gradsam_exp.explainers.layers import Map, Maps, find_layer, recording
 from gradsam_exp.explainers.network import widened
 from gradsam_exp.explainers.projection import Kernel, first_component, first_kernel_component
 from gradsam_exp.explainers.scores import Score, class_score
-from gradsam_exp.logits import logits_of
+from gradsam_exp.types import logits_of
 
 
 class ActivationCAM(LayerExplainer):

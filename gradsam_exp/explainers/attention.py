@@ -87,9 +87,9 @@ class AttentionExplainer(MapExplainer):
     def _without_attention(self) -> InputError:
         network = getattr(self.model, "backbone_name", type(unwrapped(self.model)).__name__)
         return InputError(
-            f"this explainer needs attention, which {network} has not, or computes by functions that are not "
-            "PyTorch's own (of transformers: network.set_attn_implementation('eager') helps): use it with a "
-            "classifier that was trained with model=vit_b_16, or choose explainer=gradcam"
+            f"this explainer needs attention, which {network} has not: use it with a classifier that was trained "
+            "with model=vit_b_16, or choose explainer=gradcam. Only attention by PyTorch's own functions is seen; "
+            "of transformers, network.set_attn_implementation('sdpa') gives that"
         )
 
     @abstractmethod

@@ -147,7 +147,7 @@ class ModelExplainer(ABC):
 
     Attributes:
         model: any network that maps a batch of images to logits ``(B, classes)``, in whatever
-            `gradsam_exp.logits.logits_of` can read.
+            `gradsam_exp.types.logits_of` can read.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(

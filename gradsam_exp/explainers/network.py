@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gradsam_exp.errors import InputError
 from gradsam_exp.explainers.scores import Logits
-from gradsam_exp.logits import logits_of
+from gradsam_exp.types import logits_of
 
 Pixels = Float[Tensor, "batch channels height width"]
 SAME = {torch.float32: 1e-3, torch.float64: 1e-3}
@@ -59,7 +59,7 @@ def run(model: nn.Module, pixels: Pixels, of: Tensor | None = None) -> Logits:
     """Run a network on input in its own dtype, and read its logits in float32, whatever it returns.
 
     Args:
-        model: any network; see `gradsam_exp.logits.logits_of` for what it may return.
+        model: any network; see `gradsam_exp.types.logits_of` for what it may return.
         pixels: network input; cast to the dtype of the network's parameters.
         of: which image each row is made of, where the rows are not the images; for further arguments.
 
@@ -122,7 +122,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """
     flags = [(module, module.training) for module in model.modules()]
     compiled = any(m._compiled_call_impl is not None or "_orig_mod" in m._modules for m, _ in flags)
-    model.eval()
+    model.train(False)
     try:
         with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
             yield

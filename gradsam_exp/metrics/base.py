@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -260,6 +260,11 @@ class Network(Protocol):
 
     def logits(self, pixels: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch classes"]:
         """Compute the class scores in eval mode, on the CPU."""
+
+    def explain(
+        self, pixels: Float[Tensor, "batch 3 h w"], targets: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch h w"]:
+        """Make the run's heatmaps of network input for these classes, on the CPU."""
 
 
 def mean_share(parts: np.ndarray, wholes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -172,6 +172,66 @@ class CombinedROAD(FaithfulnessMetric):
 _NEIGHBOURS = [(dy, dx, 1 / 6 if dy == 0 or dx == 0 else 1 / 12) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
 
 
+@METRICS.register("average_drop")
+class AverageDrop(FaithfulnessMetric):
+    """Average drop is the share of the class probability that goes when an image fades where its heatmap is cold.
+
+    ``max(0, Y − O)/Y``, in [0, 1], small for a faithful heatmap; ``Y`` is the probability for the
+    image, ``O`` that for the image times its heatmap. Chattopadhyay et al.: *Grad-CAM++* (WACV 2018), section
+    4.1.1.
+    """
+
+    name, title = "average_drop", "average drop"
+    higher_is_better = False
+
+    def react(self, predict: Predict, pixels: Pixels, maps: Maps, targets: Int[Tensor, " batch"]) -> PerImage:
+        """Compare the class probabilities before and after."""
+        before, after = (_probability(predict, some, targets) for some in (pixels, _faded(pixels, maps)))
+        return (1 - after / before).clamp(min=0)
+
+
+@METRICS.register("coherency")
+class Coherency(ExampleMetric):
+    """Coherency says how alike the heatmap is to that of the image faded where it is cold.
+
+    ``(1 + ρ)/2``, in [0, 1], with ``ρ`` Pearson's correlation, 0 where a heatmap is constant. Poppi et al. (CVPRW
+    2021), section 3.3. With ``complexity`` and ``road`` it makes up ARCC, with ``average_drop`` instead of
+    ``road`` ADCC; both are harmonic means of parts that are better the larger they are.
+    """
+
+    name, title, group = "coherency", "heatmap coherency", "faithfulness"
+    needs = ("heatmaps", "images", "network", "counted")
+
+    @torch.no_grad()
+    def measure(
+        self, heatmaps: Heatmaps, images: Images, network: Network, counted: Masks | None = None
+    ) -> PerImage:
+        """Explain the faded images at the resolution of the network's input."""
+        pixels = network.pixels(images)
+        maps = network.resized(heatmaps.values, pixels)
+        kept = torch.ones_like(maps, dtype=torch.bool)
+        if counted is not None:
+            kept = network.resized((~counted).float(), pixels) <= _TOUCHED
+        again = network.explain(_faded(pixels, maps.masked_fill(~kept, -torch.inf)), heatmaps.targets)
+        return torch.stack(
+            [
+                (1 + _correlation(*(one[own] for one in pair))) / 2
+                for *pair, own in zip(maps, again, kept, strict=True)
+            ]
+        )
+
+
+def _faded(pixels: Pixels, maps: Maps) -> Pixels:
+    """Multiply network input by heatmaps: cold pixels get the mean colour; those that do not count stay."""
+    return pixels * torch.where(maps == -torch.inf, 1.0, maps)[:, None].to(pixels)
+
+
+def _correlation(one: Float[Tensor, " pixels"], other: Float[Tensor, " pixels"]) -> Float[Tensor, ""]:
+    """Compute Pearson's correlation; 0 if one of both is constant."""
+    one, other = (values.double() - values.double().mean() for values in (one, other))
+    return (one * other).sum() / (one.norm() * other.norm()).clamp(min=1e-12)
+
+
 def impute(image: Image, removed: Bool[Tensor, "height width"], *, noise: float, rng: Generator) -> Image:
     """Replace each removed pixel by the weighted mean of its eight neighbours: noisy linear imputation.
 

@@ -170,6 +170,24 @@ class Sparsity(HeatmapMetric):
         return ranked.mul_(weights).sum(1) / total
 
 
+@METRICS.register("complexity")
+class Complexity(HeatmapMetric):
+    """Complexity is the mean of the heatmap over the pixels, in [0, 1]: the less is hot, the simpler it is.
+
+    The L1 norm of Poppi et al. (*Revisiting the Evaluation of Class Activation Mapping for Explainability*, CVPRW
+    2021, section 3.3) by the number of pixels. 0 for an empty heatmap.
+    """
+
+    name, title = "complexity", "heatmap complexity"
+    higher_is_better = False
+    needs: ClassVar[tuple[str, ...]] = ("heatmaps", "counted")
+
+    def measure(self, heatmaps: Heatmaps, counted: Masks | None = None) -> PerImage:
+        """Average the heat over the pixels that count."""
+        counts = torch.ones_like(heatmaps.values, dtype=torch.bool) if counted is None else counted
+        return (heatmaps.values.double() * counts).sum((1, 2)) / counts.sum((1, 2))
+
+
 def _within(masks: Masks, distance: float) -> Masks:
     """Find the pixels that are at most ``distance`` px from a mask's nearest pixel; none for an empty mask."""
     found = [

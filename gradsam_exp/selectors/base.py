@@ -49,5 +49,7 @@ def best_by(values: Float[Tensor, "queries candidates"], segmentation: Segmentat
 
 
 def candidates_only(values: Float[Tensor, "queries candidates"]) -> Float[Tensor, "queries candidates"]:
-    """Rule out candidate 0, SAM's single-mask output, which is not one of the alternatives, by the value −inf."""
+    """Rule out candidate 0, SAM's single-mask output, by the value −inf where there are alternatives to it."""
+    if values.shape[1] == 1:
+        return values
     return torch.cat([torch.full_like(values[:, :1], -torch.inf), values[:, 1:]], 1)

@@ -130,13 +130,8 @@ def _trained(root: Path) -> Iterator[tuple[str, int]]:
 
 
 def _say_files(title: str, files: Iterator[tuple[str, int]]) -> None:
-    table = _table(title, "file", "MB")
-    for name, size in files:
-        table.add_row(name, f"{size / 1e6:.1f}")
-    if table.row_count:
-        console.print(table)
-    else:
-        console.print(f"{title}: none")
+    lines = [f"  {name}, {size / 1e6:.1f} MB" for name, size in files]
+    console.print("\n".join([f"{title}:{'' if lines else ' none'}", *lines]), soft_wrap=True)
 
 
 def _say_layers(config: Config) -> None:

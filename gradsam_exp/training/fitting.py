@@ -118,8 +118,8 @@ class KeptEpochs(Checkpoint):
         trainer.should_stop = any(one is not None and one.wait_count >= one.patience for one in stoppers)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep the epoch, or end the training."""
-        if getattr(trainer, "fast_dev_run", False):
+        """Keep the epoch, or end the training; one that a limit has cut short is not kept."""
+        if getattr(trainer, "fast_dev_run", False) or not trainer.is_last_batch:
             return
         loss = None if self.monitor is None else trainer.callback_metrics.get(self.monitor)
         bad = not_finite(pl_module.state_dict())
@@ -241,8 +241,9 @@ def save_answering(
         The network as it was loaded, in eval mode, and whether it was saved in single precision.
 
     Raises:
-        InputError: outputs differ even in single precision.
+        InputError: outputs differ even in single precision, or a weight is not finite; no file is left.
     """
+    require_finite(model.state_dict(), "the training has diverged")
     with torch.no_grad():
         before = answer(model.eval())
         for exact in (False, True):
@@ -252,6 +253,7 @@ def save_answering(
             moved = float((after - before).abs().max() / before.abs().max().clamp(min=1e-30))
             if moved <= MOVED and not (classes and (after.argmax(1) != before.argmax(1)).any()):
                 return loaded, exact
+    path.unlink()
     raise InputError(
         f"{path}: what was saved does not compute what was trained (outputs move by {moved:.1%} of the largest); "
         "use the checkpoint of the best epoch, and report this network"

@@ -26,6 +26,13 @@ def test_a_class_is_the_logsumexp_of_its_outputs(imagenet: ClassifierSource):
     assert source.digest not in {imagenet.digest, mapped(imagenet, {"cat": cats}).digest}
 
 
+def test_one_class_can_be_all_that_is_asked_for(imagenet: ClassifierSource):
+    source = mapped(imagenet, {"cat": [281, 282]})
+    image = torch.randint(0, 256, (2, 3, 50, 60), dtype=torch.uint8)
+    plain = imagenet.load()(image)
+    assert torch.allclose(source.load()(image), plain[:, [281, 282]].logsumexp(1, keepdim=True), atol=1e-5)
+
+
 def test_imagenets_classes_have_names_and_wordnet_ids():
     assert (IMAGENET.names[285], IMAGENET.synsets[285]) == ("Egyptian cat", "n02124075")
     assert (IMAGENET.names[134], IMAGENET.names[517]) == ("crane bird", "crane")

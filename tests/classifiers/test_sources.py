@@ -129,8 +129,9 @@ test_weights_are_downloaded_and_their_hash_is_checked = pytest.mark.usefixtures(
 )
 
 
+@pytest.mark.parametrize("side", [48, 1500])
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_efficientnet"])
-def test_timms_networks_with_a_local_file(name: str, tmp_path: Path):
+def test_timms_networks_with_a_local_file(name: str, side: int, tmp_path: Path):
     network = randomized(timm.create_model(name))
     save_file(network.state_dict(), tmp_path / "w.safetensors")
     source = CLASSIFIERS.build({"source": "timm", "name": name, "checkpoint": str(tmp_path / "w.safetensors")})
@@ -139,7 +140,7 @@ def test_timms_networks_with_a_local_file(name: str, tmp_path: Path):
     assert source.class_names == IMAGENET.names
     assert (model.transform.mean, model.transform.std) == (data["mean"], data["std"])
     assert source.size == data["input_size"][1:]
-    assert torch.equal(model(images()), network(model.transform(images())))
+    assert torch.equal(model(images(side=side)), network(model.transform(images(side=side))))
 
 
 def test_timms_published_weights_come_from_the_hubs_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -376,3 +377,34 @@ def test_pictures_are_resized_as_their_package_does_it():
     resized = Image.fromarray(picture).resize((224, 224), Image.Resampling.BICUBIC)
     expected = torchvision.transforms.functional.to_tensor(resized) * 2 - 1
     assert (found - expected).abs().max() < 0.02  # Pillow rounds to bytes in between
+
+
+def test_a_model_of_open_clip_is_a_zero_shot_classifier(tmp_path: Path):
+    import open_clip
+
+    vision = {"image_size": 32, "layers": 1, "width": 32, "patch_size": 8, "head_width": 16}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    small = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
+    (tmp_path / "Tiny.json").write_text(json.dumps(small))
+    open_clip.add_model_config(tmp_path / "Tiny.json")
+    torch.manual_seed(0)
+    network = open_clip.create_model("Tiny").eval()
+    torch.save(network.state_dict(), tmp_path / "tiny.pt")
+    node = {"source": "clip", "id": "open_clip:Tiny", "pretrained": str(tmp_path / "tiny.pt")}
+    model = CLASSIFIERS.build({**node, "classes": ["cat", "dog"], "prompt": ["a {}", "the {}"]}).load()
+    pixels = model.transform(images())
+    assert pixels.shape == (2, 3, 32, 32)
+    tokens = open_clip.get_tokenizer("Tiny")
+    with torch.no_grad():
+        texts = [
+            nn.functional.normalize(network.encode_text(tokens([f"a {name}", f"the {name}"])), dim=-1).mean(0)
+            for name in ("cat", "dog")
+        ]
+        texts = nn.functional.normalize(torch.stack(texts), dim=-1)
+        seen = nn.functional.normalize(network.encode_image(pixels), dim=-1)
+        expected = network.logit_scale.exp() * seen @ texts.T
+    assert torch.allclose(model(images()), expected, atol=1e-4)
+    with pytest.raises(InputError, match="is not a model of open_clip"):
+        CLASSIFIERS.build({**node, "id": "open_clip:Tny", "classes": ["cat"]})
+    with pytest.raises(InputError, match=r"model\.pretrained is missing"):
+        CLASSIFIERS.build({**node, "pretrained": None, "classes": ["cat"]})

@@ -13,6 +13,8 @@ import gradsam_exp as gs
 from gradsam_exp.engine.pipeline import Pipeline, PipelineResult
 from gradsam_exp.prompts.base import STRATEGIES, PromptStrategy
 from gradsam_exp.segmenters.base import Embeddings
+from gradsam_exp.segmenters.cached import CachedSegmenter
+from gradsam_exp.segmenters.tta import Augmented
 from gradsam_exp.selectors.base import SELECTORS
 from gradsam_exp.selectors.score import PredictedIoU
 from gradsam_exp.types import Choice, ExampleBatch, Heatmaps, PromptContext, Prompts, Segmentation
@@ -299,3 +301,33 @@ def test_examples_of_one_image_share_its_embedding(segmenter, batch: ExampleBatc
     ]
     answer = segmenter.decode(shared, prompts)
     torch.testing.assert_close(answer.logits, torch.cat([one.logits for one in alone]), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("count", [1, 3, 5])
+@pytest.mark.parametrize("name", SELECTORS.names())
+def test_any_number_of_candidates_is_chosen_from(batch: ExampleBatch, name: str, count: int):
+    """Of five the last, which is added, is the truth and the best by its own account; of one, that one."""
+    ctx = replace(context(batch), masks=batch.masks)
+
+    class Several(Album):
+        def decode(self, embeddings, prompts):
+            four = super().decode(embeddings, prompts)
+            truth = torch.nn.functional.pad(
+                8.0 * batch.masks[prompts.example_index] - 4, (0, 0, 0, SIDE - 48), value=-4
+            )
+            logits = torch.cat([four.logits, truth[:, None]], 1)[:, :count]
+            scores = torch.cat([four.predicted_iou, torch.ones(len(prompts), 1)], 1)[:, :count]
+            return Segmentation(logits, scores, prompts.example_index)
+
+    segmenter = CachedSegmenter(Several(), 2**24)
+    for views in (segmenter, Augmented(segmenter, 1)):
+        pipeline = Pipeline(SecondThoughts(), views, SELECTORS.build({"name": name}))
+        result = pipeline(ctx, views.encode(batch.images))
+        assert result.segmentation.logits.shape[1] == count
+        if name == "single" or count == 1:
+            assert result.candidates.tolist() == [0] * 8
+        else:
+            assert (result.candidates > 0).all()
+        if count == 5 and name in ("predicted_iou", "oracle"):
+            assert result.candidates.tolist() == [4] * 8
+            assert torch.equal(result.masks, batch.masks)

@@ -84,6 +84,7 @@ def notes(*overrides: str, side: int = 64, sweep: Path | None = None) -> list[st
         job=Job(Path("run"), overrides, sweep),
         pipeline=SimpleNamespace(strategy=STRATEGIES.build(config.pipeline)),
         dataset=SimpleNamespace(image_size=lambda index: (2 * side, side)),
+        classifier=SimpleNamespace(path=None),
     )
     return _notes_of(plan)
 

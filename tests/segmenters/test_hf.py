@@ -312,3 +312,37 @@ def test_without_transformers_it_says_what_to_install(folders, monkeypatch: pyte
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
     with pytest.raises(InputError, match=r'pip install "gradsam_exp\[hf\]"'):
         load_segmenter("hf", id=str(folders["sam"]))
+
+
+@pytest.mark.parametrize("kind", ["sam2", "edgetam", "sam3_tracker"])
+def test_of_a_video_checkpoint_the_part_for_images_is_used(folders, kind: str, tmp_path: Path):
+    """As the hub has SAM 2.1 and EdgeTAM (the same names and more) and SAM 3 (the tracker beside a detector)."""
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(folders[kind], tmp_path / "video")
+    config, state = json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
+    if kind == "sam3_tracker":
+        config = {"model_type": "sam3_video", "tracker_config": config | {"model_type": "sam3_tracker_video"}}
+        moved = {
+            "vision_encoder.backbone.": "detector_model.vision_encoder.backbone.",
+            "vision_encoder.neck.": "tracker_neck.",
+        }
+        plain = loaded(folders[kind]).model.state_dict()  # files have other names
+        state = {in_sam_3(name, moved): value.clone() for name, value in plain.items()}
+        state["detector_model.text_encoder.weight"] = torch.zeros(2)
+    else:
+        config["model_type"] = f"{kind}_video"
+        state |= {"memory_attention.weight": torch.zeros(2), "no_object_pointer": torch.zeros(2)}
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    segmenter, expected = loaded(folder), loaded(folders[kind]).model.state_dict()
+    assert segmenter.cell == loaded(folders[kind]).cell
+    assert all(torch.equal(value, expected[name]) for name, value in segmenter.model.state_dict().items())
+
+
+def in_sam_3(name: str, moved: dict[str, str]) -> str:
+    """Where a tensor of the tracker lies in a checkpoint of all of SAM 3."""
+    for before, after in moved.items():
+        if name.startswith(before):
+            return after + name.removeprefix(before)
+    return f"tracker_model.{name}"

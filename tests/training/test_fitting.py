@@ -139,15 +139,21 @@ class Told(pl.LightningModule):
 
 
 def train(
-    folder: Path, model: Told, epochs: int, *callbacks: pl.Callback, resume: Path | None = None
+    folder: Path,
+    model: Told,
+    epochs: int,
+    *callbacks: pl.Callback,
+    resume: Path | None = None,
+    batches: int = 1,
+    **limits: int,
 ) -> KeptEpochs:
     kept = KeptEpochs(folder, "val/loss")
     kept.on_load_checkpoint = lambda *_: None  # lengths are another test's
     trainer = pl.Trainer(
         max_epochs=epochs, callbacks=[kept, *callbacks], logger=False, accelerator="cpu", num_sanity_val_steps=0,
-        enable_progress_bar=False, enable_model_summary=False,
+        enable_progress_bar=False, enable_model_summary=False, **limits,
     )  # fmt: skip
-    data = DataLoader([0])  # type: ignore[arg-type]
+    data = DataLoader([0] * batches)  # type: ignore[arg-type]
     trainer.fit(model, data, data, ckpt_path=resume, weights_only=True)
     return kept
 
@@ -199,6 +205,12 @@ def test_an_epoch_that_is_not_finite_is_not_kept_and_the_last(tmp_path: Path, mo
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.filterwarnings("ignore")  # Lightning's, of so little data
+def test_an_epoch_that_a_limit_cuts_short_is_not_kept(tmp_path: Path):
+    kept = train(tmp_path, Told([3.0, 2.0, 1.0]), 3, batches=4, max_steps=6)
+    assert (kept.best, epoch_in(kept.last), epoch_in(kept.best_path)) == (3.0, 0, 0)
+
+
 class Remainder(nn.Module):
     """Answers what is left of its weights, of which the first one's nearest whole number is taken away."""
 
@@ -229,3 +241,8 @@ def test_what_is_saved_is_read_again_and_must_answer_as_before(tmp_path: Path, w
     torch.testing.assert_close(loaded(torch.ones(1)), model(torch.ones(1)), rtol=0.01, atol=0)
     with pytest.raises(InputError, match="what was saved does not compute what was trained"):
         save_answering(model, save, lambda: Remainder(0.5), lambda one: one(torch.ones(1)), classes=True)
+    assert not (tmp_path / "w").exists()
+    model.weight.data[0, 1] = float("nan")
+    with pytest.raises(InputError, match="the training has diverged: the weights in weight are not all finite"):
+        save_answering(model, save, load, lambda one: one(torch.ones(1)), classes=True)
+    assert not (tmp_path / "w").exists()

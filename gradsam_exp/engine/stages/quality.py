@@ -66,3 +66,6 @@ class _Network:
     def logits(self, pixels: Tensor) -> Tensor:
         with evaluation_mode(self.explained.classifier):
             return self.explained.predict(pixels, self.batches)
+
+    def explain(self, pixels: Tensor, targets: Tensor) -> Tensor:
+        return self.explained.of_classes(pixels, targets, self.batches).values
