@@ -107,7 +107,7 @@ def refused(done, message: str, read: list[str]) -> None:
         ),
         (["data.min_size=30", "data.max_size=20"], r"data: need 3 <= min_size <= max_size"),
         (["data.difficulty=hard"], r"data\.difficulty='hard': input should be 'standard', 'faint'"),
-        (["task=export", "data.difficulty=crowded"], r"task=export writes one shape an image"),
+        (["task=export", "limit=null", "data.difficulty=crowded"], r"task=export writes one shape an image"),
         (["sam.max_queries=0"], r"sam\.max_queries=0: .*greater than or equal to 1"),
         (["logger.mode=sometimes"], r"logger|'logger.mode'"),
     ],
