@@ -81,6 +81,7 @@ class ExampleBatch:
         ranks: the class to explain, by its rank among the classifier's scores (0: the best); None: not asked for.
         image_ids: one unique name per image.
         example_ids: one unique name per example; the image's where it has no other.
+        groups: per image, the name of what it shares with others, such as a photograph; empty: nothing known.
     """
 
     images: UInt8[Tensor, "images 3 height width"] | Float[Tensor, "images 3 height width"]
@@ -91,6 +92,7 @@ class ExampleBatch:
     example_ids: tuple[str, ...]
     counted: Masks | None = None
     ranks: Int[Tensor, " batch"] | None = None
+    groups: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -122,6 +124,7 @@ class ExampleBatch:
             example_ids=tuple(self.example_ids[row] for row in examples),
             counted=None if self.counted is None else self.counted[examples],
             ranks=None if self.ranks is None else self.ranks[examples],
+            groups=self.groups[rows],
         )
 
     def examples_of(self, rows: slice) -> Int[Tensor, " rows"]:
@@ -137,6 +140,13 @@ class ExampleBatch:
     def image_id_of(self) -> list[str]:
         """Return the name of each example's image."""
         return [self.image_ids[image] for image in self.image_of.tolist()]
+
+    @property
+    def group_of(self) -> list[str]:
+        """Return the group of each example's image; an image of no known group is one of its own."""
+        named = self.groups or self.image_ids
+        groups = [group or image for group, image in zip(named, self.image_ids, strict=True)]
+        return [groups[image] for image in self.image_of.tolist()]
 
     @property
     def own_images(self) -> Tensor:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from gradsam_exp.data.dead_leaves import dead_leaves
 from gradsam_exp.data.files import belongs_to
-from gradsam_exp.data.photos import SCENES_OF_SPLIT, photographs
+from gradsam_exp.data.photos import GREY, SCENES_OF_SPLIT, grey_photographs, photographs
 from gradsam_exp.data.pictures import is_picture, read_rgb
 from gradsam_exp.errors import InputError
 from gradsam_exp.registry import Registry
@@ -38,21 +38,64 @@ class Background(Protocol):
 BACKGROUNDS: Registry[Background] = Registry("background", "gradsam_exp.data")
 
 
+def draw_named(background: Background, rng: Generator, width: int, height: int) -> tuple[np.ndarray, str]:
+    """Draw a background as its ``draw`` does, and name the photograph it is cut from.
+
+    The name is empty where no other background shows the same photograph, and of plug-ins without ``draw_named``.
+    """
+    if isinstance(background, Mixed | Pictures | Blend):
+        return background.draw_named(rng, width, height)
+    return background.draw(rng, width, height), ""
+
+
 @BACKGROUNDS.register("mixed")
 class Mixed:
     """Mixed draws half crops of the bundled photographs at random scales, half dead leaves (the default)."""
 
+    name = "mixed"
+
     def __init__(self, split: str) -> None:
-        self.photos = photographs(split)
-        self.digest = _digest("mixed", SCENES_OF_SPLIT[split], *(photo.tobytes() for photo in self.photos))
+        self.photos, self.scenes = self.pictures(split)
+        self.digest = _digest(self.name, self.scenes, *(photo.tobytes() for photo in self.photos))
+
+    def pictures(self, split: str) -> tuple[Sequence[UInt8[np.ndarray, "height width 3"]], tuple[str, ...]]:
+        """Return the photographs of a split, and the name of each."""
+        return photographs(split), SCENES_OF_SPLIT[split]
 
     def draw(self, rng: Generator, width: int, height: int) -> np.ndarray:
         """See `Background.draw`."""
+        return self.draw_named(rng, width, height)[0]
+
+    def draw_named(self, rng: Generator, width: int, height: int) -> tuple[np.ndarray, str]:
+        """See `draw_named`; dead leaves have no name."""
         if rng.random() < 0.5:
             smallest = 3 + 7 * rng.random()
-            return dead_leaves(rng, width, height, min_radius=smallest)[0]
-        photo = self.photos[int(rng.integers(len(self.photos)))]
-        return random_crop(rng, photo, width, height)
+            return dead_leaves(rng, width, height, min_radius=smallest)[0], ""
+        chosen = int(rng.integers(len(self.photos)))
+        return random_crop(rng, self.photos[chosen], width, height), self.scenes[chosen]
+
+
+@BACKGROUNDS.register("mixed_more")
+class MixedMore(Mixed):
+    """MixedMore draws as `Mixed` does, from ten photographs in validation and test, and fifteen in training.
+
+    Eight of them are grey: parts of the same pictures in all splits, without a pixel in common, each time in
+    another tint. No interval depends on two photographs alone.
+    """
+
+    name = "mixed_more"
+
+    def pictures(self, split: str) -> tuple[Sequence[UInt8[np.ndarray, "height width 3"]], tuple[str, ...]]:
+        """See `Mixed.pictures`."""
+        return (*photographs(split), *grey_photographs(split)), (*SCENES_OF_SPLIT[split], *GREY)
+
+    def draw_named(self, rng: Generator, width: int, height: int) -> tuple[np.ndarray, str]:
+        """See `draw_named`; a grey photograph is multiplied by a colour of at least a half in each channel."""
+        picture, scene = super().draw_named(rng, width, height)
+        if scene in GREY:
+            tint = rng.integers(128, 257, 3)  # of 256
+            picture = (picture * tint // 256).astype(np.uint8)
+        return picture, scene
 
 
 @BACKGROUNDS.register("noise")
@@ -88,8 +131,13 @@ class Pictures:
 
     def draw(self, rng: Generator, width: int, height: int) -> np.ndarray:
         """See `Background.draw`."""
-        picture = Image.fromarray(self.pictures[int(rng.integers(len(self.pictures)))])
-        return np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
+        return self.draw_named(rng, width, height)[0]
+
+    def draw_named(self, rng: Generator, width: int, height: int) -> tuple[np.ndarray, str]:
+        """See `draw_named`; a picture is named by its file."""
+        chosen = int(rng.integers(len(self.pictures)))
+        picture = Image.fromarray(self.pictures[chosen])
+        return np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC)), self._files[chosen][0]
 
     @cached_property
     def digest(self) -> str:
@@ -124,7 +172,11 @@ class Blend:
 
     def draw(self, rng: Generator, width: int, height: int) -> np.ndarray:
         """See `Background.draw`."""
-        return self.backgrounds[int(rng.integers(len(self.backgrounds)))].draw(rng, width, height)
+        return self.draw_named(rng, width, height)[0]
+
+    def draw_named(self, rng: Generator, width: int, height: int) -> tuple[np.ndarray, str]:
+        """See `draw_named`."""
+        return draw_named(self.backgrounds[int(rng.integers(len(self.backgrounds)))], rng, width, height)
 
     @property
     def digest(self) -> str:

@@ -42,11 +42,16 @@ class Example:
 
 @dataclass(frozen=True)
 class Sample:
-    """A sample is one image with its examples: RGB 0..255 in its own size, or network input."""
+    """A sample is one image with its examples: RGB 0..255 in its own size, or network input.
+
+    ``group`` names what it has in common with other images, such as the photograph that both are drawn on; it is
+    empty where nothing is known.
+    """
 
     image: UInt8[Tensor, "3 height width"] | Float[Tensor, "3 height width"]
     image_id: str
     examples: tuple[Example, ...]
+    group: str = ""
 
     def example_id(self, example: Example) -> str:
         """Name an example: by its image, and its own name behind a colon if it has one."""
@@ -300,6 +305,7 @@ def collate(samples: Sequence[Sample]) -> ExampleBatch:
         ranks=None if None in ranks or not ranks else torch.tensor(ranks),
         image_ids=tuple(sample.image_id for sample in samples),
         example_ids=tuple(sample.example_id(example) for sample in samples for example in sample.examples),
+        groups=tuple(sample.group for sample in samples),
     )
 
 

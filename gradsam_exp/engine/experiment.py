@@ -247,6 +247,7 @@ def _facts(
     return {
         "example_id": list(item.batch.example_ids),
         "image_id": item.batch.image_id_of,
+        "group": item.batch.group_of,
         "class_name": [names[label] if label >= 0 else None for label in labels],
         "predicted_class": [names[label] for label in predicted],
         CORRECT: [guess == label if label >= 0 else None for guess, label in zip(predicted, labels, strict=True)],

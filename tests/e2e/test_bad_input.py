@@ -106,6 +106,8 @@ def refused(done, message: str, read: list[str]) -> None:
             r"sam\.checkpoint=/nowhere/sam\.safetensors does not exist; give",
         ),
         (["data.min_size=30", "data.max_size=20"], r"data: need 3 <= min_size <= max_size"),
+        (["data.difficulty=hard"], r"data\.difficulty='hard': input should be 'standard', 'faint'"),
+        (["task=export", "limit=null", "data.difficulty=crowded"], r"task=export writes one shape an image"),
         (["sam.max_queries=0"], r"sam\.max_queries=0: .*greater than or equal to 1"),
         (["logger.mode=sometimes"], r"logger|'logger.mode'"),
     ],

@@ -27,7 +27,7 @@ class Images(Stage):
         """See `Stage.make`."""
         batch = collate([chunk.dataset[index] for index in chunk.indices])
         tensors = {name: getattr(batch, name) for name in _TENSORS}
-        names = {"image_ids": batch.image_ids, "example_ids": batch.example_ids}
+        names = {"image_ids": batch.image_ids, "example_ids": batch.example_ids, "groups": batch.groups}
         return {name: value for name, value in tensors.items() if value is not None}, names
 
     def take(self, chunk: Chunk, tensors: Tensors, facts: Any) -> None:
