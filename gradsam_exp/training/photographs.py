@@ -140,11 +140,12 @@ def _with_segments(
 
 
 def _with_labels(name: str, image: Read, labels: Read) -> Photograph:
-    """Take label maps as they are and by connected parts; all that is labelled is an object, too."""
+    """Take label maps as they are and by connected parts; all that is labelled, if the picture's rim is not."""
     pixels = _small(_opened(image).convert("RGB"))
     numbers = _numbers(labels, pixels)
     parts = label(numbers, background=0, connectivity=1).astype(np.uint16)
-    return Photograph(name, pixels, (numbers, parts), (numbers > 0,) if (numbers == 0).mean() > 0.1 else ())
+    rim = np.concatenate([numbers[0], numbers[-1], numbers[:, 0], numbers[:, -1]]) > 0
+    return Photograph(name, pixels, (numbers, parts), (numbers > 0,) if rim.mean() < 0.5 else ())
 
 
 def _coco(root: str, content: Mapping[str, list[dict]], files: Files) -> dict[str, Callable[[], Photograph]]:  # type: ignore[type-arg]
