@@ -37,12 +37,21 @@ Picture = UInt8[np.ndarray, "height width 3"]
 
 @dataclass(frozen=True, eq=False)
 class Photograph:
-    """A photograph has segmentations, which number segments from 1 (0: none), and masks of whole objects."""
+    """A photograph has segmentations, which number segments from 1 (0: none), and masks of whole objects.
+
+    Attributes:
+        name: its file's, in its set.
+        image: RGB.
+        segmentations: numbers of segments, from 1; 0 is none.
+        objects: masks of whole objects; they may overlap.
+        kind: what these are: ``salient``, ``labelled`` (all that a label map labels) or ``instances``.
+    """
 
     name: str
     image: Picture
     segmentations: tuple[UInt16[np.ndarray, "height width"], ...]
     objects: tuple[Mask, ...]
+    kind: str
 
 
 def is_held_out(name: str) -> bool:
@@ -136,7 +145,7 @@ def _with_segments(
     pixels = _small(_opened(image).convert("RGB"))
     maps = tuple(_numbers(one, pixels) for one in segments)
     objects = () if salient is None else (_numbers(salient, pixels) > 0,)
-    return Photograph(name, pixels, maps, tuple(one for one in objects if one.any()))
+    return Photograph(name, pixels, maps, tuple(one for one in objects if one.any()), "salient")
 
 
 def _with_labels(name: str, image: Read, labels: Read) -> Photograph:
@@ -145,7 +154,7 @@ def _with_labels(name: str, image: Read, labels: Read) -> Photograph:
     numbers = _numbers(labels, pixels)
     parts = label(numbers, background=0, connectivity=1).astype(np.uint16)
     rim = np.concatenate([numbers[0], numbers[-1], numbers[:, 0], numbers[:, -1]]) > 0
-    return Photograph(name, pixels, (numbers, parts), (numbers > 0,) if rim.mean() < 0.5 else ())
+    return Photograph(name, pixels, (numbers, parts), (numbers > 0,) if rim.mean() < 0.5 else (), "labelled")
 
 
 def _coco(root: str, content: Mapping[str, list[dict]], files: Files) -> dict[str, Callable[[], Photograph]]:  # type: ignore[type-arg]
@@ -173,7 +182,7 @@ def _with_outlines(name: str, image: Read, outlines: Sequence[Sequence[Sequence[
         for part in parts:
             ImageDraw.Draw(pad).polygon([value * scale for value in part], fill=1)
         objects.append(np.asarray(pad).copy())
-    return Photograph(name, pixels, (), tuple(one for one in objects if one.mean() > 0.004))
+    return Photograph(name, pixels, (), tuple(one for one in objects if one.mean() > 0.004), "instances")
 
 
 def _opened(read: Read) -> Image.Image:
