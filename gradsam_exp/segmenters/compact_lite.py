@@ -5,8 +5,6 @@ are added while the mask decoder scales up, as in SAM 2 (Ravi et al.: *SAM 2*, 2
 decoder are `compact`'s. Knows nothing of training or files.
 """
 
-from typing import Self
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -78,7 +76,7 @@ class LiteEncoder(nn.Module):
             nn.init.normal_(layer.weight, std=0.01)
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> "LiteEncoder":
         """Set the mode of all but the batch norms."""
         super().train(mode)
         self.pretrained.eval()

@@ -20,11 +20,12 @@ from torch import Tensor, nn
 Tokens = Float[Tensor, "queries tokens _"]
 Cells = Float[Tensor, "queries cells _"]
 Grid = Float[Tensor, "queries channels rows columns"]
+Level = Float[Tensor, "queries _ _ _"]
 Position = Float[Tensor, "1 cells channels"]
 
 
 def predict_masks(
-    sam: Sam, levels: Sequence[Grid], sparse: Tokens, dense: Grid
+    sam: Sam, levels: Sequence[Level], sparse: Tokens, dense: Grid
 ) -> tuple[Float[Tensor, "queries 4 low low"], Float[Tensor, "queries 4"]]:
     """Compute low-resolution logits and predicted IoU of all four mask tokens; one image embedding per query.
 
@@ -112,7 +113,7 @@ def _cells_to_tokens(attention: Attention, queries: Cells, located: Tokens, toke
 
 
 def _upscaled(
-    decoder: MaskDecoder, cells: Cells, grid: tuple[int, ...], finer: Sequence[Grid]
+    decoder: MaskDecoder, cells: Cells, grid: tuple[int, ...], finer: Sequence[Level]
 ) -> Float[Tensor, "queries low_rows low_columns features"]:
     """Compute `MaskDecoder.output_upscaling`, channels last; ``finer`` levels are added, see `predict_masks`."""
     first, norm, activation, second, last_activation = decoder.output_upscaling

@@ -36,9 +36,9 @@ def probe_photographs(
     """Measure the IoU with what is outlined, by kind of outline and prompt.
 
     Kinds are salient objects (and those of one piece), what a label map labels as a whole (a person), instances,
-    and segments of at least 1 % of the picture, by people (the first who cut it) or labelled. Prompts: the innermost
-    pixel; the true box; nine points around that pixel, 1, 4 and 8 px apart; corrective clicks, the last mask fed
-    back (`RobotUser`). Where it is not said otherwise, predicted IoU chooses among the three candidates.
+    and segments of at least 1 % of the picture, by people (the first who cut it) or labelled. Prompts: the
+    innermost pixel; the true box; nine points around that pixel, 1, 4 and 8 px apart; corrective clicks, the last
+    mask fed back (as `RobotUser`). Where it is not said otherwise, predicted IoU chooses among three candidates.
 
     Args:
         segmenter: loaded.

@@ -122,7 +122,7 @@ def test_three_quarters_of_the_targets_are_asked_for_by_a_click(targets: int, by
     truth = torch.stack([square(4 + k, 5, 6) for k in range(2 * targets)]).view(2, targets, 64, 64)
     images, inside = torch.zeros(2, 3, 256, 256, dtype=torch.uint8), torch.ones(2, 256, 256, dtype=torch.bool)
     clicks, others = first_prompts(
-        SceneBatch(images, inside, truth), click_share=0.75, tight_clusters=0.0, idle_background=0.0
+        SceneBatch(images, inside, truth), click_share=0.75, box_share=0.0, tight_clusters=0.0, idle_background=0.0
     )
     assert torch.equal(clicks.truth, truth[:, :by_click].flatten(0, 1))
     assert torch.equal(others.truth, truth[:, by_click:].flatten(0, 1))
@@ -139,7 +139,7 @@ def test_the_same_seed_gives_the_same_prompts():
     drawn = []
     for seed in (3, 3, 4):
         seed_everything(seed, verbose=False)
-        clicks, _ = first_prompts(batch, click_share=0.75, tight_clusters=0.5, idle_background=0.5)
+        clicks, _ = first_prompts(batch, click_share=0.75, box_share=0.0, tight_clusters=0.5, idle_background=0.5)
         drawn.append(clicks.points)
     assert torch.equal(drawn[0], drawn[1])
     assert not (drawn[0].shape == drawn[2].shape and torch.equal(drawn[0], drawn[2]))
