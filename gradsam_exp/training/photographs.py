@@ -32,6 +32,7 @@ PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
 Read = Callable[[], bytes]
 Files = Mapping[str, Read]
 Mask = Bool[np.ndarray, "height width"]
+Cells = Bool[np.ndarray, "rows columns"]
 Picture = UInt8[np.ndarray, "height width 3"]
 
 
@@ -172,7 +173,7 @@ def _coco(root: str, content: Mapping[str, list[dict]], files: Files) -> dict[st
     }
 
 
-def _with_outlines(name: str, image: Read, outlines: Sequence[Sequence[Sequence[float]]]) -> Photograph:
+def _with_outlines(name: str, image: Read, outlines: Sequence[Sequence[Sequence[float | int]]]) -> Photograph:
     picture = _opened(image).convert("RGB")
     pixels = _small(picture)
     scale = pixels.shape[1] / picture.width
@@ -202,7 +203,7 @@ def _numbers(read: Read, pixels: Picture) -> UInt16[np.ndarray, "height width"]:
     return values[_places(values.shape[0], pixels.shape[0])][:, _places(values.shape[1], pixels.shape[1])]
 
 
-def _places(of: float, into: int, start: float = 0.0) -> np.ndarray:
+def _places(of: int, into: int, start: int = 0) -> np.ndarray:
     """Find the nearest pixel of each of ``into`` cells over ``of`` pixels from ``start``."""
     return (start + (np.arange(into) + 0.5) * of / into).astype(int)
 
@@ -225,7 +226,7 @@ class PhotographScenes:
     cell: int = 4
     pasted_share: float = 0.35
 
-    def draw(self, rng: Generator, targets: int) -> tuple[Picture, list[Mask]] | None:
+    def draw(self, rng: Generator, targets: int) -> tuple[Picture, list[Cells]] | None:
         """Draw one scene and ``targets`` masks, some twice if need be; None where nothing outlined is in the crop.
 
         The last half of the masks are things: they touch at most one border, if there are any.
@@ -363,11 +364,11 @@ def _drawn(rng: Generator, among: np.ndarray, chance: np.ndarray, count: int) ->
     return np.concatenate([rng.choice(among, len(among), replace=False, p=share) for _ in range(rounds)])[:count]
 
 
-def _borders(mask: Mask) -> int:
+def _borders(mask: Cells) -> int:
     return sum(bool(line.any()) for line in (mask[0], mask[-1], mask[:, 0], mask[:, -1]))
 
 
-def _on_cells(mask: Mask, cell: int) -> Mask:
+def _on_cells(mask: Mask, cell: int) -> Cells:
     """Set the cells that are covered by half or more."""
     return np.asarray(Image.fromarray(mask.astype(np.uint8) * 255).reduce(cell)) >= 128
 
