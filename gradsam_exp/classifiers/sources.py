@@ -22,6 +22,7 @@ from gradsam_exp.classifiers.networks import (
     build_network,
     find_target,
     fit_weights,
+    read_weights,
 )
 from gradsam_exp.classifiers.transform import Interpolation, Transform
 from gradsam_exp.digest import digest, source_digest

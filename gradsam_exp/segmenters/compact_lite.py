@@ -5,6 +5,8 @@ are added while the mask decoder scales up, as in SAM 2 (Ravi et al.: *SAM 2*, 2
 decoder are `compact`'s. Knows nothing of training or files.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -56,7 +58,7 @@ class LiteEncoder(nn.Module):
         import timm  # noqa: PLC0415  (slow to import)
 
         self.img_size = INPUT_SIZE
-        network = timm.create_model(NAME)
+        network: Any = timm.create_model(NAME)
         self.pretrained = nn.ModuleDict(
             {"stem": nn.Sequential(network.conv_stem, network.bn1), "stages": network.blocks}
         )
@@ -87,7 +89,8 @@ class LiteEncoder(nn.Module):
         features = []
         with torch.no_grad():
             x = self.pretrained["stem"](_as_lite0(frames))
-        for number, stage in enumerate(self.pretrained["stages"]):
+        stages: Any = self.pretrained["stages"]
+        for number, stage in enumerate(stages):
             with torch.set_grad_enabled(torch.is_grad_enabled() and number >= FIXED):
                 x = stage(x)
             if number in STAGES:
@@ -114,7 +117,7 @@ def build_compact_lite(*, pretrained: bool = False) -> Sam:
     if pretrained:
         import timm  # noqa: PLC0415
 
-        network = timm.create_model(NAME)
+        network: Any = timm.create_model(NAME)
         network.load_state_dict(imagenet_state(network.state_dict()), strict=False)
         own = sam.image_encoder.pretrained
         own["stem"].load_state_dict(nn.Sequential(network.conv_stem, network.bn1).state_dict())

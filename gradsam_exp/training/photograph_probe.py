@@ -157,6 +157,7 @@ def _grabcut(image: np.ndarray, inside: Truth) -> Truth:
         if box.any() and not box.all():
             cv2.setRNGSeed(0)
             marks = np.where(box, cv2.GC_PR_FGD, cv2.GC_BGD).astype(np.uint8, order="C")
-            cv2.grabCut(pixels, marks, None, np.zeros((1, 65)), np.zeros((1, 65)), 5, cv2.GC_INIT_WITH_MASK)
+            state, whole = np.zeros((2, 1, 65)), (0, 0, 0, 0)
+            cv2.grabCut(pixels, marks, whole, state[0], state[1], 5, cv2.GC_INIT_WITH_MASK)
             cut[row] = torch.from_numpy((marks == cv2.GC_FGD) | (marks == cv2.GC_PR_FGD))
     return cut

@@ -241,18 +241,18 @@ class PhotographScenes:
                     masks, pasted = [one & ~new for one in masks], [*(one & ~new for one in pasted), new]
         image = _coloured(rng, image)
         cells = [_on_cells(one, self.cell) for one in [*pasted, *masks]]
-        weights = np.array([2.0] * len(pasted) + weights)
+        chances = np.array([2.0] * len(pasted) + weights)
         areas = np.array([one.sum() for one in cells])
         whole = cells[0].size if cells else 0
         usable = np.flatnonzero((areas >= SMALLEST) & (areas < 0.97 * whole)) if cells else np.zeros(0, int)
         if not len(usable):
             return None
         things = [k for k in usable if _borders(cells[k]) <= 1]
-        chance = weights[usable] * np.sqrt(areas[usable])
+        chance = chances[usable] * np.sqrt(areas[usable])
         chosen = _drawn(rng, usable, chance, targets)
         if things:
             own = np.array(things)
-            chosen[targets // 2 :] = _drawn(rng, own, weights[own], targets - targets // 2)
+            chosen[targets // 2 :] = _drawn(rng, own, chances[own], targets - targets // 2)
         return image, [cells[k] for k in chosen]
 
     def _any_photograph(self, rng: Generator) -> Photograph:

@@ -37,6 +37,7 @@ from gradsam_exp.training.queries import (
 )
 
 Levels = tuple[Tensor, ...]
+Weights = tuple[Tensor, ...] | list[Tensor]
 FOCAL_WEIGHT = 20.0
 ROUNDS = (0.35, 0.35, 0.15, 0.15)  # chances of 0, 1, 2 and 3 corrective rounds
 
@@ -222,7 +223,7 @@ def _train_faster(encoder: LiteEncoder) -> None:
     encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for module in encoder.modules():
         if isinstance(module, nn.Conv2d) and module.groups > 1:
-            module.forward = MethodType(_in_fp32_on_a_cpu, module)  # type: ignore[method-assign]
+            module.forward = MethodType(_in_fp32_on_a_cpu, module)
 
 
 def _in_fp32_on_a_cpu(self: nn.Conv2d, x: Tensor) -> Tensor:
@@ -232,13 +233,13 @@ def _in_fp32_on_a_cpu(self: nn.Conv2d, x: Tensor) -> Tensor:
         return type(self).forward(self, x.float())
 
 
-def _moving_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
+def _moving_average(decay: float) -> Callable[[Weights, Weights, Tensor | int], None]:
     """Make the update of an exponential moving average that remembers no more than there has been."""
 
     @torch.no_grad()
-    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+    def update(averaged: Weights, current: Weights, count: Tensor | int) -> None:
         done = int(count)
-        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + done) / (10 + done)))
+        torch._foreach_lerp_(list(averaged), list(current), 1 - min(decay, (1 + done) / (10 + done)))
 
     return update
 
