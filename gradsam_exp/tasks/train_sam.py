@@ -57,7 +57,8 @@ class TrainSamSettings:
         seed: of the initial weights, the scenes and the prompts.
         steps_per_epoch: between one checkpoint and validation and the next.
         plain_share: share of the training over which simple scenes are phased out.
-        architecture: ``lite0``, whose encoder starts from ImageNet weights, or ``vit``, from random ones.
+        architecture: ``lite0``, whose encoder starts from ImageNet weights, or ``vit``, from random ones; None is
+            that of ``start``, and ``lite0`` without.
         start: weights to begin with: ``shipped``, or a file of an earlier training; those of another architecture
             give their prompt encoder and mask decoder. None starts anew.
         average_decay: of the weights' moving average, which is what is kept.
@@ -81,7 +82,7 @@ class TrainSamSettings:
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     steps_per_epoch: Positive
     plain_share: Share
-    architecture: Literal["lite0", "vit"]
+    architecture: Literal["lite0", "vit"] | None
     start: str | None
     average_decay: Annotated[float, Field(ge=0, lt=1)]
     frozen_encoder: bool
@@ -111,7 +112,9 @@ def run(config: Config, job: Job) -> None:
     sources = {split: (backgrounds[split], outlined[split]) for split in backgrounds}
     pl.seed_everything(settings.seed, verbose=False)
     epochs = max(1, round(settings.steps / settings.steps_per_epoch))
-    sam = _started(settings.architecture, start)
+    before = "lite0" if start is None else start.header.get("architecture", "vit")
+    architecture = settings.architecture or before
+    sam = _started(architecture, start)
     model = PromptableTraining(
         sam,
         steps=epochs * settings.steps_per_epoch,
@@ -161,11 +164,12 @@ def run(config: Config, job: Job) -> None:
         console.print(NOTHING_KEPT, soft_wrap=True)
         return
     facts = {key: value for key, value in config.task.items() if key not in {"name", "resume"}}
+    header = {"kind": "compact", **facts, "architecture": architecture}
     path = folder / "compact.safetensors"
     scenes = collate_scenes(list(islice(_stream(settings, sources, "val", 0), 8)))
     save_answering(
         trained := model.averaged.module.cpu(),
-        lambda exact: save_weights(path, trained.state_dict(), {"kind": "compact", **facts}, exact=exact),
+        lambda exact: save_weights(path, trained.state_dict(), header, exact=exact),
         lambda: _loaded(path),
         lambda one: model.one_click(one, scenes)[0],
         classes=False,
