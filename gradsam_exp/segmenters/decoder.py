@@ -8,6 +8,7 @@ overlap, are matrix products.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -19,20 +20,28 @@ from torch import Tensor, nn
 Tokens = Float[Tensor, "queries tokens _"]
 Cells = Float[Tensor, "queries cells _"]
 Grid = Float[Tensor, "queries channels rows columns"]
+Level = Float[Tensor, "queries _ _ _"]
 Position = Float[Tensor, "1 cells channels"]
 
 
 def predict_masks(
-    sam: Sam, embeddings: Grid, sparse: Tokens, dense: Grid
+    sam: Sam, levels: Sequence[Level], sparse: Tokens, dense: Grid
 ) -> tuple[Float[Tensor, "queries 4 low low"], Float[Tensor, "queries 4"]]:
-    """Compute low-resolution logits and predicted IoU of all four mask tokens; one image embedding per query."""
+    """Compute low-resolution logits and predicted IoU of all four mask tokens; one image embedding per query.
+
+    Args:
+        levels: the embedding that prompts look at; then, if there are, features of twice and four times its
+            resolution, which are added while the masks are scaled up (Ravi et al.: *SAM 2*, 2024).
+        sparse, dense: from the prompt encoder.
+    """
     decoder = sam.mask_decoder
+    embeddings, *finer = levels
     own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
     tokens = torch.cat([own.expand(len(sparse), -1, -1), sparse], 1)
     cells = (embeddings + dense).flatten(2).mT.contiguous()
     position = dense_position(sam).flatten(2).mT
     hidden, cells = _two_way(decoder.transformer, tokens, cells, position)
-    features = _upscaled(decoder, cells, embeddings.shape[-2:])
+    features = _upscaled(decoder, cells, embeddings.shape[-2:], finer)
     mlps = enumerate(decoder.output_hypernetworks_mlps, 1)
     weights = torch.stack([mlp(hidden[:, token]) for token, mlp in mlps], 1)
     return torch.einsum("qtc,qyxc->qtyx", weights, features), decoder.iou_prediction_head(hidden[:, 0])
@@ -104,13 +113,14 @@ def _cells_to_tokens(attention: Attention, queries: Cells, located: Tokens, toke
 
 
 def _upscaled(
-    decoder: MaskDecoder, cells: Cells, grid: tuple[int, ...]
+    decoder: MaskDecoder, cells: Cells, grid: tuple[int, ...], finer: Sequence[Level]
 ) -> Float[Tensor, "queries low_rows low_columns features"]:
-    """Compute `MaskDecoder.output_upscaling`, channels last."""
+    """Compute `MaskDecoder.output_upscaling`, channels last; ``finer`` levels are added, see `predict_masks`."""
     first, norm, activation, second, last_activation = decoder.output_upscaling
-    x = _doubled(first, cells.unflatten(1, grid))
+    twice, four_times = (level.permute(0, 2, 3, 1) for level in finer) if finer else (0, 0)
+    x = _doubled(first, cells.unflatten(1, grid)) + twice
     x = activation(F.layer_norm(x, (x.shape[-1],), norm.weight, norm.bias, norm.eps))
-    return last_activation(_doubled(second, x))
+    return last_activation(_doubled(second, x) + four_times)
 
 
 def _doubled(

@@ -29,13 +29,15 @@ Bias = Float[Tensor, "heads tokens tokens"]
 
 def encode_frames(
     encoder: nn.Module, frames: Float[Tensor, "batch 3 size size"]
-) -> Float[Tensor, "batch channels rows columns"]:
+) -> tuple[Float[Tensor, "batch _ _ _"], ...]:
     """Compute image embeddings of preprocessed frames, equal to ``encoder(frames)`` up to rounding.
 
-    An encoder other than Segment Anything's, such as MobileSAM's, computes them itself.
+    An encoder other than Segment Anything's, such as MobileSAM's, computes them itself; it may return several
+    levels, see `predict_masks`.
     """
     if not isinstance(encoder, ImageEncoderViT):
-        return encoder(frames)
+        levels = encoder(frames)
+        return levels if isinstance(levels, tuple) else (levels,)
     x = encoder.patch_embed(frames)
     if encoder.pos_embed is not None:
         x = x + encoder.pos_embed
@@ -44,7 +46,7 @@ def encode_frames(
     reduce, norm, smooth, last_norm = encoder.neck
     x = _norm(norm, F.linear(x, reduce.weight.flatten(1)))
     x = smooth(x.permute(0, 3, 1, 2))  # channels-last in memory
-    return _norm(last_norm, x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    return (_norm(last_norm, x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2),)
 
 
 def _block(block: Block, x: Grid) -> Grid:

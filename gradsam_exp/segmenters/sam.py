@@ -103,14 +103,15 @@ class SamSegmenter(BatchedSegmenter):
             for image in images.cpu()
         ]
         frame = torch.stack(frames).permute(0, 3, 1, 2)
-        values = torch.cat([self._embedded(some) for some in frame.split(self._images_at_once(len(images)))])
+        parts = [self._embedded(some) for some in frame.split(self._images_at_once(len(images)))]
+        levels = [torch.cat(level) for level in zip(*parts, strict=True)]
         sizes = [(pixels.shape[-2], pixels.shape[-1]) for pixels in (frame, images)]
-        return Embeddings.of_one_size([values], *sizes)
+        return Embeddings.of_one_size(levels, *sizes)
 
-    def _embedded(self, frame: Tensor) -> Tensor:
+    def _embedded(self, frame: Tensor) -> list[Tensor]:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             pixels = self.model.preprocess(frame.to(self.device).float())
-            return self._encode_frames(self.model.image_encoder, pixels).float()
+            return [level.float() for level in self._encode_frames(self.model.image_encoder, pixels)]
 
     def _predict(
         self,
@@ -121,5 +122,4 @@ class SamSegmenter(BatchedSegmenter):
     ) -> tuple[Tensor, Tensor]:
         """See `BatchedSegmenter._predict`."""
         sparse, dense = self._decoding.prompt_encoder(points=points, boxes=boxes, masks=masks)
-        (values,) = levels
-        return predict_masks(self._decoding, values, sparse, dense)
+        return predict_masks(self._decoding, levels, sparse, dense)

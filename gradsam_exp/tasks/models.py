@@ -75,7 +75,7 @@ def _where_sam(option: str, node: Mapping[str, Any]) -> str:
     """Say where a segmenter's weights are, or come from."""
     if (missing := _missing("hf" if "id" in node else option)) is not None:
         return missing
-    if option == "compact":
+    if option in {"compact", "compact_drawn"}:
         return "here, installed with the package"
     if option in OFFICIAL:
         official = OFFICIAL[option]

@@ -1,5 +1,6 @@
 """``task=probe_sam`` measures a segmenter by single clicks on known shapes, unseen shapes and the background.
 
+With ``task.photographs`` it is measured on outlined photographs instead, see `probe_photographs`.
 No classifier is involved: what is measured is the segmenter alone.
 """
 
@@ -28,13 +29,15 @@ from gradsam_exp.runs.summary import Summary, summarize
 from gradsam_exp.runs.writing import write_json
 from gradsam_exp.segmenters.base import SEGMENTERS, Segmenter
 from gradsam_exp.selectors.score import PredictedIoU
+from gradsam_exp.training.photograph_probe import probe_photographs
+from gradsam_exp.training.photographs import read_photographs
 from gradsam_exp.types import ExampleBatch, Heatmaps, PromptContext
 
 Findings = dict[str, Summary]
 
 
 def run(config: Config, job: Job) -> float:
-    """Probe ``sam`` on ``background``; returns the one-click mIoU on the built-in shapes."""
+    """Probe ``sam`` on ``background``; returns the mIoU of one click."""
     return build_checked("task", probe, config.task, config=config, job=job)
 
 
@@ -46,25 +49,41 @@ def probe(
     novel_sizes: tuple[int, int] = (16, 30),
     distance_px: Annotated[float, Field(gt=0)] = 6.0,
     shape_covered: Annotated[float, Field(gt=0, lt=1)] = 0.1,
+    photographs: str | None = None,
+    most: Annotated[int, Field(ge=1)] | None = None,
 ) -> float:
     """See ``conf/task/probe_sam.yaml``."""
     segmenter = SEGMENTERS.build(config.sam)
+    if photographs is not None:
+        sets = read_photographs(photographs, held_out=True, key="task.photographs")
+        segmenter.load(find_device(config.device))
+        found = probe_photographs(segmenter, sets, most)
+        findings = {
+            name: summarize(np.array([iou for _, iou in pairs]), images=[image for image, _ in pairs])
+            for name, pairs in found.items()
+        }
+        return _told(f"{config.sam['name']} on held-out photographs", findings, job)
     background = BACKGROUNDS.build(config.background, split=config.split)
     seed = config.data.get("seed", 0)
     shapes = Shapes(config.split, background, length=images, seed=seed)
     low, high = novel_sizes
     novel = NovelShapes(config.split, background, length=images, seed=seed, min_size=low, max_size=high)
     segmenter.load(find_device(config.device))
-    findings: Findings = {
+    findings = {
         **_one_click(segmenter, shapes, "built-in shapes"),
         **_one_click(segmenter, novel, "unseen shapes"),
         **_background_clicks(segmenter, shapes, distance_px, shape_covered, config.seed),
     }
+    return _told(f"{config.sam['name']} on {config.background['name']}/{config.split}", findings, job)
+
+
+def _told(what: str, findings: Findings, job: Job) -> float:
+    """Write and print what was found; return the first mean."""
     write_json(job.folder / "probe.json", {name: summary.as_json() for name, summary in findings.items()})
-    console.print(f"{config.sam['name']} on {config.background['name']}/{config.split}", style="bold")
+    console.print(what, style="bold")
     console.print(results_table(findings))
     console.print(str(job.folder), soft_wrap=True)
-    return findings["one click, built-in shapes"].mean
+    return next(iter(findings.values())).mean
 
 
 def _one_click(segmenter: Segmenter, dataset: ExampleDataset, what: str) -> Findings:

@@ -5,12 +5,14 @@ and then several clicks or a jittered box) is answered by three candidate masks 
 trained; then corrective clicks are drawn from the *error region* of the last answer, which is fed back as
 mask prompt. Loss: focal and dice 20:1, and mean squared error of the predicted IoU.
 
-Two deviations, both so that every output means something for every prompt: all four mask tokens are
-trained in all rounds (SAM trains the single-mask token only from the second prompt on, the three
-candidates only on the first), and the IoU head is supervised for all of them.
+The single-mask token learns from prompts that are not ambiguous alone (boxes, several points, corrections), as
+in SAM: for a click it would learn the mean of what the click can mean. Two deviations: the three candidates are
+trained in all rounds (SAM: on the first prompt), and the IoU head is supervised for all four masks.
 """
 
 import random
+from collections.abc import Callable
+from types import MethodType
 from typing import Any
 
 import pytorch_lightning as pl
@@ -18,11 +20,12 @@ import torch
 from jaxtyping import Float
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from torchmetrics import MeanMetric
 from torchvision.ops import sigmoid_focal_loss
 
 from gradsam_exp.overlap import iou
+from gradsam_exp.segmenters.compact_lite import LiteEncoder
 from gradsam_exp.segmenters.decoder import predict_masks
 from gradsam_exp.training.queries import (
     Queries,
@@ -33,6 +36,8 @@ from gradsam_exp.training.queries import (
     single_clicks,
 )
 
+Levels = tuple[Tensor, ...]
+Weights = tuple[Tensor, ...] | list[Tensor]
 FOCAL_WEIGHT = 20.0
 ROUNDS = (0.35, 0.35, 0.15, 0.15)  # chances of 0, 1, 2 and 3 corrective rounds
 
@@ -47,9 +52,12 @@ class PromptableTraining(pl.LightningModule):
         sam: the model to train, in place.
         steps: length of the whole schedule.
         learning_rate: its peak.
-        average_decay: of the weights' exponential moving average.
+        average_decay: of the weights' exponential moving average; less in its first steps.
         click_share: share of the targets asked by a single click; the rest by several or by a box.
+        box_share: share of the steps whose other targets are asked by boxes; else by two to nine points each.
         frozen_encoder: train the prompt encoder and the mask decoder only.
+        pretrained_rate: the rate of what has learned before, as a share of ``learning_rate``: all but the new
+            layers of `LiteEncoder`. Another architecture learns at the full rate.
         idle_background: share of the steps whose first prompts also have one to eight background points anywhere
             off the target. SAM's recipe has none: there a background click always corrects something.
         tight_clusters: share of the steps whose single clicks are grids of 3×3 points, 1 to 8 px apart, instead.
@@ -66,6 +74,8 @@ class PromptableTraining(pl.LightningModule):
         decay_share: float = 0.3,
         average_decay: float = 0.999,
         click_share: float = 0.75,
+        box_share: float = 0.5,
+        pretrained_rate: float = 0.35,
         frozen_encoder: bool = False,
         idle_background: float = 0.0,
         tight_clusters: float = 0.0,
@@ -73,12 +83,15 @@ class PromptableTraining(pl.LightningModule):
         super().__init__()
         self.automatic_optimization = False  # two optimizers
         self.sam = sam
+        if isinstance(sam.image_encoder, LiteEncoder):
+            _train_faster(sam.image_encoder)
         self.sam.image_encoder.requires_grad_(not frozen_encoder)
         self.idle_background, self.tight_clusters = idle_background, tight_clusters
-        self.averaged = AveragedModel(sam, multi_avg_fn=get_ema_multi_avg_fn(average_decay))
+        self.averaged = AveragedModel(sam, multi_avg_fn=_moving_average(average_decay))
         self.averaged.requires_grad_(False)
         self.steps, self.learning_rate, self.weight_decay = steps, learning_rate, weight_decay
-        self.warmup, self.decay_share, self.click_share = warmup, decay_share, click_share
+        self.warmup, self.decay_share = warmup, decay_share
+        self.click_share, self.box_share, self.pretrained_rate = click_share, box_share, pretrained_rate
         self.val_iou = MeanMetric(nan_strategy="disable")  # looking for NaN would wait for the device
 
     def training_step(self, batch: SceneBatch, batch_index: int) -> None:
@@ -100,13 +113,18 @@ class PromptableTraining(pl.LightningModule):
     def loss(self, batch: SceneBatch) -> Tensor:
         """Compute the mean loss of first prompts, and of up to three corrective rounds on half of them."""
         embeddings = self._embed(self.sam, batch)
-        shares = {"tight_clusters": self.tight_clusters, "idle_background": self.idle_background}
-        asked = first_prompts(batch, click_share=self.click_share, **shares)
+        asked = first_prompts(
+            batch,
+            click_share=self.click_share,
+            box_share=self.box_share,
+            tight_clusters=self.tight_clusters,
+            idle_background=self.idle_background,
+        )
         total, count = torch.zeros((), device=batch.masks.device), 0
         answered = []
         for name, queries in zip(("loss/click", "loss/other"), asked, strict=True):
             if len(queries):
-                loss, logits = self._answer(embeddings, queries)
+                loss, logits = self._answer(embeddings, queries, ambiguous=name == "loss/click")
                 self.log(name, loss, prog_bar=True)
                 total, count = total + loss * len(queries), count + len(queries)
                 answered.append((queries, logits))
@@ -135,17 +153,21 @@ class PromptableTraining(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Build Muon and AdamW under one schedule; see the class."""
-        matrices: list[nn.Parameter] = []
-        rest: list[nn.Parameter] = []
+        rates: dict[bool, list[list[nn.Parameter]]] = {True: [[], []], False: [[], []]}
+        lite = isinstance(self.sam.image_encoder, LiteEncoder)
         for name, parameter in self.sam.named_parameters():
             if parameter.requires_grad:
                 inside = parameter.ndim == 2 and any(part in name for part in (".blocks.", ".transformer."))
-                (matrices if inside and "rel_pos" not in name else rest).append(parameter)
+                new = not lite or (name.startswith("image_encoder.") and ".pretrained." not in name)
+                rates[new][inside and "rel_pos" not in name].append(parameter)
+
+        def groups(matrices: bool) -> list[dict[str, Any]]:
+            known = [(kept[matrices], 1.0 if new else self.pretrained_rate) for new, kept in rates.items()]
+            return [{"params": own, "lr": self.learning_rate * share} for own, share in known if own]
+
         optimizers = [
-            torch.optim.Muon(
-                matrices, lr=self.learning_rate, weight_decay=self.weight_decay, adjust_lr_fn="match_rms_adamw"
-            ),
-            torch.optim.AdamW(rest, lr=self.learning_rate, weight_decay=0.0, betas=(0.9, 0.98)),
+            torch.optim.Muon(groups(True), weight_decay=self.weight_decay, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(groups(False), weight_decay=0.0, betas=(0.9, 0.98)),
         ]
 
         def rate(step: int) -> float:  # a function, not a method: its state is then left out of checkpoints
@@ -154,18 +176,21 @@ class PromptableTraining(pl.LightningModule):
 
         return optimizers, [torch.optim.lr_scheduler.LambdaLR(o, rate) for o in optimizers]
 
-    def _embed(self, sam: Sam, batch: SceneBatch) -> Float[Tensor, "batch channels rows columns"]:
-        pixels = (batch.images - sam.pixel_mean) / sam.pixel_std
-        return sam.image_encoder(pixels * batch.inside[:, None])
+    def _embed(self, sam: Sam, batch: SceneBatch) -> Levels:
+        pixels = (batch.images - sam.pixel_mean) / sam.pixel_std * batch.inside[:, None]
+        levels = sam.image_encoder(pixels.contiguous(memory_format=torch.channels_last))
+        return levels if isinstance(levels, tuple) else (levels,)
 
-    def _answer(self, embeddings: Tensor, queries: Queries) -> tuple[Tensor, Tensor]:
+    def _answer(self, embeddings: Levels, queries: Queries, *, ambiguous: bool = False) -> tuple[Tensor, Tensor]:
         """Compute the mean loss of one round, and the logits to correct next."""
         logits, predicted_iou = _ask(self.sam, embeddings, queries)
         logits, predicted_iou = logits.float(), predicted_iou.float()
         truth = queries.truth[:, None].expand_as(logits)
         masks = mask_loss(logits, truth.float())  # (Q, 4)
         iou_error = (predicted_iou - iou(logits.detach() > 0, truth).float()).square()
-        loss = masks[:, 0] + masks[:, 1:].amin(1) + iou_error.sum(1)
+        loss = masks[:, 1:].amin(1) + iou_error.sum(1)
+        if not ambiguous:
+            loss = loss + masks[:, 0]
         best = 1 + predicted_iou[:, 1:].argmax(1)
         if queries.masks is not None:  # the single-mask token answers a correction
             best = torch.zeros_like(best)
@@ -183,11 +208,40 @@ def mask_loss(
     return FOCAL_WEIGHT * focal + dice
 
 
-def _ask(sam: Sam, embeddings: Tensor, queries: Queries) -> tuple[Tensor, Tensor]:
+def _ask(sam: Sam, embeddings: Levels, queries: Queries) -> tuple[Tensor, Tensor]:
     points = None if queries.points is None else (queries.points, queries.labels)
-    with torch.autocast(embeddings.device.type, enabled=False):  # half precision would blur where a click is
+    with torch.autocast(queries.truth.device.type, enabled=False):  # half precision would blur where a click is
         sparse, dense = sam.prompt_encoder(points=points, boxes=queries.boxes, masks=queries.masks)
-    return predict_masks(sam, embeddings[queries.image_index], sparse, dense)
+    return predict_masks(sam, [level[queries.image_index] for level in embeddings], sparse, dense)
+
+
+def _train_faster(encoder: LiteEncoder) -> None:
+    """Lay out convolutions channels-last, and let a CPU train depthwise ones in single precision.
+
+    Half of their bf16 backward pass is conversion; a step takes three quarters of the time.
+    """
+    encoder.to(memory_format=torch.channels_last)
+    for module in encoder.modules():
+        if isinstance(module, nn.Conv2d) and module.groups > 1:
+            module.forward = MethodType(_in_fp32_on_a_cpu, module)  # type: ignore[method-assign]
+
+
+def _in_fp32_on_a_cpu(self: nn.Conv2d, x: Tensor) -> Tensor:
+    if x.device.type != "cpu":
+        return type(self).forward(self, x)
+    with torch.autocast("cpu", enabled=False):
+        return type(self).forward(self, x.float())
+
+
+def _moving_average(decay: float) -> Callable[[Weights, Weights, Tensor | int], None]:
+    """Make the update of an exponential moving average that remembers no more than there has been."""
+
+    @torch.no_grad()
+    def update(averaged: Weights, current: Weights, count: Tensor | int) -> None:
+        done = int(count)
+        torch._foreach_lerp_(list(averaged), list(current), 1 - min(decay, (1 + done) / (10 + done)))
+
+    return update
 
 
 def _row_by_row(logits: Float[Tensor, "queries masks low low"], masks: Tensor) -> Float[Tensor, "queries low low"]:

@@ -71,30 +71,52 @@ def single_clicks(batch: SceneBatch, pick: Callable[[Masks, int], Cells]) -> Que
 
 
 def first_prompts(
-    batch: SceneBatch, *, click_share: float, tight_clusters: float, idle_background: float
+    batch: SceneBatch, *, click_share: float, box_share: float, tight_clusters: float, idle_background: float
 ) -> tuple[Queries, Queries]:
-    """Ask for every target once; the shares are those of `PromptableTraining`.
+    """Ask for the targets once; the shares are those of `PromptableTraining`.
 
     Returns:
-        The targets asked for by a click, and the others: all by a box, or all by two to nine points.
+        The targets asked for by a click, and others: all by a box, or all by two to nine points.
         Scenes of one target have no others.
     """
     every = single_clicks(batch, random_cells)
-    targets = batch.masks.shape[1]
-    rows = torch.arange(len(every), device=every.truth.device).view(-1, targets)
+    images, targets = batch.masks.shape[:2]
+    rows = torch.arange(len(every), device=every.truth.device).view(images, targets)
     by_click = max(1, round(targets * click_share))
-    clicks, others = every[rows[:, :by_click].flatten()], every[rows[:, by_click:].flatten()]
+    inside = batch.inside[:, 1::PIXELS_PER_CELL, 1::PIXELS_PER_CELL]
+    clicks = every[rows[:, :by_click].flatten()]
     if random.random() < tight_clusters:
         clicks = clustered(clicks)
-    if random.random() < 0.5:
+    if by_click == targets:
+        others = every[:0]
+    elif random.random() < box_share:
+        # A box around ground or sky would mean what lies around things: boxes ask for what a scene has of these.
+        things = (borders_touched(batch.masks, inside) <= 1).float() + 1e-4
+        asked = torch.multinomial(things, targets - by_click)
+        others = every[rows.gather(1, asked).flatten()]
         others = replace(others, points=None, labels=None, boxes=jittered_boxes(others.truth))
     else:
+        others = every[rows[:, by_click:].flatten()]
         points = cells_to_pixels(random_cells(others.truth, random.randint(2, 9)))
         others = replace(others, points=points, labels=points.new_ones(points.shape[:2]))
     if random.random() < idle_background:
-        inside = batch.inside[:, 1::PIXELS_PER_CELL, 1::PIXELS_PER_CELL]
         clicks, others = with_idle_background(clicks, inside), with_idle_background(others, inside)
     return clicks, others
+
+
+def borders_touched(
+    masks: Bool[Tensor, "batch targets low low"], inside: Bool[Tensor, "batch low low"]
+) -> Int[Tensor, "batch targets"]:
+    """Count the borders of the image, 0 to 4, that each mask reaches; ``inside`` is where there is image."""
+    beside = torch.nn.functional.pad(inside, (1, 1, 1, 1))
+    rows, columns = slice(1, -1), slice(1, -1)
+    neighbours = (
+        beside[:, :-2, columns],
+        beside[:, 2:, columns],
+        beside[:, rows, :-2],
+        beside[:, rows, 2:],
+    )
+    return torch.stack([(masks & ~one[:, None]).flatten(2).any(2) for one in neighbours]).sum(0)
 
 
 def corrected(queries: Queries, logits: Float[Tensor, "queries low low"]) -> Queries:

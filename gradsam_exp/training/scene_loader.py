@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from gradsam_exp.segmenters.compact import INPUT_SIZE
+from gradsam_exp.training.photographs import PhotographScenes
 from gradsam_exp.training.queries import PIXELS_PER_CELL, SceneBatch
 from gradsam_exp.training.scenes import Scene, SceneGenerator
 
@@ -34,6 +35,8 @@ class SceneStream(IterableDataset[tuple[np.ndarray, Tensor]]):
         plain_until: up to this scene, plain scenes and object targets are mixed in, at first only these,
             then fewer and fewer: a model that has yet to learn what a click means learns it from them.
         start: first scene.
+        photographs: scenes of photographs, beside the drawn ones; None: all are drawn.
+        drawn_share: chance that a scene is drawn, where there are photographs.
     """
 
     generator: SceneGenerator
@@ -43,12 +46,18 @@ class SceneStream(IterableDataset[tuple[np.ndarray, Tensor]]):
     object_share: float = 0.65
     plain_until: int = 0
     start: int = 0
+    photographs: PhotographScenes | None = None
+    drawn_share: float = 1 / 3
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, Tensor]]:
         worker = get_worker_info()
         first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
         for number in count(self.start + first, stride):
             rng = np.random.default_rng([self.seed, number])
+            if self.photographs is not None and rng.random() >= self.drawn_share:
+                if found := self.photographs.draw(rng, self.targets):
+                    yield found[0], torch.from_numpy(np.stack(found[1]))
+                continue
             plain = rng.random() < 1 - number / max(1, self.plain_until)
             scene = self.generator.draw(rng, plain=plain)
             if scene.objects or scene.region_ids:
@@ -80,19 +89,28 @@ class SceneModule(pl.LightningDataModule):
         stream: makes the endless stream of a split (``train`` or ``val``) from its first scene's number.
         batch_size: scenes in a batch.
         scenes_per_epoch: how far the training stream moves on from one epoch to the next.
+        workers: processes that make scenes; their number decides which scenes are in a batch together.
     """
 
     def __init__(
-        self, stream: Callable[[str, int], SceneStream], *, batch_size: int, scenes_per_epoch: int
+        self,
+        stream: Callable[[str, int], SceneStream],
+        *,
+        batch_size: int,
+        scenes_per_epoch: int,
+        workers: int = 1,
     ) -> None:
         super().__init__()
+        self.workers = workers
         self.stream, self.batch_size, self.scenes_per_epoch = stream, batch_size, scenes_per_epoch
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Start at this epoch's first scene, so that a resumed training goes on with the scenes that come next."""
         epoch = self.trainer.current_epoch if self.trainer else 0
         stream = self.stream("train", epoch * self.scenes_per_epoch)
-        return DataLoader(stream, self.batch_size, num_workers=1, collate_fn=collate_scenes, prefetch_factor=4)
+        return DataLoader(
+            stream, self.batch_size, num_workers=self.workers, collate_fn=collate_scenes, prefetch_factor=4
+        )
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Draw the first 192 scenes of the validation stream once; they are the same in every epoch."""

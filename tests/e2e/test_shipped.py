@@ -16,9 +16,9 @@ WEIGHTS = Path(gradsam_exp.__file__).parent / "weights"
 
 def test_every_file_is_listed_whole_and_has_a_card():
     index = json.loads((WEIGHTS / "index.json").read_text())
-    assert set(index) == {"compact", "resnet18-shapes"}
+    assert set(index) == {"compact", "compact_drawn", "resnet18-shapes"}
     assert {entry["file"] for entry in index.values()} == {path.name for path in WEIGHTS.glob("*.safetensors")}
-    for name, limit_mb in (("compact", 12), ("resnet18-shapes", 25)):
+    for name, limit_mb in (("compact", 16), ("compact_drawn", 12), ("resnet18-shapes", 25)):
         file = shipped(name)  # checks the digest
         assert file.path.stat().st_size < limit_mb * 2**20
         card = (WEIGHTS / f"{name}.md").read_text(encoding="utf-8")

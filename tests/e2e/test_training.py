@@ -209,8 +209,24 @@ TINY_SAM = [
 ]  # fmt: skip
 
 
-def test_an_interrupted_and_resumed_training_of_a_sam_is_uninterrupted(run, monkeypatch):
+@pytest.fixture
+def outlined(tmp_path: Path) -> Path:
+    """A folder of photographs with label maps, of which a quarter is held out."""
+    rng = np.random.default_rng(0)
+    for folder in ("images", "labels"):
+        (tmp_path / "own" / folder).mkdir(parents=True)
+    for number in range(16):
+        labels = np.kron(rng.integers(0, 4, (3, 4), dtype=np.uint8), np.ones((20, 20), np.uint8))
+        Image.fromarray(labels).save(tmp_path / f"own/labels/{number}.png")
+        picture = rng.integers(0, 256, (5, 3), dtype=np.uint8)[labels]
+        Image.fromarray(picture).save(tmp_path / f"own/images/{number}.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize("architecture", ["vit", "lite0"])
+def test_an_interrupted_and_resumed_training_of_a_sam_is_uninterrupted(run, monkeypatch, outlined, architecture):
     given = [*TINY_SAM, "task.steps=6", "task.tight_clusters=0.5", "task.idle_background=0.5"]
+    given += [f"task.architecture={architecture}", f"task.photographs={outlined}", "task.drawn_share=0.5"]
     whole = run(*given, defaults=False)
     assert whole.code == 0, whole.err
     expected = [newest(whole.folder, name) for name in ("last.ckpt", "compact.safetensors")]
@@ -244,7 +260,7 @@ def test_a_training_of_a_sam_that_keeps_no_weights_says_so(run, overrides: list[
     assert not [*done.folder.rglob("*.safetensors"), *done.folder.rglob("*.ckpt")]
 
 
-def test_a_compact_sam_is_trained_resumed_and_used(run):
+def test_a_compact_sam_is_trained_resumed_and_used(run, outlined: Path):
     tiny = TINY_SAM
     first = run(*tiny, "task.steps=2", defaults=False)
     assert first.code == 0, first.err
@@ -255,9 +271,13 @@ def test_a_compact_sam_is_trained_resumed_and_used(run):
     assert open_weights(newest).header["kind"] == "compact"
     used = run(f"sam.checkpoint={newest}")
     assert used.code == 0, used.err
-    probed = run("task=probe_sam", f"sam.checkpoint={newest}", "task.images=4", "logger=none", defaults=False)
+    probe = ["task=probe_sam", f"sam.checkpoint={newest}", "logger=none"]
+    probed = run(*probe, "task.images=4", defaults=False)
     assert probed.code == 0, probed.err
     assert "background click: both" in probed.out
+    probed = run(*probe, f"task.photographs={outlined}", defaults=False)
+    assert probed.code == 0, probed.err
+    assert "labelled segments: one click, best of three" in probed.out
     started = run(*tiny, "task.steps=2", "task.frozen_encoder=true", f"task.start={newest}", defaults=False)
     assert started.code == 0, started.err
     tuned = max(started.folder.rglob("compact.safetensors"), key=lambda path: path.stat().st_mtime)

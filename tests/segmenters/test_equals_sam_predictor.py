@@ -193,7 +193,7 @@ def test_the_decoder_takes_no_query_at_all(compact: SamSegmenter):
     """A training batch may have none."""
     model = compact.model
     nothing = torch.zeros(0, 128, 16, 16)
-    logits, scores = predict_masks(model, nothing, torch.zeros(0, 2, 128), nothing)
+    logits, scores = predict_masks(model, [nothing], torch.zeros(0, 2, 128), nothing)
     assert logits.shape == (0, 4, 64, 64)
     assert scores.shape == (0, 4)
 

@@ -5,8 +5,9 @@ import torch
 from pytorch_lightning import seed_everything
 
 from gradsam_exp.segmenters.compact import build_compact
+from gradsam_exp.segmenters.compact_lite import build_compact_lite
 from gradsam_exp.training.promptable import PromptableTraining, mask_loss
-from gradsam_exp.training.queries import SceneBatch
+from gradsam_exp.training.queries import SceneBatch, first_prompts
 
 
 def square(x0: int, y0: int, side: int) -> torch.Tensor:
@@ -47,6 +48,57 @@ def test_the_rate_rises_stays_and_falls_to_zero():
     for schedule in model.configure_optimizers()[1]:
         rates = [schedule.lr_lambdas[0](step) for step in (0, 49, 99, 500, 700, 850, 1000)]
         assert rates == [0.01, 0.5, 1.0, 1.0, 1.0, 0.5, 0.0]
+
+
+def test_a_click_does_not_train_the_single_mask_and_a_box_does():
+    seed_everything(0, verbose=False)
+    sam = build_compact()
+    inside = torch.ones(2, 256, 256, dtype=torch.bool)
+    batch = SceneBatch(
+        torch.randint(0, 256, (2, 3, 256, 256), dtype=torch.uint8), inside, square(10, 10, 20).expand(2, 2, 64, 64)
+    )
+
+    def trains_it(click_share: float) -> bool:
+        model = PromptableTraining(sam, steps=10, click_share=click_share, box_share=1.0)
+        embeddings = model._embed(sam, batch)
+        clicks, boxes = first_prompts(
+            batch, click_share=click_share, box_share=1.0, tight_clusters=0.0, idle_background=0.0
+        )
+        sam.zero_grad()
+        click = click_share == 1.0
+        model._answer(embeddings, clicks if click else boxes, ambiguous=click)[0].backward()
+        gradient = sam.mask_decoder.output_hypernetworks_mlps[0].layers[0].weight.grad
+        return gradient is not None and bool(gradient.any())
+
+    assert not trains_it(1.0)
+    assert trains_it(0.5)
+
+
+def test_what_is_pretrained_learns_at_a_lower_rate_and_the_first_stages_not_at_all():
+    sam = build_compact_lite()
+    model = PromptableTraining(sam, steps=10, learning_rate=1e-3, pretrained_rate=0.25)
+    optimizers, _ = model.configure_optimizers()
+    rates = {
+        id(one): group["initial_lr"] for own in optimizers for group in own.param_groups for one in group["params"]
+    }
+    encoder = sam.image_encoder
+    assert rates[id(encoder.from8.weight)] == rates[id(encoder.blocks[0].qkv.weight)] == 1e-3
+    assert rates[id(encoder.pretrained["stages"][3][0].conv_pw.weight)] == 0.25e-3
+    assert rates[id(sam.mask_decoder.iou_token.weight)] == 0.25e-3
+
+
+def test_the_moving_average_remembers_no_more_than_there_was():
+    sam = build_compact()
+    model = PromptableTraining(sam, steps=10, average_decay=0.9)
+    weight, averaged = (one.mask_decoder.iou_token.weight for one in (sam, model.averaged.module))
+    values = [1.0, 3.0, 5.0]
+    for value in values:
+        torch.nn.init.constant_(weight, value)
+        model.averaged.update_parameters(sam)
+    expected = 1.0  # the first is taken as it is; then decays are 2/11 and 3/12
+    for value, decay in zip(values[1:], (2 / 11, 3 / 12), strict=True):
+        expected = decay * expected + (1 - decay) * value
+    assert averaged.flatten()[0].item() == pytest.approx(expected)
 
 
 @pytest.mark.slow

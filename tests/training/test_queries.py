@@ -7,6 +7,7 @@ from pytorch_lightning import seed_everything
 from gradsam_exp.training.queries import (
     Queries,
     SceneBatch,
+    borders_touched,
     cells_to_pixels,
     clustered,
     corrected,
@@ -122,12 +123,40 @@ def test_three_quarters_of_the_targets_are_asked_for_by_a_click(targets: int, by
     truth = torch.stack([square(4 + k, 5, 6) for k in range(2 * targets)]).view(2, targets, 64, 64)
     images, inside = torch.zeros(2, 3, 256, 256, dtype=torch.uint8), torch.ones(2, 256, 256, dtype=torch.bool)
     clicks, others = first_prompts(
-        SceneBatch(images, inside, truth), click_share=0.75, tight_clusters=0.0, idle_background=0.0
+        SceneBatch(images, inside, truth), click_share=0.75, box_share=0.0, tight_clusters=0.0, idle_background=0.0
     )
     assert torch.equal(clicks.truth, truth[:, :by_click].flatten(0, 1))
     assert torch.equal(others.truth, truth[:, by_click:].flatten(0, 1))
     assert clicks.image_index.tolist() == [0] * by_click + [1] * by_click
     assert clicks.points.shape == (2 * by_click, 1, 2)
+
+
+def test_borders_are_those_of_the_image_and_not_of_its_padding():
+    inside = torch.zeros(1, 64, 64, dtype=torch.bool)
+    inside[:, :48] = True
+    masks = torch.zeros(1, 4, 64, 64, dtype=torch.bool)
+    masks[0, 0, 10:20, 10:20] = True  # none
+    masks[0, 1, 40:48, 10:20] = True  # the lower one
+    masks[0, 2, :20, :] = True  # all but the lower one
+    masks[0, 3, :48, 63] = True  # all but the left one
+    assert borders_touched(masks, inside).tolist() == [[0, 1, 3, 3]]
+
+
+def test_boxes_ask_for_things_where_there_are_any():
+    wide = torch.zeros(64, 64, dtype=torch.bool)
+    wide[30:] = True  # touches three borders
+    thing = square(10, 10, 8)[0]
+    truth = torch.stack([torch.stack([thing, wide, wide, wide]), torch.stack([wide, wide, thing, thing])])
+    inside = torch.ones(2, 256, 256, dtype=torch.bool)
+    batch = SceneBatch(torch.zeros(2, 3, 256, 256, dtype=torch.uint8), inside, truth)
+    seed_everything(0, verbose=False)
+    clicks, others = first_prompts(batch, click_share=0.75, box_share=1.0, tight_clusters=0.0, idle_background=0.0)
+    assert clicks.boxes is None
+    assert others.points is None
+    assert torch.equal(others.truth, thing.expand(2, -1, -1))
+    assert others.image_index.tolist() == [0, 1]
+    centres = others.boxes.unflatten(1, (2, 2)).mean(1)
+    assert (centres - 55.5).abs().max() < 12
 
 
 def test_the_same_seed_gives_the_same_prompts():
@@ -139,7 +168,7 @@ def test_the_same_seed_gives_the_same_prompts():
     drawn = []
     for seed in (3, 3, 4):
         seed_everything(seed, verbose=False)
-        clicks, _ = first_prompts(batch, click_share=0.75, tight_clusters=0.5, idle_background=0.5)
+        clicks, _ = first_prompts(batch, click_share=0.75, box_share=0.0, tight_clusters=0.5, idle_background=0.5)
         drawn.append(clicks.points)
     assert torch.equal(drawn[0], drawn[1])
     assert not (drawn[0].shape == drawn[2].shape and torch.equal(drawn[0], drawn[2]))
