@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from pycocotools import mask as coco
 
-from gradsam_exp.data.backgrounds import Mixed
-from gradsam_exp.data.shapes import Shapes
+from gradsam_exp.data.backgrounds import Mixed, MixedMore
+from gradsam_exp.data.shapes import Crowded, Shapes
 
 
 def metrics_of(finished) -> dict:
@@ -61,6 +61,15 @@ def test_predictions_can_be_scored_again_without_the_run(run):
         labels = np.array(query["labels"])
         assert (labels == 1).sum() == table.loc[row.image_id, "fg_points"] == 9
         assert (labels == 0).sum() == table.loc[row.image_id, "bg_points"] == 4
+
+
+def test_the_table_names_the_photograph_behind_every_example(run):
+    (folder,) = run("data.difficulty=crowded", "background=mixed_more", "explainer.target=label", "limit=3").runs
+    table = pd.read_parquet(folder / "per_image.parquet")
+    data = Crowded("test", MixedMore("test"), **Crowded.sizes)
+    samples = [data[index] for index in range(3)]
+    expected = {s.example_id(one): s.group or s.image_id for s in samples for one in s.examples}
+    assert dict(zip(table["example_id"], table["group"], strict=True)) == expected
 
 
 @pytest.mark.parametrize("size", [1, 5])
