@@ -22,7 +22,7 @@ from gradsam_exp.errors import InputError
 from gradsam_exp.segmenters.base import SEGMENTERS, Segmenter
 from gradsam_exp.segmenters.batched import Coordinates, MaxQueries, Precision
 from gradsam_exp.segmenters.compact import build_compact
-from gradsam_exp.segmenters.compact_lite import build_compact_lite
+from gradsam_exp.segmenters.compact_lite import LiteEncoder, build_compact_lite
 from gradsam_exp.segmenters.mobile import build_mobile_sam
 from gradsam_exp.segmenters.sam import SamSegmenter
 from gradsam_exp.segmenters.tta import Tta, augmented
@@ -329,6 +329,8 @@ def load_decoder(make: MakeSam, read: ReadState) -> Sam:
 def load_encoder(read: ReadState, model: Sam) -> None:
     """Give a model its image encoder's weights."""
     model.image_encoder.load_state_dict(_part(read(), "image_encoder"), assign=True)
+    if isinstance(model.image_encoder, LiteEncoder):
+        model.image_encoder.fuse()
 
 
 def _part(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from gradsam_exp.segmenters.compact import INPUT_SIZE, PATCH, PROMPT_DIM, build_compact
 from gradsam_exp.weights.imagenet import NAME, imagenet_state
@@ -83,6 +84,27 @@ class LiteEncoder(nn.Module):
         super().train(mode)
         self.pretrained.eval()
         return self
+
+    def fuse(self) -> None:
+        """Fold batch norms into convolutions: outputs are the same but for rounding; no longer to be trained."""
+        for parent in self.pretrained.modules():
+            convolution = None
+            for name, child in list(parent.named_children()):
+                if isinstance(child, nn.Conv2d):
+                    convolution = child
+                elif isinstance(child, nn.BatchNorm2d):
+                    assert convolution is not None
+                    norm: Any = child
+                    convolution.weight, convolution.bias = fuse_conv_bn_weights(
+                        convolution.weight,
+                        None,
+                        norm.running_mean,
+                        norm.running_var,
+                        norm.eps,
+                        norm.weight,
+                        norm.bias,
+                    )
+                    setattr(parent, name, norm.act)
 
     def forward(self, frames: Float[Tensor, "batch 3 size size"]) -> Levels:
         """Compute what prompts look at, at stride 16, and what is added at strides 8 and 4 when masks grow."""

@@ -177,8 +177,8 @@ class PromptableTraining(pl.LightningModule):
         return optimizers, [torch.optim.lr_scheduler.LambdaLR(o, rate) for o in optimizers]
 
     def _embed(self, sam: Sam, batch: SceneBatch) -> Levels:
-        pixels = (batch.images - sam.pixel_mean) / sam.pixel_std * batch.inside[:, None]
-        levels = sam.image_encoder(pixels.contiguous(memory_format=torch.channels_last))
+        pixels = (batch.images - sam.pixel_mean) / sam.pixel_std
+        levels = sam.image_encoder(pixels * batch.inside[:, None])
         return levels if isinstance(levels, tuple) else (levels,)
 
     def _answer(self, embeddings: Levels, queries: Queries, *, ambiguous: bool = False) -> tuple[Tensor, Tensor]:
@@ -223,7 +223,7 @@ def _train_faster(encoder: LiteEncoder) -> None:
     encoder.to(memory_format=torch.channels_last)
     for module in encoder.modules():
         if isinstance(module, nn.Conv2d) and module.groups > 1:
-            module.forward = MethodType(_in_fp32_on_a_cpu, module)  # type: ignore[method-assign]
+            setattr(module, "forward", MethodType(_in_fp32_on_a_cpu, module))  # noqa: B010  (mypy)
 
 
 def _in_fp32_on_a_cpu(self: nn.Conv2d, x: Tensor) -> Tensor:

@@ -57,6 +57,16 @@ def test_training_changes_neither_the_first_stages_nor_the_statistics_of_batch_n
     assert without == {name for name, _ in encoder.named_parameters() if name.startswith(parts)}
 
 
+def test_fusing_changes_outputs_by_rounding_alone():
+    encoder = build_compact_lite(pretrained=True).image_encoder.requires_grad_(False)
+    frames = torch.randn(1, 3, 256, 256)
+    before = encoder(frames)
+    encoder.fuse()
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in encoder.modules())
+    for one, other in zip(before, encoder(frames), strict=True):
+        assert (one - other).abs().max() < 1e-3 * one.std()
+
+
 def test_levels_of_zeros_change_nothing_and_others_do():
     sam = build_compact()
     torch.manual_seed(0)
