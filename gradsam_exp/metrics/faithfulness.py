@@ -200,6 +200,7 @@ class Coherency(ExampleMetric):
     """
 
     name, title, group = "coherency", "heatmap coherency", "faithfulness"
+    higher_is_better = True
     needs = ("heatmaps", "images", "network", "counted")
 
     @torch.no_grad()
