@@ -114,10 +114,8 @@ def mapped(source: ClassifierSource, given: Any) -> ClassifierSource:
 
 def by_synset(source: ClassifierSource, classes: Sequence[str]) -> ClassifierSource:
     """Call a classifier's outputs by WordNet ids where all ``classes`` of the data are such and it knows them."""
-    known = set(IMAGENET.synsets) if all(_is_synset(name) for name in classes) else set()
-    if not known.issuperset(classes) or not classes or tuple(source.class_names) != IMAGENET.names:
-        return source
-    return mapped(source, "synsets")
+    alike = classes and all(_is_synset(name) for name in classes) and tuple(source.class_names) == IMAGENET.names
+    return mapped(source, "synsets") if alike and set(IMAGENET.synsets).issuperset(classes) else source
 
 
 def _is_synset(name: str) -> bool:

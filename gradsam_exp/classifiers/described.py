@@ -3,8 +3,9 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from torch import nn
 
 from gradsam_exp.classifiers.base import ClassifierSource
@@ -13,6 +14,10 @@ from gradsam_exp.classifiers.networks import Architecture, with_head
 from gradsam_exp.classifiers.transform import Transform
 from gradsam_exp.digest import digest
 from gradsam_exp.errors import InputError
+
+Side = Annotated[int, Field(ge=1)]
+Size = tuple[Side, Side] | Side | None
+"""``model.size``: ``(height, width)`` px, or one number for both; None: as the weights want."""
 
 
 @dataclass(frozen=True)
@@ -136,8 +141,9 @@ class Mapped:
         return model
 
 
-def changed_transform(transform: Transform, **given: Any) -> Transform:
+def changed_transform(transform: Transform, *, size: Size = None, **given: Any) -> Transform:
     """Replace what was given of ``size``, ``mean``, ``std`` and ``interpolation``; None keeps what there is."""
+    given["size"] = (size, size) if isinstance(size, int) else size
     return replace(transform, **{name: value for name, value in given.items() if value is not None})
 
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from gradsam_exp.errors import InputError, did_you_mean, first_line, some
 from gradsam_exp.types import logits_of
-from gradsam_exp.weights import read_pickle, shape_differences
+from gradsam_exp.weights import not_finite, read_pickle, shape_differences, unnested
+from gradsam_exp.weights.hub import needed
 
 Architecture = str | Mapping[str, Any]
 """What a network is built from: a torchvision name, or plain values, of which ``source`` names the package."""
@@ -35,14 +36,18 @@ def build_network(architecture: Architecture, classes: int | None = None) -> nn.
         InputError: an unknown name, or a package that is not installed.
     """
     if isinstance(architecture, str):
-        known = torchvision.models.list_models(module=torchvision.models)
-        if architecture not in known:
-            hint = did_you_mean(architecture, known)
-            raise InputError(f"model.backbone={architecture!r} is not a torchvision classifier{hint}")
+        check_torchvision_name(architecture)
         own = {} if classes is None else {"num_classes": classes}
         return torchvision.models.get_model(architecture, weights=None, **own)
     described = dict(architecture)
     return _BUILDERS[described.pop("source")](classes, **described)
+
+
+def check_torchvision_name(name: str) -> None:
+    """Refuse, by an `InputError`, what is no classifier of torchvision."""
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name not in known:
+        raise InputError(f"model.backbone={name!r} is not a torchvision classifier{did_you_mean(name, known)}")
 
 
 def _of_timm(classes: int | None, name: str, arguments: Mapping[str, Any]) -> nn.Module:
@@ -84,19 +89,6 @@ _BUILDERS: Mapping[str, Callable[..., nn.Module]] = {
     "hf": _of_transformers,
     "module": _of_module,
 }
-
-
-def needed(package: str, extra: str) -> Any:
-    """Import an optional package.
-
-    Raises:
-        InputError: it is not installed; says which extra brings it.
-    """
-    try:
-        return import_module(package)
-    except ImportError as error:
-        hint = f"pip install 'gradsam_exp[{extra}]'"
-        raise InputError(f"this needs the package {package}, which is not installed: {hint}") from error
 
 
 def find_target(target: str) -> Callable[..., Any]:
@@ -176,19 +168,13 @@ def read_weights(path: Path, *, key: str = "model.checkpoint") -> dict[str, Tens
             f"{place} holds Python objects, such as a whole module, that would run code when they are read: save "
             "the state dict instead (torch.save(model.state_dict(), path)), and give the network by model="
         ) from error
-    while isinstance(found, Mapping) and not _is_state(found):
-        below = next((name for name in NESTED if isinstance(found.get(name), Mapping)), None)
-        if below is None:
-            keys = some([str(name) for name in found]) if found else "nothing"
-            raise InputError(f"{place} holds no state dict; its keys are {keys}")
-        found = found[below]
-    if not isinstance(found, Mapping):
-        raise InputError(f"{place} holds a {type(found).__name__}, not a state dict")
-    return dict(found)
-
-
-def _is_state(found: Mapping[Any, Any]) -> bool:
-    return bool(found) and all(isinstance(value, Tensor) for value in found.values())
+    state = unnested(found, NESTED)
+    if not isinstance(state, Mapping):
+        raise InputError(f"{place} holds a {type(state).__name__}, not a state dict")
+    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+        keys = some([str(name) for name in state]) if state else "nothing"
+        raise InputError(f"{place} holds no state dict; its keys are {keys}")
+    return dict(state)
 
 
 def fit_weights(network: nn.Module, state: Mapping[str, Tensor], place: str) -> nn.Module:
@@ -224,9 +210,8 @@ def fit_weights(network: nn.Module, state: Mapping[str, Tensor], place: str) -> 
         )
         what = "none of the network's tensors fit" if fits <= 0 else f"{fits} of {len(own)} tensors fit"
         raise InputError(f"{place} is of another architecture or other classes: {what}; differing are {shown}")
-    for name, value in fitting.items():
-        if value.is_floating_point() and not value.isfinite().all():
-            raise InputError(f"{place}: {name} is not finite everywhere; the training that made it has diverged")
+    if bad := not_finite(fitting):
+        raise InputError(f"{place}: {bad} is not finite everywhere; the training that made it has diverged")
     missing = {name: value for name, value in own.items() if name not in fitting}  # counters of batch norms
     network.load_state_dict({**missing, **fitting})
     return network

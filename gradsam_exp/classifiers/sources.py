@@ -6,20 +6,20 @@ Networks of transformers and CLIP are in `transformer_sources`, what ``task=trai
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 import torchvision
-from pydantic import Field
 from torch import nn
 
 from gradsam_exp.classifiers.base import CLASSIFIERS
 from gradsam_exp.classifiers.classes import IMAGENET
 from gradsam_exp.classifiers.classifier import without_weights
-from gradsam_exp.classifiers.described import Described, changed_transform, find_names
+from gradsam_exp.classifiers.described import Described, Size, changed_transform, find_names
 from gradsam_exp.classifiers.networks import (
     Architecture,
     build_network,
+    check_torchvision_name,
     find_target,
     fit_weights,
     read_weights,
@@ -30,8 +30,6 @@ from gradsam_exp.errors import InputError, did_you_mean, first_line
 from gradsam_exp.weights import file_digest
 from gradsam_exp.weights.imagenet import NAME, imagenet_file, imagenet_state
 
-Side = Annotated[int, Field(ge=1)]
-Size = tuple[Side, Side] | Side | None
 Channels = tuple[float, float, float] | None
 Names = str | Sequence[str] | None
 
@@ -113,7 +111,7 @@ def from_torchvision(
     Raises:
         InputError: an unknown name, or weights that cannot be had.
     """
-    without_weights(lambda: build_network(name))  # an unknown name
+    check_torchvision_name(name)
     published = list(torchvision.models.get_model_weights(name))
     chosen = None
     if weights is not None and published:
@@ -137,9 +135,7 @@ def from_torchvision(
         name,
         names=names,
         known=[] if chosen is None else chosen.meta["categories"],
-        transform=changed_transform(
-            transform, size=as_pair(size), mean=mean, std=std, interpolation=interpolation
-        ),
+        transform=changed_transform(transform, size=size, mean=mean, std=std, interpolation=interpolation),
         digested=None,
         weights=file,
         checkpoint=checkpoint,
@@ -189,16 +185,11 @@ def from_timm(
         InputError: an unknown name, or weights that cannot be had.
     """
     import timm  # noqa: PLC0415  (slow to import)
-    from timm.data.config import resolve_data_config  # noqa: PLC0415
 
     own = dict(arguments or {})
     architecture = {"source": "timm", "name": name, "arguments": own}
     outline: Any = without_weights(lambda: build_network(architecture))
     cfg = outline.pretrained_cfg
-    data = resolve_data_config({}, model=outline)
-    transform = Transform(
-        data["input_size"][1:], data["mean"], data["std"], interpolation=_supported(data["interpolation"])
-    )
     file = _timm_file(name, cfg) if pretrained and checkpoint is None else None
 
     def load_network() -> nn.Module:  # by timm's own function, which also converts weights of other layouts
@@ -211,13 +202,22 @@ def from_timm(
         names=names,
         known=_timm_names(outline, cfg),
         transform=changed_transform(
-            transform, size=as_pair(size), mean=mean, std=std, interpolation=interpolation
+            timm_transform(outline), size=size, mean=mean, std=std, interpolation=interpolation
         ),
         digested=version("timm"),
         weights=file,
         checkpoint=checkpoint,
         load_network=load_network,
     )
+
+
+def timm_transform(network: nn.Module) -> Transform:
+    """Read what input one of timm's networks is made for, from its ``pretrained_cfg``."""
+    from timm.data.config import resolve_data_config  # noqa: PLC0415  (slow to import)
+
+    data = resolve_data_config({}, model=network)
+    mode = _supported(data["interpolation"])
+    return Transform(data["input_size"][1:], data["mean"], data["std"], interpolation=mode)
 
 
 def _timm_file(name: str, cfg: Mapping[str, Any]) -> Path:
@@ -318,18 +318,15 @@ def from_module(
     Raises:
         InputError: something that cannot be imported or read.
     """
-    find_target(target)
+    build = find_target(target)
     architecture = {"source": "module", "target": target, "arguments": dict(arguments or {})}
-    transform = Transform()
     return described(
         architecture,
         target.rpartition(":")[2] or target,
         names=names,
         known=(),
-        transform=changed_transform(
-            transform, size=as_pair(size), mean=mean, std=std, interpolation=interpolation
-        ),
-        digested=source_digest(find_target(target).__module__),
+        transform=changed_transform(Transform(), size=size, mean=mean, std=std, interpolation=interpolation),
+        digested=source_digest(build.__module__),
         weights=None,
         checkpoint=checkpoint,
     )
@@ -338,8 +335,3 @@ def from_module(
 def _supported(interpolation: str) -> Interpolation:
     """Return the nearest of the interpolations that `Transform` knows."""
     return "bicubic" if interpolation in {"bicubic", "lanczos"} else "bilinear"
-
-
-def as_pair(size: Size) -> tuple[int, int] | None:
-    """Return ``(height, width)`` of ``model.size``, which may be one number."""
-    return (size, size) if isinstance(size, int) else size

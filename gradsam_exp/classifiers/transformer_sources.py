@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,18 @@ from torch import Tensor, nn
 
 from gradsam_exp.classifiers.base import CLASSIFIERS
 from gradsam_exp.classifiers.classifier import without_weights
-from gradsam_exp.classifiers.described import Described, changed_transform, find_names
-from gradsam_exp.classifiers.networks import build_network, needed
-from gradsam_exp.classifiers.sources import Channels, Names, Size, as_pair
+from gradsam_exp.classifiers.described import Described, Size, changed_transform, find_names
+from gradsam_exp.classifiers.networks import build_network
+from gradsam_exp.classifiers.sources import Channels, Names
 from gradsam_exp.classifiers.transform import Interpolation, Transform
 from gradsam_exp.digest import digest
 from gradsam_exp.errors import InputError, first_line
 from gradsam_exp.weights import file_digest
+from gradsam_exp.weights.hub import find_folder, load_pretrained, needed
 
 BICUBIC = 3  # as Pillow counts, in preprocessor_config.json
 PROMPT = "a photo of a {}"
-_FILES = ["*.json", "*.txt", "*.safetensors", "*.bin"]
+_TEXTS = ("*.json", "*.txt")
 OPEN_CLIP = "open_clip:"
 
 
@@ -51,11 +53,11 @@ def from_transformers(
         InputError: no such model, or one that classifies no images.
     """
     transformers = needed("transformers", "hf")
-    folder = local_folder(id, revision)
+    folder = _folder(id, revision)
     config = _config(transformers, folder, id)
     known = [str(config.id2label[k]) for k in sorted(config.id2label)]
     transform = changed_transform(
-        _transform(folder, config), size=as_pair(size), mean=mean, std=std, interpolation=interpolation
+        _transform(folder, config), size=size, mean=mean, std=std, interpolation=interpolation
     )
     architecture = {"source": "hf", "id": id, "config": plain(config)}
     try:
@@ -74,28 +76,11 @@ def from_transformers(
     )
 
 
-def local_folder(id: str, revision: str | None = None) -> Path:
-    """Find a model's folder: a local one, or the hub's in Hugging Face's cache, downloaded if it is not there.
-
-    Raises:
-        InputError: it is in neither place and cannot be downloaded.
-    """
-    if Path(id).expanduser().is_dir():
-        return Path(id).expanduser()
-    from huggingface_hub import snapshot_download  # noqa: PLC0415  (slow to import)
-
-    if id.startswith((".", "/", "~")) or id.count("/") > 1:
-        raise InputError(f"model.id={id} is not a folder")
-    try:
-        files = snapshot_download(id, revision=revision, allow_patterns=["*.json", "*.txt", "*.safetensors"])
-        if not list(Path(files).glob("*.safetensors")):
-            files = snapshot_download(id, revision=revision, allow_patterns=_FILES)
-    except Exception as error:  # of many kinds
-        raise InputError(
-            f"model.id={id} is no folder, and not in Hugging Face's cache; it could not be downloaded "
-            f"({first_line(error)}): fetch it elsewhere and give its folder"
-        ) from error
-    return Path(files)
+def _folder(id: str, revision: str | None) -> Path:
+    """Find a model's folder with its weights, in the format of today if there is one; see `find_folder`."""
+    find = partial(find_folder, id, key="model.id", instead="model=imagenet", revision=revision)
+    folder = find([*_TEXTS, "*.safetensors"])
+    return folder if list(folder.glob("*.safetensors")) else find([*_TEXTS, "*.safetensors", "*.bin"])
 
 
 def _config(transformers: Any, folder: Path, id: str) -> Any:
@@ -111,13 +96,9 @@ def loaded(kind: Any, folder: Path, id: str) -> nn.Module:
     """Load a model of transformers in float32; every weight must be there.
 
     Raises:
-        InputError: weights that are missing or of another shape; names them.
+        InputError: weights that cannot be read, are missing or of another shape; names them.
     """
-    try:
-        model, about = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise InputError(f"model.id={id}: its weights cannot be read ({first_line(error)})") from error
-    wrong = sorted(map(str, [*about["missing_keys"], *about["mismatched_keys"]]))
+    model, wrong = load_pretrained(kind, folder, f"model.id={id}")
     if wrong:
         raise InputError(
             f"model.id={id} has no weights of {len(wrong)} of the network's tensors, such as {wrong[0]}: "
@@ -218,12 +199,12 @@ def from_clip(
     if pretrained is not None:
         raise InputError(f"model.pretrained={pretrained} is for model.id=open_clip:NAME only")
     transformers = needed("transformers", "hf")
-    folder = local_folder(id, revision)
+    folder = _folder(id, revision)
     config = _config(transformers, folder, id)
     if config.model_type != "clip":
         raise InputError(f"model.id={id} is a {config.model_type}, not a CLIP")
     config.vision_config.projection_dim = config.projection_dim
-    transform = changed_transform(_transform(folder, config.vision_config), size=as_pair(size))
+    transform = changed_transform(_transform(folder, config.vision_config), size=size)
 
     def build() -> nn.Module:
         vision = transformers.CLIPVisionModelWithProjection._from_config(config.vision_config)
@@ -278,7 +259,7 @@ def _open_clip(
     cfg = {**open_clip.get_model_preprocess_cfg(without_weights(lambda: open_clip.create_model(name)))}
     side = cfg["size"] if isinstance(cfg["size"], int) else cfg["size"][0]
     own = Transform((side, side), tuple(cfg["mean"]), tuple(cfg["std"]), interpolation=cfg["interpolation"])
-    transform = changed_transform(own, size=as_pair(size))
+    transform = changed_transform(own, size=size)
 
     def build() -> nn.Module:
         model = open_clip.create_model(name)

@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from gradsam_exp.classifiers.base import CLASSIFIERS
-from gradsam_exp.classifiers.transform import Interpolation, Transform
+from gradsam_exp.classifiers.sources import timm_transform
+from gradsam_exp.classifiers.transform import Transform
 from gradsam_exp.data.base import match_classes
 from gradsam_exp.data.pictures import rgb_of
 from gradsam_exp.engine.pipeline import Pipeline
@@ -194,14 +195,11 @@ class _Prepared(nn.Module):
 
 def _transform_of(model: nn.Module, given: Callable[[Tensor], Tensor] | None) -> Callable[[Tensor], Tensor]:
     """Find what makes network input of pictures."""
-    own: Any = given
-    said: Any = getattr(model, "pretrained_cfg", None)
-    if own is None and said:
-        mode: Interpolation = "bicubic" if said["interpolation"] == "bicubic" else "bilinear"
-        own = Transform(said["input_size"][1:], said["mean"], said["std"], interpolation=mode)
-    if own is None:
+    if given is not None:
+        return given
+    if not getattr(model, "pretrained_cfg", None):
         raise InputError(
             f"how pictures become input of {type(model).__name__} is not known: give transform=Transform(size=…, "
             "mean=…, std=…), or any function of a uint8 batch (1, 3, height, width)"
         )
-    return own
+    return timm_transform(model)

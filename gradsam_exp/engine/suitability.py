@@ -37,7 +37,7 @@ def _found(file: ClassifierSource, session: Session) -> list[str]:
     try:
         found = find_target_layers(network, frame)
     except InputError:
-        found = find_target_layers(file.load(), frame)
+        found = find_target_layers(session.keep("classifier", file.digest, file.load), frame)
     log.info("explainer.target_layers=auto is %s", ", ".join(found))
     return found
 

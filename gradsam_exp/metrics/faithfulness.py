@@ -42,11 +42,7 @@ class FaithfulnessMetric(ExampleMetric):
         self, heatmaps: Heatmaps, images: Images, network: Network, counted: Masks | None = None
     ) -> PerImage:
         """Measure at the resolution of the network's input."""
-        pixels = network.pixels(images)
-        maps = network.resized(heatmaps.values, pixels)
-        if counted is not None:
-            counted = network.resized((~counted).float(), pixels) <= _TOUCHED
-            maps = maps.masked_fill(~counted, -torch.inf)
+        pixels, maps = _at_input(heatmaps, images, network, counted)
         return self.react(network.logits, pixels, maps, heatmaps.targets)
 
     @abstractmethod
@@ -208,18 +204,23 @@ class Coherency(ExampleMetric):
         self, heatmaps: Heatmaps, images: Images, network: Network, counted: Masks | None = None
     ) -> PerImage:
         """Explain the faded images at the resolution of the network's input."""
-        pixels = network.pixels(images)
-        maps = network.resized(heatmaps.values, pixels)
-        kept = torch.ones_like(maps, dtype=torch.bool)
-        if counted is not None:
-            kept = network.resized((~counted).float(), pixels) <= _TOUCHED
-        again = network.explain(_faded(pixels, maps.masked_fill(~kept, -torch.inf)), heatmaps.targets)
+        pixels, maps = _at_input(heatmaps, images, network, counted)
+        again, kept = network.explain(_faded(pixels, maps), heatmaps.targets), maps > -torch.inf
         return torch.stack(
             [
                 (1 + _correlation(*(one[own] for one in pair))) / 2
                 for *pair, own in zip(maps, again, kept, strict=True)
             ]
         )
+
+
+def _at_input(heatmaps: Heatmaps, images: Images, network: Network, counted: Masks | None) -> tuple[Pixels, Maps]:
+    """Make network input and heatmaps of its resolution, −∞ where a pixel does not count."""
+    pixels = network.pixels(images)
+    maps = network.resized(heatmaps.values, pixels)
+    if counted is not None:
+        maps = maps.masked_fill(network.resized((~counted).float(), pixels) > _TOUCHED, -torch.inf)
+    return pixels, maps
 
 
 def _faded(pixels: Pixels, maps: Maps) -> Pixels:

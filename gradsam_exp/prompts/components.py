@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.ops import batched_nms
 
 from gradsam_exp.prompts.base import STRATEGIES, Fraction, Gap, PromptStrategy, Select, of_each_query
-from gradsam_exp.prompts.foreground import centre_of_mass
+from gradsam_exp.prompts.foreground import at_least, centre_of_mass
 from gradsam_exp.prompts.regions import bounding_boxes, boxes_around
 from gradsam_exp.types import NO_POINT, Choice, Masks, PromptContext, Prompts, Segmentation
 
@@ -69,8 +69,7 @@ class Components(PromptStrategy):
 
 def warm_pixels(ctx: PromptContext, threshold: float) -> Masks:
     """Find the pixels of at least this share of each heatmap's maximum; all for an empty one."""
-    values = ctx.heatmaps.values
-    return (values >= threshold * values.amax((1, 2), keepdim=True)) | ctx.heatmaps.empty[:, None, None]
+    return at_least(ctx.heatmaps.values, threshold) | ctx.heatmaps.empty[:, None, None]
 
 
 def components(ctx: PromptContext, threshold: float, min_area: float) -> tuple[Masks, Int[Tensor, " components"]]:

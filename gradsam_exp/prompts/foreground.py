@@ -71,11 +71,16 @@ class Foreground(PromptStrategy):
     def warm_centres(self, ctx: PromptContext) -> Places:
         """Find the centre of mass ``(x, y)`` px of the warm pixels; the image's centre for an empty heatmap."""
         values = ctx.heatmaps.values.double()  # so that a batch sums to the same as its images one by one
-        warm = values >= self.fg_threshold * values.amax((1, 2), keepdim=True)
+        warm = at_least(values, self.fg_threshold)
         if self.region == "peak":
             warm = component_of_peak(warm, values)
         weights = warm * values if self.weighting == "activation" else warm.double()
         return torch.where(ctx.heatmaps.empty[:, None], ctx.centre, centre_of_mass(weights).float())
+
+
+def at_least(values: Maps, share: float) -> Masks:
+    """Find the pixels that have at least this share of their map's maximum."""
+    return values >= share * values.amax((1, 2), keepdim=True)
 
 
 def centre_of_mass(weights: Maps) -> Places:

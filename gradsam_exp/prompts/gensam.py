@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gradsam_exp.prompts.base import STRATEGIES, Count, Fraction
 from gradsam_exp.prompts.clip_surgery import ClipSurgery
-from gradsam_exp.prompts.regions import bounding_boxes
+from gradsam_exp.prompts.regions import bounding_boxes, clipped
 from gradsam_exp.types import Chosen, Heatmaps, LowRes, Masks, PromptContext, Prompts, Segmentation
 
 
@@ -68,6 +68,4 @@ def widest_boxes(masks: Masks, wider: float = 0.1) -> Tensor:
             largest[row] = torch.from_numpy(labels == 1 + int(np.argmax(areas)))
     boxes = bounding_boxes(largest)
     sides = (boxes[:, 2:] - boxes[:, :2]) * wider
-    height, width = masks.shape[1:]
-    edges = torch.tensor([width, height, width, height]) - 0.5
-    return (boxes + torch.cat([-sides, sides], 1)).clamp(min=torch.tensor(-0.5), max=edges)
+    return clipped(boxes + torch.cat([-sides, sides], 1), (masks.shape[1], masks.shape[2]))

@@ -20,7 +20,7 @@ from gradsam_exp.prompts.base import (
     pixels,
     whole_pixels,
 )
-from gradsam_exp.prompts.foreground import Foreground, component_of_peak
+from gradsam_exp.prompts.foreground import Foreground, at_least, component_of_peak
 from gradsam_exp.types import NO_POINT, Chosen, LowRes, Masks, PromptContext, Prompts, Segmentation
 
 Boxes = Float[Tensor, "batch 4"]
@@ -172,18 +172,21 @@ def box_prompts(boxes: Boxes) -> Prompts:
 def warm_boxes(ctx: PromptContext, threshold: float, margin: float | str = 0.0) -> Boxes:
     """Find ``x0, y0, x1, y1`` px around the warm component of each heatmap's peak, clipped to the image."""
     values = ctx.heatmaps.values
-    warm = values >= threshold * values.amax((1, 2), keepdim=True)
-    warm = component_of_peak(warm, values)
+    warm = component_of_peak(at_least(values, threshold), values)
     warm |= ctx.heatmaps.empty[:, None, None]
     return boxes_around(warm, margin)
 
 
 def boxes_around(masks: Masks, margin: float | str) -> Boxes:
     """Find ``x0, y0, x1, y1`` px around each mask, a `Gap` wider on every side, clipped to the image."""
-    height, width = masks.shape[1:]
-    edges = torch.tensor([width, height, width, height]) - 0.5
-    outward = pixels(margin, (height, width)) * torch.tensor([-1, -1, 1, 1])
-    return (bounding_boxes(masks) + outward).clamp(min=torch.tensor(-0.5), max=edges)
+    size = (masks.shape[1], masks.shape[2])
+    return clipped(bounding_boxes(masks) + pixels(margin, size) * torch.tensor([-1, -1, 1, 1]), size)
+
+
+def clipped(boxes: Boxes, size: tuple[int, int]) -> Boxes:
+    """Clip ``x0, y0, x1, y1`` px to the outer edges of an image; ``size`` is (height, width)."""
+    height, width = size
+    return boxes.clamp(min=torch.tensor(-0.5), max=torch.tensor([width, height, width, height]) - 0.5)
 
 
 def bounding_boxes(masks: Masks) -> Boxes:

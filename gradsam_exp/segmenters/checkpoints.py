@@ -34,6 +34,7 @@ from gradsam_exp.weights import (
     read_pickle,
     shape_differences,
     shipped,
+    unnested,
 )
 
 MakeSam = Callable[[], Sam]
@@ -256,12 +257,7 @@ def read_state(path: Path, *, key: str = "sam.checkpoint") -> dict[str, Tensor]:
     Raises:
         InputError: if it is none.
     """
-    state = read_pickle(path, "PyTorch state dict", key=key, mmap=True)
-    while isinstance(state, dict):
-        nested = next((state[nest] for nest in _NESTS if isinstance(state.get(nest), dict)), None)
-        if nested is None:
-            break
-        state = nested
+    state = unnested(read_pickle(path, "PyTorch state dict", key=key, mmap=True), _NESTS)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{key}={path} holds no plain state dict of tensors, also not under {', '.join(_NESTS)}")
     while prefix := next((one for one in _PREFIXES if state and all(name.startswith(one) for name in state)), ""):

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,6 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from gradsam_exp.digest import digest
@@ -35,6 +35,7 @@ from gradsam_exp.segmenters.batched import (
 from gradsam_exp.segmenters.tta import Tta, augmented
 from gradsam_exp.types import LowRes, Masks
 from gradsam_exp.weights import file_digest
+from gradsam_exp.weights.hub import find_folder, load_pretrained, needed
 
 Accepts = Sequence[Literal["points", "boxes", "masks"]]
 FAMILIES = {
@@ -80,17 +81,19 @@ class Checkpoint:
         Raises:
             InputError: it is in none of them, of another kind, or incomplete.
         """
-        model = _model_of(_fetched(id, revision, ["config.json"]), id)
-        folder = _fetched(id, revision, ["*.json", _WEIGHTS[0]])
+        transformers = needed("transformers", "hf")
+        find = partial(find_folder, id, key="sam.id", instead="sam=compact", revision=revision)
+        model = _model_of(find(["config.json"]), id)
+        folder = find(["*.json", _WEIGHTS[0]])
         if not list(folder.glob(_WEIGHTS[0])):
-            folder = _fetched(id, revision, ["*.json", _WEIGHTS[1]])
+            folder = find(["*.json", _WEIGHTS[1]])
         weights = sorted(path for ending in _WEIGHTS for path in folder.glob(ending))
         settings = sorted(path for name in ("config.json", *_PROCESSORS) if (path := folder / name).is_file())
         if not weights or len(settings) < 2:
             lacking = _WEIGHTS[0] if not weights else _PROCESSORS[0]
             raise InputError(f"sam.id={id} holds no {lacking}: give a folder as save_pretrained writes it")
         content = {path.name: file_digest(path, key="sam.id") for path in (*weights, *settings)}
-        config = _transformers().AutoConfig.from_pretrained(folder)
+        config = transformers.AutoConfig.from_pretrained(folder)
         config = getattr(config, "tracker_config", config)
         prompts = config.prompt_encoder_config
         return cls(
@@ -263,35 +266,6 @@ def hf(
     return augmented(segmenter, tta)
 
 
-def _transformers() -> Any:
-    try:
-        import transformers  # noqa: PLC0415  (an extra, and slow to import)
-    except ImportError as error:
-        raise InputError('sam=hf needs another package: pip install "gradsam_exp[hf]"') from error
-    return transformers
-
-
-def _fetched(id: str, revision: str | None, patterns: list[str]) -> Path:
-    """Find the folder of a checkpoint; download those of its files that match ``patterns`` if need be."""
-    if Path(id).expanduser().is_dir():
-        return Path(id).expanduser()
-    _transformers()
-    from huggingface_hub import snapshot_download  # noqa: PLC0415
-    from huggingface_hub.errors import GatedRepoError  # noqa: PLC0415
-
-    try:
-        return Path(snapshot_download(id, revision=revision, allow_patterns=patterns))
-    except GatedRepoError as error:
-        raise InputError(
-            f"sam.id={id} is gated: accept its licence at https://huggingface.co/{id}, then run hf auth login"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"sam.id={id} is no folder, is not in the hub's cache and could not be downloaded "
-            f"({first_line(error)}); fetch it elsewhere and give its folder, or use sam=compact"
-        ) from error
-
-
 def _model_of(folder: Path, id: str) -> str:
     """Read which class of transformers a checkpoint is for; `InputError` if it is none of `FAMILIES`."""
     try:
@@ -310,22 +284,12 @@ def _model_of(folder: Path, id: str) -> str:
 
 def _read(checkpoint: Checkpoint) -> tuple[Any, Any]:
     """Read image processor and model; `InputError` if weights are missing or damaged."""
-    transformers = _transformers()
+    transformers, place = needed("transformers", "hf"), f"sam.id={checkpoint.folder}"
     with _quiet(transformers.logging):
         processor = transformers.AutoImageProcessor.from_pretrained(checkpoint.folder)
-        try:
-            model, found = getattr(transformers, checkpoint.model).from_pretrained(
-                checkpoint.folder, dtype=torch.float32, output_loading_info=True
-            )
-        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-            raise InputError(
-                f"the weights of sam.id={checkpoint.folder} cannot be read ({first_line(error)})"
-            ) from error
-    missing = sorted(found["missing_keys"])
+        model, missing = load_pretrained(getattr(transformers, checkpoint.model), checkpoint.folder, place)
     if missing:
-        raise InputError(
-            f"the weights of sam.id={checkpoint.folder} lack {len(missing)} tensors, such as {missing[0]}"
-        )
+        raise InputError(f"the weights of {place} lack {len(missing)} tensors, such as {missing[0]}")
     return processor, model.eval().requires_grad_(False)
 
 

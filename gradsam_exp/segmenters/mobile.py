@@ -10,7 +10,7 @@ import torch
 from segment_anything import sam_model_registry
 from segment_anything.modeling import Sam
 
-from gradsam_exp.errors import InputError
+from gradsam_exp.weights.hub import needed
 
 
 def build_mobile_sam() -> Sam:
@@ -24,12 +24,7 @@ def build_mobile_sam() -> Sam:
     own = [getattr(tiny_vit, name) for name in list_models(module="tiny_vit")]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try:
-            from mobile_sam import sam_model_registry as mobile  # noqa: PLC0415  (an extra)
-        except ImportError as error:
-            raise InputError(
-                'sam=mobile_sam needs another package: pip install "gradsam_exp[mobile_sam]"'
-            ) from error
+        mobile = needed("mobile_sam", "mobile_sam").sam_model_registry
         for network in own:  # importing it has put its networks under the names of timm's
             register_model(network)
     sam = sam_model_registry["vit_b"]()

@@ -7,7 +7,7 @@ says what it is. The digests of the shipped ones are in ``index.json`` and are c
 import hashlib
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -110,6 +110,16 @@ def shape_differences(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) ->
 def not_finite(state: Mapping[str, Tensor]) -> str | None:
     """Name the first tensor with a value that is NaN or infinite; None if all are finite."""
     return next((name for name, value in state.items() if not torch.isfinite(value).all()), None)
+
+
+def unnested(content: Any, keys: Sequence[str]) -> Any:
+    """Go down to what lies below the first of ``keys`` that holds a mapping, as long as there is one."""
+    while isinstance(content, Mapping):
+        below = next((content[key] for key in keys if isinstance(content.get(key), Mapping)), None)
+        if below is None:
+            break
+        content = below
+    return content
 
 
 def require_finite(state: Mapping[str, Tensor], source: str) -> None:
