@@ -233,6 +233,7 @@ def test_runs_and_classes_are_chosen_and_names_stay_text(opened: Opened):
 def test_the_command_that_makes_a_run_again_is_copied(opened: Opened, sweep: Path):
     opened.page.locator("#comparison tbody th a").nth(1).click()
     details = opened.page.locator("#run-1")
+    opened.page.locator("#run-1[open]").wait_for()  # the browser tells the page of the link a moment later
     assert details.get_attribute("open") is not None, "a link to a run opens it"
     details.get_by_role("button", name="copy").click()
     opened.page.wait_for_function("document.querySelector('#run-1 [role=status]').textContent === 'copied'")
