@@ -7,7 +7,6 @@ out. A scene is a crop with what is outlined in it at every level: segments, uni
 Now and then objects of other photographs are pasted onto it, whose masks are then exact.
 """
 
-import hashlib
 import io
 import json
 import math
@@ -24,6 +23,7 @@ from numpy.random import Generator
 from PIL import Image, ImageDraw, ImageFilter
 from skimage.measure import label
 
+from gradsam_exp.data.files import is_held_out
 from gradsam_exp.errors import InputError
 
 LONGER_SIDE = 384  # px, to which photographs are made smaller
@@ -55,11 +55,6 @@ class Photograph:
     kind: str
 
 
-def is_held_out(name: str) -> bool:
-    """Tell whether a photograph, by its file's name without suffix, is of the quarter that is not trained on."""
-    return hashlib.blake2b(name.encode(), digest_size=4).digest()[0] % 4 == 0
-
-
 def read_photographs(source: str | Path, *, held_out: bool, key: str) -> dict[str, list[Photograph]]:
     """Read one part of all photographs below a folder, or in a zip file, at no more than 384 px.
 
@@ -77,7 +72,7 @@ def read_photographs(source: str | Path, *, held_out: bool, key: str) -> dict[st
     files = _files(Path(source).expanduser(), key)
     found: dict[str, list[Photograph]] = {}
     for root, readers in sorted(_sets(files).items()):
-        own = {name: read for name, read in readers.items() if is_held_out(PurePosixPath(name).stem) is held_out}
+        own = {name: read for name, read in readers.items() if is_held_out(PurePosixPath(name)) is held_out}
         try:
             found[root] = [read() for _, read in sorted(own.items())]
         except (OSError, ValueError, KeyError, TypeError) as error:

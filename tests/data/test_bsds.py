@@ -146,3 +146,11 @@ def test_what_does_not_fit_is_refused(berkeley: Path, what: str):
     with pytest.raises(InputError, match=message) as caught:
         read(berkeley, **parameters)
     assert "\n" not in str(caught.value)
+
+
+def test_the_held_out_quarter_and_the_rest_make_up_the_whole(berkeley: Path):
+    held_out, rest = (read(berkeley, part=part) for part in ("held_out", "trained_on"))
+    assert [held_out[k].image_id for k in range(len(held_out))] == ["train/12003"]
+    assert [rest[k].image_id for k in range(len(rest))] == ["train/100075", "train/8049"]
+    with pytest.raises(InputError, match=r"data\.part=held_out"):
+        read(berkeley, "test", part="held_out")
