@@ -1,8 +1,8 @@
 """This module builds the architecture of ``sam=compact`` for photographs: SAM on EfficientNet-Lite0's features.
 
 Features of strides 8, 16 and 32 are added up at stride 16 and pass two attention blocks; those of strides 8 and 4
-are added while the mask decoder scales up, as in SAM 2 (Ravi et al.: *SAM 2*, 2024). Prompt encoder and mask
-decoder are `compact`'s. Knows nothing of training or files.
+are added, with the pixels themselves, while the mask decoder scales up, as in SAM 2 (Ravi et al.: *SAM 2*, 2024).
+Prompt encoder and mask decoder are `compact`'s. Knows nothing of training or files.
 """
 
 from typing import Any
@@ -44,6 +44,35 @@ class AttentionBlock(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
+class FineFeatures(nn.Module):
+    """FineFeatures computes what is added while masks grow, from features and the pixels below them.
+
+    A linear part, and a non-linear one that starts at nothing and sees the pixels of each cell and its neighbours.
+    """
+
+    def __init__(self, channels: int, stride: int, out: int, hidden: int = 48) -> None:
+        super().__init__()
+        self.stride = stride
+        self.linear = nn.Conv2d(channels, out, 1)
+        self.detail = nn.Sequential(
+            nn.Conv2d(channels + 3 * stride**2, hidden, 1),
+            nn.GELU(),
+            nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden),
+            nn.GELU(),
+            nn.Conv2d(hidden, out, 1),
+        )
+        nn.init.normal_(self.linear.weight, std=0.01)  # the mask decoder starts as it is without them, nearly
+        for zero in (self.linear.bias, self.detail[-1].weight, self.detail[-1].bias):
+            nn.init.zeros_(zero)  # type: ignore[arg-type]
+
+    def forward(
+        self, features: Float[Tensor, "batch channels rows columns"], frames: Float[Tensor, "batch 3 size size"]
+    ) -> Float[Tensor, "batch out rows columns"]:
+        """Compute one level; ``frames`` are the pixels, ``stride`` times as wide and high as the features."""
+        below = F.pixel_unshuffle(frames, self.stride)
+        return self.linear(features) + self.detail(torch.cat([features, below.to(features.dtype)], 1))
+
+
 class LiteEncoder(nn.Module):
     """LiteEncoder computes embeddings at strides 16, 8 and 4 from frames as `Sam.preprocess` leaves them.
 
@@ -74,10 +103,8 @@ class LiteEncoder(nn.Module):
         self.position = nn.Parameter(torch.randn(1, (INPUT_SIZE // PATCH) ** 2, width) * 0.02)
         self.blocks = nn.Sequential(AttentionBlock(width), AttentionBlock(width))
         self.norm = nn.LayerNorm(width)
-        self.fine8, self.fine4 = nn.Conv2d(at8, width // 4, 1), nn.Conv2d(at4, width // 8, 1)
-        for layer in (self.fine8, self.fine4):  # the mask decoder starts as it is without them, nearly
-            nn.init.normal_(layer.weight, std=0.01)
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        self.fine8 = FineFeatures(at8, 8, width // 4)
+        self.fine4 = FineFeatures(at4, 4, width // 8)
 
     def train(self, mode: bool = True) -> "LiteEncoder":
         """Set the mode of all but the batch norms."""
@@ -122,7 +149,7 @@ class LiteEncoder(nn.Module):
         x = self.from16(at16) + F.avg_pool2d(self.from8(at8), 2) + coarse
         x = x + self.mix(x)
         tokens = self.norm(self.blocks(x.flatten(2).mT + self.position))
-        return tokens.mT.unflatten(2, x.shape[2:]), self.fine8(at8), self.fine4(at4)
+        return tokens.mT.unflatten(2, x.shape[2:]), self.fine8(at8, frames), self.fine4(at4, frames)
 
 
 def build_compact_lite(*, pretrained: bool = False) -> Sam:

@@ -28,6 +28,7 @@ from gradsam_exp.errors import InputError
 
 LONGER_SIDE = 384  # px, to which photographs are made smaller
 SMALLEST = 14  # cells of a target
+WHOLE = 3.0  # how much more often a whole object is asked for than a segment
 PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
 Read = Callable[[], bytes]
 Files = Mapping[str, Read]
@@ -236,7 +237,7 @@ class PhotographScenes:
                     masks, pasted = [one & ~new for one in masks], [*(one & ~new for one in pasted), new]
         image = _coloured(rng, image)
         cells = [_on_cells(one, self.cell) for one in [*pasted, *masks]]
-        chances = np.array([2.0] * len(pasted) + weights)
+        chances = np.array([WHOLE] * len(pasted) + weights)
         areas = np.array([one.sum() for one in cells])
         whole = cells[0].size if cells else 0
         usable = np.flatnonzero((areas >= SMALLEST) & (areas < 0.97 * whole)) if cells else np.zeros(0, int)
@@ -273,7 +274,7 @@ class PhotographScenes:
             image, at_x = image[:, ::-1], at_x[::-1]
         places = np.ix_(at_y, at_x)
         masks = [one[places] for one in photograph.objects]
-        weights = [2.0] * len(masks)
+        weights = [WHOLE] * len(masks)
         if photograph.segmentations:
             numbers = photograph.segmentations[int(rng.integers(len(photograph.segmentations)))][places]
             segments = _segments(rng, numbers)
