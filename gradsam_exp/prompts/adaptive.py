@@ -42,6 +42,8 @@ class Adaptive(WithColdPixels):
         warm_threshold: the warm region that areas are compared with has heatmap ≥ this.
         n: at most so many background points are added in one round.
         max_rounds: each image is asked at most so often, the first time included.
+        tolerance: a revised mask may agree with the heatmap by so much less, since heatmaps do not end where
+            objects do.
     """
 
     max_cold_share: Fraction = 0.2
@@ -49,6 +51,7 @@ class Adaptive(WithColdPixels):
     warm_threshold: Fraction = 0.5
     n: Count = 2
     max_rounds: Count = 3
+    tolerance: Fraction = 0.0
 
     def revise(
         self, ctx: PromptContext, prompts: Prompts, segmentation: Segmentation, masks: Masks, chosen: LowRes
@@ -76,8 +79,8 @@ class Adaptive(WithColdPixels):
         return leak, ((cold_share > self.max_cold_share) | too_large) & ~ctx.heatmaps.empty & (area > 0)
 
     def better(self, ctx: PromptContext, new: Masks, old: Masks) -> Chosen:
-        """Tell which of the new masks agree better with the heatmap, by `heatmap_agreement`."""
-        return heatmap_agreement(ctx, new) > heatmap_agreement(ctx, old)
+        """Tell which of the new masks agree better with the heatmap, or no worse than by ``tolerance``."""
+        return heatmap_agreement(ctx, new) > heatmap_agreement(ctx, old) - self.tolerance
 
 
 def heatmap_agreement(ctx: PromptContext, masks: Masks) -> PerImage:

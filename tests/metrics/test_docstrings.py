@@ -9,7 +9,7 @@ import pytest
 import gradsam_exp.metrics as package
 
 MODULES = [module.name for module in pkgutil.iter_modules(package.__path__)]
-EXAMPLES = {"dice", "masks", "points"}
+EXAMPLES = {"dice", "leaks", "masks", "points"}
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -1,4 +1,4 @@
-"""Dice and Boundary IoU against independent implementations."""
+"""Dice and Boundary IoU against independent implementations; precision, recall and leaks by hand."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torchmetrics.functional.classification import binary_f1_score
 
 from gradsam_exp.metrics.boundary_iou import BoundaryIoU, boundary
 from gradsam_exp.metrics.dice import Dice
+from gradsam_exp.metrics.leaks import LeakRate, MaskPrecision, MaskRecall
 
 
 def blobs(count: int, height: int, width: int, seed: int) -> torch.Tensor:
@@ -74,3 +75,21 @@ def test_masks_that_agree_inside_differ_at_their_contours():
     assert BoundaryIoU().measure(truth, truth).tolist() == [1.0]
     assert BoundaryIoU(dilation=0.02).measure(predicted, truth) == 0.0
     assert BoundaryIoU().measure(torch.zeros_like(truth), torch.zeros_like(truth)).tolist() == [1.0]
+
+
+def test_precision_recall_and_leaks_by_hand():
+    truth = torch.zeros(5, 2, 6, dtype=torch.bool)
+    truth[:4, 0, :4] = True  # 4 px
+    masks = torch.zeros_like(truth)
+    masks[0] = True  # all of the object, and 8 px beside it: a leak
+    masks[1, 1, :4] = True  # beside the object: a miss
+    masks[2, 0, :3] = True  # 3 of 4 px
+    masks[2, 1, :2] = True  # and 2 px beside: exactly half of the object's area is no leak
+    counted = torch.ones_like(truth)
+    nan = pytest.approx(float("nan"), nan_ok=True)
+    assert MaskPrecision().measure(masks, truth).tolist() == [4 / 12, 0, 0.6, nan, nan]
+    assert MaskRecall().measure(masks, truth).tolist() == [1, 0, 0.75, 0, nan]
+    assert LeakRate().measure(masks, truth).tolist() == [1, 0, 0, 0, nan]
+    assert LeakRate(share=0.4).measure(masks, truth)[2] == 1
+    counted[0, 1] = False  # the second row does not count: 2 px beside are left
+    assert LeakRate().measure(masks, truth, counted)[0] == 0
