@@ -18,7 +18,7 @@ Row = list[tuple[str, str]]
 BOUND = "*"
 BOUND_NOTE = f"{BOUND} upper bound: looks at the truth"
 SAME_NOTE = "×n: n jobs that are the same run, made once: it does not depend on what was varied"
-PAIRS = ["baseline", "delta_miou", "delta_low", "delta_high", "p", "wins", "ties", "losses"]
+PAIRS = ["within", "baseline", "delta_miou", "delta_low", "delta_high", "p", "wins", "ties", "losses"]
 Metrics = Mapping[str, MetricFacts]
 """What the metrics in a table are, by name; see `gradsam_exp.runs.comparison.metric_facts`."""
 
@@ -69,6 +69,13 @@ def tables_for_people(
     Args:
         brief: for a terminal's width: no classes, and intervals of mIoU and differences only.
     """
+    if "within" in table and table["within"].nunique() > 1:
+        found = {
+            f"{within}: {title}": rows
+            for within, own in table.groupby("within", sort=False)
+            for title, rows in tables_for_people(own, pooled.iloc[:0], metrics, brief=brief).items()
+        }
+        return found | tables_for_people(table.iloc[:0], pooled, metrics, brief=brief)
     varied, known = varied_columns(table), known_metrics(table, metrics)
     differing = [name for name, facts in known.items() if facts.about_heatmaps and table[name].nunique() > 1]
     classes = [] if brief else _classes(table)
@@ -152,8 +159,9 @@ def as_markdown(table: pd.DataFrame, pooled: pd.DataFrame, metrics: Metrics, abo
         metrics: what the table's metrics are; others are not shown.
         about: what all runs have in common; stands above.
     """
-    tables = tables_for_people(table, pooled, metrics).values()
-    parts = [*([markdown_text(about)] if about else []), *(markdown_table(*_columns(rows)) for rows in tables)]
+    parts = [markdown_text(about)] if about else []
+    for title, rows in tables_for_people(table, pooled, metrics).items():
+        parts += [*([f"**{markdown_text(title)}**"] if "within" in table else []), markdown_table(*_columns(rows))]
     return "\n\n".join(parts) + "\n" + "".join(f"\n- {markdown_text(line)}\n" for line in _notes(table))
 
 
@@ -173,11 +181,13 @@ def as_latex(table: pd.DataFrame, pooled: pd.DataFrame, metrics: Metrics, about:
 
     ``about`` and what went wrong are comments; see `as_markdown`.
     """
-    tables = tables_for_people(table, pooled, metrics).values()
     above, below = (
         [f"% {' '.join(line.split())}" for line in lines if line] for lines in ([about], _notes(table))
     )
-    parts = ["% \\usepackage{booktabs}", *above, *(latex_table(*_columns(rows)) for rows in tables), *below]
+    tables = []
+    for title, rows in tables_for_people(table, pooled, metrics).items():
+        tables += [*([f"% {title}"] if "within" in table else []), latex_table(*_columns(rows))]
+    parts = ["% \\usepackage{booktabs}", *above, *tables, *below]
     return "\n\n".join(parts) + "\n"
 
 

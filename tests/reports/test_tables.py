@@ -160,3 +160,28 @@ def test_a_run_that_does_not_say_what_its_metrics_are_has_their_names(tmp_path: 
     table = summarize_sweep(tmp_path)
     assert varied_columns(table) == ["pipeline"]
     assert "| job | pipeline | miou | sharpness |\n" in (tmp_path / "sweep.md").read_text()
+
+
+def test_compared_within_a_segmenter_each_has_its_baseline_and_its_tables(tmp_path: Path):
+    scores = {"compact": ([0.5, 0.6, 0.7, 0.8], [0.6, 0.7, 0.8, 0.9]), "vit_b": ([0.2] * 4, [0.1] * 4)}
+    for number, (sam, pipeline) in enumerate((s, p) for s in scores for p in ("fg", "box")):
+        ious = scores[sam][pipeline == "box"]
+        given = {"sam": {"name": sam}, "pipeline": {"name": pipeline}}
+        write_run(tmp_path / str(number), {"sam": sam, "pipeline": pipeline}, ious, config=given)
+    together = summarize_sweep(tmp_path)
+    assert "within" not in together
+    assert together["baseline"].tolist()[1:] == ["0", "0", "0"]
+    for path in tmp_path.glob("[0-9]/.hydra/config.yaml"):
+        path.write_text(path.read_text() + "\ncompare_within: [sam]\n")
+    table = summarize_sweep(tmp_path)
+    assert table["within"].tolist() == ["compact", "compact", "vit_b", "vit_b"]
+    assert table["baseline"].tolist()[1::2] == ["0", "2"]
+    assert table["delta_miou"].tolist()[1::2] == pytest.approx([0.1, -0.1])
+    assert table["p"].tolist()[1::2] == pytest.approx([0.125, 0.125]), "one comparison each: nothing to correct"
+    text = (tmp_path / "sweep.md").read_text()
+    assert [line for line in text.splitlines() if line.startswith("**")] == [
+        "**compact: sweep**",
+        "**compact: mIoU image by image, against the first run on the same images**",
+        "**vit_b: sweep**",
+        "**vit_b: mIoU image by image, against the first run on the same images**",
+    ]
