@@ -47,11 +47,11 @@ class Adaptive(WithColdPixels):
         min_gain: a revised mask is kept if it agrees better with the heatmap, by more than this.
     """
 
-    max_cold_share: Fraction = 0.2
+    max_cold_share: Fraction = 0.05
     max_area_ratio: Annotated[float, Field(gt=0)] = 3.0
     warm_threshold: Fraction = 0.5
     n: Count = 2
-    max_rounds: Count = 3
+    max_rounds: Count = 4
     min_support: Fraction = 0.4
     min_gain: Annotated[float, Field(ge=-1, le=1)] = 0.005
 
