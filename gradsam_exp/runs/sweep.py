@@ -63,8 +63,9 @@ def compare_runs(runs: Runs, table: pd.DataFrame, baseline: str | None = None) -
 
     Returns:
         One row per run: ``baseline`` (the job compared with), ``delta_miou`` with ``_low`` and ``_high``,
-        Wilcoxon's ``p`` corrected by Holm over the sweep (over those of one value of ``within``), ``wins``,
-        ``ties``, ``losses``, and one ``class_miou:<class>`` per class. A baseline's own row has classes only.
+        ``p`` of the mean difference by sign flips, corrected by Holm over the sweep (over those of one value of
+        ``within``), ``wins``, ``ties``, ``losses``, and one ``class_miou:<class>`` per class. A baseline's own row
+        has classes only.
     """
     import pandas as pd  # noqa: PLC0415
 
@@ -100,6 +101,17 @@ def about(runs: Runs, table: pd.DataFrame) -> str:
         if run.backbone:  # of the checkpoint, which the configuration need not say
             configs[k] = {**config, "model": {**(config.get("model") or {}), "backbone": run.backbone}}
     return in_common(configs, [len(run.images) for run in finished])
+
+
+def notes_on_units(runs: Runs, table: pd.DataFrame) -> list[str]:
+    """Say over which units the intervals are, for each set of images on which these are not simply the images."""
+    from gradsam_exp.runs.units import Units  # noqa: PLC0415  (a sweep's parent starts without)
+
+    jobs = runs.evaluated(table)["job"].tolist()
+    first = {runs[job].data_digest: job for job in reversed(jobs)}
+    found = {job: Units.of(runs[job].images).note for job in jobs if job in first.values()}
+    where = "on the images of job {}, " if len(first) > 1 else ""
+    return [where.format(job) + note for job, note in found.items() if note]
 
 
 def _within(run: Run) -> str:
