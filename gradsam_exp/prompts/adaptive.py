@@ -40,7 +40,8 @@ class Adaptive(WithColdPixels):
     Attributes:
         max_cold_share: largest share of a mask on cold pixels that is no leak.
         max_area_ratio: largest ratio of the mask's area to the warm region's that is no leak.
-        warm_threshold: the warm region that areas are compared with has heatmap ≥ this; or a rule, see `Threshold`.
+        warm_threshold: the warm region that areas are compared with has heatmap ≥ this; or a rule, see
+            `Threshold`.
         n: at most so many background points are added in one round.
         max_rounds: each image is asked at most so often, the first time included.
         tolerance: a revised mask may agree with the heatmap by so much less, since heatmaps do not end where

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gradsam_exp.prompts.base import BG_THRESHOLD, STRATEGIES, Gap, pixels
 from gradsam_exp.prompts.foreground import Foreground, pixel_positions, point_prompts, squared_distances
-from gradsam_exp.prompts.thresholds import Threshold, at_least, below, quantile_of
+from gradsam_exp.prompts.thresholds import Threshold, at_least, below, is_below
 from gradsam_exp.types import BACKGROUND, FOREGROUND, NO_POINT, Masks, PromptContext, Prompts
 
 Tie = Literal["first", "median", "farthest"]
@@ -32,20 +32,15 @@ class WithColdPixels(Foreground):
     """Base class of strategies that treat pixels of low heat (``bg_threshold``) as background.
 
     Attributes:
-        bg_threshold: cold pixels have heatmap < this, or by a rule, see `Threshold`; none is warm too. A number must
-            lie below that of ``fg_threshold``, and a quantile below its quantile.
+        bg_threshold: cold pixels have heatmap < this, or by a rule, see `Threshold`; none is warm too. A number
+            must lie below that of ``fg_threshold``, and a quantile below its quantile.
     """
 
     bg_threshold: Threshold = BG_THRESHOLD
 
     @model_validator(mode="after")
     def _below(self) -> WithColdPixels:
-        limits = [
-            quantile_of(given) if isinstance(given, str) else given
-            for given in (self.bg_threshold, self.fg_threshold)
-        ]
-        alike = isinstance(self.bg_threshold, str) is isinstance(self.fg_threshold, str)
-        if alike and None not in limits and limits[0] >= limits[1]:
+        if not is_below(self.bg_threshold, self.fg_threshold):
             raise ValueError(
                 f"bg_threshold={self.bg_threshold} must be below fg_threshold={self.fg_threshold}, "
                 "or warm pixels would be taken for background"
@@ -66,8 +61,8 @@ class WithColdPixels(Foreground):
 class ForegroundBackground(WithColdPixels):
     """ForegroundBackground asks with `Foreground` and background points on the coldest parts of the heatmap.
 
-    An image without cold pixels gets no background points; neither does one with an empty heatmap, of which nothing
-    is known.
+    An image without cold pixels gets no background points; neither does one with an empty heatmap, of which
+    nothing is known.
 
     Attributes:
         n: so many background points are placed; 0 makes it `Foreground`.
@@ -76,9 +71,8 @@ class ForegroundBackground(WithColdPixels):
             ``ring`` goes from the foreground centre in ``n`` evenly spaced directions until the warm region
             (≥ 0.5 of the maximum) is ``ring_distance`` away, and takes the cold pixels nearest to these places.
             The others are those of public solutions of the reference exercise, which place one (``n=1``) and look
-            at no threshold: ``argmin`` takes the coldest pixels, ``corner_far`` the image corners farthest from the
-            foreground centre, and ``corner_cold`` the coldest corners. Of equal ones the first in scan order is
-            taken.
+            at no threshold: ``argmin`` takes the coldest pixels, ``corner_far`` the image corners farthest from
+            the foreground centre, and ``corner_cold`` the coldest corners, of equal ones the first in scan order.
         tie: which of several equally extreme pixels is taken: the ``first`` in scan order (mostly an image
             corner), the ``median`` of them, or the one ``farthest`` from the foreground centre.
         ring_distance: gap between the warm region and the ring: pixels, or a share (``2%``) of the shorter side.

@@ -38,15 +38,23 @@ def _threshold(given: Any) -> float | str:
 
 
 Threshold = Annotated[float | str, BeforeValidator(_threshold)]
-"""A threshold on heat: a number in [0, 1]; ``otsu``, which parts each heatmap's pixels into two classes of the largest
-variance between them (Otsu, IEEE Trans. SMC 9(1), 1979, by scikit-image); or a quantile of each heatmap's pixels:
-``quantile:0.9`` leaves the hottest tenth above it."""
+"""A threshold on heat: a number in [0, 1]; ``otsu``, which parts each heatmap's pixels into two classes of the
+largest variance between them (Otsu, IEEE Trans. SMC 9(1), 1979, by scikit-image); or a quantile of each heatmap's
+pixels: ``quantile:0.9`` leaves the hottest tenth above it."""
 
 
 def quantile_of(threshold: float | str) -> float | None:
     """Return the ``0.9`` of ``quantile:0.9``; None for other thresholds."""
     rule = isinstance(threshold, str) and threshold.startswith(_QUANTILE)
     return float(str(threshold).removeprefix(_QUANTILE)) if rule else None
+
+
+def is_below(low: float | str, high: float | str) -> bool:
+    """Tell whether a threshold is below another; True where that depends on the heatmap."""
+    if not isinstance(low, str) and not isinstance(high, str):
+        return low < high
+    quantiles = quantile_of(low), quantile_of(high)
+    return quantiles[0] is None or quantiles[1] is None or quantiles[0] < quantiles[1]
 
 
 def level(values: Maps, threshold: float | str) -> float | Level:
@@ -69,8 +77,8 @@ def at_least(values: Maps, threshold: float | str) -> Masks:
 
     Args:
         values: heat.
-        threshold: of a number, warm pixels have at least this share of their map's maximum; of a rule, at least the
-            heat that it finds.
+        threshold: of a number, warm pixels have at least this share of their map's maximum; of a rule, at least
+            the heat that it finds.
     """
     if isinstance(threshold, str):
         return values >= level(values, threshold)
@@ -82,8 +90,8 @@ def below(values: Maps, threshold: float | str) -> Masks:
 
     Args:
         values: heat.
-        threshold: of a number and of Otsu's method, cold pixels have less heat; of a quantile no more, since a good
-            part of a heatmap may have no heat at all.
+        threshold: of a number and of Otsu's method, cold pixels have less heat; of a quantile no more, since a
+            good part of a heatmap may have no heat at all.
     """
     found = level(values, threshold)
     return values < found if quantile_of(threshold) is None else values <= found
