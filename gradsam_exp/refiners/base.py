@@ -28,8 +28,8 @@ class Refiner(ABC):
 
     needs: ClassVar[frozenset[str]] = frozenset()
     """It looks at these besides image and heatmap: what the segmenter finds in its ``everything`` mode, a
-    `MaskSet`, or the classifier's ``attention``, an `Attention`. `refine` is given them by name; what is not needed
-    is not made."""
+    `MaskSet`, or the classifier's ``attention``, an `Attention`. `refine` is given them by name; what is not
+    needed is not made."""
 
     everything: EverythingMode | None = None
     """How the masks are made that a refiner looks at which needs ``everything``."""

@@ -24,14 +24,14 @@ class DenseCRF(Refiner):
     """DenseCRF gives each pixel its probability to be object in a fully connected conditional random field.
 
     Krähenbühl and Koltun: *Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials* (NeurIPS
-    2011), of two labels. All pairs of pixels pull each other to one label, by a smoothness kernel of their distance
-    and an appearance kernel of distance and colours (eq. 3), each normalised symmetrically as in the authors' code.
-    Kernels are computed exactly, pair by pair, rather than filtered on a permutohedral lattice: the work grows with
-    the square of the pixels, so larger images are made smaller first. Weights and widths are those with which
-    PSA's code (Ahn and Kwak, CVPR 2018) refines class activation maps.
+    2011), of two labels. All pairs of pixels pull each other to one label, by a smoothness kernel of their
+    distance and an appearance kernel of distance and colours (eq. 3), each normalised symmetrically as in the
+    authors' code. Kernels are computed exactly, pair by pair, rather than filtered on a permutohedral lattice: the
+    work grows with the square of the pixels, so larger images are made smaller first. Weights and widths are those
+    with which PSA's code (Ahn and Kwak, CVPR 2018) refines class activation maps.
 
     Attributes:
-        alpha: heat is the object's probability, ``(1 − heat)^alpha`` the background's; larger: larger objects.
+        alpha: heat is the object's probability, ``(1 − heat)^alpha`` the background's; objects grow with it.
         smooth_weight, smooth_px: of the smoothness kernel, and its standard deviation in pixels.
         colour_weight, colour_px, colour_rgb: of the appearance kernel, and its standard deviations in pixels and in
             steps of 0 to 255.
@@ -83,8 +83,8 @@ class DenseCRF(Refiner):
 
 def _normalised_kernel(features: Float[Tensor, "pixels features"]) -> Float[Tensor, "pixels pixels"]:
     """Compute ``exp(−½ |f_i − f_j|²)``, divided by the root of the product of its sums over i and over j."""
-    # Differences rather than products, which lose digits where features are far from zero.
-    distance = torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist")
-    kernel = distance.square_().mul_(-0.5).exp_()
+    features = features - features.mean(0)  # products lose digits where features are far from zero
+    half = features.square().sum(1) / 2
+    kernel = torch.addmm(-half, features, features.T).sub_(half[:, None]).clamp_(max=0).exp_()
     root = kernel.sum(1).rsqrt()
     return kernel.mul_(root[:, None]).mul_(root)
