@@ -27,8 +27,8 @@ class Config:
     The first four are knobs of prompt strategies, whose fields say default and range.
     """
 
-    fg_threshold: float = MISSING
-    bg_threshold: float = MISSING
+    fg_threshold: Any = MISSING  # heat, or a rule such as otsu
+    bg_threshold: Any = MISSING
     grid_size: int = MISSING
     grid_offset: Any = MISSING  # px, or a share such as 2%
     split: str = "test"
@@ -93,8 +93,9 @@ def check(cfg: DictConfig) -> Config:
             raise InputError(f"{key} is not a configuration key{did_you_mean(key, [*KNOBS, *GROUPS])}")
     config = Config(**{str(key): value for key, value in plain.items()})
     for place in (vars(config), config.pipeline):  # so that 1 and 1.0 are one setting
-        if type(place.get("grid_offset")) is int:
-            place["grid_offset"] = float(place["grid_offset"])
+        for knob in ("fg_threshold", "bg_threshold", "grid_offset"):
+            if type(place.get(knob)) is int:
+                place[knob] = float(place[knob])
     if config.batch_size <= 0:
         raise InputError(f"batch_size={config.batch_size}: must be positive")
     if config.batch_size > MAX_BATCH:

@@ -25,7 +25,7 @@ from gradsam_exp.engine.preparation import Preparation
 from gradsam_exp.engine.session import Job
 from gradsam_exp.engine.stages.heatmaps import Target, explained_by, find_target
 from gradsam_exp.engine.store import Store, StoreSettings, find_store
-from gradsam_exp.engine.suitability import check_explainer, settled
+from gradsam_exp.engine.suitability import check_explainer, check_refiner, settled
 from gradsam_exp.errors import InputError
 from gradsam_exp.explainers.base import EXPLAINERS
 from gradsam_exp.metrics.base import ExampleMetric, build_metrics
@@ -184,7 +184,8 @@ class Plan:
             self.pipeline.segmenter if segmenter is None else segmenter,
             store=self.store,
             segmented_by=[self.pipeline.segmenter.digest, sam, self.device.type],
-            everything=None if strategy.everything is None else (strategy.everything, self._asking),
+            everything=strategy.everything,
+            asked_by=self._asking,
             refined_by=config.refine,
             metrics=self.metrics,
             modules={"data": data, "refine": refine, "sam": encode},
@@ -238,6 +239,7 @@ def plan(config: Config, job: Job, given: Callable[[Sequence[str]], ExampleDatas
     dataset = dataset if best == 1 else Ranked(dataset, best)
     width, height = dataset.image_size(0)
     check_explainer(config, classifier, job.session, (height, width))
+    check_refiner(config, refiner, pipeline.segmenter, classifier, job.session, (height, width))
     if pipeline.needs_truth and any(example.mask is None for example in dataset[0].examples):
         raise InputError(f"pipeline={config.pipeline['name']} looks at the true masks, but the data set has none")
     settings = build_checked("store", StoreSettings, config.store)

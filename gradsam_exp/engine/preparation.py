@@ -27,6 +27,7 @@ from gradsam_exp.engine.store import Store
 from gradsam_exp.metrics.base import ExampleMetric
 from gradsam_exp.refiners.base import Refiner, Unrefined
 from gradsam_exp.segmenters.base import Embeddings, Segmenter
+from gradsam_exp.segmenters.everything import everything as find_everything
 from gradsam_exp.types import EverythingMode, ExampleBatch, Heatmaps, Images, MaskSet
 
 CHUNK = 64  # images, fewer if they are large: everything of a chunk is in memory at once
@@ -101,8 +102,8 @@ class Preparation:
         refiner: applied to them; ``refined_by`` says in plain values what it depends on.
         segmenter: loaded; ``segmented_by`` says what its embeddings depend on. None makes no embeddings.
         store: where chunks are kept.
-        everything: prepare what the segmenter finds in each image in this mode, and plain values that say how
-            it is asked; None: not.
+        everything: prepare for the strategy what the segmenter finds in each image in this mode; None: not.
+        asked_by: plain values that say how it is asked, for the strategy and the refiner.
         metrics: what is measured; those that need no prompts and no masks are measured here.
         modules: import paths of the plug-ins behind the data set (``data``), the refiner (``refine``) and the
             segmenter (``sam``); their source counts.
@@ -124,21 +125,35 @@ class Preparation:
         store: Store | None = None,
         refined_by: Any = None,
         segmented_by: Any = None,
-        everything: tuple[EverythingMode, Any] | None = None,
+        everything: EverythingMode | None = None,
+        asked_by: Any = None,
         metrics: Sequence[ExampleMetric] = (),
         modules: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        self.explained, self.refiner, self.metrics = explained, refiner, tuple(metrics)
+        self.explained, self.segmenter, self.metrics = explained, segmenter, tuple(metrics)
+        self.everything = everything
         self.store = Store(None) if store is None else store
         self.stopwatch = Stopwatch()
         code = modules or {}
-        self.stages: list[Stage] = [ReadImages(explained.class_names, code.get("data", ())), Explain(explained)]
-        if not isinstance(refiner, Unrefined):
-            self.stages.append(Refine(refiner, refined_by, code.get("refine", ())))
+        asking: list[Stage] = []
+        finding: dict[EverythingMode, Stage] = {}
         if segmenter is not None:
-            self.stages.append(Encode(segmenter, segmented_by, code.get("sam", ())))
-            if everything is not None:
-                self.stages.append(Everything(segmenter, *everything, code.get("sam", ())))
+            asking.append(Encode(segmenter, segmented_by, code.get("sam", ())))
+            for mode in (refiner.everything, everything):
+                if mode is not None:
+                    finding[mode] = Everything(segmenter, mode, asked_by, code.get("sam", ()))
+        asking += finding.values()
+        first = None if refiner.everything is None else finding[refiner.everything]
+        self.refine = Refine(
+            refiner,
+            refined_by,
+            code.get("refine", ()),
+            explained=explained,
+            everything=None if first is None else first.label,
+        )
+        refining: list[Stage] = [] if isinstance(refiner, Unrefined) else [self.refine]
+        self.stages: list[Stage] = [ReadImages(explained.class_names, code.get("data", ())), Explain(explained)]
+        self.stages += [*refining, *asking] if first is None else [*asking, *refining]
         early = [metric for metric in metrics if metric.before_prompts]
         self.stages += [Quality(metric, explained, after=self.heatmap_stage) for metric in early]
 
@@ -166,20 +181,24 @@ class Preparation:
         for chunk in self._made(dataset, self.stages, batch_size, chunks):
             stored = {what: f"{stage}/{chunk.keys[stage]}" for what, stage in places.items()}
             parts = (chunk.batch, chunk.heatmaps, chunk.embeddings, chunk.predicted, chunk.quality)
-            yield Prepared(*parts, stored, chunk.everything)
+            yield Prepared(*parts, stored, () if self.everything is None else chunk.everything[self.everything])
 
     def explain(self, dataset: ExampleDataset, *, batch_size: int = 32) -> Iterator[tuple[ExampleBatch, Heatmaps]]:
-        """Prepare images and heatmaps alone; the segmenter need not be loaded."""
-        stages = [stage for stage in self.stages if isinstance(stage, ReadImages | Explain | Refine)]
+        """Prepare images and heatmaps alone; the segmenter need not be loaded, unless the refiner needs it."""
+        labels = [stage.label for stage in self.stages]
+        stages = self.stages[: labels.index(self.heatmap_stage) + 1]
         for chunk in self._made(dataset, stages, batch_size):
             yield chunk.batch, chunk.heatmaps
 
     def explain_again(self, images: Images, targets: Int[Tensor, " batch"]) -> Heatmaps:
         """Explain pictures of a strategy's making as those of the data set are, one class each."""
-        found = self.explained.of_classes(
-            images, targets, AdaptiveBatch("explain", self.batch_size, hint=_HINTS["explain"])
-        )
-        return self.refiner(images, found)
+        batches = AdaptiveBatch("explain", self.batch_size, hint=_HINTS["explain"])
+        found, mode = self.explained.of_classes(images, targets, batches), self.refine.refiner.everything
+        masks: list[MaskSet] = []
+        if mode is not None:
+            assert self.segmenter is not None  # it has made the masks of the data set's images
+            masks = [find_everything(self.segmenter, self.segmenter.encode(image[None]), mode) for image in images]
+        return self.refine.refiner(images, found, **self.refine.needed(images, masks, batches))
 
     def images(self, dataset: ExampleDataset) -> Iterator[ExampleBatch]:
         """Prepare the images alone, in the same chunks."""

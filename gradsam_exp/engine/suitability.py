@@ -1,4 +1,4 @@
-"""This module checks, without weights, that a classifier, its configuration and the explainer fit together."""
+"""This module checks, without weights, that classifier, configuration, explainer and refiner fit together."""
 
 import logging
 from collections.abc import Callable
@@ -10,9 +10,12 @@ from gradsam_exp.classifiers.transform import input_size
 from gradsam_exp.config import Config, Node
 from gradsam_exp.digest import digest
 from gradsam_exp.engine.session import Job, Session
+from gradsam_exp.engine.stages.heatmaps import ATTENTION
 from gradsam_exp.errors import InputError
 from gradsam_exp.explainers.base import AUTO, EXPLAINERS, Explainer, ModelExplainer
 from gradsam_exp.explainers.dry_run import default_frame, find_target_layers
+from gradsam_exp.refiners.base import Refiner
+from gradsam_exp.segmenters.base import Segmenter
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +93,44 @@ def check_explainer(
     if frame is not None and isinstance(explainer, ModelExplainer):
         size = input_size(file.size, frame)
         session.keep("checked explainer", (key, size), lambda: explainer.check(size))
+
+
+def check_refiner(
+    config: Config,
+    refiner: Refiner,
+    segmenter: Segmenter,
+    file: ClassifierSource,
+    session: Session,
+    frame: tuple[int, int],
+) -> None:
+    """See whether the segmenter and the classifier's network have what the refiner needs.
+
+    Args:
+        frame: ``(height, width)`` px of an image.
+
+    Raises:
+        InputError: if they have not; says what to choose instead.
+    """
+    name = config.refine["name"]
+    if "everything" in refiner.needs and "points" not in segmenter.accepts:
+        raise InputError(
+            f"refine={name} asks about points all over the image, which sam={config.sam['name']} does not accept; "
+            f"it accepts {', '.join(sorted(segmenter.accepts))}"
+        )
+    if "attention" not in refiner.needs:
+        return
+    network = session.keep("outline", file.digest, file.outline)
+    explainer = EXPLAINERS.build(ATTENTION, model=network)
+    try:
+        if isinstance(explainer, ModelExplainer):
+            explainer.check(input_size(file.size, frame))
+    except InputError as error:
+        log.info("refine=%s: %s", name, error)
+        network_name = getattr(network, "backbone_name", type(network).__name__)
+        raise InputError(
+            f"refine={name} needs a transformer whose attention is over all patches of an image, and computed by "
+            f"PyTorch's own functions: {network_name} is none. Use model=vit_b_16, or choose refine=guided"
+        ) from error
 
 
 def _outlined(config: Config, node: Node, file: ClassifierSource, session: Session) -> Explainer | None:

@@ -1,4 +1,4 @@
-"""CAM, Eigen-CAM and KPCA-CAM make heatmaps from a layer's activations in one forward pass, without gradients."""
+"""CAM, Eigen-CAM, KPCA-CAM and FEM need a layer's activations, of one forward pass, and no gradient."""
 
 from abc import abstractmethod
 from contextlib import ExitStack
@@ -8,7 +8,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from gradsam_exp.errors import InputError
-from gradsam_exp.explainers.base import EXPLAINERS, LayerExplainer, Recorded, checked_targets
+from gradsam_exp.explainers.base import EXPLAINERS, LayerExplainer, Recorded, Width, checked_targets
 from gradsam_exp.explainers.layers import Map, Maps, find_layer, recording
 from gradsam_exp.explainers.network import widened
 from gradsam_exp.explainers.projection import Kernel, first_component, first_kernel_component
@@ -65,6 +65,30 @@ class KPCACAM(ActivationCAM):
         """Project every pixel on the first component in the kernel's feature space."""
         del targets, logits
         return first_kernel_component(activations, self.kernel).relu()
+
+
+@EXPLAINERS.register("fem")
+@dataclass(frozen=True, kw_only=True)
+class FEM(ActivationCAM):
+    """FEM weights a layer's channels by the share of their pixels that stand out, then ReLU.
+
+    The Feature Explanation Method of Fuad et al., "Features Understanding in 3D CNNs for Actions Recognition in
+    Video" (IPTA 2020), as the grad-cam package has it. It looks at no class, so there is no score to choose.
+
+    Attributes:
+        k: a pixel stands out if it lies more than so many standard deviations above its channel's mean. In a map
+            of fewer than ``k² + 2`` pixels none can.
+    """
+
+    k: Width = 2.0
+
+    def weigh(self, activations: Maps, targets: Tensor, logits: Tensor) -> Map:
+        """Compute ``ReLU(Σ_k w_k A_k)`` with ``w_k = mean(A_k > μ_k + k·σ_k)``."""
+        del targets, logits
+        deviation = activations.std((2, 3), correction=0, keepdim=True)
+        outstanding = activations > activations.mean((2, 3), keepdim=True) + self.k * deviation
+        weights = outstanding.to(activations.dtype).mean((2, 3))
+        return torch.einsum("bk,bkhw->bhw", weights, activations).relu()
 
 
 @EXPLAINERS.register("cam")

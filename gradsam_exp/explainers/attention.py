@@ -17,7 +17,15 @@ from gradsam_exp.errors import InputError
 from gradsam_exp.explainers.base import EXPLAINERS, MapExplainer, Recorded, checked_targets
 from gradsam_exp.explainers.dry_run import is_softmax
 from gradsam_exp.explainers.layers import Frame, Map, frame_of, prefix_tokens, token_grid
-from gradsam_exp.explainers.network import Pixels, evaluation_mode, gradients, run, unwrapped, widened
+from gradsam_exp.explainers.network import (
+    Pixels,
+    evaluation_mode,
+    gradients,
+    network_input,
+    run,
+    unwrapped,
+    widened,
+)
 from gradsam_exp.explainers.scores import Logits, Score, Targets, class_score
 
 Attention = Float[Tensor, "batch heads tokens tokens"]
@@ -57,6 +65,28 @@ class AttentionExplainer(MapExplainer):
             self.known["rows"] = self._rows(pixels)
         maps = token_map(relation.detach(), frame_of(pixels), prefix_tokens(self.model), self.known["rows"])
         return Recorded([maps], targets, logits.detach())
+
+    @torch.no_grad()
+    def patch_attention(self, images: Tensor, layers: int) -> Float[Tensor, "batch rows columns rows columns"]:
+        """Average the attention between the patches of images, over all heads and so many last layers.
+
+        Args:
+            images: as those that are explained, on the model's device.
+            layers: all, if the network has fewer.
+
+        Returns:
+            How much each patch, by row and column, attends to each, in float32.
+
+        Raises:
+            InputError: see the class.
+        """
+        with evaluation_mode(self.model), attention_matrices(self.model) as matrices:
+            pixels = widened(network_input(self.model, images))
+            self.run(pixels)
+        last = self.whole(matrices, len(pixels))[-layers:]
+        mean = torch.stack([widened(matrix).mean(1) for matrix in last]).mean(0)
+        skipped, grid = _grid(mean.shape[-1], frame_of(pixels), prefix_tokens(self.model))
+        return mean[:, skipped:, skipped:].unflatten(2, grid).unflatten(1, grid)
 
     def _rows(self, pixels: Pixels) -> Tensor | None:
         """Find the tokens that the logits are made of, by the last attention's gradient; None if that has none."""

@@ -46,7 +46,7 @@ Explained = tuple[Float[Tensor, "batch _ _"], Targets, Logits]
 """Raw maps, the class ids explained, and the logits of the forward pass."""
 Upsample = Literal["bilinear", "bicubic"]
 """How maps are interpolated from their own resolution (a layer's, the patches', the input's) to the image's."""
-Combine = Literal["mean", "max"]
+Combine = Literal["mean", "max", "product"]
 ROUNDING = 1e-6
 """A map whose values span less, as a share of the largest, is constant."""
 Count = Annotated[int, Field(ge=1)]
@@ -129,16 +129,22 @@ class Recorded:
 
 
 def combine_layers(found: Recorded, size: Frame, upsample: Upsample, combine: Combine = "mean") -> Heatmaps:
-    """Bring each layer's map to the original frame, scale it to [0, 1], and take their mean or maximum.
+    """Bring each layer's map to the original frame, scale it to [0, 1], and take their mean, maximum or product.
 
-    An image's heatmap is empty only if every layer's map is.
+    An image's heatmap is empty only if every layer's map is; the product also if the maps have no pixel in common.
     """
     scaled = [scale_to_unit(to_frame(raw, size, upsample)) for raw in found.maps]
     if len(scaled) == 1:
         return Heatmaps(*scaled[0], found.targets, found.logits)
-    stacked = torch.stack([values for values, _ in scaled])
-    together, empty = scale_to_unit(stacked.mean(0) if combine == "mean" else stacked.amax(0))
+    together, empty = scale_to_unit(combine_maps(torch.stack([values for values, _ in scaled]), combine))
     return Heatmaps(together, empty, found.targets, found.logits)
+
+
+def combine_maps(maps: Float[Tensor, "maps *shape"], combine: Combine) -> Float[Tensor, "*shape"]:
+    """Combine several maps of the same images, each in [0, 1], pixel by pixel."""
+    if combine == "product":
+        return maps.prod(0)
+    return maps.mean(0) if combine == "mean" else maps.amax(0)
 
 
 @dataclass(frozen=True)
@@ -226,7 +232,7 @@ class LayerExplainer(MapExplainer):
             that gives maps, see `find_target_layers`.
         layout: where the layers' outputs have their channels or tokens (see `Layout`); ``auto`` finds out from
             their shapes.
-        combine: each layer's map is scaled to [0, 1]; then their ``mean`` or ``max`` is taken.
+        combine: each layer's map is scaled to [0, 1]; then their ``mean``, ``max`` or ``product`` is taken.
         by_influence: what counts is how the output changes with the layer (gradients, ablation).
         once: runs the network again behind a layer, which must have one place in it.
 

@@ -15,7 +15,15 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from gradsam_exp.explainers.base import EXPLAINERS, Count, LayerExplainer, Recorded, Width, checked_targets
+from gradsam_exp.explainers.base import (
+    EXPLAINERS,
+    Combine,
+    Count,
+    LayerExplainer,
+    Recorded,
+    Width,
+    checked_targets,
+)
 from gradsam_exp.explainers.layers import Map, Maps, recording
 from gradsam_exp.explainers.network import Pixels, gradients, widened
 from gradsam_exp.explainers.projection import first_component
@@ -175,6 +183,38 @@ class EigenGradCAM(ClassCAM):
     def weigh(self, activations: Maps, gradients: Maps) -> Map:
         """Project every pixel on the first principal component."""
         return first_component(gradients * activations).relu()
+
+
+@EXPLAINERS.register("segeigencam")
+class SegEigenCAM(ClassCAM):
+    """SegEigenCAM shows the first principal component of absolute gradient × activation, then ReLU.
+
+    Chung and Ying: *Seg-Eigen-CAM* (Applied Sciences 15(13), 7562, 2025), eq. 10 to 13. It is meant for networks
+    that segment; here the score is a classifier's. The projection whose largest absolute value is positive counts.
+    """
+
+    def weigh(self, activations: Maps, gradients: Maps) -> Map:
+        """Project every pixel on the first principal component."""
+        return first_component(gradients.abs() * activations, "largest").relu()
+
+
+@EXPLAINERS.register("refinecam")
+@dataclass(frozen=True, kw_only=True)
+class RefineCAM(GradCAMPlusPlus):
+    """RefineCAM multiplies the Grad-CAM++ maps of several layers, so that deep ones clear early ones of noise.
+
+    arXiv 2605.14641, as the grad-cam package has it: each layer's map is scaled to [0, 1] first. Where one layer
+    has no heat, the product has none. ``explainer.combine=product`` does the same with any other CAM.
+    """
+
+    combine: Combine = "product"
+
+    @property
+    def caveat(self) -> str | None:
+        """Say that a single layer leaves nothing to multiply."""
+        if self.combine != "product" or len(self.target_layers) > 1:
+            return None
+        return "explainer=refinecam of one layer is gradcam++: name several in explainer.target_layers"
 
 
 @EXPLAINERS.register("shapleycam")

@@ -17,7 +17,7 @@ from gradsam_exp.explainers.network import widened
 from gradsam_exp.explainers.scores import Score, class_score
 from gradsam_exp.explainers.suffix import Suffix
 
-MaskScore = Literal["probability", Score]
+MaskScore = Literal["probability", "logit", "margin", "rest"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from gradsam_exp.types import PerImage
 
 Logits = Float[Tensor, "batch classes"]
 Targets = Int[Tensor, " batch"]
-Score = Literal["logit", "margin", "rest"]
+Score = Literal["logit", "softmax", "margin", "rest"]
 """Explainers with a field of this type explain this score of a class; see `class_score`."""
 
 
@@ -18,15 +18,19 @@ def class_score(kind: Score, logits: Logits, targets: Targets) -> PerImage:
     """Compute the score of each image's target class.
 
     Args:
-        kind: ``logit`` is the class's logit; ``margin`` the logit minus the largest of the other classes
-            (why this class and not the runner-up?); ``rest`` the logit plus the log-probability (Cai,
-            *CAMs as Shapley Value-based Explainers*, 2025), whose second derivative does not vanish.
+        kind: ``logit`` is the class's logit; ``softmax`` its probability, in which the other classes count too,
+            computed in float64, or its gradient would vanish where the network is sure; ``margin`` the logit minus
+            the largest of the other classes (why this class and not the runner-up?); ``rest`` the logit plus the
+            log-probability (Cai, *CAMs as Shapley Value-based Explainers*, 2025), whose second derivative does
+            not vanish.
         logits: of one forward pass.
         targets: class ids.
     """
     own = logits.gather(1, targets[:, None])[:, 0]
     if kind == "logit":
         return own
+    if kind == "softmax":
+        return logits.double().softmax(1).gather(1, targets[:, None])[:, 0].to(logits.dtype)
     if kind == "margin":
         return own - logits.scatter(1, targets[:, None], -torch.inf).amax(1)
     return own + logits.log_softmax(1).gather(1, targets[:, None])[:, 0]

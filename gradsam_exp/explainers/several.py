@@ -16,13 +16,13 @@ from gradsam_exp.types import Heatmaps
 @EXPLAINERS.register("ensemble")
 @dataclass(frozen=True)
 class Ensemble(ModelExplainer):
-    """Ensemble lets several explainers vote: the mean (or maximum) of their heatmaps, each in [0, 1].
+    """Ensemble lets several explainers vote: the mean (or maximum, or product) of their heatmaps, each in [0, 1].
 
     Members whose map is empty do not vote; the result is empty only if all are.
 
     Attributes:
         of: the members' config nodes, such as ``[{"name": "gradcam", "target_layers": ["layer2.-1"]}, …]``.
-        combine: ``mean`` or ``max``.
+        combine: ``mean``, ``max`` or ``product``.
     """
 
     of: Sequence[Mapping[str, Any]]
@@ -83,6 +83,8 @@ def together(found: Sequence[Heatmaps], combine: Combine) -> Heatmaps:
     if combine == "mean":
         voters = filled.sum(0).clamp(min=1)[:, None, None]
         merged = (values * filled[:, :, None, None]).sum(0) / voters
+    elif combine == "product":
+        merged = torch.where(filled[:, :, None, None], values, 1.0).prod(0) * filled.any(0)[:, None, None]
     else:
         merged = values.amax(0)
     scaled, empty = scale_to_unit(merged)

@@ -13,6 +13,7 @@ from torch import Tensor
 from gradsam_exp.overlap import soft_iou
 from gradsam_exp.prompts.background import WithColdPixels
 from gradsam_exp.prompts.base import STRATEGIES, Count, Fraction
+from gradsam_exp.prompts.thresholds import Threshold, level
 from gradsam_exp.types import (
     BACKGROUND,
     NO_POINT,
@@ -39,7 +40,8 @@ class Adaptive(WithColdPixels):
     Attributes:
         max_cold_share: largest share of a mask on cold pixels that is no leak.
         max_area_ratio: largest ratio of the mask's area to the warm region's that is no leak.
-        warm_threshold: the warm region that areas are compared with has heatmap ≥ this.
+        warm_threshold: the warm region that areas are compared with has heatmap ≥ this; or a rule, see
+            `Threshold`.
         n: at most so many background points are added in one round.
         max_rounds: each image is asked at most so often, the first time included.
         min_support: smallest mean heat on a mask that is asked again. On a mask with less the heatmap is no guide:
@@ -49,7 +51,7 @@ class Adaptive(WithColdPixels):
 
     max_cold_share: Fraction = 0.05
     max_area_ratio: Annotated[float, Field(gt=0)] = 3.0
-    warm_threshold: Fraction = 0.5
+    warm_threshold: Threshold = 0.5
     n: Count = 2
     max_rounds: Count = 4
     min_support: Fraction = 0.4
@@ -73,10 +75,10 @@ class Adaptive(WithColdPixels):
     def leaks(self, ctx: PromptContext, masks: Masks) -> tuple[Masks, Chosen]:
         """Find the part of each mask that lies on cold pixels, and whether that is a leak."""
         values = ctx.heatmaps.values
-        leak = masks & (values < self.bg_threshold)
+        leak = masks & self.cold_pixels(ctx)
         area = masks.sum((1, 2)).double()
         cold_share = leak.sum((1, 2)) / area.clamp(min=1)
-        warm_area = (values >= self.warm_threshold).sum((1, 2)).double()
+        warm_area = (values >= level(values, self.warm_threshold)).sum((1, 2)).double()
         too_large = area > self.max_area_ratio * warm_area
         supported = (values * masks).sum((1, 2)) >= self.min_support * area
         leaks = (cold_share > self.max_cold_share) | too_large

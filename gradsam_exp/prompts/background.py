@@ -5,6 +5,7 @@ The reference report found that they make masks worse; `docs/background-points.m
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Annotated, Literal
 
 import numpy as np
@@ -15,12 +16,15 @@ from pydantic.dataclasses import dataclass
 from scipy import ndimage
 from torch import Tensor
 
-from gradsam_exp.prompts.base import BG_THRESHOLD, STRATEGIES, Fraction, Gap, pixels
+from gradsam_exp.prompts.base import BG_THRESHOLD, STRATEGIES, Gap, pixels
 from gradsam_exp.prompts.foreground import Foreground, pixel_positions, point_prompts, squared_distances
-from gradsam_exp.types import BACKGROUND, FOREGROUND, NO_POINT, PromptContext, Prompts
+from gradsam_exp.prompts.thresholds import Threshold, at_least, below, is_below
+from gradsam_exp.types import BACKGROUND, FOREGROUND, NO_POINT, Masks, PromptContext, Prompts
 
 Tie = Literal["first", "median", "farthest"]
-Placement = Literal["extreme", "ring"]
+Placement = Literal["extreme", "ring", "argmin", "corner_far", "corner_cold"]
+_USED: dict[str, set[str]] = {"extreme": {"bg_threshold", "tie"}, "ring": {"bg_threshold", "ring_distance"}}
+"""Parameters that placements look at besides ``n``; the others look at none."""
 
 
 @dataclass(frozen=True)
@@ -28,19 +32,28 @@ class WithColdPixels(Foreground):
     """Base class of strategies that treat pixels of low heat (``bg_threshold``) as background.
 
     Attributes:
-        bg_threshold: cold pixels have heatmap < this; must lie below ``fg_threshold``, so that none is warm too.
+        bg_threshold: cold pixels have heatmap < this, or by a rule, see `Threshold`; none is warm too. A number
+            must lie below that of ``fg_threshold``, and a quantile below its quantile.
     """
 
-    bg_threshold: Fraction = BG_THRESHOLD
+    bg_threshold: Threshold = BG_THRESHOLD
 
     @model_validator(mode="after")
     def _below(self) -> WithColdPixels:
-        if self.bg_threshold >= self.fg_threshold:
+        if not is_below(self.bg_threshold, self.fg_threshold):
             raise ValueError(
                 f"bg_threshold={self.bg_threshold} must be below fg_threshold={self.fg_threshold}, "
                 "or warm pixels would be taken for background"
             )
         return self
+
+    def cold_pixels(self, ctx: PromptContext) -> Masks:
+        """Find the pixels of low heat, also of an empty heatmap; where a rule finds a threshold, no warm ones."""
+        values = ctx.heatmaps.values
+        cold = below(values, self.bg_threshold)
+        if isinstance(self.bg_threshold, str) or isinstance(self.fg_threshold, str):
+            cold &= ~at_least(values, self.fg_threshold)
+        return cold
 
 
 @STRATEGIES.register("fgbg")
@@ -48,8 +61,8 @@ class WithColdPixels(Foreground):
 class ForegroundBackground(WithColdPixels):
     """ForegroundBackground asks with `Foreground` and background points on the coldest parts of the heatmap.
 
-    An image without cold pixels gets no background
-    points; neither does one with an empty heatmap, of which nothing is known.
+    An image without cold pixels gets no background points; neither does one with an empty heatmap, of which
+    nothing is known.
 
     Attributes:
         n: so many background points are placed; 0 makes it `Foreground`.
@@ -57,6 +70,9 @@ class ForegroundBackground(WithColdPixels):
             that order and again from the start for more than four, each from the pixels not yet taken.
             ``ring`` goes from the foreground centre in ``n`` evenly spaced directions until the warm region
             (≥ 0.5 of the maximum) is ``ring_distance`` away, and takes the cold pixels nearest to these places.
+            The others are those of public solutions of the reference exercise, which place one (``n=1``) and look
+            at no threshold: ``argmin`` takes the coldest pixels, ``corner_far`` the image corners farthest from
+            the foreground centre, and ``corner_cold`` the coldest corners, of equal ones the first in scan order.
         tie: which of several equally extreme pixels is taken: the ``first`` in scan order (mostly an image
             corner), the ``median`` of them, or the one ``farthest`` from the foreground centre.
         ring_distance: gap between the warm region and the ring: pixels, or a share (``2%``) of the shorter side.
@@ -69,11 +85,9 @@ class ForegroundBackground(WithColdPixels):
 
     @property
     def ignored(self) -> frozenset[str]:
-        """Name the parameter of the other placement; without background points, all that place them."""
-        own = {"bg_threshold", "placement", "tie", "ring_distance"}
-        return super().ignored | (
-            own if not self.n else {"ring_distance" if self.placement == "extreme" else "tie"}
-        )
+        """Name the parameters of other placements; without background points, all that place them."""
+        used = {"placement"} | _USED.get(self.placement, set()) if self.n else set()
+        return super().ignored | ({"bg_threshold", "placement", "tie", "ring_distance"} - used)
 
     @property
     def ignoring(self) -> tuple[str, ...]:
@@ -98,22 +112,36 @@ class ForegroundBackground(WithColdPixels):
         self, ctx: PromptContext
     ) -> tuple[Float[Tensor, "batch points 2"], Bool[Tensor, "batch points"]]:
         """Find ``(x, y)`` px of the background points, and which of them exist."""
-        cold = (ctx.heatmaps.values < self.bg_threshold) & ~ctx.heatmaps.empty[:, None, None]
+        eligible = self._eligible(ctx) & ~ctx.heatmaps.empty[:, None, None]
         centres = self.warm_centres(ctx)
         places = self._ring(ctx, centres) if self.placement == "ring" else None
         points, found = [], []
         for number in range(self.n):
-            if places is None:
-                cost = self._extremeness(number, cold, centres)
-            else:
+            if places is not None:
                 cost = squared_distances(places[:, number], ctx.size)
-            cost = torch.where(cold, cost, torch.inf)
+            elif self.placement == "extreme":
+                cost = self._extremeness(number, eligible, centres)
+            elif self.placement == "corner_far":
+                cost = -squared_distances(centres.double(), ctx.size)
+            else:
+                cost = ctx.heatmaps.values
+            cost = torch.where(eligible, cost, torch.inf)
             best = cost.flatten(1).argmin(1)
             points.append(pixel_positions(best, ctx.size))
-            found.append(cold.flatten(1).any(1))
-            cold = cold.clone()
-            cold.flatten(1)[torch.arange(len(ctx)), best] = False
+            found.append(eligible.flatten(1).any(1))
+            eligible = eligible.clone()
+            eligible.flatten(1)[torch.arange(len(ctx)), best] = False
         return torch.stack(points, 1), torch.stack(found, 1)
+
+    def _eligible(self, ctx: PromptContext) -> Masks:
+        """Find the pixels among which background points are chosen."""
+        if self.placement in ("extreme", "ring"):
+            return self.cold_pixels(ctx)
+        eligible = torch.full_like(ctx.heatmaps.values, self.placement == "argmin", dtype=torch.bool)
+        height, width = ctx.size
+        for y, x in product((0, height - 1), (0, width - 1)):
+            eligible[:, y, x] = True
+        return eligible
 
     def _extremeness(self, number: int, cold: Tensor, centres: Tensor) -> Tensor:
         """Give a cost for each pixel: lower is more extreme in direction ``number``; decimals break ties."""

@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
+from gradsam_exp.prompts.thresholds import Threshold
 from gradsam_exp.registry import Registry, check_value
 from gradsam_exp.types import Choice, Chosen, EverythingMode, LowRes, Masks, PromptContext, Prompts, Segmentation
 
@@ -102,11 +103,11 @@ Count = Annotated[int, Field(ge=1, le=1000)]
 """Number of points, peaks or rounds."""
 
 # Defaults and ranges of the knobs that several strategies share; ``conf/config.yaml`` has the same defaults.
-FG_THRESHOLD = 0.8
-BG_THRESHOLD = 0.1
+FG_THRESHOLD: float | str = 0.8
+BG_THRESHOLD: float | str = 0.1
 GRID_SIZE = 3
 GRID_OFFSET: float | str = 1.0
-KNOBS = {"fg_threshold": Fraction, "bg_threshold": Fraction, "grid_size": OddInt, "grid_offset": Length}
+KNOBS = {"fg_threshold": Threshold, "bg_threshold": Threshold, "grid_size": OddInt, "grid_offset": Length}
 
 
 class PromptStrategy(ABC):

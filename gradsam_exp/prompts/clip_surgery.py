@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from gradsam_exp.prompts.base import STRATEGIES, Fraction, PromptStrategy
+from gradsam_exp.prompts.base import STRATEGIES, PromptStrategy
+from gradsam_exp.prompts.thresholds import Threshold, at_least
 from gradsam_exp.types import BACKGROUND, FOREGROUND, PromptContext, Prompts, stack_points
 
 
@@ -22,11 +23,12 @@ class ClipSurgery(PromptStrategy):
     similarity map of 32×32 patches is halved and scaled to [0, 1].
 
     Attributes:
-        threshold: hot cells have at least this scaled heat; at most half of all cells are taken.
+        threshold: hot cells have at least this scaled heat, or what a rule finds among the cells, see `Threshold`;
+            at most half of all cells are taken.
         cells: the heatmap is averaged to so many cells each way (at most one a pixel).
     """
 
-    threshold: Fraction = 0.8
+    threshold: Threshold = 0.8
     cells: Annotated[int, Field(ge=2, le=64)] = 16
 
     def propose(self, ctx: PromptContext) -> Prompts:
@@ -43,11 +45,10 @@ class ClipSurgery(PromptStrategy):
         for cells in maps:
             low, high = cells.min(), cells.max()
             rank = np.argsort(cells, kind="stable")
-            count = (
-                0
-                if high == low
-                else min(int(((cells - low) / (high - low) >= self.threshold).sum()), len(rank) // 2)
-            )
+            count = 0
+            if high > low:
+                scaled = torch.from_numpy((cells - low) / (high - low)).view(1, rows, columns)
+                count = min(int(at_least(scaled, self.threshold).sum()), len(rank) // 2)
             flat = np.concatenate([rank[len(rank) - count :], rank[:count]])
             x = np.floor((flat % columns + 0.5) * width / columns)
             y = np.floor((flat // columns + 0.5) * height / rows)

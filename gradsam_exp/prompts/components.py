@@ -11,8 +11,9 @@ from torch import Tensor
 from torchvision.ops import batched_nms
 
 from gradsam_exp.prompts.base import STRATEGIES, Fraction, Gap, PromptStrategy, Select, of_each_query
-from gradsam_exp.prompts.foreground import at_least, centre_of_mass
+from gradsam_exp.prompts.foreground import centre_of_mass
 from gradsam_exp.prompts.regions import bounding_boxes, boxes_around
+from gradsam_exp.prompts.thresholds import Threshold, at_least
 from gradsam_exp.types import NO_POINT, Choice, Masks, PromptContext, Prompts, Segmentation
 
 
@@ -26,7 +27,7 @@ class Components(PromptStrategy):
 
     Attributes:
         ask: each component by its ``box``, its ``centre`` of mass (weighted by heat), or ``both`` in one query.
-        threshold: warm pixels have at least this share of the heatmap's maximum.
+        threshold: warm pixels have at least this share of the heatmap's maximum; or a rule, see `Threshold`.
         min_area: components of fewer pixels than this share of the image are left out, the largest never.
         margin: added to boxes on every side: pixels, or a share (``2%``) of the shorter side.
         nms: of two masks of an example whose boxes have a larger IoU, that of the lower predicted IoU is left out.
@@ -35,7 +36,7 @@ class Components(PromptStrategy):
     kinds: ClassVar[frozenset[str]] = frozenset({"points", "boxes"})
 
     ask: Literal["box", "centre", "both"] = "box"
-    threshold: Fraction = 0.5
+    threshold: Threshold = 0.5
     min_area: Fraction = 0.001
     margin: Gap = 0.0
     nms: Fraction = 0.9
@@ -67,12 +68,14 @@ class Components(PromptStrategy):
         return choice[kept.sort().values]
 
 
-def warm_pixels(ctx: PromptContext, threshold: float) -> Masks:
-    """Find the pixels of at least this share of each heatmap's maximum; all for an empty one."""
+def warm_pixels(ctx: PromptContext, threshold: float | str) -> Masks:
+    """Find the warm pixels of each heatmap by a `Threshold`; all of an empty one."""
     return at_least(ctx.heatmaps.values, threshold) | ctx.heatmaps.empty[:, None, None]
 
 
-def components(ctx: PromptContext, threshold: float, min_area: float) -> tuple[Masks, Int[Tensor, " components"]]:
+def components(
+    ctx: PromptContext, threshold: float | str, min_area: float
+) -> tuple[Masks, Int[Tensor, " components"]]:
     """Find the 8-connected components of the warm pixels, and which example each belongs to.
 
     Args:

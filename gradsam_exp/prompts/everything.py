@@ -14,6 +14,7 @@ from gradsam_exp.overlap import iou
 from gradsam_exp.prompts.base import STRATEGIES, Fraction, Gap, PromptStrategy
 from gradsam_exp.prompts.components import warm_pixels
 from gradsam_exp.prompts.regions import box_prompts, warm_boxes
+from gradsam_exp.prompts.thresholds import Threshold
 from gradsam_exp.types import (
     Chosen,
     EverythingMode,
@@ -71,13 +72,14 @@ class EverythingMerge(WithEverything):
     with the warm pixels for its pseudo label.
 
     Attributes:
-        threshold: warm pixels have at least this share of the heatmap's maximum; an empty heatmap has none.
+        threshold: warm pixels have at least this share of the heatmap's maximum; or a rule, see `Threshold`.
+            An empty heatmap has none.
         own_share: a mask is kept if a larger share of it is warm …
         warm_share: … or at least this share of the warm pixels lies in it.
         fill: warm pixels that are in no mask of the image belong to the answer, as there.
     """
 
-    threshold: Fraction = 0.5
+    threshold: Threshold = 0.5
     own_share: Fraction = 0.5
     warm_share: Fraction = 0.85
     fill: bool = True
@@ -139,7 +141,7 @@ class BoxThenEverything(WithEverything):
     kinds: ClassVar[frozenset[str]] = frozenset({"points", "boxes"})
     selects: ClassVar[bool] = False
 
-    box_threshold: Fraction = 0.5
+    box_threshold: Threshold = 0.5
     margin: Gap = 0.0
     max_rounds: Annotated[int, Field(ge=1, le=2)] = 2
 

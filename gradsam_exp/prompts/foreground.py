@@ -14,12 +14,12 @@ from gradsam_exp.prompts.base import (
     GRID_OFFSET,
     GRID_SIZE,
     STRATEGIES,
-    Fraction,
     Length,
     OddInt,
     PromptStrategy,
     pixels,
 )
+from gradsam_exp.prompts.thresholds import Threshold, at_least
 from gradsam_exp.types import FOREGROUND, Maps, Masks, PromptContext, Prompts
 
 Region = Literal["all", "peak"]
@@ -33,14 +33,15 @@ class Foreground(PromptStrategy):
     """Foreground asks with a grid of foreground points around the centre of mass of the warm pixels.
 
     Attributes:
-        fg_threshold: warm pixels have at least this share of the heatmap's maximum.
+        fg_threshold: warm pixels have at least this share of the heatmap's maximum; or a rule, see
+            `Threshold`.
         grid_size: points along each side of the grid; odd.
         grid_offset: distance of neighbouring points: pixels, or a share of the image's shorter side (``2%``).
         region: ``all`` warm pixels count, or only the connected component that holds the ``peak``.
         weighting: the centre is weighted by ``activation``, or every warm pixel counts alike (``uniform``).
     """
 
-    fg_threshold: Fraction = FG_THRESHOLD
+    fg_threshold: Threshold = FG_THRESHOLD
     grid_size: OddInt = GRID_SIZE
     grid_offset: Length = GRID_OFFSET
     region: Region = "all"
@@ -76,11 +77,6 @@ class Foreground(PromptStrategy):
             warm = component_of_peak(warm, values)
         weights = warm * values if self.weighting == "activation" else warm.double()
         return torch.where(ctx.heatmaps.empty[:, None], ctx.centre, centre_of_mass(weights).float())
-
-
-def at_least(values: Maps, share: float) -> Masks:
-    """Find the pixels that have at least this share of their map's maximum."""
-    return values >= share * values.amax((1, 2), keepdim=True)
 
 
 def centre_of_mass(weights: Maps) -> Places:

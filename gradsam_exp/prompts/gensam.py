@@ -12,6 +12,7 @@ from torch import Tensor
 from gradsam_exp.prompts.base import STRATEGIES, Count, Fraction
 from gradsam_exp.prompts.clip_surgery import ClipSurgery
 from gradsam_exp.prompts.regions import bounding_boxes, clipped
+from gradsam_exp.prompts.thresholds import Threshold
 from gradsam_exp.types import Chosen, Heatmaps, LowRes, Masks, PromptContext, Prompts, Segmentation
 
 
@@ -35,7 +36,7 @@ class GenSam(ClipSurgery):
     kinds: ClassVar[frozenset[str]] = frozenset({"points", "boxes"})
     needs: ClassVar[frozenset[str]] = frozenset({"classifier"})
 
-    threshold: Fraction = 0.9
+    threshold: Threshold = 0.9
     weight: Fraction = 0.3
     max_rounds: Count = 6
 

@@ -6,10 +6,11 @@ import torch
 import torch.nn.functional as F
 from pydantic.dataclasses import dataclass
 
-from gradsam_exp.prompts.base import FG_THRESHOLD, STRATEGIES, Count, Fraction, PromptStrategy, Select, chosen_rows
+from gradsam_exp.prompts.base import FG_THRESHOLD, STRATEGIES, Count, PromptStrategy, Select, chosen_rows
 from gradsam_exp.prompts.components import warm_pixels
 from gradsam_exp.prompts.foreground import pixel_positions
 from gradsam_exp.prompts.regions import Cascade
+from gradsam_exp.prompts.thresholds import Threshold
 from gradsam_exp.types import (
     BACKGROUND,
     FOREGROUND,
@@ -36,14 +37,15 @@ class PerSam(PromptStrategy):
     decoder, is left out.
 
     Attributes:
-        fg_threshold: warm pixels have at least this share of the heatmap's maximum.
+        fg_threshold: warm pixels have at least this share of the heatmap's maximum; or a rule, see
+            `Threshold`.
         max_rounds: each image is asked so often; 1 without refinement.
     """
 
     kinds: ClassVar[frozenset[str]] = frozenset({"points", "boxes", "masks"})
     needs: ClassVar[frozenset[str]] = frozenset({"embeddings"})
 
-    fg_threshold: Fraction = FG_THRESHOLD
+    fg_threshold: Threshold = FG_THRESHOLD
     max_rounds: Count = 3
 
     def propose(self, ctx: PromptContext) -> Prompts:

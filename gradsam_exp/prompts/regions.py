@@ -20,7 +20,8 @@ from gradsam_exp.prompts.base import (
     pixels,
     whole_pixels,
 )
-from gradsam_exp.prompts.foreground import Foreground, at_least, component_of_peak
+from gradsam_exp.prompts.foreground import Foreground, component_of_peak
+from gradsam_exp.prompts.thresholds import Threshold, at_least, level
 from gradsam_exp.types import NO_POINT, Chosen, LowRes, Masks, PromptContext, Prompts, Segmentation
 
 Boxes = Float[Tensor, "batch 4"]
@@ -32,13 +33,14 @@ class Box(PromptStrategy):
     """Box asks with the bounding box of the warm component that holds the heatmap's peak.
 
     Attributes:
-        box_threshold: warm pixels have at least this share of the heatmap's maximum.
+        box_threshold: warm pixels have at least this share of the heatmap's maximum; or a rule, see
+            `Threshold`.
         margin: added on every side: pixels, or a share (``2%``) of the shorter side.
     """
 
     kinds: ClassVar[frozenset[str]] = frozenset({"boxes"})
 
-    box_threshold: Fraction = 0.5
+    box_threshold: Threshold = 0.5
     margin: Gap = 0.0
 
     def propose(self, ctx: PromptContext) -> Prompts:
@@ -53,7 +55,7 @@ class BoxPoints(Foreground):
 
     kinds: ClassVar[frozenset[str]] = frozenset({"points", "boxes"})
 
-    box_threshold: Fraction = 0.5
+    box_threshold: Threshold = 0.5
     margin: Gap = 0.0
 
     def propose(self, ctx: PromptContext) -> Prompts:
@@ -68,20 +70,21 @@ class HeatmapMask(Foreground):
 
     Attributes:
         points: ask with `Foreground`'s points as well.
-        mask_threshold: heat at which the logit is 0.
+        mask_threshold: heat at which the logit is 0; or a rule, see `Threshold`.
         gain: logit per unit of heat; SAM's own masks have logits of some ±10.
     """
 
     kinds: ClassVar[frozenset[str]] = frozenset({"points", "masks"})
 
     points: bool = True
-    mask_threshold: Fraction = 0.5
+    mask_threshold: Threshold = 0.5
     gain: Annotated[float, Field(gt=0)] = 20.0
 
     def propose(self, ctx: PromptContext) -> Prompts:
         """Ask one query per image; an empty heatmap's mask is all negative."""
         heat = ctx.low_res.to_low_res(ctx.heatmaps.values)
-        prompts = replace(super().propose(ctx), mask_logits=self.gain * (heat - self.mask_threshold)[:, None])
+        zero = level(ctx.heatmaps.values, self.mask_threshold)
+        prompts = replace(super().propose(ctx), mask_logits=self.gain * (heat - zero).float()[:, None])
         return prompts if self.points else replace(prompts, labels=torch.full_like(prompts.labels, NO_POINT))
 
 
@@ -104,7 +107,7 @@ class Cascade(Foreground):
     kinds: ClassVar[frozenset[str]] = frozenset({"points", "boxes", "masks"})
 
     start: Literal["points", "box"] = "points"
-    box_threshold: Fraction = 0.5
+    box_threshold: Threshold = 0.5
     feed_points: bool = True
     feed_box: bool = False
     max_rounds: Count = 2
@@ -169,7 +172,7 @@ def box_prompts(boxes: Boxes) -> Prompts:
     return Prompts(torch.arange(count), no_points, no_labels, boxes)
 
 
-def warm_boxes(ctx: PromptContext, threshold: float, margin: float | str = 0.0) -> Boxes:
+def warm_boxes(ctx: PromptContext, threshold: float | str, margin: float | str = 0.0) -> Boxes:
     """Find ``x0, y0, x1, y1`` px around the warm component of each heatmap's peak, clipped to the image."""
     values = ctx.heatmaps.values
     warm = component_of_peak(at_least(values, threshold), values)

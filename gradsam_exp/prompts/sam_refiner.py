@@ -11,9 +11,10 @@ from pydantic.dataclasses import dataclass
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
-from gradsam_exp.prompts.base import STRATEGIES, Count, Fraction, PromptStrategy
+from gradsam_exp.prompts.base import STRATEGIES, Count, PromptStrategy
 from gradsam_exp.prompts.components import warm_pixels
 from gradsam_exp.prompts.regions import bounding_boxes
+from gradsam_exp.prompts.thresholds import Threshold
 from gradsam_exp.types import (
     BACKGROUND,
     FOREGROUND,
@@ -41,7 +42,7 @@ class SamRefiner(PromptStrategy):
     The first mask is the warm pixels; that of an empty heatmap is the whole image.
 
     Attributes:
-        threshold: warm pixels have at least this share of the heatmap's maximum.
+        threshold: warm pixels have at least this share of the heatmap's maximum; or a rule, see `Threshold`.
         negative: ask with the background point.
         feed_box, feed_mask: ask with the box, and with the mask logits.
         gamma: the logits are ``strength · exp(−gamma · (d − max d)² / area)`` at distance d px from the edge.
@@ -51,7 +52,7 @@ class SamRefiner(PromptStrategy):
 
     kinds: ClassVar[frozenset[str]] = frozenset({"points", "boxes", "masks"})
 
-    threshold: Fraction = 0.5
+    threshold: Threshold = 0.5
     negative: bool = True
     feed_box: bool = True
     feed_mask: bool = True

@@ -8,8 +8,9 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 from scipy.cluster.vq import kmeans2
 
-from gradsam_exp.prompts.base import STRATEGIES, Count, Fraction, PromptStrategy, Select
+from gradsam_exp.prompts.base import STRATEGIES, Count, PromptStrategy, Select
 from gradsam_exp.prompts.components import warm_pixels
+from gradsam_exp.prompts.thresholds import Threshold
 from gradsam_exp.prompts.warm_points import Pixels, stacked, xy_of
 from gradsam_exp.types import Choice, PromptContext, Prompts, Segmentation
 
@@ -28,7 +29,7 @@ class Subsets(PromptStrategy):
     has no counterpart here, and one mask is kept rather than ten united.
 
     Attributes:
-        threshold: warm pixels have at least this share of the heatmap's maximum.
+        threshold: warm pixels have at least this share of the heatmap's maximum; or a rule, see `Threshold`.
         centres: clusters of the warm pixels.
         fewest, most: points of a set are from ``fewest`` to ``most``, and no more than there are centres.
         draws: sets of each size, those that are drawn twice asked once.
@@ -37,7 +38,7 @@ class Subsets(PromptStrategy):
 
     selects: ClassVar[bool] = True
 
-    threshold: Fraction = 0.5
+    threshold: Threshold = 0.5
     centres: Count = 8
     fewest: Count = 4
     most: Count = 6

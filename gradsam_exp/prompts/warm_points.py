@@ -11,6 +11,7 @@ from torch import Tensor
 from gradsam_exp.prompts.base import STRATEGIES, Count, Fraction, PromptStrategy, Select, of_each_query
 from gradsam_exp.prompts.components import components, warm_pixels
 from gradsam_exp.prompts.foreground import pixel_positions, point_prompts
+from gradsam_exp.prompts.thresholds import Threshold
 from gradsam_exp.types import FOREGROUND, Choice, PromptContext, Prompts, Segmentation, stack_points
 
 Pixels = Float[np.ndarray, "_ 2"]
@@ -41,11 +42,11 @@ class RandomPoints(PromptStrategy):
 
     Attributes:
         k: number of points, none twice; fewer where fewer pixels are warm.
-        threshold: warm pixels have at least this share of the heatmap's maximum.
+        threshold: warm pixels have at least this share of the heatmap's maximum; or a rule, see `Threshold`.
     """
 
     k: Count = 5
-    threshold: Fraction = 0.5
+    threshold: Threshold = 0.5
 
     def propose(self, ctx: PromptContext) -> Prompts:
         """Ask one query of up to ``k`` points per image, the same however images are batched."""
@@ -66,13 +67,13 @@ class Skeleton(PromptStrategy):
     of a mask by the coverage of weak labels and its training are not part of this: the selector chooses.
 
     Attributes:
-        threshold: warm pixels have at least this share of the heatmap's maximum.
+        threshold: warm pixels have at least this share of the heatmap's maximum; or a rule, see `Threshold`.
         points: of each component, at most: the pixel of the skeleton that lies deepest inside it, then again and
             again the one farthest from those already taken. The number is ours.
         min_area: components of fewer pixels than this share of the image are left out, the largest never.
     """
 
-    threshold: Fraction = 0.5
+    threshold: Threshold = 0.5
     points: Count = 5
     min_area: Fraction = 0.001
 

@@ -1,4 +1,4 @@
-"""These selectors keep the mask that best overlaps the heatmap, the largest, or (oracle) the truly best one."""
+"""These selectors look at how masks overlap the heatmap, at their area, or (oracle) at the truth."""
 
 from typing import Annotated
 
@@ -41,6 +41,37 @@ class Hybrid(MaskSelector):
         """Choose for each image, see `MaskSelector.__call__`."""
         values = self.weight * _agreement(ctx, segmentation) + (1 - self.weight) * segmentation.predicted_iou
         return best_by(candidates_only(values), segmentation)
+
+
+@SELECTORS.register("distrust")
+@dataclass(frozen=True)
+class Distrust(MaskSelector):
+    """Distrust keeps the candidate with the largest predicted IoU, or the next one where the segmenter is unsure.
+
+    Unsure is a largest predicted IoU below ``threshold``; the candidate with the second largest is then kept if it
+    agrees better with the heatmap, see `HeatmapAgreement`. Both are of all queries of an example.
+
+    Attributes:
+        threshold: predicted IoU; 0 is `PredictedIoU`.
+    """
+
+    threshold: Annotated[float, Field(ge=0, le=1)] = 0.78
+
+    def __call__(self, ctx: PromptContext, segmentation: Segmentation) -> Choice:
+        """Choose for each image, see `MaskSelector.__call__`."""
+        scores = candidates_only(segmentation.predicted_iou)
+        best = best_by(scores, segmentation)
+        following = best_by(_without(scores, best), segmentation)
+        agreement = _agreement(ctx, segmentation).cpu()
+        agrees = [agreement[one.query, one.candidate] for one in (best, following)]
+        offered = scores.cpu()[following.query, following.candidate] > -torch.inf
+        changed = offered & (best.predicted_iou < self.threshold) & (agrees[1] > agrees[0])
+        return Choice(
+            best.example_index,
+            torch.where(changed, following.query, best.query),
+            torch.where(changed, following.candidate, best.candidate),
+            torch.where(changed, following.predicted_iou, best.predicted_iou),
+        )
 
 
 @SELECTORS.register("largest")
@@ -86,6 +117,13 @@ def _agreement(ctx: PromptContext, segmentation: Segmentation) -> Float[Tensor, 
     heat = ctx.low_res.to_low_res(ctx.heatmaps.values).to(logits.device)[segmentation.example_index][:, None]
     probability = logits.sigmoid() * _inside(ctx, segmentation)[:, None]
     return soft_iou(probability, heat)
+
+
+def _without(values: Float[Tensor, "queries candidates"], choice: Choice) -> Float[Tensor, "queries candidates"]:
+    """Rule out the candidates of a choice, by the value −inf."""
+    others = values.clone()
+    others[choice.query.to(values.device), choice.candidate.to(values.device)] = -torch.inf
+    return others
 
 
 def _inside(ctx: PromptContext, segmentation: Segmentation) -> Float[Tensor, "queries low low"]:

@@ -43,6 +43,25 @@ def test_everything_mode_is_made_once_for_all_heatmaps_and_strategies(run: Run):
     assert len(set(identities)) == len(identities)
 
 
+def test_a_refiner_and_a_strategy_share_everything_mode_if_they_ask_the_same(run: Run):
+    refine = ["refine=segments", *(knob.replace("pipeline", "refine") for knob in SMALL)]
+    identities = []
+    for number, refined, overrides in (
+        (1, 1, refine),
+        (1, 1, [*refine, "pipeline=everything_vote", *SMALL]),
+        (2, 1, [*refine, "pipeline=everything_vote", *SMALL, "pipeline.points_per_side=2"]),
+        (2, 2, [*refine, "refine.overlap=mean"]),
+        (2, 3, [*refine, "refine.points_per_side=2"]),
+        (3, 4, [*refine, "sam.coordinates=corners"]),
+        (3, 4, [*refine, "pipeline=gensam", "pipeline.max_rounds=2"]),
+    ):
+        done = run(*overrides)
+        assert done.code == 0, done.err
+        assert (stored(done.folder, "everything"), stored(done.folder, "refined")) == (number, refined), overrides
+        identities.append(identity(done.folder))
+    assert len(set(identities)) == len(identities)
+
+
 def test_a_selector_that_has_no_effect_is_named_and_the_run_is_the_same(run: Run):
     first = run("pipeline=subsets", "pipeline.draws=1", "selector=largest")
     assert "selector has no effect with pipeline=subsets" in first.out

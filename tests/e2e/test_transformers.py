@@ -106,6 +106,20 @@ def test_the_checkpoint_says_what_network_it_holds(run, plans, checkpoint):
     assert "holds a vit_b_16: choose layers of it by model=…" in layers.err
 
 
+def test_heat_is_spread_along_the_classifiers_attention(run, checkpoint):
+    vit = ["model=vit_b_16", checkpoint("vit_b_16"), "limit=2"]
+    values = []
+    for refine in (["refine=none"], ["refine=affinity"], ["refine=affinity", "refine.layers=1"]):
+        done = run(*vit, *refine)
+        assert done.code == 0, done.err
+        newest = max(done.folder.rglob("metrics.json"), key=lambda path: path.stat().st_mtime)
+        values.append(pd.read_parquet(newest.parent / "per_image.parquet")["sparsity"].tolist())
+    assert values[0] != values[1] != values[2]
+    swin = run("model=swin_t", checkpoint("swin_t"), "refine=affinity", "limit=2")
+    assert swin.code == 1
+    assert "refine=affinity needs a transformer whose attention is over all patches" in swin.err
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

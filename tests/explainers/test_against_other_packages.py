@@ -5,6 +5,7 @@ Maps are compared after min–max scaling, at the layer's own resolution.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import captum.attr
@@ -13,10 +14,14 @@ import pytest
 import pytorch_grad_cam as other
 import torch
 import torchcam.methods
-from pytorch_grad_cam.utils.model_targets import ClassifierOutputReST, ClassifierOutputTarget
+from pytorch_grad_cam.utils.model_targets import (
+    ClassifierOutputReST,
+    ClassifierOutputSoftmaxTarget,
+    ClassifierOutputTarget,
+)
 from torch import Tensor, nn
 
-from gradsam_exp.explainers.activation import CAM, KPCACAM, EigenCAM
+from gradsam_exp.explainers.activation import CAM, FEM, KPCACAM, EigenCAM
 from gradsam_exp.explainers.attribution import FullGrad, GradientXInput, IntegratedGradients, SmoothGrad
 from gradsam_exp.explainers.base import LayerExplainer, scale_to_unit
 from gradsam_exp.explainers.gradient import (
@@ -27,6 +32,8 @@ from gradsam_exp.explainers.gradient import (
     GradCAMPlusPlus,
     HiResCAM,
     LayerCAM,
+    RefineCAM,
+    SegEigenCAM,
     ShapleyCAM,
     SmoothGradCAMPlusPlus,
     XGradCAM,
@@ -96,11 +103,27 @@ WANTED = [ClassifierOutputTarget(int(t)) for t in TARGETS]
         (XGradCAM, other.XGradCAM),
         (LayerCAM, other.LayerCAM),
         (ElementWiseGradCAM, other.GradCAMElementWise),
+        (SegEigenCAM, other.SegEigenCAM),
     ],
 )
 def test_equals_the_grad_cam_package(ours: type[LayerExplainer], theirs, network, pixels: Tensor, path: str):
     found = ours(network, [path]).layer_maps(pixels, TARGETS).maps[0]
     same(found, grad_cam_package(theirs, network, path, pixels, WANTED))
+
+
+@pytest.mark.parametrize(("path", "k"), [("layer2.-1", 2.0), ("layer4.-1", 1.0)])
+def test_fem_equals_the_grad_cam_package(network, pixels: Tensor, path: str, k: float):
+    """Of the four pixels of layer4 none can lie two standard deviations above the mean."""
+    expected = grad_cam_package(partial(other.FEM, k=k), network, path, pixels, WANTED)
+    same(FEM(network, [path], k=k).layer_maps(pixels, TARGETS).maps[0], expected)
+
+
+def test_refinecam_equals_the_grad_cam_package(network, pixels: Tensor):
+    paths = ["layer1.-1", "layer2.-1", "layer4.-1"]
+    expected = other.RefineCAM(network, [layer_of(network, path) for path in paths])(pixels, WANTED)
+    explainer = RefineCAM(network, paths)
+    found = explainer.combined(explainer.layer_maps(pixels, TARGETS), (48, 64))
+    same(found.values, expected)
 
 
 def soften(network) -> None:
@@ -132,6 +155,17 @@ def test_shapleycam_equals_the_grad_cam_package(network, pixels: Tensor, path: s
     same(found, grad_cam_package(other.ShapleyCAM, network, path, pixels, targets))
     plain = GradCAM(network, [path], score="rest").layer_maps(pixels, TARGETS).maps[0]
     assert not torch.allclose(scale_to_unit(found)[0], scale_to_unit(plain)[0], atol=1e-4), "second order counts"
+
+
+@pytest.mark.parametrize("path", LAYERS)
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [(GradCAM, other.GradCAM), (HiResCAM, other.HiResCAM), (LayerCAM, other.LayerCAM)]
+)
+def test_the_softmax_score_equals_the_grad_cam_package(ours, theirs, network, pixels: Tensor, path: str):
+    soften(network)
+    targets = [ClassifierOutputSoftmaxTarget(int(t)) for t in TARGETS]
+    found = ours(network, [path], score="softmax").layer_maps(pixels, TARGETS).maps[0]
+    same(found, grad_cam_package(theirs, network, path, pixels, targets))
 
 
 @pytest.mark.parametrize("path", LAYERS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,15 +13,16 @@ from torch import nn
 
 from gradsam_exp.classifiers.transform import Transform
 from gradsam_exp.errors import InputError
-from gradsam_exp.explainers.activation import CAM
+from gradsam_exp.explainers.activation import CAM, FEM
 from gradsam_exp.explainers.base import EXPLAINERS, scale_to_unit
-from gradsam_exp.explainers.gradient import FinerCAM, GradCAM
+from gradsam_exp.explainers.gradient import FinerCAM, GradCAM, GradCAMPlusPlus, RefineCAM
 from gradsam_exp.explainers.layers import as_maps
 from gradsam_exp.explainers.perturbation import RISE
 from gradsam_exp.explainers.projection import first_component
 from gradsam_exp.explainers.scores import class_score
+from gradsam_exp.explainers.several import together
 from gradsam_exp.explainers.suffix import Suffix
-from gradsam_exp.types import ExampleBatch
+from gradsam_exp.types import ExampleBatch, Heatmaps
 from tests.networks import held
 
 INPUT = {"gradient_x_input", "smoothgrad", "integrated_gradients", "fullgrad", "rise"}
@@ -58,7 +60,16 @@ def test_scores_worked_out_by_hand():
     assert class_score("logit", logits, target).tolist() == [3.0]
     assert class_score("margin", logits, target).tolist() == [1.0]
     probability = F.softmax(logits, 1)[0, 1]
+    assert class_score("softmax", logits, target)[0] == pytest.approx(float(probability))
     assert class_score("rest", logits, target)[0] == pytest.approx(3 + float(probability.log()))
+
+
+def test_the_softmax_score_has_a_gradient_where_the_network_is_sure():
+    """p(1 − p) with 1 − p = e⁻³⁰, which float32 rounds away."""
+    logits = torch.tensor([[30.0, 0.0]], requires_grad=True)
+    score = class_score("softmax", logits, torch.tensor([0]))
+    (gradient,) = torch.autograd.grad(score.sum(), logits)
+    assert gradient[0].tolist() == pytest.approx([np.exp(-30), -np.exp(-30)], rel=1e-2)
 
 
 def test_a_score_changes_what_is_explained(classifier, batch: ExampleBatch):
@@ -68,7 +79,7 @@ def test_a_score_changes_what_is_explained(classifier, batch: ExampleBatch):
 
 def test_all_that_explain_a_class_have_a_choice_of_scores():
     """But for the one whose score is the method, and for what is made of other explainers."""
-    no_class, own = {"eigencam", "kpcacam", "attention_rollout"}, {"finercam", "ensemble"}
+    no_class, own = {"eigencam", "kpcacam", "fem", "attention_rollout"}, {"finercam", "ensemble"}
     without = {n for n in EXPLAINERS.names() if "score" not in inspect.signature(EXPLAINERS.get(n)).parameters}
     assert without == no_class | own
 
@@ -84,6 +95,45 @@ def test_layers_can_be_combined_by_their_maximum(classifier, batch: ExampleBatch
         for paths in (["layer2.-1"], ["layer3.-1"], ["layer2.-1", "layer3.-1"])
     )
     assert torch.allclose(both, scale_to_unit(torch.maximum(one, other))[0], atol=1e-6)
+
+
+def test_refinecam_is_the_product_of_the_layers_maps(classifier, batch: ExampleBatch):
+    paths = ["layer1.-1", "layer3.-1"]
+    one, other = (GradCAMPlusPlus(classifier, [path])(batch.images, batch.labels).values for path in paths)
+    refined = RefineCAM(classifier, paths)
+    assert refined.caveat is None
+    assert torch.allclose(refined(batch.images, batch.labels).values, scale_to_unit(one * other)[0], atol=1e-5)
+    assert "one layer is gradcam++" in str(RefineCAM(classifier, paths[:1]).caveat)
+
+
+def test_an_ensemble_can_multiply_and_its_empty_members_do_not_vote():
+    one, other, empty = (
+        Heatmaps(values[None, None], torch.tensor([not values.any()]), torch.tensor([0]))
+        for values in torch.tensor([[1.0, 0.5, 0.0, 0.8], [1.0, 0.5, 0.4, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    )
+    assert together([one, other], "product").values.tolist() == [[[1.0, 0.25, 0.0, 0.0]]]
+    assert torch.equal(together([one, empty], "product").values, one.values)
+    assert together([empty, empty], "product").empty.tolist() == [True]
+
+
+def test_fem_worked_out_by_hand():
+    """Of 16 pixels: one 4 (μ = 0.25, σ = 0.97) stands out, eight 1 (0.5, 0.5) do not, two 2 (0.25, 0.66) do."""
+
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features = nn.Identity()
+
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            return self.features(pixels).mean((2, 3))
+
+    pixels = torch.zeros(1, 3, 4, 4)
+    pixels[0, 0, 1, 2], pixels[0, 1, :2], pixels[0, 2, 3, :2] = 4.0, 1.0, 2.0
+    expected = torch.zeros(4, 4)
+    expected[1, 2], expected[3, :2] = 4 * 1 / 16, 2 * 2 / 16
+    layout = {"layout": "channels_first"}
+    assert torch.equal(FEM(Pooled(), ["features"], **layout).layer_maps(pixels).maps[0][0], expected)
+    assert not FEM(Pooled(), ["features"], k=4.0, **layout).layer_maps(pixels).maps[0].any()
 
 
 def test_cam_says_where_it_can_be_used(classifier, batch: ExampleBatch):

@@ -197,6 +197,18 @@ def test_rollout_and_relevance_of_other_libraries(name: str):
     assert AttentionRelevance(model)(pixels, TARGETS).values.shape == (3, 32, 32)
 
 
+@pytest.mark.parametrize("name", WITH_ATTENTION)
+def test_attention_between_patches_is_the_libraries_own(name: str):
+    build, _, side, _, _, _ = NETWORKS[name]
+    model, prefix = random(build), WITH_ATTENTION[name]
+    pixels = torch.randn(3, 3, side, side, generator=torch.Generator().manual_seed(1))
+    first, second = (m.mean(1)[:, prefix:, prefix:].detach() for m in _own_matrices(model, pixels))
+    for layers, expected in ((1, second), (2, (first + second) / 2), (8, (first + second) / 2)):
+        found = AttentionRollout(model).patch_attention(pixels, layers)
+        assert found.shape == (3, 4, 4, 4, 4)
+        torch.testing.assert_close(found.reshape(3, 16, 16), expected, atol=1e-5, rtol=1e-4)
+
+
 def _own_matrices(model: nn.Module, pixels: Tensor) -> list[Tensor]:
     if isinstance(model, hf.PreTrainedModel):
         before = model.config._attn_implementation

@@ -142,6 +142,43 @@ def test_fgbg_places_as_many_points_as_asked():
     assert len({tuple(p.tolist()) for p in prompts.points[0, 1:]}) == 7
 
 
+HILL = [
+    [0.3, 0.2, 0.1, 0.0],
+    [0.4, 1.0, 0.2, 0.3],
+    [0.5, 0.4, 0.3, 0.2],
+]
+"""Warm at (1, 1). The coldest pixels are (3, 0), then (2, 0); corners have 0.3, 0, 0.5 and 0.2."""
+
+
+@pytest.mark.parametrize(
+    ("placement", "n", "points"),
+    [
+        ("argmin", 1, [[3, 0]]),
+        ("argmin", 3, [[3, 0], [2, 0], [1, 0]]),
+        ("corner_far", 1, [[3, 0]]),
+        ("corner_far", 4, [[3, 0], [3, 2], [0, 0], [0, 2]]),
+        ("corner_cold", 1, [[3, 0]]),
+        ("corner_cold", 3, [[3, 0], [3, 2], [0, 0]]),
+    ],
+)
+def test_fgbg_places_points_as_public_solutions_do(placement: str, n: int, points: list[list[float]]):
+    fgbg = strategy(name="fgbg", grid_size=1, placement=placement, n=n, bg_threshold=0.0)
+    prompts = fgbg.propose(context(HILL, [[0.0] * 4] * 3))
+    assert prompts.labels.tolist() == [[1] + [0] * n, [1] + [-1] * n], "nothing is known of an empty heatmap"
+    assert prompts.points[0].tolist() == [[1, 1], *points]
+
+
+def test_there_are_no_more_than_four_corners():
+    prompts = strategy(name="fgbg", grid_size=1, placement="corner_cold", n=6).propose(context(HILL))
+    assert prompts.labels[0].tolist() == [1, 0, 0, 0, 0, -1, -1]
+
+
+def test_the_farthest_corner_is_that_of_argmax_corner():
+    ctx = context(peak(9, 7, x=6, y=1), peak(9, 7, x=2, y=5))
+    fgbg = strategy(name="fgbg", grid_size=1, placement="corner_far", n=1).propose(ctx)
+    assert fgbg.points.tolist() == strategy(name="argmax_corner").propose(ctx).points.tolist()
+
+
 def test_center_is_the_image_centre():
     prompts = strategy(name="center").propose(context(peak(8, 5, 0, 0)))
     assert prompts.points.tolist() == [[[3.5, 2.0]]]
@@ -214,6 +251,8 @@ def test_randomness_depends_on_the_image_not_on_the_batch():
         ({"name": "adaptive", "grid_size": 1}, {"grid_offset"}),
         ({"name": "fgbg"}, {"ring_distance"}),
         ({"name": "fgbg", "placement": "ring"}, {"tie"}),
+        ({"name": "fgbg", "placement": "argmin"}, {"bg_threshold", "tie", "ring_distance"}),
+        ({"name": "fgbg", "placement": "corner_far"}, {"bg_threshold", "tie", "ring_distance"}),
         (
             {"name": "fgbg", "n": 0, "grid_size": 1},
             {"grid_offset", "bg_threshold", "placement", "tie", "ring_distance"},

@@ -145,7 +145,7 @@ def test_adaptive_puts_background_points_into_the_leak_and_nowhere_else():
 
 
 def test_adaptive_looks_at_the_area_as_well():
-    ctx = context(filled(20, 10, (0, 0, 19, 9, 0.3), (2, 2, 4, 4, 1.0)))
+    ctx = context(filled(20, 10, (0, 0, 19, 9, 0.4), (2, 2, 4, 4, 1.0)))
     masks = torch.ones(1, 10, 20, dtype=torch.bool)
     _, leaks = strategy(name="adaptive").leaks(ctx, masks)
     assert leaks.tolist() == [True]
@@ -153,6 +153,12 @@ def test_adaptive_looks_at_the_area_as_well():
     assert active.tolist() == [False], "too large, but no pixel is cold: nowhere to put a background point"
     assert len(prompts) == 0
     assert strategy(name="adaptive", max_area_ratio=100.0).leaks(ctx, masks)[1].tolist() == [False]
+
+
+def test_adaptive_leaves_masks_alone_that_the_heatmap_does_not_support():
+    ctx, masks = leaking()  # of the first mask's pixels half are as hot as can be, the others cold
+    assert strategy(name="adaptive", min_support=0.5).leaks(ctx, masks)[1].tolist() == [True, False, False]
+    assert strategy(name="adaptive", min_support=0.51).leaks(ctx, masks)[1].tolist() == [False, False, False]
 
 
 def test_adaptive_keeps_what_agrees_better():
@@ -163,6 +169,8 @@ def test_adaptive_keeps_what_agrees_better():
     assert adaptive.better(ctx, good, masks).tolist() == [True, False, False]
     assert adaptive.better(ctx, masks, good).tolist() == [False, False, False]
     assert heatmap_agreement(ctx, masks)[:2].tolist() == [0.5, 1.0]
+    assert strategy(name="adaptive", min_gain=0.5).better(ctx, good, masks).tolist() == [False] * 3
+    assert strategy(name="adaptive", min_gain=-0.6).better(ctx, masks, good).tolist() == [True] * 3
 
 
 def test_innermost_places_of_the_largest_components():

@@ -10,7 +10,7 @@ import torch
 
 from gradsam_exp.errors import InputError
 from gradsam_exp.refiners.base import REFINERS
-from gradsam_exp.types import Heatmaps
+from gradsam_exp.types import Heatmaps, MaskSet
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def overlap(values: torch.Tensor, truth: np.ndarray) -> float:
     return (warm & truth).sum() / (warm | truth).sum()
 
 
-@pytest.mark.parametrize("name", ["guided", "random_walker"])
+@pytest.mark.parametrize("name", ["guided", "random_walker", "crf"])
 def test_the_heatmap_moves_to_the_edges(scene, name: str):
     image, heatmaps, truth = scene
     refined = REFINERS.build({"name": name})(image, heatmaps)
@@ -91,6 +91,133 @@ def test_the_random_walker_leaves_a_heatmap_on_one_colour_as_it_is(scene):
         warnings.simplefilter("error")
         refined = REFINERS.build({"name": "random_walker"})(flat, heatmaps)
     assert torch.allclose(refined.values[0], heatmaps.values[0] / heatmaps.values[0].max())
+
+
+def mean_field(image: np.ndarray, heat: np.ndarray, steps: int) -> np.ndarray:
+    """Krähenbühl and Koltun's algorithm 1 pair by pair, kernels normalised symmetrically; 3·smooth + 10·colour."""
+    pixels = [(y, x) for y in range(image.shape[0]) for x in range(image.shape[1])]
+
+    def kernel(alike) -> np.ndarray:
+        values = np.array([[np.exp(-alike(one, other)) for other in pixels] for one in pixels])
+        return values / np.sqrt(np.outer(values.sum(1), values.sum(1)))
+
+    def apart(one, other) -> float:
+        return (one[0] - other[0]) ** 2 + (one[1] - other[1]) ** 2
+
+    def colours(one, other) -> float:
+        return ((image[one].astype(float) - image[other]) ** 2).sum()
+
+    smooth = kernel(lambda a, b: apart(a, b) / (2 * 3**2))
+    colour = kernel(lambda a, b: apart(a, b) / (2 * 80**2) + colours(a, b) / (2 * 13**2))
+    own = np.stack([1 - heat.ravel(), heat.ravel()]).clip(1e-5, 1 - 1e-5)
+    found = own
+    for _ in range(steps):
+        message = 3 * found @ smooth + 10 * found @ colour  # what pixels of the same label give
+        found = own * np.exp(message)
+        found /= found.sum(0)
+    return found[1].reshape(heat.shape)
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+def test_the_crf_is_mean_field_written_out(steps: int):
+    random = np.random.default_rng(0)
+    image, heat = random.integers(100, 140, (6, 8, 3), dtype=np.uint8), random.random((6, 8))
+    found = REFINERS.build({"name": "crf", "iterations": steps}).refine(image, heat)
+    assert np.ptp(found) > 0.05
+    np.testing.assert_allclose(found, mean_field(image, heat, steps), atol=1e-4)
+
+
+def test_alpha_weighs_the_background():
+    """Without any pull: h / (h + (1 − h)^alpha) of ½ with alpha 2 is ⅔."""
+    alone = {"name": "crf", "smooth_weight": 0, "colour_weight": 0}
+    image, heat = np.zeros((4, 4, 3), dtype=np.uint8), np.full((4, 4), 0.5)
+    np.testing.assert_allclose(REFINERS.build(alone).refine(image, heat), 0.5, atol=1e-6)
+    np.testing.assert_allclose(REFINERS.build({**alone, "alpha": 2.0}).refine(image, heat), 2 / 3, atol=1e-6)
+
+
+def test_the_crf_sees_a_large_image_smaller():
+    random = np.random.default_rng(0)
+    image, heat = random.integers(100, 140, (8, 8, 3), dtype=np.uint8), random.random((8, 8))
+    half = REFINERS.build({"name": "crf", "colour_px": 40.0, "smooth_px": 1.5}).refine(image, heat)
+    twice = [np.kron(one, np.ones((2, 2) + (1,) * (one.ndim - 2), dtype=one.dtype)) for one in (image, heat)]
+    found = REFINERS.build({"name": "crf", "max_pixels": 64}).refine(*twice)
+    expected = torch.nn.functional.interpolate(torch.from_numpy(half)[None, None], (16, 16), mode="bilinear")
+    np.testing.assert_allclose(found, expected[0, 0].numpy(), atol=1e-5)
+
+
+def mask_set(*masks: list[list[int]]) -> MaskSet:
+    found = torch.tensor(masks, dtype=torch.bool).reshape(-1, 2, 4)
+    numbers = torch.zeros(len(found))
+    return MaskSet(MaskSet.pack(found), torch.zeros(len(found), 2), numbers.long(), numbers, numbers, (2, 4))
+
+
+@pytest.mark.parametrize(
+    ("overlap", "expected"),
+    [
+        ("smallest", [[0.9, 0.5, 0.5, 0.1], [0.5, 0.5, 0.3, 0.2]]),
+        ("largest", [[0.5, 0.5, 0.5, 0.1], [0.5, 0.5, 0.3, 0.2]]),
+        ("mean", [[0.7, 0.5, 0.5, 0.1], [0.5, 0.5, 0.3, 0.2]]),
+    ],
+)
+def test_each_mask_has_its_mean_heat(overlap: str, expected: list[list[float]]):
+    """A mask of five pixels of 2.5 in all, one of one pixel of 0.9 in it; three pixels are in none."""
+    heat = np.array([[0.9, 0.6, 0.2, 0.1], [0.4, 0.4, 0.3, 0.2]])
+    found = mask_set([[1, 0, 0, 0], [0, 0, 0, 0]], [[1, 1, 1, 0], [1, 1, 0, 0]])
+    refiner = REFINERS.build({"name": "segments", "overlap": overlap})
+    refined = refiner.refine(np.zeros((2, 4, 3), dtype=np.uint8), heat, everything=found)
+    np.testing.assert_allclose(refined, expected)
+
+
+def test_a_refiner_is_given_what_it_needs_of_each_image():
+    heat = torch.tensor([[[1.0, 0.5, 0.0, 0.0]] * 2] * 2 + [[[0.0] * 4] * 2])
+    heatmaps = Heatmaps(heat, torch.tensor([False, False, True]), torch.zeros(3, dtype=torch.long))
+    left = [[1, 1, 0, 0], [1, 1, 0, 0]]
+    refiner = REFINERS.build({"name": "segments"})
+    assert refiner.needs == {"everything"}
+    assert refiner.everything is not None
+    images = torch.zeros(3, 3, 2, 4, dtype=torch.uint8)
+    refined = refiner(images, heatmaps, everything=[mask_set(left), mask_set(), mask_set(left)])
+    assert refined.values[0].tolist() == [[1, 1, 0, 0]] * 2
+    assert torch.equal(refined.values[1], heat[1]), "nothing was found in this image"
+    assert not refined.values[2].any()
+
+
+def test_affinity_spreads_heat_from_the_warm_box_to_the_patches_it_attends_to():
+    """Of 2×2 patches the upper two attend to each other alone: heat 1 of the left one becomes ½ of each."""
+    attention = np.zeros((4, 4), dtype=np.float32)
+    attention[:2, :2], attention[2, 2], attention[3, 3] = 0.5, 1, 1
+    heat = np.kron([[1.0, 0.0], [0.0, 0.5]], np.ones((2, 2)))
+    refiner = REFINERS.build({"name": "affinity", "threshold": 0.6})
+    refined = refiner.refine(np.zeros((4, 4, 3), dtype=np.uint8), heat, attention=attention.reshape(2, 2, 2, 2))
+    assert refined[0].tolist() == [1] * 4
+    assert refined[3].tolist() == [0] * 4
+    patches = REFINERS.build({"name": "affinity", "threshold": 0.4}).refine(
+        np.zeros((2, 2, 3), dtype=np.uint8), heat[::2, ::2], attention=attention.reshape(2, 2, 2, 2)
+    )
+    assert patches.tolist() == [[1, 1], [0, 1]], "the box around both warm patches holds all"
+
+
+def test_affinity_as_its_authors_compute_it():
+    """Sinkhorn's steps of CLIP-ES's code, columns first, three times in all; the mask is of columns."""
+    random = torch.Generator().manual_seed(0)
+    attention, heat = torch.rand(12, 12, generator=random).double(), torch.zeros(3, 4).double()
+    heat[0, 1], heat[1, 1], heat[2, 3] = 1.0, 0.8, 0.3
+    inside = torch.zeros(3, 4)
+    inside[:2, 1] = 1
+    matrix = attention
+    for _ in range(3):
+        matrix = matrix / matrix.sum(0, keepdim=True)
+        matrix = matrix / matrix.sum(1, keepdim=True)
+    matrix = (matrix + matrix.T) / 2
+    matrix = matrix @ matrix * inside.view(1, 12)
+    expected = (matrix @ heat.view(12, 1)).view(3, 4)
+    expected = (expected - expected.min()) / (expected.max() - expected.min())
+    refiner = REFINERS.build({"name": "affinity"})
+    image = np.zeros((3, 4, 3), dtype=np.uint8)
+    found = refiner.refine(image, heat.numpy(), attention=attention.view(3, 4, 3, 4).float().numpy())
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+    uniform = np.full((3, 4, 3, 4), 1 / 12, dtype=np.float32)
+    assert refiner.refine(image, heat.numpy(), attention=uniform) is not None
 
 
 def test_none_changes_nothing(scene):

@@ -76,6 +76,34 @@ def test_half_of_each(ctx: PromptContext, answer: Segmentation):
     assert (choice.query[0], choice.candidate[0]) == (1, 2)
 
 
+@pytest.mark.parametrize(("threshold", "token", "predicted_iou"), [(0.78, 3, 0.9), (0.9, 3, 0.9), (0.95, 2, 0.7)])
+def test_what_is_unsure_makes_place_for_the_next(
+    ctx: PromptContext, answer: Segmentation, threshold: float, token: int, predicted_iou: float
+):
+    """The best is side 6 (0.9, agreement 9/36); the next here side 4 (0.7, 9/16)."""
+    scores = torch.tensor([[0.99, 0.5, 0.7, 0.9], [0.98, 0.1, 0.3, 0.6]])
+    choice = SELECTORS.build({"name": "distrust", "threshold": threshold})(
+        ctx, replace(answer, predicted_iou=scores)
+    )
+    assert (choice.example_index.tolist(), choice.query.tolist()) == ([0], [0])
+    assert choice.candidate.tolist() == [token]
+    assert choice.predicted_iou.tolist() == pytest.approx([predicted_iou])
+
+
+def test_the_next_is_left_where_it_agrees_less_or_there_is_none(ctx: PromptContext, answer: Segmentation):
+    """The next may be another query's: side 5 (0.7) agrees by 9/25, better than side 6. Side 2 agrees by 4/9."""
+    distrust = SELECTORS.build({"name": "distrust", "threshold": 1.0})
+    choice = distrust(ctx, answer)
+    assert (choice.query.tolist(), choice.candidate.tolist()) == ([1], [3])
+    scores = torch.tensor([[0.0, 0.1, 0.9, 0.8], [0.0, 0.1, 0.3, 0.7]])
+    left = distrust(ctx, replace(answer, predicted_iou=scores))
+    assert (left.query.tolist(), left.candidate.tolist()) == ([0], [2]), (
+        "side 4 agrees better than the next, side 6"
+    )
+    alone = Segmentation(answer.logits[:1, :1], answer.predicted_iou[:1, :1] / 2, torch.tensor([0]))
+    assert distrust(ctx, alone).candidate.tolist() == [0]
+
+
 def test_soft_iou_worked_out_by_hand():
     """Σ p·h / Σ max: half for a constant half and itself, 0 for two empty maps."""
     one, other = torch.tensor([[0.5, 0.2], [0.0, 1.0]]), torch.tensor([[0.25, 0.4], [0.0, 1.0]])

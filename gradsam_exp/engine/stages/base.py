@@ -13,7 +13,7 @@ from gradsam_exp.batching import AdaptiveBatch
 from gradsam_exp.data.base import ExampleDataset
 from gradsam_exp.digest import digest, library_versions, source_digest
 from gradsam_exp.segmenters.base import Embeddings
-from gradsam_exp.types import ExampleBatch, Heatmaps, MaskSet, Tensors
+from gradsam_exp.types import EverythingMode, ExampleBatch, Heatmaps, MaskSet, Tensors
 
 
 @dataclass
@@ -26,7 +26,8 @@ class Chunk:
         batch: the images and their examples; labels are the classifier's class ids.
         heatmaps: where the classifier looked, refined if that was asked for.
         embeddings: the segmenter's encoding of the images.
-        everything: what the segmenter finds in each image in everything mode, if a strategy needs that.
+        everything: what the segmenter finds in each image in everything mode, by the mode; if a strategy or the
+            refiner needs that.
         quality: of the heatmaps; one value per example, by the name of a metric.
     """
 
@@ -36,7 +37,7 @@ class Chunk:
     batch: ExampleBatch = field(init=False)
     heatmaps: Heatmaps = field(init=False)
     embeddings: Embeddings = field(init=False)
-    everything: Sequence[MaskSet] = ()
+    everything: dict[EverythingMode, Sequence[MaskSet]] = field(default_factory=dict)
     quality: dict[str, Float[Tensor, " batch"]] = field(default_factory=dict)
 
     @property

@@ -29,6 +29,7 @@ class Everything(Stage):
     ) -> None:
         super().__init__([astuple(mode), asked_by], [*modules, type(segmenter).__module__])
         self.segmenter, self.mode = segmenter, mode
+        self.label = f"everything {astuple(mode)}"
 
     def make(self, chunk: Chunk, batches: AdaptiveBatch) -> tuple[Tensors, Any]:
         """See `Stage.make`."""
@@ -44,4 +45,6 @@ class Everything(Stage):
         """See `Stage.take`."""
         parts = zip(*(value.split(facts["counts"]) for value in tensors.values()), strict=True)
         size = tuple(facts["size"])
-        chunk.everything = [MaskSet(**dict(zip(tensors, part, strict=True)), size=size) for part in parts]
+        chunk.everything[self.mode] = [
+            MaskSet(**dict(zip(tensors, part, strict=True)), size=size) for part in parts
+        ]

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any, Literal, cast
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from gradsam_exp.batching import AdaptiveBatch, filled
@@ -23,6 +24,8 @@ from gradsam_exp.explainers.several import Mirrored
 from gradsam_exp.types import ExampleBatch, Heatmaps, Tensors
 
 Target = Literal["predicted", "label", "rank"] | int
+ATTENTION = {"name": "attention_rollout"}
+"""An explainer that can say how patches attend to each other; found by name: only who asks depends on it."""
 
 
 @dataclass
@@ -92,6 +95,23 @@ class Explained:
             return found[: len(some)].to("cpu")
 
         return Heatmaps.joined(list(batches.slices(len(images), explain)))
+
+    def attention(
+        self, images: Tensor, layers: int, batches: AdaptiveBatch
+    ) -> Float[Tensor, "batch rows columns rows columns"]:
+        """Average the attention between patches over the last layers, a batch at a time; it is on the CPU.
+
+        Raises:
+            InputError: if the classifier has no attention over all patches.
+        """
+        explainer: Any = EXPLAINERS.build(ATTENTION, model=self.classifier)
+
+        def look(rows: slice) -> Tensor:
+            some = images[rows]
+            own = filled(some, batches.most).to(self.device)
+            return explainer.patch_attention(own, layers)[: len(some)].cpu()
+
+        return torch.cat(list(batches.slices(len(images), look)))
 
     def predict(self, pixels: Tensor, batches: AdaptiveBatch) -> Tensor:
         """Compute the logits of network input, a batch at a time; they are on the CPU."""
