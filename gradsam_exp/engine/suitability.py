@@ -130,7 +130,9 @@ def check_strategy(strategy: PromptStrategy, segmenter: Segmenter, pipeline: str
     lacking = (strategy.needs & PROVIDED) - segmenter.provides
     if lacking:
         what = {"embeddings": "compares an image's embeddings", "everything": "needs SAM's everything mode"}
-        raise InputError(f"pipeline={pipeline} {what[min(lacking)]}, and sam={sam} has none: it is no network")
+        raise InputError(
+            f"pipeline={pipeline} {what[min(lacking)]}, which sam={sam} does not have: it is no network"
+        )
 
 
 def check_kinds(kinds: Collection[str], accepts: Collection[str], pipeline: str, sam: str) -> None:

@@ -1,7 +1,7 @@
 """This module holds ``sam=grabcut``: graph cuts on colours, as before there were networks.
 
-Rother, Kolmogorov and Blake: *GrabCut: Interactive Foreground Extraction using Iterated Graph Cuts*, SIGGRAPH 2004;
-OpenCV's implementation.
+Rother, Kolmogorov and Blake: *GrabCut: Interactive Foreground Extraction using Iterated Graph Cuts*, SIGGRAPH
+2004; OpenCV's implementation.
 """
 
 from typing import Annotated, Any

@@ -85,7 +85,7 @@ def explain(
 
 @dataclass(frozen=True)
 class _Seen:
-    """What the classifier says of an example, which class was explained, and how sure the segmenter is of its mask."""
+    """What the classifier says of an example, which class was explained, and how sure the segmenter is."""
 
     example_id: str
     predicted: int

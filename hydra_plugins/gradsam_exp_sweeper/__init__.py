@@ -1,8 +1,8 @@
 """This module is ``hydra/sweeper=grids``: a sweep over several grids, where one of all combinations has too many.
 
 ``hydra.sweeper.grids`` has them by name, each as ``hydra.sweeper.params`` would say it. Of each grid every
-combination runs, one grid after the other; what the command line gives holds in all of them. Hydra looks for plugins
-in the package ``hydra_plugins``, which several distributions share, and nowhere else.
+combination runs, one grid after the other; what the command line gives holds in all of them. Hydra looks for
+plugins in the package ``hydra_plugins``, which several distributions share, and nowhere else.
 """
 
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ from gradsam_exp.app.launchers import parsed_grids
 class GridsConfig:
     """The defaults of ``hydra.sweeper``."""
 
-    _target_: str = "hydra_plugins.gradsam_exp.Grids"
+    _target_: str = "hydra_plugins.gradsam_exp_sweeper.Grids"
     params: dict[str, Any] = field(default_factory=dict)
     grids: dict[str, Any] = field(default_factory=dict)
 
