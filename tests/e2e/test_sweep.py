@@ -236,3 +236,10 @@ def test_ctrl_c_keeps_what_was_finished(tmp_path: Path, random_weights: list[str
         (path,) = tmp_path.rglob("sweep.csv")
         assert pd.read_csv(path)["status"].tolist().count("interrupted") == 1
         assert "interrupted" in out
+
+
+def test_a_threshold_is_a_number_or_a_rule_in_one_sweep(run):
+    done = run("-m", "fg_threshold=0.8,otsu,quantile:0.9")
+    assert done.code == 0, done.err
+    (table,) = done.folder.rglob("sweep.csv")
+    assert pd.read_csv(table)["fg_threshold"].tolist() == ["0.8", "otsu", "quantile:0.9"]
