@@ -73,7 +73,7 @@ def test_the_table_names_the_photograph_behind_every_example(run):
 
 
 def test_a_run_says_if_its_intervals_hold_for_a_few_photographs(run):
-    done = run("pipeline=center", "background=mixed", "limit=16")
+    done = run("pipeline=center", "background=mixed", "limit=32")
     said = "intervals and p are over images, and hold for the "
     assert f"note: {said}" in done.out
     assert json.loads((done.runs[0] / "metrics.json").read_text())["note"].startswith(said)
