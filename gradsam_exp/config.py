@@ -38,6 +38,7 @@ class Config:
     device: str = "auto"
     devices: int = 1
     resume: bool = False
+    compare_within: list[str] = field(default_factory=list)
     sweep: str | None = None
     name: str = "evaluate"
     output_root: str = "outputs"

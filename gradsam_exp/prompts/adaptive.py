@@ -44,16 +44,18 @@ class Adaptive(WithColdPixels):
             `Threshold`.
         n: at most so many background points are added in one round.
         max_rounds: each image is asked at most so often, the first time included.
-        tolerance: a revised mask may agree with the heatmap by so much less, since heatmaps do not end where
-            objects do.
+        min_support: smallest mean heat on a mask that is asked again. On a mask with less the heatmap is no guide:
+            it may be of something else, or of a larger object than the warm region shows.
+        min_gain: a revised mask is kept if it agrees better with the heatmap, by more than this.
     """
 
-    max_cold_share: Fraction = 0.2
+    max_cold_share: Fraction = 0.05
     max_area_ratio: Annotated[float, Field(gt=0)] = 3.0
     warm_threshold: Threshold = 0.5
     n: Count = 2
-    max_rounds: Count = 3
-    tolerance: Fraction = 0.0
+    max_rounds: Count = 4
+    min_support: Fraction = 0.4
+    min_gain: Annotated[float, Field(ge=-1, le=1)] = 0.005
 
     def revise(
         self, ctx: PromptContext, prompts: Prompts, segmentation: Segmentation, masks: Masks, chosen: LowRes
@@ -78,11 +80,13 @@ class Adaptive(WithColdPixels):
         cold_share = leak.sum((1, 2)) / area.clamp(min=1)
         warm_area = (values >= level(values, self.warm_threshold)).sum((1, 2)).double()
         too_large = area > self.max_area_ratio * warm_area
-        return leak, ((cold_share > self.max_cold_share) | too_large) & ~ctx.heatmaps.empty & (area > 0)
+        supported = (values * masks).sum((1, 2)) >= self.min_support * area
+        leaks = (cold_share > self.max_cold_share) | too_large
+        return leak, leaks & supported & ~ctx.heatmaps.empty & (area > 0)
 
     def better(self, ctx: PromptContext, new: Masks, old: Masks) -> Chosen:
-        """Tell which of the new masks agree better with the heatmap, or no worse than by ``tolerance``."""
-        return heatmap_agreement(ctx, new) > heatmap_agreement(ctx, old) - self.tolerance
+        """Tell which of the new masks agree better with the heatmap, by more than ``min_gain``."""
+        return heatmap_agreement(ctx, new) > heatmap_agreement(ctx, old) + self.min_gain
 
 
 def heatmap_agreement(ctx: PromptContext, masks: Masks) -> PerImage:

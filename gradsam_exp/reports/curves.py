@@ -19,6 +19,7 @@ from gradsam_exp.reports.tables import BOUND, BOUND_NOTE, Metrics, known_metrics
 from gradsam_exp.runs.comparison import Runs
 from gradsam_exp.runs.finding import in_short
 from gradsam_exp.runs.summary import summarize
+from gradsam_exp.runs.units import COLUMNS, Units
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -121,11 +122,9 @@ def _averaged(runs: Runs, done: pd.DataFrame, knob: str, others: list[str]) -> l
         for value, some in own.groupby(knob, sort=False):
             tables = [runs[job].images for job in some["job"]]
             scores = pd.concat([table["iou"] for table in tables], axis=1).mean(axis=1)
-            own_images = None
-            if all("image_id" in table for table in tables):
-                named = pd.concat([table["image_id"] for table in tables])
-                own_images = named[~named.index.duplicated()].reindex(scores.index).to_numpy()
-            found[str(value)] = summarize(scores.to_numpy(), images=own_images)
+            named = pd.concat([table[[c for c in COLUMNS if c in table]] for table in tables], join="inner")
+            units = Units.of(named[~named.index.duplicated()].reindex(scores.index)).names
+            found[str(value)] = summarize(scores.to_numpy(), units=units)
         name = f"{AVERAGED} · {_images_name(own, done, others)}" if images else AVERAGED
         lows, highs = ([one.ci95[k] for one in found.values()] for k in (0, 1))
         curves.append(Curve(name, list(found), [one.mean for one in found.values()], lows, highs))

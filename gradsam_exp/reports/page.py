@@ -37,7 +37,8 @@ from gradsam_exp.runs.comparison import Runs
 from gradsam_exp.runs.finding import differences, in_short
 from gradsam_exp.runs.folder import Run
 from gradsam_exp.runs.paired import TIE, all_pairs
-from gradsam_exp.runs.summary import images_of
+from gradsam_exp.runs.sweep import notes_on_units
+from gradsam_exp.runs.units import Units
 from gradsam_exp.runs.writing import replaced
 
 IOU_DIGITS = 12  # so that the same images are ties in the charts as in the table
@@ -126,7 +127,7 @@ def gather(
         "sets": sets,
         "pairs": [[number[one], number[other], *rest] for one, other, *rest in pairs],
         "charts": charts(comparison, table),
-        "notes": [*_notes(runs, sets), *same.values()],
+        "notes": [*_notes(runs, sets), *notes_on_units(comparison, table), *same.values()],
         "tie": TIE,
         "heat": colours.heat_table(),
         "series": colours.SERIES,
@@ -247,14 +248,14 @@ def _image_set(
             "smaller": any(scale < 1 for scale in pictures.scales),
         },
         "notes": pictures.notes,
-        "pairs": _pairs(ious, images_of(first)),
+        "pairs": _pairs(ious, Units.of(first).names),
     }
 
 
-def _pairs(ious: pd.DataFrame, images: np.ndarray | None) -> list[list[Any]]:
+def _pairs(ious: pd.DataFrame, units: np.ndarray | None) -> list[list[Any]]:
     """Every two runs, by job, with what is known of their difference."""
     rows = []
-    for (i, j), found in all_pairs(ious.to_numpy(dtype="float64").T, images=images).items():
+    for (i, j), found in all_pairs(ious.to_numpy(dtype="float64").T, units=units).items():
         numbers = (found.difference.mean, *found.difference.ci95)
         p = None if math.isnan(found.p) else float(f"{found.p:.4g}")
         counts = (found.wins, found.ties, found.losses)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from gradsam_exp.errors import warn
 from gradsam_exp.runs.comparison import Runs
-from gradsam_exp.runs.sweep import about, collect_runs, with_comparison
+from gradsam_exp.runs.sweep import about, collect_runs, notes_on_units, with_comparison
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,7 +69,7 @@ def write_tables(runs: Runs, table: pd.DataFrame, to: Path) -> None:
     pooled = pool_runs(runs, table, varied_columns(table))
     if len(pooled):
         pooled.to_csv(to / "pooled.csv", index=False)
-    shown = table, pooled, runs.metric_facts(table), about(runs, table)
+    shown = table, pooled, runs.metric_facts(table), about(runs, table), notes_on_units(runs, table)
     (to / "sweep.md").write_text(as_markdown(*shown), encoding="utf-8")
     (to / "sweep.tex").write_text(as_latex(*shown), encoding="utf-8")
     print_tables(*shown)

@@ -18,7 +18,11 @@ Row = list[tuple[str, str]]
 BOUND = "*"
 BOUND_NOTE = f"{BOUND} upper bound: looks at the truth"
 SAME_NOTE = "×n: n jobs that are the same run, made once: it does not depend on what was varied"
-PAIRS = ["baseline", "delta_miou", "delta_low", "delta_high", "p", "wins", "ties", "losses"]
+P_NOTE = (
+    "p: how often the mean difference would be as far from 0 if the sign of each image's difference were tossed "
+    "(sign-flip permutation test), corrected by Holm"
+)
+PAIRS = ["within", "baseline", "delta_miou", "delta_low", "delta_high", "p", "wins", "ties", "losses"]
 Metrics = Mapping[str, MetricFacts]
 """What the metrics in a table are, by name; see `gradsam_exp.runs.comparison.metric_facts`."""
 
@@ -69,6 +73,13 @@ def tables_for_people(
     Args:
         brief: for a terminal's width: no classes, and intervals of mIoU and differences only.
     """
+    if "within" in table and table["within"].nunique() > 1:
+        found = {
+            f"{within}: {title}": rows
+            for within, own in table.groupby("within", sort=False)
+            for title, rows in tables_for_people(own, pooled.iloc[:0], metrics, brief=brief).items()
+        }
+        return found | tables_for_people(table.iloc[:0], pooled, metrics, brief=brief)
     varied, known = varied_columns(table), known_metrics(table, metrics)
     differing = [name for name, facts in known.items() if facts.about_heatmaps and table[name].nunique() > 1]
     classes = [] if brief else _classes(table)
@@ -137,24 +148,33 @@ def difference_cells(run: Mapping[Any, Any], *, digits: int = 3) -> list[str]:
     return [str(run["baseline"]), f"{delta} [{low}, {high}]", "" if is_unknown(run["p"]) else f"{run['p']:.2g}"]
 
 
-def _notes(table: pd.DataFrame) -> list[str]:
-    """What the star means, if there is one, and ``job 3: what went wrong`` for every job without results."""
+def _notes(table: pd.DataFrame, pooled: pd.DataFrame, more: Sequence[str]) -> list[str]:
+    """What the star and p mean, if there are any, ``more``, and ``job 3: what went wrong`` of jobs that failed."""
     failed = table[table["status"].isin(["failed", "damaged"])].to_dict("records")
     bounds = "upper_bound" in table and table["upper_bound"].eq(True).any()
     notes = [*([BOUND_NOTE] if bounds else []), *([SAME_NOTE] if "same_as" in table else [])]
-    return notes + [f"job {run['job']}: {run['error']}" for run in failed]
+    notes += [P_NOTE] if "p" in table or "p" in pooled else []
+    return notes + [*more] + [f"job {run['job']}: {run['error']}" for run in failed]
 
 
-def as_markdown(table: pd.DataFrame, pooled: pd.DataFrame, metrics: Metrics, about: str = "") -> str:
+def as_markdown(
+    table: pd.DataFrame, pooled: pd.DataFrame, metrics: Metrics, about: str = "", notes: Sequence[str] = ()
+) -> str:
     """Write the sweep's tables in Markdown, and what went wrong below them.
 
     Args:
         metrics: what the table's metrics are; others are not shown.
         about: what all runs have in common; stands above.
+        notes: what else has to be known; stand below.
     """
-    tables = tables_for_people(table, pooled, metrics).values()
-    parts = [*([markdown_text(about)] if about else []), *(markdown_table(*_columns(rows)) for rows in tables)]
-    return "\n\n".join(parts) + "\n" + "".join(f"\n- {markdown_text(line)}\n" for line in _notes(table))
+    parts = [markdown_text(about)] if about else []
+    for title, rows in tables_for_people(table, pooled, metrics).items():
+        parts += [*([f"**{markdown_text(title)}**"] if "within" in table else []), markdown_table(*_columns(rows))]
+    return (
+        "\n\n".join(parts)
+        + "\n"
+        + "".join(f"\n- {markdown_text(line)}\n" for line in _notes(table, pooled, notes))
+    )
 
 
 def _columns(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
@@ -168,16 +188,21 @@ _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
 }  # fmt: skip
 
 
-def as_latex(table: pd.DataFrame, pooled: pd.DataFrame, metrics: Metrics, about: str = "") -> str:
+def as_latex(
+    table: pd.DataFrame, pooled: pd.DataFrame, metrics: Metrics, about: str = "", notes: Sequence[str] = ()
+) -> str:
     """Write the sweep's tables for LaTeX; they need ``\\usepackage{booktabs}`` and an input encoding of UTF-8.
 
-    ``about`` and what went wrong are comments; see `as_markdown`.
+    ``about`` and ``notes`` are comments; see `as_markdown`.
     """
-    tables = tables_for_people(table, pooled, metrics).values()
     above, below = (
-        [f"% {' '.join(line.split())}" for line in lines if line] for lines in ([about], _notes(table))
+        [f"% {' '.join(line.split())}" for line in lines if line]
+        for lines in ([about], _notes(table, pooled, notes))
     )
-    parts = ["% \\usepackage{booktabs}", *above, *(latex_table(*_columns(rows)) for rows in tables), *below]
+    tables = []
+    for title, rows in tables_for_people(table, pooled, metrics).items():
+        tables += [*([f"% {title}"] if "within" in table else []), latex_table(*_columns(rows))]
+    parts = ["% \\usepackage{booktabs}", *above, *tables, *below]
     return "\n\n".join(parts) + "\n"
 
 
@@ -210,7 +235,9 @@ def markdown_text(text: str) -> str:
     return html.escape(" ".join(text.split()), quote=False)
 
 
-def print_tables(table: pd.DataFrame, pooled: pd.DataFrame, metrics: Metrics, about: str = "") -> None:
+def print_tables(
+    table: pd.DataFrame, pooled: pd.DataFrame, metrics: Metrics, about: str = "", notes: Sequence[str] = ()
+) -> None:
     """Print the same tables, without what would make them too wide; see `as_markdown`."""
     if about:
         console.print(about, soft_wrap=True)
@@ -224,7 +251,7 @@ def print_tables(table: pd.DataFrame, pooled: pd.DataFrame, metrics: Metrics, ab
             rich.add_row(*text)
         needed = console.measure(rich, options=console.options.update(max_width=1000)).minimum
         console.print(rich, width=max(needed, console.width), crop=False)
-    for line in _notes(table):
+    for line in _notes(table, pooled, notes):
         console.print(line, soft_wrap=True)
 
 

@@ -76,10 +76,10 @@ class Runs:
 def against(table: pd.DataFrame, name: str, baseline: pd.Series) -> dict[str, Any]:
     """Compare a run's IoUs with a baseline's, both by ``example_id``; gives the table's columns for it."""
     from gradsam_exp.runs.paired import paired_difference  # noqa: PLC0415  (a sweep's parent starts without scipy)
-    from gradsam_exp.runs.summary import images_of  # noqa: PLC0415
+    from gradsam_exp.runs.units import Units  # noqa: PLC0415
 
     others = baseline.reindex(table.index).to_numpy()
-    found = paired_difference(table["iou"].to_numpy(), others, images=images_of(table))
+    found = paired_difference(table["iou"].to_numpy(), others, units=Units.of(table).names)
     low, high = found.difference.ci95
     return {
         "baseline": name, "delta_miou": found.difference.mean, "delta_low": low, "delta_high": high,

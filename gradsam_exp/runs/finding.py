@@ -12,8 +12,8 @@ from gradsam_exp.errors import InputError, warn
 from gradsam_exp.runs.folder import OVERRIDES, Run
 
 ELSEWHERE = (
-    "output_root", "name", "resume", "runs", "image", "sweep", "experiment", "logger", "metrics", "store", "task",
-    "trainer",
+    "output_root", "name", "resume", "compare_within", "runs", "image", "sweep", "experiment", "logger", "metrics",
+    "store", "task", "trainer",
 )  # fmt: skip
 """Groups and keys that no result depends on."""
 

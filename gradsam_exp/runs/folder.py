@@ -334,8 +334,12 @@ class Run:
         prepared: Sequence[Mapping[str, Any]],
         provenance: Mapping[str, Any],
         upper_bound: bool,
+        note: str = "",
     ) -> None:
-        """Write the tables, what was taken from the store, the provenance, and ``metrics.json`` last."""
+        """Write the tables, what was taken from the store, the provenance, and ``metrics.json`` last.
+
+        A ``note`` says what has to be known about all intervals.
+        """
         tables = {PER_IMAGE: per_image, PREDICTIONS: predictions}
         (self.folder / COUNTS).unlink(missing_ok=True)
         if counts is not None and len(counts):
@@ -345,7 +349,9 @@ class Run:
                 table.to_parquet(partial, index=False)
         write_json(self.folder / PREPARED, {"chunks": list(prepared)}, indent=None)
         write_json(self.folder / PROVENANCE, provenance)
-        found = {"identity": identity, "status": "finished", "upper_bound": upper_bound, "metrics": metrics}
+        found = {"identity": identity, "status": "finished", "upper_bound": upper_bound}
+        found |= {"note": note} if note else {}
+        found["metrics"] = metrics
         write_json(self.folder / METRICS, found)
         self._forget()
 

@@ -8,6 +8,7 @@ import pandas as pd
 from gradsam_exp.runs.comparison import CLASS_MIOU, Runs, against
 from gradsam_exp.runs.paired import holm
 from gradsam_exp.runs.summary import summarize_run
+from gradsam_exp.runs.units import COLUMNS
 
 SEEDS = ("model.checkpoint", "model.seed", "seed")
 """What is varied to see how much chance matters: the training of one classifier's network, random strategies."""
@@ -21,7 +22,7 @@ def pool_runs(runs: Runs, table: pd.DataFrame, varied: Sequence[str]) -> pd.Data
 
     Returns:
         One row per pool, in the order of its first run: what else was varied (if checkpoints are of different
-        networks, ``backbone``), ``runs``, every metric of the image-wise means with its interval over images,
+        networks, ``backbone``), ``runs``, every metric of the image-wise means with its interval over units,
         ``class_miou:<class>``, ``miou_sd`` (between the runs' means), and the paired comparison with the first
         pool on the same images. No rows if no pool has more than one run.
     """
@@ -45,8 +46,7 @@ def pool_runs(runs: Runs, table: pd.DataFrame, varied: Sequence[str]) -> pd.Data
     for (data, *same), tables in pools.items():
         numbers = [images.select_dtypes(["number", "bool"]).astype("float64") for images in tables]
         mean = pd.concat(numbers).groupby(level=0).mean()
-        if "image_id" in tables[0]:
-            mean["image_id"] = tables[0]["image_id"]
+        mean = mean.join(tables[0][[column for column in COLUMNS if column in tables[0]]])
         pool: dict[str, Any] = {**dict(zip(others, same, strict=True)), "runs": len(tables)}
         for name, found in summarize_run(mean, metrics).items():
             pool |= {name: found.mean, f"{name}_low": found.ci95[0], f"{name}_high": found.ci95[1]}

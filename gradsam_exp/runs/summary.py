@@ -10,6 +10,8 @@ from jaxtyping import Float
 from scipy.sparse import csr_matrix
 from scipy.stats import bootstrap
 
+from gradsam_exp.runs.units import Units, numbered
+
 if TYPE_CHECKING:
     from gradsam_exp.metrics.base import DatasetMetric, ExampleMetric
 
@@ -97,16 +99,16 @@ class Summary:
 
 
 def summarize(
-    values: Float[np.ndarray, " examples"], *, images: Sequence[str] | np.ndarray | None = None, seed: int = 0
+    values: Float[np.ndarray, " examples"], *, units: Sequence[str] | np.ndarray | None = None, seed: int = 0
 ) -> Summary:
-    """Compute the mean, and the 2.5th and 97.5th percentile of the means of 2000 resamples of the images.
+    """Compute the mean, and the 2.5th and 97.5th percentile of the means of 2000 resamples of the units.
 
-    The percentile bootstrap of Efron and Tibshirani (1993, ch. 13). Examples of one image are not independent:
+    The percentile bootstrap of Efron and Tibshirani (1993, ch. 13). Examples of one unit are not independent:
     they are drawn together (the cluster bootstrap of Davison and Hinkley, 1997, section 3.8).
 
     Args:
         values: one per example; NaN is left out and not counted in ``n``.
-        images: the name of each example's image; None: each has one of its own.
+        units: the name of each example's unit, see `gradsam_exp.runs.units.Units`; None: each is one of its own.
         seed: of the resampling; equal seeds and values give equal intervals.
     """
     values = np.asarray(values, dtype=np.float64)
@@ -118,7 +120,7 @@ def summarize(
     if len(values) == 1:
         return Summary(mean, (mean, mean), 1)
     rng = np.random.default_rng(seed)
-    place = pd.factorize(np.arange(len(known))[known] if images is None else np.asarray(images)[known])[0]
+    place = numbered(None if units is None else np.asarray(units)[known], len(values))
     counts = np.bincount(place)
     if len(counts) == 1:
         return Summary(mean, (mean, mean), len(values))
@@ -135,21 +137,15 @@ def _ratio(sums: np.ndarray, counts: np.ndarray, axis: int = -1) -> Any:
     return sums.sum(axis) / counts.sum(axis)
 
 
-def images_of(per_image: pd.DataFrame) -> np.ndarray | None:
-    """Name each example's image; None if an older table does not say, in which each has one of its own."""
-    return per_image["image_id"].to_numpy() if "image_id" in per_image else None
-
-
 def summarize_run(
     per_image: pd.DataFrame, metrics: Mapping[str, MetricFacts], *, seed: int = 0
 ) -> dict[str, Summary]:
     """Summarise a run's metrics from its per-image table; a metric whose column is missing is left out."""
-    images = images_of(per_image)
+    units = Units.of(per_image).names
     columns = {name: facts.column for name, facts in metrics.items() if facts.column in per_image}
     values = {name: per_image[column].astype("float64").to_numpy() for name, column in columns.items()}
     return {
-        name: replace(summarize(own, images=images, seed=seed), facts=metrics[name])
-        for name, own in values.items()
+        name: replace(summarize(own, units=units, seed=seed), facts=metrics[name]) for name, own in values.items()
     }
 
 
@@ -162,44 +158,51 @@ def summarize_metrics(
     known = {metric.name: metric for metric in metrics}
     found = summarize_run(per_image, {name: MetricFacts.of(metric) for name, metric in known.items()}, seed=seed)
     found = {name: replace(summary, mean=float(known[name].compute())) for name, summary in found.items()}
+    names = Units.of(per_image).names
+    units = None if names is None else dict(zip(per_image["image_id"], names, strict=True))
     for name, metric in known.items():
         if isinstance(metric, DatasetMetric):
-            found[name] = summarize_counts(metric, pd.DataFrame(metric.rows), seed=seed)
+            found[name] = summarize_counts(metric, pd.DataFrame(metric.rows), units=units, seed=seed)
     return {name: found[name] for name in known if name in found}
 
 
-def summarize_counts(metric: "DatasetMetric", counts: pd.DataFrame, *, seed: int = 0) -> Summary:
-    """Compute a data-set metric, and its interval over 2000 resamples of the images, from counts of each.
+def summarize_counts(
+    metric: "DatasetMetric", counts: pd.DataFrame, *, units: Mapping[str, str] | None = None, seed: int = 0
+) -> Summary:
+    """Compute a data-set metric, and its interval over 2000 resamples of the units, from counts of each image.
 
     Args:
         counts: rows of ``image_id``, ``part`` and the metric's `COUNTS`.
+        units: each image's unit; None: each image is one of its own.
+        seed: of the resampling.
     """
     facts, nothing = MetricFacts.of(metric), float("nan")
     if not len(counts):
         return Summary(nothing, (nothing, nothing), 0, facts)
     counts = counts.sort_values(["image_id", "part"], kind="stable")
-    image, images = pd.factorize(counts["image_id"])
+    image = counts["image_id"]
+    unit, names = pd.factorize(image if units is None else image.map(lambda name: units.get(name, name)))
     part, parts = pd.factorize(counts["part"], sort=True)
     numbers = np.concatenate(
         [np.array(counts[name].tolist()).reshape(len(counts), -1) for name in metric.COUNTS], 1
     )
     width = numbers.shape[1]
-    place = (np.repeat(image, width), (part[:, None] * width + np.arange(width)).ravel())
-    cells: Any = csr_matrix((numbers.ravel().astype(np.float64), place), shape=(len(images), len(parts) * width))
+    place = (np.repeat(unit, width), (part[:, None] * width + np.arange(width)).ravel())
+    cells: Any = csr_matrix((numbers.ravel().astype(np.float64), place), shape=(len(names), len(parts) * width))
     if cells.nnz > _DENSE * cells.shape[0] * cells.shape[1]:
         cells = cells.toarray()
 
     def figures(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return metric.figures((drawn @ cells).reshape(len(drawn), len(parts), width))
 
-    (mean,), (means,) = figures(np.ones((1, len(images))))
+    (mean,), (means,) = figures(np.ones((1, len(names))))
     if np.isnan(mean):
         return Summary(nothing, (nothing, nothing), 0, facts)
     rng = np.random.default_rng(seed)
     found = []
     for resamples in (RESAMPLES // _AT_ONCE) * [_AT_ONCE]:
-        chosen = rng.integers(0, len(images), (resamples, len(images)))
-        found.append(figures(np.stack([np.bincount(row, minlength=len(images)) for row in chosen])))
+        chosen = rng.integers(0, len(names), (resamples, len(names)))
+        found.append(figures(np.stack([np.bincount(row, minlength=len(names)) for row in chosen])))
     low, high = np.nanpercentile(np.concatenate([one for one, _ in found]), [2.5, 97.5])
     lows, highs = np.nanpercentile(np.concatenate([own for _, own in found]), [2.5, 97.5], axis=0)
     present = counts.groupby("part")["image_id"].nunique()
@@ -209,4 +212,4 @@ def summarize_counts(metric: "DatasetMetric", counts: pd.DataFrame, *, seed: int
         if name and metric.shows_parts
     }
     note = metric.note(cells.sum(0).reshape(len(parts), width))
-    return Summary(float(mean), (float(low), float(high)), len(images), facts, of_parts, note)
+    return Summary(float(mean), (float(low), float(high)), image.nunique(), facts, of_parts, note)

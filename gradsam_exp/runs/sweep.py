@@ -36,9 +36,15 @@ def collect_runs(runs: Runs) -> pd.DataFrame:
 
 
 def with_comparison(runs: Runs, table: pd.DataFrame, baseline: str | None = None) -> pd.DataFrame:
-    """Add `compare_runs`' columns to the table; a run that repeats another has that one's."""
+    """Add `compare_runs`' columns to the table; a run that repeats another has that one's.
+
+    If the sweep was to be compared within the values of some keys (``compare_within``), these are in ``within``.
+    """
     import pandas as pd  # noqa: PLC0415
 
+    within = [_within(runs[job]) for job in table["job"]]
+    if len(set(within)) > 1:
+        table = table.assign(within=within)
     pairs = compare_runs(runs, table, baseline)
     if not len(pairs):
         return table
@@ -50,33 +56,38 @@ def with_comparison(runs: Runs, table: pd.DataFrame, baseline: str | None = None
 def compare_runs(runs: Runs, table: pd.DataFrame, baseline: str | None = None) -> pd.DataFrame:
     """Compare each finished run's mIoU with that of the first run on the same images, and give it by class.
 
+    Where the table has ``within``, with that of the first run on the same images that has the same there.
+
     Args:
         baseline: the job that comes first on its images instead.
 
     Returns:
         One row per run: ``baseline`` (the job compared with), ``delta_miou`` with ``_low`` and ``_high``,
-        Wilcoxon's ``p`` corrected by Holm over the sweep, ``wins``, ``ties``, ``losses``, and one
-        ``class_miou:<class>`` per class. A baseline's own row has classes only.
+        ``p`` of the mean difference by sign flips, corrected by Holm over the sweep (over those of one value of
+        ``within``), ``wins``, ``ties``, ``losses``, and one ``class_miou:<class>`` per class. A baseline's own row
+        has classes only.
     """
     import pandas as pd  # noqa: PLC0415
 
     from gradsam_exp.runs.paired import holm  # noqa: PLC0415
 
-    baselines: dict[str, tuple[str, pd.Series]] = {}
+    baselines: dict[tuple[str, str], tuple[str, pd.Series]] = {}
+    within = dict(zip(table["job"], table["within"], strict=True)) if "within" in table else {}
     rows: list[dict[str, Any]] = []
     jobs = runs.evaluated(table)["job"].tolist()
     for job in sorted(jobs, key=lambda job: job != baseline):
         images, data = runs[job].images, runs[job].data_digest
         by_class = images.groupby("class_name")["iou"].mean()
         row: dict[str, Any] = {"job": job, **{f"{CLASS_MIOU}{name}": value for name, value in by_class.items()}}
-        name, first = baselines.setdefault(data, (job, images["iou"]))
+        name, first = baselines.setdefault((within.get(job, ""), data), (job, images["iou"]))
         if name != job:
             row |= against(images, name, first)
         rows.append(row)
     pairs = pd.DataFrame(rows)
     if "p" not in pairs:
         return pairs.iloc[:0]
-    pairs["p"] = holm(pairs["p"].tolist())
+    for _, together in pairs.groupby(pairs["job"].map(lambda job: within.get(job, ""))):
+        pairs.loc[together.index, "p"] = holm(together["p"].tolist())
     return pairs
 
 
@@ -90,6 +101,25 @@ def about(runs: Runs, table: pd.DataFrame) -> str:
         if run.backbone:  # of the checkpoint, which the configuration need not say
             configs[k] = {**config, "model": {**(config.get("model") or {}), "backbone": run.backbone}}
     return in_common(configs, [len(run.images) for run in finished])
+
+
+def notes_on_units(runs: Runs, table: pd.DataFrame) -> list[str]:
+    """Say over which units the intervals are, for each set of images on which these are not simply the images."""
+    from gradsam_exp.runs.units import Units  # noqa: PLC0415  (a sweep's parent starts without)
+
+    jobs = runs.evaluated(table)["job"].tolist()
+    first = {runs[job].data_digest: job for job in reversed(jobs)}
+    found = {job: Units.of(runs[job].images).note for job in jobs if job in first.values()}
+    where = "on the images of job {}, " if len(first) > 1 else ""
+    return [where.format(job) + note for job, note in found.items() if note]
+
+
+def _within(run: Run) -> str:
+    """What a run has where its sweep is compared within, such as ``compact · leaky``."""
+    if run.problem is not None:
+        return ""
+    keys = run.config.get("compare_within") or []
+    return " · ".join(chosen(run.config, key) or "" for key in keys)
 
 
 def _varied_between(runs: Runs) -> list[dict[str, str]]:

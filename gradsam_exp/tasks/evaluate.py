@@ -31,6 +31,7 @@ from gradsam_exp.reports.tables import results_table
 from gradsam_exp.runs.folder import METRICS, Run, one_at_a_time
 from gradsam_exp.runs.provenance import provenance
 from gradsam_exp.runs.summary import Summary, summarize_metrics
+from gradsam_exp.runs.units import Units
 from gradsam_exp.segmenters.cached import CachedSegmenter
 from gradsam_exp.tracking.evaluation import track_evaluation
 from gradsam_exp.tracking.settings import wandb_settings
@@ -148,7 +149,7 @@ def _evaluate(planned: Plan, settings: EvaluateSettings, job: Job, checked: floa
     if problems := planned.dataset.problems:
         run.keep_problems([(problem.path, problem.what, problem.hint) for problem in problems])
     if job.sweep is None:  # a sweep has one table for all
-        _say(planned, metrics)
+        _say(planned, metrics, Units.of(evaluation.per_image).note)
     _say_once(job, _counted(evaluation))
     if job.sweep is None:
         stages = " · ".join(f"{stage} {value:.1f} s" for stage, value in evaluation.seconds.items())
@@ -209,6 +210,7 @@ def write(planned: Plan, evaluation: Evaluation, run: Run) -> dict[str, Summary]
             "seconds": evaluation.seconds,
         },
         upper_bound=planned.upper_bound,
+        note=Units.of(evaluation.per_image).note,
     )
     return metrics
 
@@ -230,7 +232,7 @@ def _counted(evaluation: Evaluation) -> list[str]:
     return [f"note: {found}"] if found else []
 
 
-def _say(planned: Plan, metrics: dict[str, Summary]) -> None:
+def _say(planned: Plan, metrics: dict[str, Summary], note: str) -> None:
     config = planned.config
     parts = [config.pipeline["name"], config.explainer["name"], planned.segmenter_name]
     parts.append(f"{config.data['name']}/{config.split}")
@@ -238,6 +240,6 @@ def _say(planned: Plan, metrics: dict[str, Summary]) -> None:
         parts.append("upper bound: looks at the truth")
     console.print(" · ".join(parts), style="bold", soft_wrap=True)
     console.print(results_table(metrics))
-    for summary in metrics.values():
-        if summary.note:
-            console.print(f"note: {summary.note}", soft_wrap=True, markup=False)
+    for said in (note, *(summary.note for summary in metrics.values())):
+        if said:
+            console.print(f"note: {said}", soft_wrap=True, markup=False)

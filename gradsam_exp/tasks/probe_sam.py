@@ -59,7 +59,7 @@ def probe(
         segmenter.load(find_device(config.device))
         found = probe_photographs(segmenter, sets, most)
         findings = {
-            name: summarize(np.array([iou for _, iou in pairs]), images=[image for image, _ in pairs])
+            name: summarize(np.array([iou for _, iou in pairs]), units=[image for image, _ in pairs])
             for name, pairs in found.items()
         }
         return _told(f"{config.sam['name']} on held-out photographs", findings, job)

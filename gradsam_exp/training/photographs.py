@@ -28,7 +28,7 @@ from gradsam_exp.errors import InputError
 
 LONGER_SIDE = 384  # px, to which photographs are made smaller
 SMALLEST = 14  # cells of a target
-WHOLE = 3.0  # how much more often a whole object is asked for than a segment
+WHOLE, UNION = 3.0, 0.4  # how much more often a whole object or a union is asked for than a segment
 PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
 Read = Callable[[], bytes]
 Files = Mapping[str, Read]
@@ -225,7 +225,8 @@ class PhotographScenes:
     def draw(self, rng: Generator, targets: int) -> tuple[Picture, list[Cells]] | None:
         """Draw one scene and ``targets`` masks, some twice if need be; None where nothing outlined is in the crop.
 
-        The last half of the masks are things: they touch at most one border, if there are any.
+        The last half of the masks are things, if there are any: no unions of neighbours, which are mostly parts of
+        nothing, and at most one border is touched.
         """
         photograph = self._any_photograph(rng)
         image, masks, weights = self._crop(rng, photograph)
@@ -243,7 +244,7 @@ class PhotographScenes:
         usable = np.flatnonzero((areas >= SMALLEST) & (areas < 0.97 * whole)) if cells else np.zeros(0, int)
         if not len(usable):
             return None
-        things = [k for k in usable if _borders(cells[k]) <= 1]
+        things = [k for k in usable if chances[k] > UNION and _borders(cells[k]) <= 1]
         chance = chances[usable] * np.sqrt(areas[usable])
         chosen = _drawn(rng, usable, chance, targets)
         if things:
@@ -277,8 +278,9 @@ class PhotographScenes:
         weights = [WHOLE] * len(masks)
         if photograph.segmentations:
             numbers = photograph.segmentations[int(rng.integers(len(photograph.segmentations)))][places]
-            segments = _segments(rng, numbers)
-            masks, weights = masks + segments, weights + [1.0] * len(segments)
+            segments, unions = _segments(rng, numbers)
+            masks = [*masks, *segments, *unions]
+            weights += [1.0] * len(segments) + [UNION] * len(unions)
         return image, masks, weights
 
     def _paste(self, rng: Generator, image: Picture) -> tuple[Picture, Mask | None]:
@@ -332,12 +334,12 @@ class PhotographScenes:
         return None
 
 
-def _segments(rng: Generator, numbers: np.ndarray) -> list[Mask]:
+def _segments(rng: Generator, numbers: np.ndarray) -> tuple[list[Mask], list[Mask]]:
     """List all segments, and up to three unions of one with one to three of its neighbours."""
     present = [int(value) for value in np.unique(numbers) if value]
-    found = [numbers == value for value in present]
+    segments, unions = [numbers == value for value in present], []
     if len(present) < 3:
-        return found
+        return segments, []
     coarse = numbers[2::4, 2::4]
     beside = defaultdict(set)
     for one, other in ((coarse[:-2], coarse[2:]), (coarse[:, :-2], coarse[:, 2:])):
@@ -349,8 +351,8 @@ def _segments(rng: Generator, numbers: np.ndarray) -> list[Mask]:
         near = sorted(beside[first] - {0})
         if near:
             joined = rng.choice(near, min(len(near), int(rng.integers(1, 4))), replace=False)
-            found.append(np.isin(numbers, [first, *joined.tolist()]))
-    return found
+            unions.append(np.isin(numbers, [first, *joined.tolist()]))
+    return segments, unions
 
 
 def _drawn(rng: Generator, among: np.ndarray, chance: np.ndarray, count: int) -> np.ndarray:

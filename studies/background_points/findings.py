@@ -85,8 +85,11 @@ def errors(predictions: pd.DataFrame, truth: Mapping[str, Bool[np.ndarray, "heig
     return pd.DataFrame(rows, columns=["example_id", "extra", "missed"]).set_index("example_id")
 
 
-def by_quartile(delta: pd.Series, facts: pd.DataFrame) -> pd.DataFrame:
+def by_quartile(delta: pd.Series, facts: pd.DataFrame, units: pd.Series) -> pd.DataFrame:
     """Compute the mean change in each quarter of the images by each fact.
+
+    Args:
+        units: the independent unit of each image, see `gradsam_exp.runs.units.Units`.
 
     Returns:
         A row per quarter: ``fact``, the quarter's bounds ``low`` and ``high``, ``delta`` with its interval, ``n``.
@@ -95,7 +98,7 @@ def by_quartile(delta: pd.Series, facts: pd.DataFrame) -> pd.DataFrame:
     for fact in facts:
         quarters = pd.qcut(facts[fact], 4, duplicates="drop")
         for interval, some in delta.groupby(quarters, observed=True):
-            found = summarize(some.to_numpy())
+            found = summarize(some.to_numpy(), units=units[some.index].to_numpy())
             rows.append((fact, interval.left, interval.right, found.mean, *found.ci95, found.n))
     return pd.DataFrame(rows, columns=["fact", "low", "high", "delta", "delta_low", "delta_high", "n"])
 

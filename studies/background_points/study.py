@@ -26,10 +26,11 @@ from gradsam_exp.data.shapes import Shapes
 from gradsam_exp.engine.plan import plan
 from gradsam_exp.engine.session import RUNNING, Job, Session
 from gradsam_exp.errors import InputError
-from gradsam_exp.reports.tables import BOUND_NOTE, markdown_table
+from gradsam_exp.reports.tables import BOUND_NOTE, P_NOTE, markdown_table
 from gradsam_exp.runs.comparison import Runs
 from gradsam_exp.runs.folder import Run
-from gradsam_exp.runs.sweep import collect_runs, with_comparison
+from gradsam_exp.runs.sweep import collect_runs, notes_on_units, with_comparison
+from gradsam_exp.runs.units import Units
 from gradsam_exp.tasks import evaluate
 from studies.background_points import findings
 
@@ -122,7 +123,8 @@ def write_findings(folder: Path, names: Sequence[str], dataset: ExampleDataset) 
     table = with_comparison(runs, collect_runs(runs), "fg")
     facts, truth = facts_and_truth(dataset)
     delta = (per_image["fgbg"]["iou"] - per_image["fg"]["iou"]).dropna()
-    quartiles = findings.by_quartile(delta, facts.reindex(delta.index))
+    units = pd.Series(Units.of(per_image["fg"]).names, index=per_image["fg"].index)
+    quartiles = findings.by_quartile(delta, facts.reindex(delta.index), units)
     table.to_csv(folder / "runs.csv", index=False)
     quartiles.to_csv(folder / "quartiles.csv", index=False)
     placed = ("fgbg", "fgbg-threshold-doubled", "fgbg-farthest", "ring-4")
@@ -136,7 +138,7 @@ def write_findings(folder: Path, names: Sequence[str], dataset: ExampleDataset) 
         "# Background points",
         "## Every run against fg",
         markdown_table(*findings.comparison_cells(table)),
-        f"- {BOUND_NOTE}",
+        *(f"- {note}" for note in (BOUND_NOTE, P_NOTE, *notes_on_units(runs, table))),
         "## Where the points fall",
         *(
             f"- {name}: {own['corner'].mean():.1%} in a corner, {own['edge'].mean():.1%} at a side, "

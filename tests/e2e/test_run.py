@@ -72,6 +72,16 @@ def test_the_table_names_the_photograph_behind_every_example(run):
     assert dict(zip(table["example_id"], table["group"], strict=True)) == expected
 
 
+def test_a_run_says_if_its_intervals_hold_for_a_few_photographs(run):
+    done = run("pipeline=center", "background=mixed", "limit=32")
+    said = "intervals and p are over images, and hold for the "
+    assert f"note: {said}" in done.out
+    assert json.loads((done.runs[0] / "metrics.json").read_text())["note"].startswith(said)
+    done = run("pipeline=center", "background=noise", "limit=16")
+    assert "intervals and p are" not in done.out
+    assert "note" not in json.loads((done.runs[-1] / "metrics.json").read_text())
+
+
 @pytest.mark.parametrize("size", [1, 5])
 def test_results_depend_on_the_batch_size_by_rounding_only(run, size: int):
     """Where nothing between layer and score has a kink.

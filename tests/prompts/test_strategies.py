@@ -111,6 +111,18 @@ def test_the_heatmap_itself_as_mask_prompt():
         strategy(name="mask").propose(context(EMPTY))
 
 
+def test_the_warm_pixels_as_mask_prompt():
+    heat = [[0.0, 1.0, 0.5], [0.4, 0.49, 0.0], [0.0, 0.0, 0.5]]
+    ctx = replace(context(heat, np.zeros((3, 3)).tolist()), frames=Doubled())
+    prompts = strategy(name="threshold", fg_threshold=0.5).propose(ctx)
+    assert prompts.kinds == {"masks"}
+    assert prompts.mask_logits[0, 0, ::2, ::2].tolist() == [[-4, 4, 4], [-4, -4, -4], [-4, -4, 4]]
+    assert prompts.mask_logits[0, 0, 1::2, 1::2].tolist() == prompts.mask_logits[0, 0, ::2, ::2].tolist()
+    assert (prompts.mask_logits[1] == -4).all(), "nothing is warm in an empty heatmap"
+    peak_only = strategy(name="threshold", fg_threshold=0.5, region="peak", logit=9.0).propose(ctx)
+    assert peak_only.mask_logits[0, 0, ::2, ::2].tolist() == [[-9, 9, 9], [-9, -9, -9], [-9, -9, -9]]
+
+
 def test_a_grid_of_queries_on_the_warm_pixels():
     ctx = context(filled(12, 8, (0, 0, 5, 7, 1.0)), filled(12, 8), filled(12, 8, (6, 0, 11, 3, 0.5)))
     prompts = strategy(name="grid_match", spacing=4).propose(ctx)
@@ -145,7 +157,7 @@ def test_adaptive_puts_background_points_into_the_leak_and_nowhere_else():
 
 
 def test_adaptive_looks_at_the_area_as_well():
-    ctx = context(filled(20, 10, (0, 0, 19, 9, 0.3), (2, 2, 4, 4, 1.0)))
+    ctx = context(filled(20, 10, (0, 0, 19, 9, 0.4), (2, 2, 4, 4, 1.0)))
     masks = torch.ones(1, 10, 20, dtype=torch.bool)
     _, leaks = strategy(name="adaptive").leaks(ctx, masks)
     assert leaks.tolist() == [True]
@@ -153,6 +165,12 @@ def test_adaptive_looks_at_the_area_as_well():
     assert active.tolist() == [False], "too large, but no pixel is cold: nowhere to put a background point"
     assert len(prompts) == 0
     assert strategy(name="adaptive", max_area_ratio=100.0).leaks(ctx, masks)[1].tolist() == [False]
+
+
+def test_adaptive_leaves_masks_alone_that_the_heatmap_does_not_support():
+    ctx, masks = leaking()  # of the first mask's pixels half are as hot as can be, the others cold
+    assert strategy(name="adaptive", min_support=0.5).leaks(ctx, masks)[1].tolist() == [True, False, False]
+    assert strategy(name="adaptive", min_support=0.51).leaks(ctx, masks)[1].tolist() == [False, False, False]
 
 
 def test_adaptive_keeps_what_agrees_better():
@@ -163,6 +181,8 @@ def test_adaptive_keeps_what_agrees_better():
     assert adaptive.better(ctx, good, masks).tolist() == [True, False, False]
     assert adaptive.better(ctx, masks, good).tolist() == [False, False, False]
     assert heatmap_agreement(ctx, masks)[:2].tolist() == [0.5, 1.0]
+    assert strategy(name="adaptive", min_gain=0.5).better(ctx, good, masks).tolist() == [False] * 3
+    assert strategy(name="adaptive", min_gain=-0.6).better(ctx, masks, good).tolist() == [True] * 3
 
 
 def test_innermost_places_of_the_largest_components():
@@ -217,7 +237,8 @@ def test_every_strategy_is_found_by_name():
         "adaptive", "argmax", "argmax_corner", "box", "box_points", "box_then_everything", "cascade", "center",
         "clip_surgery", "components", "everything_merge", "everything_vote", "fg", "fgbg", "gensam", "grid_match",
         "hottest_k", "mask", "multi_peak", "oracle", "oracle_box", "oracle_heatmap", "persam", "random_points",
-        "robot_user", "s2c_peaks", "sam_refiner", "skeleton", "subsets", "topk_far", "topk_smoothed",
+        "robot_user", "s2c_peaks", "sam_refiner", "skeleton", "subsets", "threshold", "topk_far",
+        "topk_smoothed",
     }  # fmt: skip
 
 

@@ -121,6 +121,44 @@ def test_pooled_runs_are_in_the_latex_as_well(tmp_path: Path):
     assert "sd between runs" in text
 
 
+def on_photographs(run: Path, photographs: int) -> None:
+    """Say that the run's four images are on so many photographs; 24 more images make enough of them."""
+    images = pd.read_parquet(run / "per_image.parquet")
+    images = pd.concat([images] * 7, ignore_index=True)
+    images["example_id"] = images["image_id"] = [f"{k:02d}" for k in range(28)]
+    images["group"] = [f"photograph {k % photographs}" for k in range(28)]
+    images.to_parquet(run / "per_image.parquet")
+
+
+def test_tables_and_page_say_over_which_units_intervals_are_and_what_p_means(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    for k, (data, photographs) in enumerate((("x", 14), ("x", 14), ("y", 2))):
+        on_photographs(
+            write_run(tmp_path / str(k), {"k": str(k)}, [0.5, 0.6, 0.7, 0.8 + k / 10], data=data), photographs
+        )
+    summarize_sweep(tmp_path)
+    texts = [capsys.readouterr().out, *((tmp_path / f"sweep.{kind}").read_text() for kind in ("md", "tex"))]
+    page = (tmp_path / "report.html").read_text()
+    for text in (*texts, page):
+        many = (
+            "n the images of job 0, intervals and p are over 14 independent units: 28 of the 28 images are on 14"
+        )
+        assert many in text
+        assert "n the images of job 2, intervals and p are over images, and hold for the 2 photographs" in text
+        assert "on the images of job 1" not in text, "they are those of job 0"
+    for text in texts:
+        assert "sign-flip permutation test" in text
+    assert "p: sign-flip test of the mean difference" in page
+
+
+def test_where_units_are_images_nothing_is_said_of_them(tmp_path: Path):
+    for k in range(2):
+        write_run(tmp_path / str(k), {"k": str(k)}, [0.5] * 4)
+    summarize_sweep(tmp_path)
+    assert "intervals and p are" not in (tmp_path / "sweep.md").read_text()
+
+
 def heat(mean: float) -> dict[str, object]:
     """What ``metrics.json`` says of the energy in the mask."""
     return facts_of(EnergyInMask) | {"mean": mean, "ci95": [mean - 0.1, mean + 0.1]}
@@ -160,3 +198,28 @@ def test_a_run_that_does_not_say_what_its_metrics_are_has_their_names(tmp_path: 
     table = summarize_sweep(tmp_path)
     assert varied_columns(table) == ["pipeline"]
     assert "| job | pipeline | miou | sharpness |\n" in (tmp_path / "sweep.md").read_text()
+
+
+def test_compared_within_a_segmenter_each_has_its_baseline_and_its_tables(tmp_path: Path):
+    scores = {"compact": ([0.5, 0.6, 0.7, 0.8], [0.6, 0.7, 0.8, 0.9]), "vit_b": ([0.2] * 4, [0.1] * 4)}
+    for number, (sam, pipeline) in enumerate((s, p) for s in scores for p in ("fg", "box")):
+        ious = scores[sam][pipeline == "box"]
+        given = {"sam": {"name": sam}, "pipeline": {"name": pipeline}}
+        write_run(tmp_path / str(number), {"sam": sam, "pipeline": pipeline}, ious, config=given)
+    together = summarize_sweep(tmp_path)
+    assert "within" not in together
+    assert together["baseline"].tolist()[1:] == ["0", "0", "0"]
+    for path in tmp_path.glob("[0-9]/.hydra/config.yaml"):
+        path.write_text(path.read_text() + "\ncompare_within: [sam]\n")
+    table = summarize_sweep(tmp_path)
+    assert table["within"].tolist() == ["compact", "compact", "vit_b", "vit_b"]
+    assert table["baseline"].tolist()[1::2] == ["0", "2"]
+    assert table["delta_miou"].tolist()[1::2] == pytest.approx([0.1, -0.1])
+    assert table["p"].tolist()[1::2] == pytest.approx([0.125, 0.125]), "one comparison each: nothing to correct"
+    text = (tmp_path / "sweep.md").read_text()
+    assert [line for line in text.splitlines() if line.startswith("**")] == [
+        "**compact: sweep**",
+        "**compact: mIoU image by image, against the first run on the same images**",
+        "**vit_b: sweep**",
+        "**vit_b: mIoU image by image, against the first run on the same images**",
+    ]

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from scipy.stats import wilcoxon
+from scipy.stats import permutation_test, wilcoxon
 
-from gradsam_exp.runs.paired import all_pairs, holm, paired_difference
+from gradsam_exp.runs.paired import all_pairs, holm, paired_difference, sign_flip_p
 
 
 def test_a_paired_difference_worked_out_by_hand():
@@ -12,7 +12,7 @@ def test_a_paired_difference_worked_out_by_hand():
     assert found.difference.mean == pytest.approx(0.0625)
     assert found.difference.n == 4
     assert (found.wins, found.ties, found.losses) == (2, 1, 1)
-    assert found.p == pytest.approx(0.75), "signed ranks 1 and 3 against 2: 2·P(W ≤ 2) = 2·3/8"
+    assert found.p == pytest.approx(6 / 8), "±0.1 ±0.3 ±0.15 is ±0.55, ±0.35, ±0.25 or ±0.05, found is 0.25"
 
 
 def test_equal_runs_do_not_differ():
@@ -30,7 +30,7 @@ def test_a_clear_difference_is_significant():
     found = paired_difference(baseline + 0.05 + 0.02 * rng.standard_normal(200), baseline)
     low, high = found.difference.ci95
     assert 0.04 < low < 0.05 < high < 0.06
-    assert found.p < 1e-20
+    assert found.p == pytest.approx(1 / 10_000), "no random flip comes near"
 
 
 def test_holm_by_hand():
@@ -55,18 +55,43 @@ def test_all_pairs_are_the_pairs_one_by_one(missing: bool):
         assert (pair.wins, pair.ties, pair.losses) == (alone.wins, alone.ties, alone.losses)
 
 
-@pytest.mark.parametrize(
-    "values", [[0.1, 0.1, -0.2, 0.3, 0.3, 0.4], [0.1] * 13, [-0.1, 0.1, 0.1], [0.5], [0.2, 0.2] * 10]
-)
-def test_wilcoxons_p_is_scipys(values: list[float]):
-    """Tied ranks, few and many, and one image alone."""
+@pytest.mark.parametrize("values", [[0.1, 0.1, -0.2, 0.3, 0.3, 0.4], [0.1] * 13, [-0.1, 0.1, 0.1]])
+def test_few_signs_are_all_tried_as_scipy_does(values: list[float]):
     differences = np.array(values)
-    assert paired_difference(differences, np.zeros(len(values))).p == pytest.approx(wilcoxon(differences).pvalue)
+    theirs = permutation_test((differences,), np.mean, permutation_type="samples", n_resamples=np.inf)
+    assert sign_flip_p(differences) == pytest.approx(theirs.pvalue)
 
 
-def test_differences_that_differ_by_rounding_are_tied():
-    """−0.1, 0.1 four times, and 0.2 have the ranks 3 (five times) and 6: of 64 ways, W ≤ 3 in 1 + 5."""
-    run, baseline = np.array([0.1, 0.3, 0.9, 0.4, 1.0, 0.2]), np.array([0.0, 0.2, 0.8, 0.3, 1.1, 0.0])
-    assert len(np.unique(np.abs(run - baseline))) > 2, "by rounding"
-    assert paired_difference(run, baseline).p == pytest.approx(2 * 6 / 64)  # 0.1875
-    assert all_pairs(np.stack([baseline, run]))[1, 0].p == pytest.approx(0.1875)
+def test_many_signs_are_drawn_as_scipy_does():
+    differences = np.random.default_rng(3).normal(0.2, 1, 100)
+    theirs = permutation_test((differences,), np.mean, permutation_type="samples", n_resamples=20_000, rng=1)
+    assert 0.05 < theirs.pvalue < 0.5, "neither sure nor impossible"
+    assert sign_flip_p(differences) == pytest.approx(theirs.pvalue, abs=4 * (theirs.pvalue / 10_000) ** 0.5)
+    assert sign_flip_p(differences) == sign_flip_p(differences)
+    assert sign_flip_p(differences, seed=1) != sign_flip_p(differences)
+
+
+def test_p_is_of_the_mean_and_agrees_with_its_sign():
+    """Many small losses and one large win: ranks say worse, the mean says nothing."""
+    differences = np.array([-0.01] * 30 + [0.9])
+    assert wilcoxon(differences).pvalue < 1e-4
+    assert differences.mean() > 0
+    assert sign_flip_p(differences) > 0.5
+
+
+def test_one_unit_alone_proves_nothing():
+    assert sign_flip_p(np.array([0.5])) == 1
+
+
+def test_where_nothing_differs_there_is_no_p():
+    assert np.isnan(sign_flip_p(np.zeros(40)))
+    assert np.isnan(sign_flip_p(np.zeros(0)))
+
+
+def test_ways_that_differ_by_rounding_are_as_extreme():
+    """The differences 0.1, −0.1 and 0.3: 0.1 − 0.1 + 0.3 was found, and −0.1 + 0.1 + 0.3 is as far from 0."""
+    run, baseline = np.array([0.4, 0.1, 0.3]), np.array([0.3, 0.2, 0.0])
+    first, second, third = run - baseline
+    assert -first - second + third < first + second + third, "by rounding"
+    assert paired_difference(run, baseline).p == pytest.approx(6 / 8)
+    assert all_pairs(np.stack([baseline, run]))[1, 0].p == pytest.approx(6 / 8)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from gradsam_exp.reports.tables import as_markdown, varied_columns
 from gradsam_exp.runs.comparison import Runs
+from gradsam_exp.runs.paired import paired_difference
 from gradsam_exp.runs.pooling import pool_runs
+from gradsam_exp.runs.summary import summarize
 
 
 def runs(folder: Path, *jobs: tuple[dict[str, str], list[float], str], backbones: str = "") -> pd.DataFrame:
@@ -86,6 +89,32 @@ def test_without_a_seed_there_is_nothing_to_pool(tmp_path: Path):
     pooled = pool_runs(Runs(tmp_path), table, varied_columns(table))
     assert pooled.empty
     assert "runs" not in as_markdown(table, pooled, Runs(tmp_path).metric_facts(table))
+
+
+def test_pools_know_the_photographs_behind_their_images(tmp_path: Path):
+    """Each photograph of two images is one draw, so the pool's interval is that of the photographs' means."""
+    table = runs(
+        tmp_path,
+        *(
+            ({"pipeline": name, "seed": seed}, [0.2, 0.4, 0.6, 0.8], "x")
+            for name in ("fg", "box")
+            for seed in "01"
+        ),
+    )
+    rng = np.random.default_rng(0)
+    ids = [f"{k:02d}" for k in range(24)]
+    for number in range(4):
+        ious = np.repeat(rng.random(12), 2)
+        images = pd.DataFrame({"example_id": ids, "image_id": ids, "group": [f"p{k // 2:02d}" for k in range(24)]})
+        images["iou"], images["class_name"] = ious, "circle"
+        images.to_parquet(tmp_path / str(number) / "per_image.parquet")
+    pooled = pool_runs(Runs(tmp_path), table, ["pipeline", "seed"])
+    first = [pd.read_parquet(tmp_path / name / "per_image.parquet")["iou"][::2].to_numpy() for name in "0123"]
+    fg, box = ((one + other) / 2 for one, other in (first[:2], first[2:]))
+    expected = paired_difference(box, fg)
+    assert pooled.loc[0, ["miou_low", "miou_high"]].tolist() == pytest.approx(list(summarize(fg).ci95))
+    assert pooled.loc[1, ["delta_low", "delta_high"]].tolist() == pytest.approx(list(expected.difference.ci95))
+    assert pooled["p"][1] == pytest.approx(expected.p)
 
 
 def test_a_table_of_pools_needs_a_pool(tmp_path: Path):

@@ -60,7 +60,8 @@ def test_quarters_of_the_images_show_where_the_change_is():
     names = [f"image {k}" for k in range(40)]
     facts = pd.DataFrame({"area": np.arange(40.0), "constant": 1.0}, index=names)
     delta = pd.Series(np.where(np.arange(40) < 10, -0.1, 0.0), index=names)
-    table = findings.by_quartile(delta, facts).query("fact == 'area'")
+    units = pd.Series(names, index=names)
+    table = findings.by_quartile(delta, facts, units).query("fact == 'area'")
     assert table["delta"].tolist() == pytest.approx([-0.1, 0, 0, 0])
     assert table["n"].tolist() == [10] * 4
 
