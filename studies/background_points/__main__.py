@@ -6,8 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from gradsam_exp.errors import InputError
 from studies.background_points.study import run_study
+from studies.command import ended
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -16,15 +16,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "python -m studies.background_points", description="Why do background points hurt?"
     )
     parser.add_argument("overrides", nargs="*", help="as for run.py, such as background=cifar10 or sam=vit_b")
-    try:
-        run_study(parser.parse_args(arguments).overrides)
-    except InputError as error:
-        print(f"gradsam_exp: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("gradsam_exp: interrupted; finished runs are kept", file=sys.stderr)
-        return 130
-    return 0
+    overrides = parser.parse_args(arguments).overrides
+    return ended(lambda: run_study(overrides), kept="finished runs are kept")
 
 
 if __name__ == "__main__":

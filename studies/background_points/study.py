@@ -33,6 +33,7 @@ from gradsam_exp.runs.sweep import collect_runs, notes_on_units, with_comparison
 from gradsam_exp.runs.units import Units
 from gradsam_exp.tasks import evaluate
 from studies.background_points import findings
+from studies.background_points.by_hit import by_hit, hit_cells
 
 COUNTS = (1, 2, 4, 8)
 SELECTORS = ("single", "heatmap_agreement", "oracle")
@@ -125,7 +126,9 @@ def write_findings(folder: Path, names: Sequence[str], dataset: ExampleDataset) 
     delta = (per_image["fgbg"]["iou"] - per_image["fg"]["iou"]).dropna()
     units = pd.Series(Units.of(per_image["fg"]).names, index=per_image["fg"].index)
     quartiles = findings.by_quartile(delta, facts.reindex(delta.index), units)
+    hits = by_hit(per_image["fg"], per_image["fgbg"])
     table.to_csv(folder / "runs.csv", index=False)
+    hits.to_csv(folder / "hits.csv", index=False)
     quartiles.to_csv(folder / "quartiles.csv", index=False)
     placed = ("fgbg", "fgbg-threshold-doubled", "fgbg-farthest", "ring-4")
     places = {name: findings.background_places(predictions[name]) for name in placed}
@@ -151,6 +154,8 @@ def write_findings(folder: Path, names: Sequence[str], dataset: ExampleDataset) 
         f"better {(delta > 0.01).mean():.1%}, within ±0.01 {(delta.abs() <= 0.01).mean():.1%}",
         f"- the worst 5 % of the images make up {tail.head(twentieth).sum():+.4f} of the mean, "
         f"the best 5 % {tail.tail(twentieth).sum():+.4f}",
+        "## Who loses, by where the points fall and whether fg succeeds",
+        markdown_table(*hit_cells(hits)),
         "## Pixels",
         *(
             f"- {name}: {own['extra'].mean():.2f} px too many, {own['missed'].mean():.2f} px missed"
