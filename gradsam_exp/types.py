@@ -30,7 +30,7 @@ Maps = Float[Tensor, "batch height width"]
 Masks = Bool[Tensor, "batch height width"]
 PerImage = Float[Tensor, " batch"]
 Chosen = Bool[Tensor, " batch"]
-LowRes = Float[Tensor, "batch low low"]
+LowRes = Float[Tensor, "batch rows columns"]
 _Rows = TypeVar("_Rows", bound="TensorRows")
 _NO_LOGITS = "give a network, or a wrapper around it, whose output is logits (images, classes)"
 
@@ -180,7 +180,7 @@ class Prompts(TensorRows):
         points: ``(x, y)`` in pixels of the original frame.
         labels: 1 foreground, 0 background, −1 "no point here" (padding, never shown to SAM).
         boxes: ``x0, y0, x1, y1`` in pixels of the original frame.
-        mask_logits: low-resolution logits in SAM's input frame.
+        mask_logits: logits at the resolution of the segmenter's masks: low, in SAM's input frame.
         candidate: the mask that is kept of each query, whatever the selector says; None: the selector chooses.
     """
 
@@ -188,7 +188,7 @@ class Prompts(TensorRows):
     points: Float[Tensor, "queries points 2"]
     labels: Int[Tensor, "queries points"]
     boxes: Float[Tensor, "queries 4"] | None = None
-    mask_logits: Float[Tensor, "queries 1 low low"] | None = None
+    mask_logits: Float[Tensor, "queries 1 rows columns"] | None = None
     candidate: Int[Tensor, " queries"] | None = None
 
     @property
@@ -236,15 +236,17 @@ class Segmentation(TensorRows):
     """A segmentation holds the masks that a segmenter offers for each query, on its device (not the index).
 
     Attributes:
-        logits: low-resolution mask logits of every candidate, in the segmenter's padded input frame; candidate 0
-            is its answer when it is asked for a single mask, the others are its alternatives.
-        predicted_iou: the segmenter's own estimate of each candidate's IoU with the object.
+        logits: mask logits of every candidate at the segmenter's own resolution: low, in its padded input frame,
+            for networks; candidate 0 is its answer when it is asked for a single mask, the others are its
+            alternatives.
+        predicted_iou: the segmenter's own estimate of each candidate's IoU with the object; NaN from segmenters
+            that make none.
         example_index: which example of the batch each query belongs to; on the CPU.
         single: the candidate that the segmenter's own single-mask rule gives for each query; None stands for
             candidate 0.
     """
 
-    logits: Float[Tensor, "queries candidates low low"]
+    logits: Float[Tensor, "queries candidates rows columns"]
     predicted_iou: Float[Tensor, "queries candidates"]
     example_index: Int[Tensor, " queries"]
     single: Int[Tensor, " queries"] | None = None
@@ -321,13 +323,16 @@ class Choice(TensorRows):
 
 @runtime_checkable
 class Frames(Protocol):
-    """Frames converts maps and masks between image size and a segmenter's low-resolution grid, for one batch."""
+    """Frames converts maps and masks between image size and a segmenter's grid, for one batch.
+
+    The grid has a low resolution for networks, and the image's own for segmenters without one.
+    """
 
     def to_low_res(self, values: Maps) -> LowRes:
-        """Bring maps of the original frame to the low-resolution grid, on their own device; 0 on padding."""
+        """Bring maps of the original frame to the segmenter's grid, on their own device; 0 on padding."""
 
     def to_original(self, logits: LowRes) -> Masks:
-        """Make masks in the original frame from low-resolution logits, on their own device."""
+        """Make masks in the original frame from logits on the segmenter's grid, on their own device."""
 
 
 @dataclass(frozen=True)

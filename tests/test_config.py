@@ -19,7 +19,8 @@ CONF = Path(__file__).parents[1] / "conf"
 def test_the_command_lines_defaults_are_those_of_the_code():
     written = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"), resolve=False)
     defaults = {name: getattr(STRATEGIES.get("fgbg"), name) for name in SHARED}
-    defaults |= {f.name: f.default for f in fields(Config) if f.name in KNOBS and f.name not in SHARED}
+    own = [f for f in fields(Config) if f.name in KNOBS and f.name not in SHARED]
+    defaults |= {f.name: f.default_factory() if f.default is MISSING else f.default for f in own}
     defaults["name"] = "${task.name}"
     assert MISSING not in defaults.values()
     assert {name: written[name] for name in KNOBS} == defaults

@@ -19,7 +19,7 @@ from gradsam_exp.app.launchers import is_parallel, number_of_jobs, share_cores, 
 from gradsam_exp.engine.session import RUNNING
 from gradsam_exp.errors import InputError, keep_traceback, say
 from gradsam_exp.runs.comparison import Runs
-from gradsam_exp.runs.folder import METRICS, Outcome, Run
+from gradsam_exp.runs.folder import METRICS, Outcome, Run, unescaped
 
 POLL_S = 1.0
 LINES = 50  # a long sweep says only so often where it is, besides each new best
@@ -118,7 +118,7 @@ def _outcome(job: Run) -> Outcome:
 
 def _brief(override: str) -> str:
     """Shorten an optimiser's number: ``bg_threshold=0.07224`` from ``bg_threshold=0.07224313894740646``."""
-    return re.sub(r"(?<==)-?\d+\.\d{5,}(e-?\d+)?$", lambda found: f"{float(found[0]):.4g}", override)
+    return re.sub(r"(?<==)-?\d+\.\d{5,}(e-?\d+)?$", lambda found: f"{float(found[0]):.4g}", unescaped(override))
 
 
 # Of this process: no attribute of the callback, which travels to the jobs' processes.

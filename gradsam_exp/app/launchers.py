@@ -5,9 +5,12 @@ The engines are Hydra's plugins: joblib, submitit (this machine or Slurm), Ray, 
 
 import math
 import os
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -52,20 +55,49 @@ def is_parallel(launcher: DictConfig) -> bool:
     return not str(launcher["_target_"]).endswith(".BasicLauncher")
 
 
-def varied(config: DictConfig) -> list[Override]:
-    """List what a sweep varies, from ``hydra.sweeper.params`` and its command line, which has the last word."""
-    params = config.hydra.sweeper.get("params") or {}
-    given = [f"{key}={value}" for key, value in params.items()] + list(config.hydra.overrides.task)
-    last = {override.get_key_element(): override for override in OverridesParser.create().parse_overrides(given)}
-    return [override for override in last.values() if override.is_sweep_override()]
+def parsed_grids(
+    grids: Sequence[Mapping[str, Any]],
+    params: Mapping[str, Any],
+    arguments: Sequence[str],
+    loader: ConfigLoader | None = None,
+) -> list[dict[str, Override]]:
+    """Parse what each grid of a sweep gives, by key: its own values, then ``params``, then the command line's.
+
+    Args:
+        grids: those of ``hydra/sweeper=grids``.
+        params: of ``hydra.sweeper.params``.
+        arguments: of the command line, which has the last word.
+        loader: finds what ``glob(*)`` stands for.
+    """
+    parser = OverridesParser.create(config_loader=loader)
+    found = []
+    for grid in grids:
+        given = [f"{key}={value}" for key, value in [*grid.items(), *params.items()]]
+        overrides = parser.parse_overrides([*given, *arguments])
+        found.append({override.get_key_element(): override for override in overrides})
+    return found
+
+
+def _grids(config: DictConfig) -> list[dict[str, Override]]:
+    """Parse the grids of a sweep; of every sweeper but ``grids`` there is one, ``hydra.sweeper.params``."""
+    sweeper = config.hydra.sweeper
+    grids = list(sweeper.get("grids", {"": {}}).values())
+    return parsed_grids(grids, sweeper.get("params") or {}, config.hydra.overrides.task)
 
 
 def varied_keys(config: DictConfig) -> tuple[str, ...]:
     """List the keys of what a sweep varies, as far as they can be known before it starts."""
+    own = {str(key) for grid in config.hydra.sweeper.get("grids", {}).values() for key in grid}
     try:
-        return tuple(override.get_key_element().lstrip("+~") for override in varied(config))
+        keys = {
+            key: None
+            for grid in _grids(config)
+            for key, override in grid.items()
+            if override.is_sweep_override() or key in own
+        }
     except HydraException:
         return ()
+    return tuple(key.lstrip("+~") for key in keys)
 
 
 def number_of_jobs(config: DictConfig) -> int | None:
@@ -74,7 +106,14 @@ def number_of_jobs(config: DictConfig) -> int | None:
     if trials is not None:
         return int(trials)
     try:
-        return math.prod(sum(1 for _ in override.sweep_iterator()) for override in varied(config))
+        return sum(
+            math.prod(
+                sum(1 for _ in override.sweep_iterator())
+                for override in grid.values()
+                if override.is_sweep_override()
+            )
+            for grid in _grids(config)
+        )
     except (HydraException, TypeError, ValueError):
         return None
 

@@ -19,6 +19,7 @@ from gradsam_exp.classifiers.transform import Transform
 from gradsam_exp.data.base import match_classes
 from gradsam_exp.data.pictures import rgb_of
 from gradsam_exp.engine.pipeline import Pipeline
+from gradsam_exp.engine.suitability import check_strategy
 from gradsam_exp.errors import InputError, did_you_mean
 from gradsam_exp.explainers.base import EXPLAINERS
 from gradsam_exp.prompts.base import STRATEGIES
@@ -58,7 +59,7 @@ class Segmented(Explanation):
     Attributes:
         prompts: what the segmenter was asked; coordinates are ``(x, y)`` px of the picture.
         mask: the answer that was kept; nothing if no prompt was found.
-        predicted_iou: the segmenter's own estimate of the mask's quality; NaN without a mask.
+        predicted_iou: the segmenter's own estimate of the mask's quality; 0 without a mask, NaN if it makes none.
     """
 
     prompts: Prompts
@@ -143,6 +144,12 @@ def segment(
     """
     strategy, chosen = STRATEGIES.build(_node(pipeline)), SELECTORS.build(_node(selector))
     segmenter: Segmenter = SEGMENTERS.build(_node(sam)) if isinstance(sam, str | Mapping) else sam
+    check_strategy(
+        strategy,
+        segmenter,
+        str(_node(pipeline)["name"]),
+        str(_node(sam)["name"]) if isinstance(sam, str | Mapping) else type(sam).__name__,
+    )
     chain = Pipeline(strategy, segmenter, chosen)
     if chain.needs_truth:
         raise InputError(

@@ -135,8 +135,8 @@ class Pipeline:
         return [found[image] for image in embeddings.image_of.tolist()]
 
     def _decoded(self, asked: Sequence[tuple[int, Embeddings, Prompts]]) -> Iterator[tuple[int, Segmentation]]:
-        """Decodes the prompts of several batches; those that use the same kinds of prompts together."""
-        for _, alike in groupby(sorted(asked, key=_kinds), key=_kinds):
+        """Decodes the prompts of several batches: together those of the same kinds, on embeddings of one shape."""
+        for _, alike in groupby(sorted(asked, key=_alike), key=_alike):
             places, embeddings, prompts = zip(*alike, strict=True)
             if len(places) == 1:
                 yield places[0], self.segmenter.decode(embeddings[0], prompts[0])
@@ -189,15 +189,15 @@ class SamBackgroundPipeline(Pipeline):
 
 @dataclass(frozen=True)
 class _Frames:
-    """Brings maps of one batch to the segmenter's resolution, and masks back."""
+    """Brings maps of one batch to the segmenter's grid, and masks back."""
 
     segmenter: Segmenter
     embeddings: Embeddings
 
-    def to_low_res(self, values: Float[Tensor, "maps height width"]) -> Float[Tensor, "maps low low"]:
+    def to_low_res(self, values: Float[Tensor, "maps height width"]) -> Float[Tensor, "maps rows columns"]:
         return self.segmenter.to_low_res(values, self.embeddings)
 
-    def to_original(self, logits: Float[Tensor, "masks low low"]) -> Bool[Tensor, "masks height width"]:
+    def to_original(self, logits: Float[Tensor, "masks rows columns"]) -> Bool[Tensor, "masks height width"]:
         return self.segmenter.to_original(logits, self.embeddings)
 
 
@@ -208,13 +208,18 @@ def _ious(ctx: PromptContext, result: PipelineResult) -> Float[Tensor, " batch"]
     return iou(*only_counted(result.masks, ctx.masks, counted=ctx.counted))
 
 
-def _kinds(asked: tuple[int, Embeddings, Prompts]) -> tuple[bool, bool]:
-    """What a batch's prompts have besides points: boxes, masks."""
-    return asked[2].boxes is not None, asked[2].mask_logits is not None
+def _alike(asked: tuple[int, Embeddings, Prompts]) -> tuple[bool, bool, list[tuple[int, ...]]]:
+    """What a batch's prompts have besides points (boxes, masks), and the shapes of its images' embeddings.
+
+    Networks resize images to one size; segmenters that do not have embeddings of the images' own.
+    """
+    _, embeddings, prompts = asked
+    shapes = [tuple(level.shape[1:]) for level in embeddings.levels]
+    return prompts.boxes is not None, prompts.mask_logits is not None, shapes
 
 
-def _chosen(result: PipelineResult) -> Float[Tensor, "batch low low"]:
-    """Returns low-resolution logits of the masks kept, on the CPU; the largest of those united, 0 without any."""
+def _chosen(result: PipelineResult) -> Float[Tensor, "batch rows columns"]:
+    """Returns the logits of the masks kept, on the CPU; the largest of those united, 0 without any."""
     kept = result.segmentation.logits[result.choice.query, result.choice.candidate].cpu()
     return _largest(result.choice, kept, len(result.masks))
 

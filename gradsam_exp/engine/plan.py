@@ -4,7 +4,7 @@ Everything that can be wrong with names, parameters and files is found while a `
 read only when it is carried out.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from gradsam_exp.engine.preparation import Preparation
 from gradsam_exp.engine.session import Job
 from gradsam_exp.engine.stages.heatmaps import Target, explained_by, find_target
 from gradsam_exp.engine.store import Store, StoreSettings, find_store
-from gradsam_exp.engine.suitability import check_explainer, check_refiner, settled
+from gradsam_exp.engine.suitability import check_explainer, check_kinds, check_refiner, check_strategy, settled
 from gradsam_exp.errors import InputError
 from gradsam_exp.explainers.base import EXPLAINERS
 from gradsam_exp.metrics.base import ExampleMetric, build_metrics
@@ -46,7 +46,7 @@ LARGEST_SHAPES = 96  # px of the shorter side: larger pictures are not like thos
 SMALL_GRID = 0.02  # of the shorter side: a grid that spans less is nearly one point
 _PLACES = {"checkpoint", "base", "id", "revision", "url", "sha256", "max_queries"}
 """Parameters of a segmenter that say where its weights lie or how much is done at once, not what it answers."""
-_ASKING = {"coordinates", "accepts"}
+_ASKING = {"coordinates", "accepts", "iterations", "sure_foreground", "sure_background"}
 """Parameters of a segmenter that matter to how it is asked, not to its embeddings."""
 
 
@@ -223,10 +223,11 @@ def plan(config: Config, job: Job, given: Callable[[Sequence[str]], ExampleDatas
     config = settled(config, classifier, job)
     check_explainer(config, classifier, job.session)
     accepts = config.sam.get("accepts")
+    names = str(config.pipeline["name"]), str(config.sam.get("id") or config.sam["name"])
     if isinstance(accepts, list):  # before weights are downloaded in vain
-        _check_kinds(config, strategy.kinds, accepts)
+        check_kinds(strategy.kinds, accepts, *names)
     pipeline = Pipeline(strategy, SEGMENTERS.build(config.sam), selector)
-    _check_kinds(config, strategy.kinds, pipeline.segmenter.accepts)
+    check_strategy(strategy, pipeline.segmenter, *names)
     if "embeddings" in strategy.needs and config.sam.get("tta", 1) != 1:
         raise InputError(
             f"pipeline={config.pipeline['name']} compares an image's embeddings, and sam.tta={config.sam['tta']} "
@@ -263,17 +264,6 @@ def find_classifier_of(config: Config, *, ready: bool = True) -> ClassifierSourc
         classifier.check_ready()
     given = config.model.get("map")
     return classifier if given is None else mapped(classifier, given)
-
-
-def _check_kinds(config: Config, kinds: frozenset[str], accepts: Collection[str]) -> None:
-    """Refuse a strategy that prompts with what the segmenter does not accept."""
-    unasked = kinds.difference(accepts)
-    if unasked:
-        sam = config.sam.get("id") or config.sam["name"]
-        raise InputError(
-            f"pipeline={config.pipeline['name']} prompts with {', '.join(sorted(unasked))}, "
-            f"which sam={sam} does not accept; it accepts {', '.join(sorted(accepts))}"
-        )
 
 
 def find_dataset(config: Config, split: str) -> ExampleDataset:

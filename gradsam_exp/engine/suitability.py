@@ -1,7 +1,10 @@
-"""This module checks, without weights, that classifier, configuration, explainer and refiner fit together."""
+"""This module checks, without weights, that classifier, configuration, explainer and refiner fit together.
+
+Also a prompt strategy and a segmenter.
+"""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
@@ -14,8 +17,9 @@ from gradsam_exp.engine.stages.heatmaps import ATTENTION
 from gradsam_exp.errors import InputError
 from gradsam_exp.explainers.base import AUTO, EXPLAINERS, Explainer, ModelExplainer
 from gradsam_exp.explainers.dry_run import default_frame, find_target_layers
+from gradsam_exp.prompts.base import PromptStrategy
 from gradsam_exp.refiners.base import Refiner
-from gradsam_exp.segmenters.base import Segmenter
+from gradsam_exp.segmenters.base import PROVIDED, Segmenter
 
 log = logging.getLogger(__name__)
 
@@ -112,10 +116,12 @@ def check_refiner(
         InputError: if they have not; says what to choose instead.
     """
     name = config.refine["name"]
-    if "everything" in refiner.needs and "points" not in segmenter.accepts:
+    clicks = "everything" in segmenter.provides and "points" in segmenter.accepts
+    if "everything" in refiner.needs and not clicks:
+        sam = config.sam.get("id") or config.sam["name"]
         raise InputError(
-            f"refine={name} asks about points all over the image, which sam={config.sam['name']} does not accept; "
-            f"it accepts {', '.join(sorted(segmenter.accepts))}"
+            f"refine={name} needs SAM's everything mode, clicks everywhere, which sam={sam} does not have: "
+            "choose sam=compact or refine=superpixels"
         )
     if "attention" not in refiner.needs:
         return
@@ -151,3 +157,31 @@ def _outlined(config: Config, node: Node, file: ClassifierSource, session: Sessi
     if isinstance(explainer, ModelExplainer) and explainer.caveat is not None:
         log.warning("%s", explainer.caveat)
     return explainer
+
+
+def check_strategy(strategy: PromptStrategy, segmenter: Segmenter, pipeline: str, sam: str) -> None:
+    """Refuse a strategy that prompts with what the segmenter does not accept, or needs of it what it has not.
+
+    Args:
+        pipeline, sam: names of the two, for the error.
+
+    Raises:
+        InputError: it does.
+    """
+    check_kinds(strategy.kinds, segmenter.accepts, pipeline, sam)
+    lacking = (strategy.needs & PROVIDED) - segmenter.provides
+    if lacking:
+        what = {"embeddings": "compares an image's embeddings", "everything": "needs SAM's everything mode"}
+        raise InputError(
+            f"pipeline={pipeline} {what[min(lacking)]}, which sam={sam} does not have: it is no network"
+        )
+
+
+def check_kinds(kinds: Collection[str], accepts: Collection[str], pipeline: str, sam: str) -> None:
+    """Refuse kinds of prompts that a segmenter does not accept, see `check_strategy`."""
+    unasked = set(kinds).difference(accepts)
+    if unasked:
+        raise InputError(
+            f"pipeline={pipeline} prompts with {', '.join(sorted(unasked))}, "
+            f"which sam={sam} does not accept; it accepts {', '.join(sorted(accepts))}"
+        )

@@ -18,10 +18,13 @@ IGNORED = -1
 def merge_scores(
     masks: Masks, heatmaps: Heatmaps, predicted_iou: Float[Tensor, " batch"]
 ) -> Float[Tensor, " batch"]:
-    """Score each mask by its predicted IoU × the mean heat on it, in [0, 1]; 0 for an empty mask."""
+    """Score each mask by its predicted IoU × the mean heat on it, in [0, 1]; 0 for an empty mask.
+
+    A mask of a segmenter that predicts no IoU (NaN) is scored by its mean heat.
+    """
     area = masks.flatten(1).sum(1).clamp(min=1).double()
     heat = (heatmaps.values.double() * masks).flatten(1).sum(1)
-    return predicted_iou.double() * heat / area
+    return predicted_iou.double().nan_to_num(nan=1.0) * heat / area
 
 
 def merged(masks: Masks, classes: Int[Tensor, " batch"], scores: PerImage) -> Int[Tensor, "height width"]:

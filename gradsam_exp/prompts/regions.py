@@ -1,4 +1,4 @@
-"""These strategies prompt SAM with a box, a mask or a dense grid of points from the thresholded heatmap."""
+"""These strategies prompt with a box, a mask or a dense grid of points from the thresholded heatmap."""
 
 from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision.ops import masks_to_boxes
 
 from gradsam_exp.prompts.base import (
+    FG_THRESHOLD,
     STRATEGIES,
     Count,
     Fraction,
@@ -20,7 +21,7 @@ from gradsam_exp.prompts.base import (
     pixels,
     whole_pixels,
 )
-from gradsam_exp.prompts.foreground import Foreground, component_of_peak
+from gradsam_exp.prompts.foreground import Foreground, Region, component_of_peak
 from gradsam_exp.prompts.thresholds import Threshold, at_least, level
 from gradsam_exp.types import NO_POINT, Chosen, LowRes, Masks, PromptContext, Prompts, Segmentation
 
@@ -66,7 +67,7 @@ class BoxPoints(Foreground):
 @STRATEGIES.register("mask")
 @dataclass(frozen=True)
 class HeatmapMask(Foreground):
-    """HeatmapMask asks with the heatmap as SAM's low-resolution mask prompt, with the foreground points or alone.
+    """HeatmapMask asks with the heatmap as a mask prompt, with the foreground points or alone.
 
     Attributes:
         points: ask with `Foreground`'s points as well.
@@ -86,6 +87,33 @@ class HeatmapMask(Foreground):
         zero = level(ctx.heatmaps.values, self.mask_threshold)
         prompts = replace(super().propose(ctx), mask_logits=self.gain * (heat - zero).float()[:, None])
         return prompts if self.points else replace(prompts, labels=torch.full_like(prompts.labels, NO_POINT))
+
+
+@STRATEGIES.register("threshold")
+@dataclass(frozen=True)
+class WarmPixels(PromptStrategy):
+    """WarmPixels asks with the warm pixels as a mask prompt; with ``sam=none`` they are the mask, pixel by pixel.
+
+    Attributes:
+        fg_threshold: warm pixels have at least this share of the heatmap's maximum; or a rule, see `Threshold`.
+        region: ``all`` warm pixels, or only the connected component that holds the ``peak``.
+        logit: of the warm pixels; the others have its negative.
+    """
+
+    kinds: ClassVar[frozenset[str]] = frozenset({"masks"})
+
+    fg_threshold: Threshold = FG_THRESHOLD
+    region: Region = "all"
+    logit: Annotated[float, Field(gt=0)] = 4.0
+
+    def propose(self, ctx: PromptContext) -> Prompts:
+        """Ask one query of one mask per image; an empty heatmap has no warm pixels."""
+        values = ctx.heatmaps.values
+        warm = at_least(values, self.fg_threshold)
+        if self.region == "peak":
+            warm = component_of_peak(warm, values)
+        warm &= ~ctx.heatmaps.empty[:, None, None]
+        return mask_prompts(self.logit * (2 * ctx.low_res.to_low_res(warm.float()) - 1))
 
 
 @STRATEGIES.register("cascade")
@@ -170,6 +198,13 @@ def box_prompts(boxes: Boxes) -> Prompts:
     count = len(boxes)
     no_points, no_labels = torch.zeros(count, 0, 2), torch.zeros(count, 0, dtype=torch.long)
     return Prompts(torch.arange(count), no_points, no_labels, boxes)
+
+
+def mask_prompts(logits: LowRes) -> Prompts:
+    """Make one query of a mask and no points for each image."""
+    count = len(logits)
+    no_points, no_labels = torch.zeros(count, 0, 2), torch.zeros(count, 0, dtype=torch.long)
+    return Prompts(torch.arange(count), no_points, no_labels, mask_logits=logits[:, None])
 
 
 def warm_boxes(ctx: PromptContext, threshold: float | str, margin: float | str = 0.0) -> Boxes:

@@ -33,8 +33,8 @@ class DenseCRF(Refiner):
     Attributes:
         alpha: heat is the object's probability, ``(1 − heat)^alpha`` the background's; objects grow with it.
         smooth_weight, smooth_px: of the smoothness kernel, and its standard deviation in pixels.
-        colour_weight, colour_px, colour_rgb: of the appearance kernel, and its standard deviations in pixels and in
-            steps of 0 to 255.
+        colour_weight, colour_px, colour_rgb: of the appearance kernel, and its standard deviations in pixels and
+            in steps of 0 to 255.
         iterations: of mean-field inference.
         max_pixels: images of more are made smaller, and the result larger again; edges finer than that are not
             followed. Memory is 4 bytes × its square.

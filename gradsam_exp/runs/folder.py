@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import shlex
 import shutil
 import stat
@@ -140,8 +141,8 @@ class Run:
 
     @property
     def given(self) -> dict[str, str]:
-        """Lists the overrides by key."""
-        pairs = [override.lstrip("+~").partition("=") for override in self.overrides]
+        """Lists the overrides' values by key."""
+        pairs = [unescaped(override).lstrip("+~").partition("=") for override in self.overrides]
         return {key: value for key, _, value in pairs}
 
     @property
@@ -387,6 +388,11 @@ class Run:
         """Read the files anew when they are next asked for."""
         for name in [name for name in self.__dict__ if name != "folder"]:
             del self.__dict__[name]
+
+
+def unescaped(override: str) -> str:
+    """Say an override as a person does: ``quantile:0.9`` for a sweep's ``quantile\\:0.9``."""
+    return re.sub(r"\\(.)", r"\1", override)
 
 
 def _is_summary(metric: Any) -> bool:

@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Real
 from torch import Tensor
 
 from gradsam_exp.errors import InputError
@@ -21,6 +21,8 @@ from gradsam_exp.types import BACKGROUND, FOREGROUND, NO_POINT, LowRes, Maps, Ma
 
 CELL = 4.0
 """A cell of the low-resolution mask spans 4×4 pixels of the input frame, in SAM and most of its descendants."""
+PROVIDED = frozenset({"embeddings", "everything"})
+"""What strategies may need of a segmenter besides masks: features of the image, everything mode."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +32,14 @@ class Embeddings:
     On the CPU from the store, else where ``encode`` made them; sizes and numbers are on the CPU.
 
     Attributes:
-        levels: one tensor for each resolution that the segmenter's decoder looks at, a row per image.
+        levels: one tensor for each resolution that the segmenter's decoder looks at, a row per image; the images
+            themselves for segmenters without a network.
         input_sizes: ``(height, width)`` in pixels of each resized image inside SAM's square input.
         original_sizes: ``(height, width)`` in pixels of each image as it came.
         image_of: the image of each example.
     """
 
-    levels: tuple[Float[Tensor, "images _ _ _"], ...]
+    levels: tuple[Real[Tensor, "images _ _ _"], ...]
     input_sizes: Int[Tensor, "images 2"]
     original_sizes: Int[Tensor, "images 2"]
     image_of: Int[Tensor, " batch"]
@@ -44,7 +47,7 @@ class Embeddings:
     @classmethod
     def of_one_size(
         cls,
-        levels: Sequence[Float[Tensor, "images _ _ _"]],
+        levels: Sequence[Real[Tensor, "images _ _ _"]],
         input_size: tuple[int, int],
         original_size: tuple[int, int],
     ) -> Embeddings:
@@ -165,7 +168,10 @@ class Segmenter(Protocol):
     """Equal digests mean equal weights."""
 
     cell: float = CELL
-    """A cell of the low-resolution masks spans so many pixels of the input frame each way."""
+    """A cell of the masks' grid spans so many pixels of the input frame each way."""
+
+    provides: frozenset[str] = PROVIDED
+    """What it has of `PROVIDED`."""
 
     @property
     def accepts(self) -> frozenset[str]:
@@ -188,7 +194,7 @@ class Segmenter(Protocol):
         """Make masks in the original frame of images of one size from logits, on their own device."""
 
     def to_low_res(self, values: Maps, embeddings: Embeddings) -> LowRes:
-        """Bring maps of the original frame to the low-resolution grid, on their own device; 0 on padding."""
+        """Bring maps of the original frame to the masks' grid, on their own device; 0 on padding."""
 
 
 SEGMENTERS: Registry[Segmenter] = Registry("sam", "gradsam_exp.segmenters")

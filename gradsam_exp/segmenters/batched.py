@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from gradsam_exp.batching import AdaptiveBatch, filled
-from gradsam_exp.segmenters.base import CELL, Embeddings, check_prompts
+from gradsam_exp.segmenters.base import CELL, PROVIDED, Embeddings, check_prompts
 from gradsam_exp.types import NO_POINT, LowRes, Maps, Masks, Prompts, Segmentation
 
 Precision = Literal["fp32", "bf16"]
@@ -43,6 +43,7 @@ class BatchedSegmenter(ABC):
     accepts = ACCEPTED
     candidates = 4  # masks of each query
     cell: float = CELL
+    provides = PROVIDED
 
     def __init__(
         self,

@@ -31,7 +31,8 @@ class CachedSegmenter:
 
     def __init__(self, segmenter: Segmenter, max_bytes: int) -> None:
         self.segmenter, self.max_bytes = segmenter, max_bytes
-        self.accepts, self.digest, self.cell = segmenter.accepts, segmenter.digest, segmenter.cell
+        self.accepts, self.provides = segmenter.accepts, segmenter.provides
+        self.digest, self.cell = segmenter.digest, segmenter.cell
         self.load, self.encode = segmenter.load, segmenter.encode
         self.to_original, self.to_low_res = segmenter.to_original, segmenter.to_low_res
         self.asked = self.decoded = 0

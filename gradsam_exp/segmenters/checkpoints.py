@@ -87,13 +87,16 @@ OFFICIAL = {
 
 
 def compact_weights(checkpoint: str | Path | None, *, key: str) -> WeightsFile:
-    """Open a weights file of ``task=train_sam``; None or ``shipped`` is the one that comes with the package.
+    """Open a weights file of ``task=train_sam``; None or ``shipped`` is ``sam=compact``'s, that of the package.
+
+    ``shipped:compact_drawn`` is another of the package's.
 
     Raises `InputError`, naming ``key``, if the file is missing, damaged, or holds something else.
     """
     if checkpoint in {None, "shipped"}:
         return shipped("compact")
-    file = open_weights(str(checkpoint), key=key)
+    place, _, name = str(checkpoint).partition(":")
+    file = shipped(name) if place == "shipped" else open_weights(str(checkpoint), key=key)
     if file.header.get("kind") != "compact":
         raise InputError(
             f"{key}={file.path} holds a {file.header.get('kind')!r}, not a compact SAM; "

@@ -104,7 +104,8 @@ class Augmented:
 
     def __init__(self, segmenter: Segmenter, tta: Tta) -> None:
         self.segmenter, self.views = segmenter, EIGHT[:tta]
-        self.accepts, self.digest, self.cell = segmenter.accepts, segmenter.digest, segmenter.cell
+        self.accepts, self.provides = segmenter.accepts, segmenter.provides
+        self.digest, self.cell = segmenter.digest, segmenter.cell
         self.load, self.to_original, self.to_low_res = segmenter.load, segmenter.to_original, segmenter.to_low_res
 
     @property

@@ -18,7 +18,7 @@ from gradsam_exp.types import Choice, PromptContext, Segmentation
 class HeatmapAgreement(MaskSelector):
     """HeatmapAgreement keeps the candidate with the largest soft IoU with the heatmap, ``Σ p·h / Σ max(p, h)``.
 
-    ``p`` is the candidate's probability and ``h`` the heatmap on the low-resolution grid.
+    ``p`` is the candidate's probability and ``h`` the heatmap on the segmenter's grid.
     """
 
     def __call__(self, ctx: PromptContext, segmentation: Segmentation) -> Choice:
@@ -31,6 +31,8 @@ class HeatmapAgreement(MaskSelector):
 class Hybrid(MaskSelector):
     """Hybrid keeps the candidate with the largest ``w·(soft IoU with the heatmap) + (1 − w)·(predicted IoU)``.
 
+    Where the segmenter makes no estimate of the IoU, only the heatmap counts.
+
     Attributes:
         weight: ``w``; 0 is `PredictedIoU`, 1 is `HeatmapAgreement`.
     """
@@ -39,7 +41,9 @@ class Hybrid(MaskSelector):
 
     def __call__(self, ctx: PromptContext, segmentation: Segmentation) -> Choice:
         """Choose for each image, see `MaskSelector.__call__`."""
-        values = self.weight * _agreement(ctx, segmentation) + (1 - self.weight) * segmentation.predicted_iou
+        agreement, predicted_iou = _agreement(ctx, segmentation), segmentation.predicted_iou
+        values = self.weight * agreement + (1 - self.weight) * predicted_iou
+        values = torch.where(predicted_iou.isnan(), agreement, values)
         return best_by(candidates_only(values), segmentation)
 
 
@@ -126,7 +130,7 @@ def _without(values: Float[Tensor, "queries candidates"], choice: Choice) -> Flo
     return others
 
 
-def _inside(ctx: PromptContext, segmentation: Segmentation) -> Float[Tensor, "queries low low"]:
+def _inside(ctx: PromptContext, segmentation: Segmentation) -> Float[Tensor, "queries rows columns"]:
     """Compute 1 where there is image, 0 on padding."""
     ones = torch.ones_like(ctx.heatmaps.values[:1])
     return ctx.low_res.to_low_res(ones).to(segmentation.logits.device).expand(len(segmentation.logits), -1, -1)

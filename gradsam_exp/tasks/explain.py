@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -75,14 +76,16 @@ def explain(
             example = examples[one.example_id]
             path = job.folder / one.example_id.replace(":", "-")
             _write(example, one.target, size, path)
-            covered = f"{example.mask.mean():.1%} of the picture, predicted IoU {one.predicted_iou:.2f}"
+            covered = f"{example.mask.mean():.1%} of the picture"
+            if not math.isnan(one.predicted_iou):
+                covered += f", predicted IoU {one.predicted_iou:.2f}"
             what = "mask" if one.target == names[one.predicted] else f"mask of {one.target}"
             console.print(f"  {what}: {covered} → {path}.png, .pdf, _mask.png", soft_wrap=True)
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """What the classifier says of an example, which class was explained, and how sure SAM is of its mask."""
+    """What the classifier says of an example, which class was explained, and how sure the segmenter is."""
 
     example_id: str
     predicted: int

@@ -19,8 +19,13 @@ from gradsam_exp.registry import build_checked
 from gradsam_exp.segmenters.checkpoints import OFFICIAL, cache_folder
 from gradsam_exp.weights import open_weights
 
-EXTRAS = {"hf": "transformers", "clip": "transformers", "mobile_sam": "mobile_sam"}
-"""Which package an option needs besides."""
+EXTRAS = {
+    "hf": ("hf", "transformers"),
+    "clip": ("hf", "transformers"),
+    "mobile_sam": ("mobile_sam", "mobile_sam"),
+    "grabcut": ("grabcut", "cv2"),
+}
+"""Which extra an option needs, and the package that comes with it."""
 TRAINED = ("classifier.safetensors", "compact.safetensors")
 
 
@@ -77,6 +82,8 @@ def _where_sam(option: str, node: Mapping[str, Any]) -> str:
         return missing
     if option in {"compact", "compact_drawn"}:
         return "here, installed with the package"
+    if option in {"grabcut", "none"}:
+        return "has none"
     if option in OFFICIAL:
         official = OFFICIAL[option]
         path = cache_folder() / official.file
@@ -88,10 +95,10 @@ def _where_sam(option: str, node: Mapping[str, Any]) -> str:
 
 
 def _missing(option: str) -> str | None:
-    package = EXTRAS.get(option)
+    extra, package = EXTRAS.get(option, (None, None))
     if package is None or find_spec(package) is not None:
         return None
-    return f'pip install "gradsam_exp[{"mobile_sam" if option == "mobile_sam" else "hf"}]" first'
+    return f'pip install "gradsam_exp[{extra}]" first'
 
 
 def _in_hub_cache(repository: str) -> Path | None:

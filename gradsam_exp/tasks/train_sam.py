@@ -59,8 +59,8 @@ class TrainSamSettings:
         plain_share: share of the training over which simple scenes are phased out.
         architecture: ``lite0``, whose encoder starts from ImageNet weights, or ``vit``, from random ones; None is
             that of ``start``, and ``lite0`` without.
-        start: weights to begin with: ``shipped``, or a file of an earlier training; those of another architecture
-            give their prompt encoder and mask decoder. None starts anew.
+        start: weights to begin with: ``shipped``, ``shipped:compact_drawn``, or a file of an earlier training;
+            those of another architecture give their prompt encoder and mask decoder. None starts anew.
         average_decay: of the weights' moving average, which is what is kept.
         frozen_encoder, idle_background, tight_clusters: see `PromptableTraining`.
         pictures: config node of a background whose pictures join the bundled ones.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from gradsam_exp.config import GROUPS, KNOBS, Config, Node
 from gradsam_exp.errors import InputError
 from gradsam_exp.runs.finding import ELSEWHERE
-from gradsam_exp.runs.folder import Run
+from gradsam_exp.runs.folder import Run, unescaped
 from gradsam_exp.runs.summary import Summary
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def run_name(overrides: Sequence[str], task: str) -> str:
     """Name a run by what was varied: ``fgbg·bg0.10·off1`` for ``pipeline=fgbg bg_threshold=0.1 grid_offset=1``."""
     parts = []
     for override in overrides:
-        key, _, value = override.lstrip("+~").partition("=")
+        key, _, value = unescaped(override).lstrip("+~").partition("=")
         if key in _NOT_VARIED or key.split(".")[0] in _NOT_VARIED:
             continue
         if "/" in value:

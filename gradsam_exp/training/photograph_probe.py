@@ -19,6 +19,7 @@ from gradsam_exp.overlap import iou
 from gradsam_exp.prompts.regions import bounding_boxes
 from gradsam_exp.prompts.robot_user import next_click
 from gradsam_exp.segmenters.base import Embeddings, Segmenter
+from gradsam_exp.segmenters.grabcut import BACKGROUND, PROBABLY_FOREGROUND, grabcut
 from gradsam_exp.training.photographs import Photograph
 from gradsam_exp.types import FOREGROUND, NO_POINT, Prompts, Segmentation
 
@@ -148,16 +149,5 @@ def _chosen(answer: Segmentation, ious: Tensor) -> Float[Tensor, " targets"]:
 
 def _grabcut(image: np.ndarray, inside: Truth) -> Truth:
     """Cut out what is in each box; a box of the whole picture, which leaves no background, stays as it is."""
-    import cv2  # noqa: PLC0415  (an extra)
-
-    cut = inside.clone()
-    pixels = np.ascontiguousarray(image[..., ::-1])
-    for row in range(len(cut)):
-        box = cut[row].numpy()
-        if box.any() and not box.all():
-            cv2.setRNGSeed(0)
-            marks = np.where(box, cv2.GC_PR_FGD, cv2.GC_BGD).astype(np.uint8, order="C")
-            state, whole = np.zeros((2, 1, 65)), (0, 0, 0, 0)
-            cv2.grabCut(pixels, marks, whole, state[0], state[1], 5, cv2.GC_INIT_WITH_MASK)
-            cut[row] = torch.from_numpy((marks == cv2.GC_FGD) | (marks == cv2.GC_PR_FGD))
-    return cut
+    marks = np.where(inside.numpy(), PROBABLY_FOREGROUND, BACKGROUND).astype(np.uint8)
+    return torch.from_numpy(np.stack([grabcut(image, one) for one in marks]))

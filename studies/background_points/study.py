@@ -37,7 +37,14 @@ SELECTORS = ("single", "heatmap_agreement", "oracle")
 
 
 def variants(config: Config) -> dict[str, tuple[str, ...]]:
-    """Name every run and give its overrides; all are compared with ``fg``."""
+    """Name every run and give its overrides; all are compared with ``fg``.
+
+    Raises:
+        InputError: if a threshold is a rule, which cannot be doubled.
+    """
+    for knob in ("fg_threshold", "bg_threshold"):
+        if not isinstance(given := getattr(config, knob), float):
+            raise InputError(f"{knob}={given!r}: the study doubles thresholds, give a number")
     fg, fgbg, one = "pipeline=fg", "pipeline=fgbg", "grid_size=1"
     doubled = min(2 * config.bg_threshold, config.fg_threshold - 0.01)
     ring = "pipeline.placement=ring"

@@ -7,10 +7,12 @@ import os
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from gradsam_exp.app.composing import HYDRA, prepare_hydra
-from gradsam_exp.app.launchers import THREADS, number_of_jobs, share_cores, threads_of_a_job
+from gradsam_exp.app.launchers import THREADS, number_of_jobs, share_cores, threads_of_a_job, varied_keys
+from hydra_plugins.gradsam_exp_sweeper import Grids
 
 
 def composed(*overrides: str, with_hydra: bool = True) -> DictConfig:
@@ -42,6 +44,40 @@ def test_the_command_line_has_the_last_word_about_what_is_varied():
     for given, jobs in (("pipeline=fg,fgbg,box", 3), ("pipeline=fg", 1)):
         config.hydra.overrides.task = ["experiment=table1", given]
         assert number_of_jobs(config) == jobs
+
+
+GRIDS = (
+    "hydra/sweeper=grids",
+    "+hydra.sweeper.grids.one={pipeline:'fg,box',sam:compact}",
+    "+hydra.sweeper.grids.two={pipeline:box,sam:grabcut,fg_threshold:'0.1,0.2'}",
+)
+
+
+def test_every_combination_of_each_of_several_grids():
+    sweeper = composed(*GRIDS).hydra.sweeper
+    assert Grids(dict(sweeper.grids), dict(sweeper.params)).jobs(["split=val"]) == [
+        ["pipeline=fg", "sam=compact", "split=val"],
+        ["pipeline=box", "sam=compact", "split=val"],
+        ["pipeline=box", "sam=grabcut", "fg_threshold=0.1", "split=val"],
+        ["pipeline=box", "sam=grabcut", "fg_threshold=0.2", "split=val"],
+    ]
+    given = Grids(dict(sweeper.grids), {"seed": "0,1"}).jobs(["fg_threshold=0.3", "pipeline=mask"])
+    assert given == [
+        ["pipeline=mask", "sam=compact", "seed=0", "fg_threshold=0.3"],
+        ["pipeline=mask", "sam=compact", "seed=1", "fg_threshold=0.3"],
+        ["pipeline=mask", "sam=grabcut", "fg_threshold=0.3", "seed=0"],
+        ["pipeline=mask", "sam=grabcut", "fg_threshold=0.3", "seed=1"],
+    ], "the command line has the last word"
+    with pytest.raises(HydraException, match=r"fg_threshold=interval\(0,1\): .* tries lists of values only"):
+        Grids(dict(sweeper.grids), {}).jobs(["fg_threshold=interval(0,1)"])
+
+
+def test_jobs_and_keys_of_several_grids_are_counted():
+    config = composed(*GRIDS)
+    assert number_of_jobs(config) == 4
+    assert varied_keys(config) == ("pipeline", "sam", "fg_threshold")
+    config.hydra.overrides.task = ["seed=0,1", "pipeline=mask"]
+    assert number_of_jobs(config) == 2 + 4
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,14 @@ def test_pictures_of_any_kind_are_explained_and_segmented(run, photos: Path):
     assert shares == sorted(shares, reverse=True)
 
 
+def test_a_mask_without_an_estimate_of_its_iou_is_said_without(run, photos: Path, random_weights: list[str]):
+    arguments = (random_weights[0], "pipeline=threshold", "fg_threshold=0.5", "sam=none", "logger=none")
+    done = run("task=explain", f"image='{photos}'", *arguments, defaults=False)
+    assert done.code == 0, done.err
+    assert done.out.count("% of the picture → ") == 2
+    assert "predicted IoU" not in done.out
+
+
 @pytest.mark.parametrize("given", ["nowhere.jpg", "empty", "text.jpg", "cut.png", None])
 def test_a_wrong_picture_is_refused_before_anything_is_loaded(
     run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str | None

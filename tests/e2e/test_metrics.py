@@ -76,8 +76,8 @@ def test_a_run_measures_what_was_chosen(run):
     assert done.code == 0, done.err
     (folder,) = done.runs
     assert list(metrics_of(folder)) == [
-        "fg_hit_rate", "bg_hit_rate", "distance_px", "miou", "dice", "boundary_iou", "leak", "accuracy",
-        "macro_accuracy",
+        "fg_hit_rate", "bg_hit_rate", "distance_px", "miou", "dice", "boundary_iou", "mask_precision",
+        "mask_recall", "leak_rate", "leak", "accuracy", "macro_accuracy",
         "pointing_game", "energy_in_mask", "best_threshold_iou",
     ]  # fmt: skip
     for title in ("Dice", "boundary IoU", "leak", "energy in mask"):

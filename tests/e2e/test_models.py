@@ -27,6 +27,7 @@ def test_every_option_is_listed_with_where_its_weights_are(run, tmp_path: Path):
         for path in (ROOT / "conf" / group).glob("*.yaml"):
             assert rows(before.out, path.stem)
     assert "here, installed" in rows(before.out, "imagenet")
+    assert "has none" in rows(before.out, "grabcut")
     assert "downloaded on first use" in rows(before.out, "vit_b")
     assert "in the caches: none" in before.out
     official = tmp_path / "cache" / "gradsam_exp" / OFFICIAL["vit_b"].file

@@ -48,6 +48,28 @@ def test_a_sweep_runs_every_combination_and_ends_with_a_table(run):
     assert table[["wins", "ties", "losses"]].sum(axis=1)[7] == 8
 
 
+def test_segmenters_without_a_network_stand_in_a_sweep_of_several_grids(run, random_weights: list[str]):
+    """Beside compact SAM, whose checkpoint they do not have."""
+    classifier, compact = random_weights
+    network = f"+hydra.sweeper.grids.network={{pipeline:fg,sam:compact,{compact.replace('=', ':')}}}"
+    without = "+hydra.sweeper.grids.without={pipeline:'threshold,box',sam:'none,grabcut',fg_threshold:0.6}"
+    small = (classifier, "limit=4", "logger=none", "task.figures=false")
+    done = run("-m", "hydra/sweeper=grids", network, without, *small, defaults=False)
+    assert done.code == 0, done.err
+    assert "5 of 5 done" in done.out
+    (path,) = done.folder.rglob("sweep.csv")
+    table = pd.read_csv(path, keep_default_na=False, na_values=[""])
+    assert list(zip(table["pipeline"], table["sam"], strict=True)) == [
+        ("fg", "compact"),
+        *((pipeline, sam) for pipeline in ("threshold", "box") for sam in ("none", "grabcut")),
+    ]
+    assert table["wins"].notna().tolist() == [False, True, True, True, True]
+    estimates = [pd.read_parquet(path.parent / job / "per_image.parquet")["predicted_iou"] for job in "01234"]
+    assert [own.notna().all() for own in estimates] == [True, False, False, False, False]
+    assert not any(own.notna().any() for own in estimates[1:])
+    assert (path.parent / "report.html").is_file()
+
+
 def test_a_failed_job_is_a_row_and_the_others_go_on(run):
     done = run("-m", "pipeline=fg,fgbg", "bg_threshold=0.1,0.9")
     assert done.code == 1
@@ -236,3 +258,10 @@ def test_ctrl_c_keeps_what_was_finished(tmp_path: Path, random_weights: list[str
         (path,) = tmp_path.rglob("sweep.csv")
         assert pd.read_csv(path)["status"].tolist().count("interrupted") == 1
         assert "interrupted" in out
+
+
+def test_a_threshold_is_a_number_or_a_rule_in_one_sweep(run):
+    done = run("-m", "fg_threshold=0.8,otsu,quantile:0.9")
+    assert done.code == 0, done.err
+    (table,) = done.folder.rglob("sweep.csv")
+    assert pd.read_csv(table)["fg_threshold"].tolist() == ["0.8", "otsu", "quantile:0.9"]

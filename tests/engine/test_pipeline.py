@@ -101,12 +101,24 @@ def criterion(selector: str, result: PipelineResult, ctx: PromptContext) -> np.n
         "single": predicted.copy(),
         "heatmap_agreement": agreement,
         "hybrid": (agreement + predicted) / 2,
+        "distrust": without_the_distrusted(predicted, agreement, image),
         "largest": inside.sum((2, 3)).astype(float),
         "oracle": (inside & truth).sum((2, 3)) / (inside | truth).sum((2, 3)),
     }[selector]
     values[:, 1:] = -np.inf if selector == "single" else values[:, 1:]
     values[:, 0] = values[:, 0] if selector == "single" else -np.inf
     return values
+
+
+def without_the_distrusted(predicted: np.ndarray, agreement: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """The predicted IoU; −inf for the largest of an image below 0.78, if the second largest agrees better."""
+    left = predicted.copy()
+    for number in np.unique(image):
+        places = [(row, token) for row in np.flatnonzero(image == number) for token in (1, 2, 3)]
+        best, following = sorted(places, key=lambda place: predicted[place], reverse=True)[:2]
+        if predicted[best] < 0.78 and agreement[following] > agreement[best]:
+            left[best] = -np.inf
+    return left
 
 
 LETS_THE_SELECTOR_CHOOSE = [

@@ -20,6 +20,7 @@ def test_the_wheel_holds_what_a_run_reads_and_nothing_else(wheel: Path):
     for kind, folder, place in [
         ("*.yaml", "conf", "gradsam_exp/conf"),
         ("*.py", "gradsam_exp", "gradsam_exp"),
+        ("*.py", "hydra_plugins", "hydra_plugins"),
         ("*.safetensors", "gradsam_exp/weights", "gradsam_exp/weights"),
         ("*.*", "gradsam_exp/reports/templates", "gradsam_exp/reports/templates"),
     ]:
@@ -28,7 +29,11 @@ def test_the_wheel_holds_what_a_run_reads_and_nothing_else(wheel: Path):
         assert names >= {f"{place}/{file.as_posix()}" for file in files}
     assert names >= {"gradsam_exp/py.typed", "gradsam_exp/__init__.pyi", "gradsam_exp/weights/index.json"}
     assert any(name.endswith("/licenses/LICENSE") for name in names)
-    assert {name.partition("/")[0] for name in names} == {"gradsam_exp", f"gradsam_exp-{__version__}.dist-info"}
+    assert {name.partition("/")[0] for name in names} == {
+        "gradsam_exp",
+        "hydra_plugins",
+        f"gradsam_exp-{__version__}.dist-info",
+    }
 
 
 def test_four_images_from_another_folder(environment: Environment, tmp_path: Path):

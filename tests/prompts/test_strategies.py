@@ -111,6 +111,18 @@ def test_the_heatmap_itself_as_mask_prompt():
         strategy(name="mask").propose(context(EMPTY))
 
 
+def test_the_warm_pixels_as_mask_prompt():
+    heat = [[0.0, 1.0, 0.5], [0.4, 0.49, 0.0], [0.0, 0.0, 0.5]]
+    ctx = replace(context(heat, np.zeros((3, 3)).tolist()), frames=Doubled())
+    prompts = strategy(name="threshold", fg_threshold=0.5).propose(ctx)
+    assert prompts.kinds == {"masks"}
+    assert prompts.mask_logits[0, 0, ::2, ::2].tolist() == [[-4, 4, 4], [-4, -4, -4], [-4, -4, 4]]
+    assert prompts.mask_logits[0, 0, 1::2, 1::2].tolist() == prompts.mask_logits[0, 0, ::2, ::2].tolist()
+    assert (prompts.mask_logits[1] == -4).all(), "nothing is warm in an empty heatmap"
+    peak_only = strategy(name="threshold", fg_threshold=0.5, region="peak", logit=9.0).propose(ctx)
+    assert peak_only.mask_logits[0, 0, ::2, ::2].tolist() == [[-9, 9, 9], [-9, -9, -9], [-9, -9, -9]]
+
+
 def test_a_grid_of_queries_on_the_warm_pixels():
     ctx = context(filled(12, 8, (0, 0, 5, 7, 1.0)), filled(12, 8), filled(12, 8, (6, 0, 11, 3, 0.5)))
     prompts = strategy(name="grid_match", spacing=4).propose(ctx)
@@ -225,7 +237,8 @@ def test_every_strategy_is_found_by_name():
         "adaptive", "argmax", "argmax_corner", "box", "box_points", "box_then_everything", "cascade", "center",
         "clip_surgery", "components", "everything_merge", "everything_vote", "fg", "fgbg", "gensam", "grid_match",
         "hottest_k", "mask", "multi_peak", "oracle", "oracle_box", "oracle_heatmap", "persam", "random_points",
-        "robot_user", "s2c_peaks", "sam_refiner", "skeleton", "subsets", "topk_far", "topk_smoothed",
+        "robot_user", "s2c_peaks", "sam_refiner", "skeleton", "subsets", "threshold", "topk_far",
+        "topk_smoothed",
     }  # fmt: skip
 
 

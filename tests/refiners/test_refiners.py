@@ -220,6 +220,30 @@ def test_affinity_as_its_authors_compute_it():
     assert refiner.refine(image, heat.numpy(), attention=uniform) is not None
 
 
+def test_a_superpixel_has_its_mean_heat():
+    """Four quarters of other colours: 0.2 and 0.6 in halves of the first, 1, 0.1, and 0.3 but for one pixel."""
+    image, heat = np.zeros((20, 24, 3), dtype=np.uint8), np.zeros((20, 24))
+    image[:10, :12], image[:10, 12:], image[10:, :12], image[10:, 12:] = (
+        [200, 30, 30], [30, 200, 30], [30, 30, 200], [200, 200, 30]
+    )  # fmt: skip
+    heat[:5, :12], heat[5:10, :12], heat[:10, 12:], heat[10:, :12], heat[10:, 12:] = 0.2, 0.6, 1.0, 0.1, 0.3
+    heat[15, 18] = 0.9
+    heatmaps = Heatmaps(torch.from_numpy(heat)[None].float(), torch.tensor([False]), torch.tensor([0]))
+    images = torch.from_numpy(image).permute(2, 0, 1)[None]
+    (refined,) = REFINERS.build({"name": "superpixels", "segments": 4})(images, heatmaps).values
+    for rows, columns, mean in [
+        (slice(0, 10), slice(0, 12), 0.4),
+        (slice(0, 10), slice(12, 24), 1.0),
+        (slice(10, 20), slice(0, 12), 0.1),
+        (slice(10, 20), slice(12, 24), 0.3 + 0.6 / 120),
+    ]:
+        assert refined[rows, columns].flatten().tolist() == pytest.approx([mean] * 120, abs=1e-6)
+    half = REFINERS.build({"name": "superpixels", "segments": 4})(
+        images, Heatmaps(heatmaps.values / 2, heatmaps.empty, heatmaps.targets)
+    )
+    assert torch.allclose(half.values[0], refined), "scaled to a maximum of 1"
+
+
 def test_none_changes_nothing(scene):
     image, heatmaps, _ = scene
     assert REFINERS.build({"name": "none"})(image, heatmaps) is heatmaps

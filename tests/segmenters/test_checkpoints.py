@@ -45,8 +45,8 @@ def test_the_encoder_is_read_with_the_first_image(monkeypatch: pytest.MonkeyPatc
 
 def test_all_of_the_model_is_there_afterwards():
     whole = build_compact()
-    whole.load_state_dict(weights.shipped("compact").tensors())
-    model = load_segmenter("compact").model
+    whole.load_state_dict(weights.shipped("compact_drawn").tensors())
+    model = load_segmenter("compact_drawn").model
     for (name, ours), (_, theirs) in zip(model.state_dict().items(), whole.state_dict().items(), strict=True):
         assert torch.equal(ours, theirs), name
     assert torch.equal(model.pixel_mean, whole.pixel_mean)

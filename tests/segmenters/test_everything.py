@@ -44,7 +44,7 @@ def test_the_same_masks_as_the_automatic_mask_generator(sure: SamSegmenter, size
 
 
 def test_the_same_masks_of_trained_weights(batch: ExampleBatch):
-    trained = SEGMENTERS.build({"name": "compact", "coordinates": "corners"})
+    trained = SEGMENTERS.build({"name": "compact_drawn", "coordinates": "corners"})
     trained.load(torch.device("cpu"))
     agree(trained, batch.images[:1], replace(MODE, pred_iou_thresh=0.7, box_nms_thresh=0.7))
 

@@ -104,6 +104,15 @@ def test_the_next_is_left_where_it_agrees_less_or_there_is_none(ctx: PromptConte
     assert distrust(ctx, alone).candidate.tolist() == [0]
 
 
+def test_without_an_estimate_of_the_iou_the_heatmap_alone_counts(ctx: PromptContext, answer: Segmentation):
+    unknown = replace(answer, predicted_iou=torch.full((2, 4), torch.nan))
+    choice = SELECTORS.build({"name": "hybrid", "weight": 0.1})(ctx, unknown)
+    assert (choice.query[0], choice.candidate[0]) == (1, 2)
+    first = SELECTORS.build({"name": "predicted_iou"})(ctx, unknown)
+    assert (first.query[0], first.candidate[0]) == (0, 1), "the first that is offered"
+    assert first.predicted_iou.isnan().all()
+
+
 def test_soft_iou_worked_out_by_hand():
     """Σ p·h / Σ max: half for a constant half and itself, 0 for two empty maps."""
     one, other = torch.tensor([[0.5, 0.2], [0.0, 1.0]]), torch.tensor([[0.25, 0.4], [0.0, 1.0]])

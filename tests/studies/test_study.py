@@ -55,6 +55,7 @@ def test_the_study_needs_true_masks(tmp_path: Path, capsys: pytest.CaptureFixtur
         ("pipeline=box", "pipeline: the study chooses it itself"),
         ("selector.weight=1", "selector.weight: the study chooses it itself"),
         ("bg_treshold=0.2", "'bg_treshold' is not a configuration key; did you mean 'bg_threshold'?"),
+        ("bg_threshold=otsu", "bg_threshold='otsu': the study doubles thresholds, give a number"),
         ("bg_threshold=2", "bg_threshold=2.0: must lie between 0 and 1"),
     ],
 )

@@ -276,6 +276,7 @@ def test_results_are_an_artifact(tracked):
         (["pipeline=fgbg", "bg_threshold=0.10", "grid_offset=1"], "fgbg·bg0.10·off1"),
         (["pipeline=fgbg", "bg_threshold=0.1"], "fgbg·bg0.10"),
         (["bg_threshold=0.125"], "bg0.125"),
+        (["fg_threshold=quantile\\:0.9", "bg_threshold=otsu"], "fgquantile:0.9·bgotsu"),
         (["explainer=gradcam", "pipeline.tie=median"], "gradcam·tie=median"),
         (["model.checkpoint=outputs/train/one/classifier.safetensors"], "checkpoint=one"),
         (["task=evaluate", "logger.mode=offline", "device=cpu", "experiment=table1", "limit=8"], "evaluate"),

@@ -14,6 +14,7 @@ class Halves:
     """Answers all by nothing, the right half, the left one and everything; thinks most of one of the two."""
 
     digest, cell, accepts, device = "halves", 1.0, frozenset({"points", "boxes", "masks"}), torch.device("cpu")
+    provides = frozenset()
 
     def load(self, device: torch.device) -> None:
         pass

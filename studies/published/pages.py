@@ -1,0 +1,274 @@
+"""This module says which runs the pages' tables are made of, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from gradsam_exp.reports.tables import markdown_table
+from studies.published.tables import difference, number, runs_of, side_by_side
+
+Made = dict[str, Path]
+"""The folder of each sweep."""
+Runs = list[dict[Any, Any]]
+SAMS = ("compact", "compact_drawn")
+BACKGROUNDS = ("mixed", "cifar10")
+TIERS = ("standard", "faint", "leaky", "crowded")
+_EACH = ("sam=compact,compact_drawn", "compare_within=[sam]")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep is one command.
+
+    Attributes:
+        overrides: of ``run.py``.
+        study: makes the runs of `studies.background_points` instead.
+        on_photographs: needs BSDS500 as ``data.root``.
+    """
+
+    overrides: tuple[str, ...]
+    study: bool = False
+    on_photographs: bool = False
+
+    @property
+    def table(self) -> str:
+        """Return the name of the file that it ends in."""
+        return "runs.csv" if self.study else "sweep.csv"
+
+    def command(self, to: Path, photographs: str, more: Sequence[str]) -> list[str]:
+        """Return the command line, without ``python``."""
+        start = ["-m", "studies.background_points"] if self.study else ["run.py", "-m", "resume=true"]
+        own = [f"data.root={photographs}"] if self.on_photographs else []
+        return [*start, "logger=none", f"output_root={to}", *self.overrides, *own, *more]
+
+
+SWEEPS: Mapping[str, Sweep] = {
+    **{
+        f"strategies-{b}": Sweep(("experiment=strategies", "split=test", f"background={b}", *_EACH))
+        for b in BACKGROUNDS
+    },
+    **{
+        f"one-point-{b}": Sweep(
+            ("pipeline=fg,fgbg,box_points", "grid_size=3,1", "split=test", f"background={b}", *_EACH)
+        )
+        for b in BACKGROUNDS
+    },
+    **{
+        f"oracles-{b}": Sweep(
+            ("experiment=oracles", "explainer.target=predicted,label", f"background={b}", *_EACH)
+        )
+        for b in BACKGROUNDS
+    },
+    **{
+        f"study-{sam}-{b}": Sweep((f"sam={sam}", f"background={b}"), study=True)
+        for sam in SAMS
+        for b in BACKGROUNDS
+    },
+    "explainers": Sweep(("experiment=explainers", *_EACH)),
+    **{f"layers-{b}": Sweep(("experiment=layers", f"background={b}", *_EACH)) for b in BACKGROUNDS},
+    "tiers": Sweep(("experiment=published",)),
+    "photographs": Sweep(("experiment=photographs", *_EACH), on_photographs=True),
+    "photographs-chosen-on": Sweep(
+        ("experiment=photographs", "data.part=trained_on", *_EACH), on_photographs=True
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table needs sweeps, and is made of their folders."""
+
+    needs: tuple[str, ...]
+    make: Callable[[Made], str]
+
+
+def by_condition(made: Made, sweep: str) -> dict[str, Runs]:
+    """Give the runs of each segmenter and background of the sweeps ``NAME-BACKGROUND``."""
+    return {f"`{sam}`, {b}": runs_of(made[f"{sweep}-{b}"], sam) for sam in SAMS for b in BACKGROUNDS}
+
+
+STRATEGIES = (
+    "fg", "fgbg", "argmax", "argmax_corner", "topk_smoothed", "topk_far", "multi_peak", "box", "box_points",
+    "mask", "cascade", "adaptive", "grid_match", "center", "oracle_heatmap", "oracle", "oracle_box",
+)  # fmt: skip
+
+
+def strategies(made: Made) -> str:
+    """Show every strategy, in the order of its mean mIoU."""
+    columns = by_condition(made, "strategies")
+    mean = {
+        name: sum(run["miou"] for runs in columns.values() for run in runs if run["pipeline"] == name)
+        for name in STRATEGIES
+    }
+    rows = {f"`{name}`": {"pipeline": name} for name in sorted(STRATEGIES, key=lambda name: -mean[name])}
+    return side_by_side(columns, rows, title="`pipeline=`")
+
+
+def one_point(made: Made) -> str:
+    """Show nine points and one, alone, with background points, and with the box."""
+    rows = {
+        f"`{pipeline}`, {'one point' if size == '1' else 'nine points'}": {"pipeline": pipeline, "grid_size": size}
+        for pipeline in ("fg", "fgbg", "box_points")
+        for size in ("3", "1")
+    }
+    return side_by_side(by_condition(made, "one-point"), rows, title="prompts")
+
+
+def bounds(made: Made) -> str:
+    """Show hit rate and distance of the points with the mIoU of what bounds them."""
+    body = []
+    for name in ("fg", "fgbg", "center", "oracle"):
+        for condition, runs in by_condition(made, "strategies").items():
+            run = next(run for run in runs if run["pipeline"] == name)
+            bound = " (upper bound)" if name == "oracle" else ""
+            body.append(
+                [f"`{name}`{bound}", condition, *(number(run, m) for m in ("fg_hit_rate", "distance_px", "miou"))]
+            )
+    return markdown_table(["pipeline", "segmenter, background", "fg hit rate", "distance px", "mIoU"], body)
+
+
+STUDY = (
+    "fg", "fgbg", "fgbg-threshold-doubled", "extreme-1", "extreme-2", "extreme-8", "ring-1", "ring-2", "ring-4",
+    "ring-8", "fg-25-points", "fg-one-point", "fgbg-one-point", "ring-4-one-point", "fg-single", "fg-oracle",
+    "fgbg-oracle", "adaptive", "box",
+)  # fmt: skip
+
+
+def study(made: Made) -> str:
+    """Show the study's runs against ``fg``."""
+    columns = {
+        f"`{sam}`, {b}": pd.read_csv(made[f"study-{sam}-{b}"] / "runs.csv").to_dict("records")
+        for sam in SAMS
+        for b in BACKGROUNDS
+    }
+    return side_by_side(columns, {f"`{name}`": {"job": name} for name in STUDY}, title="run")
+
+
+STAGES = {
+    "fg": ("fg", "predicted_iou", "predicted"),
+    "+ class: explain the true one instead of the predicted": ("fg", "predicted_iou", "label"),
+    "+ heatmap: the same nine points on the true mask": ("oracle_heatmap", "predicted_iou", "label"),
+    "+ prompt: one click at the true centre of mass": ("oracle", "predicted_iou", "label"),
+    "+ selection: the best of three masks": ("oracle", "oracle", "label"),
+    "instead of the click: the true box, best of three": ("oracle_box", "oracle", "label"),
+}
+
+
+def stages(made: Made) -> str:
+    """Show where the rest is lost: one stage after the other replaced by the truth."""
+    columns = {condition: _at_stages(runs) for condition, runs in by_condition(made, "oracles").items()}
+    body = []
+    for name in STAGES:
+        cells = []
+        for at in columns.values():
+            names = list(STAGES)
+            before = names[names.index(name) - 1] if name != "fg" else name
+            step = at[name] - at[before]
+            cells.append(f"{at[name]:.3f}" + (f" ({step:+.3f})".replace("-", "−") if name != "fg" else ""))
+        body.append([name, *cells])
+    own = [f"{1 - at['+ selection: the best of three masks']:.3f}" for at in columns.values()]
+    return markdown_table(["stage", *columns], [*body, ["the segmenter's own: what is missing to 1", *own]])
+
+
+def _at_stages(runs: Runs) -> dict[str, float]:
+    """Find the mIoU of each stage; runs that do not look at the class are made once for both targets."""
+    found = {(run["pipeline"], run["selector"], run["explainer.target"]): float(run["miou"]) for run in runs}
+    return {
+        name: found[stage] if stage in found else found[(*stage[:2], "predicted")]
+        for name, stage in STAGES.items()
+    }
+
+
+def explainers(made: Made) -> str:
+    """Show every explainer with ``fg``, in the order of the first segmenter's mIoU."""
+    columns = {f"`{sam}`": runs_of(made["explainers"], sam) for sam in SAMS}
+    first = sorted(columns[f"`{SAMS[0]}`"], key=lambda run: -run["miou"])
+    rows = {f"`{run['explainer']}`": {"explainer": run["explainer"]} for run in first}
+    return side_by_side(columns, rows, title="`explainer=`")
+
+
+def layers(made: Made) -> str:
+    """Show the layers of ResNet-18."""
+    columns = by_condition(made, "layers")
+    key = "explainer.target_layers"
+    names = dict.fromkeys(str(run[key]) for runs in columns.values() for run in runs)
+    return side_by_side(columns, {f"`{name}`": {key: name} for name in names}, title="`explainer.target_layers=`")
+
+
+def photographs(sweep: str) -> Callable[[Made], str]:
+    """Show the strategies on photographs, in the order of the first segmenter's mIoU, with hit rate and leaks."""
+
+    def make(made: Made) -> str:
+        columns = {f"`{sam}`": runs_of(made[sweep], sam) for sam in SAMS}
+        first = sorted(columns[f"`{SAMS[0]}`"], key=lambda run: -run["miou"])
+        body = []
+        for run in first:
+            name = run["pipeline"]
+            same = [next(r for r in runs if r["pipeline"] == name) for runs in columns.values()]
+            cells = [" ".join(filter(None, (f"{one['miou']:.3f}", difference(one)))) for one in same]
+            leaks = [number(one, "leak_rate", interval=False, digits=2) for one in same]
+            body.append([f"`{name}`", number(run, "fg_hit_rate", interval=False, digits=2), *cells, *leaks])
+        headings = ["`pipeline=`", "fg hit rate", *(f"{name}: mIoU" for name in columns)]
+        return markdown_table([*headings, *(f"{name}: leaks" for name in columns)], body)
+
+    return make
+
+
+def tier(sam: str) -> Callable[[Made], str]:
+    """Show every strategy on every tier with one segmenter, in the order of the mean mIoU."""
+
+    def make(made: Made) -> str:
+        columns = {name: runs_of(made["tiers"], f"{sam} · {name}") for name in TIERS}
+        names = [str(run["pipeline"]) for run in columns["standard"]]
+        mean = {n: sum(r["miou"] for runs in columns.values() for r in runs if r["pipeline"] == n) for n in names}
+        rows = {f"`{name}`": {"pipeline": name} for name in sorted(names, key=lambda name: -mean[name])}
+        return side_by_side(columns, rows, title="`pipeline=`")
+
+    return make
+
+
+def _of_both(sweep: str) -> tuple[str, ...]:
+    return tuple(f"{sweep}-{b}" for b in BACKGROUNDS)
+
+
+SHOWN = ("fg", "fgbg", "adaptive", "box", "box_points", "center", "oracle")
+
+
+def readme(made: Made) -> str:
+    """Show a few strategies on shapes with both segmenters, and on photographs."""
+    columns = {f"shapes, `{sam}`": runs_of(made["strategies-mixed"], sam) for sam in SAMS}
+    columns["photographs, `compact`"] = runs_of(made["photographs"], "compact")
+    shown = {"oracle": "`oracle` (a true click)"}
+    rows = {shown.get(name, f"`{name}`"): {"pipeline": name} for name in SHOWN}
+    return side_by_side(columns, rows, title="`pipeline=`")
+
+
+PAGES: Mapping[str, Mapping[str, Table]] = {
+    "README.md": {"main": Table(("strategies-mixed", "photographs"), readme)},
+    "docs/results.md": {
+        "bounds": Table(_of_both("strategies"), bounds),
+        "strategies": Table(_of_both("strategies"), strategies),
+        "explainers": Table(("explainers",), explainers),
+        "layers": Table(_of_both("layers"), layers),
+    },
+    "docs/background-points.md": {
+        "study": Table(tuple(f"study-{sam}-{b}" for sam in SAMS for b in BACKGROUNDS), study),
+        "one-point": Table(_of_both("one-point"), one_point),
+        "stages": Table(_of_both("oracles"), stages),
+    },
+    "docs/photographs.md": {
+        "photographs": Table(("photographs",), photographs("photographs")),
+        "photographs-chosen-on": Table(("photographs-chosen-on",), photographs("photographs-chosen-on")),
+    },
+    "docs/strategies.md": {f"tiers-{sam}": Table(("tiers",), tier(sam)) for sam in SAMS},
+}
+
+
+def named() -> list[str]:
+    """Name all tables."""
+    return [name for tables in PAGES.values() for name in tables]

@@ -1,0 +1,130 @@
+"""Tables of the pages: made of sweeps, put where a page marks them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from gradsam_exp.errors import InputError
+from studies.published.__main__ import ROOT, main
+from studies.published.pages import PAGES, SAMS, SWEEPS, named, photographs, stages
+from studies.published.tables import difference, marked, number, put, runs_of, side_by_side
+
+PAGE = (
+    "# Title\n\n<!-- table: one -->\n| old |\n<!-- /table -->\n\nText\n\n<!-- table: two -->\n\n<!-- /table -->\n"
+)
+
+
+def run(**more):
+    known = {
+        "status": "finished",
+        "miou": 0.5,
+        "miou_low": 0.4,
+        "miou_high": 0.6,
+        "pipeline": "fg",
+        "within": "compact",
+    }
+    return known | {"delta_miou": float("nan"), "delta_low": float("nan"), "delta_high": float("nan")} | more
+
+
+def sweep(folder: Path, *runs: dict) -> Path:
+    folder.mkdir()
+    pd.DataFrame([{"job": str(k), **one} for k, one in enumerate(runs)]).to_csv(folder / "sweep.csv", index=False)
+    return folder
+
+
+def test_tables_are_put_where_they_are_marked_and_nothing_else_changes(tmp_path: Path):
+    page = tmp_path / "page.md"
+    page.write_text(PAGE)
+    assert marked(page) == ["one", "two"]
+    assert put(page, {"two": "| new |", "three": "nowhere"}) == ["two"]
+    assert page.read_text() == PAGE.replace("two -->\n\n", "two -->\n| new |\n")
+    assert put(page, {"two": "| new |"}) == [], "the same again changes nothing"
+    page.write_text(PAGE + PAGE)
+    with pytest.raises(InputError, match="marks the table one twice"):
+        put(page, {})
+
+
+def test_only_finished_runs_of_one_segmenter_are_shown(tmp_path: Path):
+    other = run(within="vit_b", miou=0.7)
+    folder = sweep(tmp_path / "a", run(), run(pipeline="box", same_as="0"), other)
+    assert [one["miou"] for one in runs_of(folder, "vit_b")] == [0.7]
+    assert [one["pipeline"] for one in runs_of(folder, "compact")] == ["fg"], "what is the same run is there once"
+    with pytest.raises(InputError, match="no run within 'sam2_t'"):
+        runs_of(folder, "sam2_t")
+    with pytest.raises(InputError, match="a job did not finish"):
+        runs_of(sweep(tmp_path / "b", run(), run(status="failed")))
+    with pytest.raises(InputError, match="does not exist"):
+        runs_of(tmp_path / "c")
+
+
+def test_a_difference_is_bold_where_its_interval_is_beside_zero():
+    assert difference(run()) == ""
+    assert difference(run(delta_miou=-0.01, delta_low=-0.02, delta_high=0.001)) == "−0.010 [−0.020, +0.001]"
+    assert difference(run(delta_miou=0.01, delta_low=0.002, delta_high=0.02)) == "**+0.010 [+0.002, +0.020]**"
+    assert number(run(), "miou") == "0.500 [0.400, 0.600]"
+    assert number(run(), "dice") == ""
+
+
+def test_conditions_stand_side_by_side():
+    columns = {
+        "a": [run(), run(pipeline="box", miou=0.6, delta_miou=0.1, delta_low=0.05, delta_high=0.2)],
+        "b": [run(miou=0.3)],
+    }
+    assert (
+        side_by_side(columns, {"`fg`": {"pipeline": "fg"}}, title="prompts").splitlines()[2]
+        == "| `fg` | 0.500 | 0.300 |"
+    )
+    with pytest.raises(InputError, match="0 runs of b are"):
+        side_by_side(columns, {"box": {"pipeline": "box"}})
+
+
+def test_stages_add_up(tmp_path: Path):
+    settings = {
+        ("fg", "predicted_iou", "predicted"): 0.5, ("fg", "predicted_iou", "label"): 0.6,
+        ("oracle_heatmap", "predicted_iou", "label"): 0.7, ("oracle", "predicted_iou", "predicted"): 0.65,
+        ("oracle", "oracle", "predicted"): 0.8, ("oracle_box", "oracle", "predicted"): 0.9,
+    }  # fmt: skip
+    runs = [
+        run(pipeline=p, selector=s, **{"explainer.target": t}, miou=miou, within=sam)
+        for (p, s, t), miou in settings.items()
+        for sam in SAMS
+    ]
+    made = {f"oracles-{b}": sweep(tmp_path / b, *runs) for b in ("mixed", "cifar10")}
+    rows = [line.split(" | ")[1] for line in stages(made).splitlines()[2:]]
+    assert rows == [
+        "0.500",
+        "0.600 (+0.100)",
+        "0.700 (+0.100)",
+        "0.650 (−0.050)",
+        "0.800 (+0.150)",
+        "0.900 (+0.100)",
+        "0.200",
+    ]
+
+
+def test_photographs_are_shown_with_their_leaks(tmp_path: Path):
+    both = [run(within=sam, fg_hit_rate=0.75, leak_rate=0.25) for sam in SAMS]
+    text = photographs("x")({"x": sweep(tmp_path / "x", *both)})
+    assert text.splitlines()[2] == "| `fg` | 0.75 | 0.500 | 0.500 | 0.25 | 0.25 |"
+
+
+def test_every_page_marks_its_tables_and_every_sweep_is_used():
+    for page, tables in PAGES.items():
+        assert set(tables) == set(marked(ROOT / page)), page
+    used = {name for tables in PAGES.values() for table in tables.values() for name in table.needs}
+    assert used == set(SWEEPS)
+    assert len(set(named())) == len(named())
+
+
+def test_a_dry_run_prints_the_commands(capsys: pytest.CaptureFixture[str]):
+    paths = ["--cifar10-root", "C", "--photographs", "P"]
+    assert main([*paths, "--dry-run", "--only", "photographs"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.startswith("python run.py -m resume=true logger=none output_root=outputs/published/photographs")
+    assert "experiment=photographs" in printed
+    assert "data.root=P" in printed
+    assert main([*paths, "--only", "photograph"]) == 1
+    assert "--only: photograph is no table" in capsys.readouterr().err
