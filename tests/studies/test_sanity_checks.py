@@ -54,6 +54,9 @@ def test_the_untrained_classifier_is_drawn_by_its_seed():
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
     assert torch.equal(torch.random.get_rng_state(), generator)
+    torch.manual_seed(0)
+    beginning = ImageClassifier("resnet18", ["cat", "dog"]).backbone.fc.weight
+    assert not torch.equal(one, beginning), "a training with this seed may have begun there"
     with pytest.raises(InputError, match="cannot be built without its weights"):
         untrained(ImageClassifier({}, ["cat"], network=nn.Linear(2, 1)), 0)
 
