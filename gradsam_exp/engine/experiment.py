@@ -260,6 +260,7 @@ def _facts(
         "bg_points": _points(result.prompts, BACKGROUND, len(item.batch)),
         "empty_heatmap": item.heatmaps.empty.tolist(),
         "empty_truth": [None] * len(item.batch) if truth is None else (~truth.flatten(1).any(1)).tolist(),
+        "truth_px": [None] * len(item.batch) if truth is None else truth.flatten(1).sum(1).tolist(),
         "mask_px": masks.flatten(1).sum(1).tolist(),
     }
 

@@ -116,10 +116,12 @@ def check_refiner(
         InputError: if they have not; says what to choose instead.
     """
     name = config.refine["name"]
-    if "everything" in refiner.needs and "points" not in segmenter.accepts:
+    clicks = "everything" in segmenter.provides and "points" in segmenter.accepts
+    if "everything" in refiner.needs and not clicks:
+        sam = config.sam.get("id") or config.sam["name"]
         raise InputError(
-            f"refine={name} asks about points all over the image, which sam={config.sam['name']} does not accept; "
-            f"it accepts {', '.join(sorted(segmenter.accepts))}"
+            f"refine={name} needs SAM's everything mode, clicks everywhere, which sam={sam} does not have: "
+            "choose sam=compact or refine=superpixels"
         )
     if "attention" not in refiner.needs:
         return

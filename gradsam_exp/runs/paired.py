@@ -145,7 +145,7 @@ def _flipped_sums(sums: Float[np.ndarray, "rows units"], seed: int) -> Float[np.
 
 def _sums(values: Float[np.ndarray, "rows examples"], place: Int[np.ndarray, " examples"]) -> np.ndarray:
     """Add up each row's values by unit."""
-    return np.stack([np.bincount(place, weights=row) for row in values])
+    return np.stack([np.bincount(place, weights=row) for row in values]).astype(np.float64)
 
 
 def _found(differences: Float[np.ndarray, " examples"], summary: Summary, p: float) -> PairedDifference:

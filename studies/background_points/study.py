@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from omegaconf import OmegaConf
 
 from gradsam_exp.app.composing import compose
 from gradsam_exp.config import Config
@@ -25,17 +22,17 @@ from gradsam_exp.data.base import ExampleDataset, Limited
 from gradsam_exp.data.shapes import Shapes
 from gradsam_exp.engine.plan import plan
 from gradsam_exp.engine.session import RUNNING, Job, Session
-from gradsam_exp.errors import InputError
 from gradsam_exp.reports.tables import BOUND_NOTE, P_NOTE, markdown_table
 from gradsam_exp.runs.comparison import Runs
 from gradsam_exp.runs.folder import Run
 from gradsam_exp.runs.sweep import collect_runs, notes_on_units, with_comparison
 from gradsam_exp.runs.units import Units
-from gradsam_exp.tasks import evaluate
 from studies.background_points import findings
 from studies.background_points.by_hit import by_hit, hit_cells
+from studies.variants import common_overrides, new_folder, run_variant
 
 COUNTS = (1, 2, 4, 8)
+CHOSEN = ("pipeline", "selector", "task", "experiment")
 SELECTORS = ("single", "heatmap_agreement", "oracle")
 
 
@@ -79,16 +76,10 @@ def run_study(overrides: Sequence[str]) -> Path:
     Raises:
         InputError: before any model is read, if something given is wrong, or the images have no true masks.
     """
-    given = [override.lstrip("+~").partition("=")[0] for override in overrides]
-    for key in given:
-        if key.split(".")[0] in {"pipeline", "selector", "task", "experiment"}:
-            raise InputError(f"{key}: the study chooses it itself; leave it out")
-    tracking = [] if "logger" in given else ["logger=none"]
-    common = ("name=background_points", *tracking, *overrides)
+    common = common_overrides("background_points", overrides, CHOSEN)
     chosen = {name: (*common, *own) for name, own in variants(compose(common)).items()}
     configs = {name: compose(own) for name, own in chosen.items()}
-    started = datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
-    folder = Path(configs["fg"].output_root) / configs["fg"].name / started
+    folder = new_folder(configs["fg"])
     runs, session = folder / "runs", Session()
     jobs = {name: Job(runs / name, own, sweep=runs, session=session) for name, own in chosen.items()}
     dataset = plan(configs["fg-oracle"], jobs["fg-oracle"]).dataset  # refuses images without true masks
@@ -99,15 +90,6 @@ def run_study(overrides: Sequence[str]) -> Path:
     text = write_findings(folder, list(jobs), dataset)
     console.print(f"\n{text}\n{folder}", soft_wrap=True)
     return folder
-
-
-def run_variant(config: Config, job: Job) -> float:
-    """Evaluate one variant, and keep its configuration where ``run.py`` would; returns the mIoU."""
-    described = job.folder / ".hydra"
-    described.mkdir(parents=True)
-    OmegaConf.save(OmegaConf.create(asdict(config)), described / "config.yaml")
-    OmegaConf.save(OmegaConf.create(list(job.overrides)), described / "overrides.yaml")
-    return evaluate.run(config, job)
 
 
 def write_findings(folder: Path, names: Sequence[str], dataset: ExampleDataset) -> str:

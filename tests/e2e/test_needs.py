@@ -85,3 +85,10 @@ def test_persam_is_refused_with_features_of_several_views(run: Run):
     done = run("pipeline=persam", "sam.tta=2")
     assert done.code == 1
     assert "use sam.tta=1" in done.err
+
+
+def test_segments_are_refused_without_a_network_that_finds_them(run: Run):
+    done = run("refine=segments", "pipeline=threshold", "sam=none", "logger=none", defaults=False)
+    assert done.code == 1
+    assert "refine=segments needs SAM's everything mode" in done.err
+    assert "which sam=none does not have: choose sam=compact or refine=superpixels" in done.err

@@ -84,6 +84,9 @@ def test_one_unit_alone_proves_nothing():
 
 
 def test_where_nothing_differs_there_is_no_p():
+    nothing = paired_difference(np.full(3, np.nan), np.zeros(3))
+    assert np.isnan(nothing.p)
+    assert (nothing.difference.n, nothing.wins) == (0, 0)
     assert np.isnan(sign_flip_p(np.zeros(40)))
     assert np.isnan(sign_flip_p(np.zeros(0)))
 

@@ -106,9 +106,14 @@ def test_stages_add_up(tmp_path: Path):
 
 
 def test_photographs_are_shown_with_their_leaks(tmp_path: Path):
-    both = [run(within=sam, fg_hit_rate=0.75, leak_rate=0.25) for sam in SAMS]
-    text = photographs("x")({"x": sweep(tmp_path / "x", *both)})
-    assert text.splitlines()[2] == "| `fg` | 0.75 | 0.500 | 0.500 | 0.25 | 0.25 |"
+    shown = {"mask_recall": 0.75, "mask_precision": 0.5, "leak_rate": 0.25, "pipeline.threshold": float("nan")}
+    both = [run(sam=sam, miou=miou, **shown) for sam, miou in zip(SAMS, (0.5, 0.2), strict=True)]
+    alone = run(sam="none", pipeline="threshold", miou=0.6, **shown | {"pipeline.threshold": 0.3})
+    text = photographs({"photographs": sweep(tmp_path / "x", *both, alone)})
+    assert text.splitlines()[2:] == [
+        "| `threshold pipeline.threshold=0.3` | `none` | 0.600 [0.400, 0.600] |  | 0.75 | 0.50 | 0.25 |  |",
+        "| `fg` | `compact` | 0.500 [0.400, 0.600] |  | 0.75 | 0.50 | 0.25 | 0.200 |",
+    ]
 
 
 def test_every_page_marks_its_tables_and_every_sweep_is_used():
