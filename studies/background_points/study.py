@@ -22,6 +22,7 @@ from gradsam_exp.data.base import ExampleDataset, Limited
 from gradsam_exp.data.shapes import Shapes
 from gradsam_exp.engine.plan import plan
 from gradsam_exp.engine.session import RUNNING, Job, Session
+from gradsam_exp.errors import InputError
 from gradsam_exp.reports.tables import BOUND_NOTE, P_NOTE, markdown_table
 from gradsam_exp.runs.comparison import Runs
 from gradsam_exp.runs.folder import Run
