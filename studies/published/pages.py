@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from gradsam_exp.reports.tables import is_unknown, markdown_table
+from studies.published.figures import draw_differences
 from studies.published.tables import difference, number, runs_of, side_by_side
 
 Made = dict[str, Path]
@@ -286,6 +287,32 @@ PAGES: Mapping[str, Mapping[str, Table]] = {
     },
     "docs/strategies.md": {f"tiers-{sam}": Table(("tiers",), tier(sam)) for sam in SAMS},
 }
+
+
+DRAWN = (
+    "fgbg",
+    "argmax",
+    "mask",
+    "cascade",
+    "box",
+    "box_points",
+    "center",
+    "oracle",
+    "oracle_heatmap",
+    "oracle_box",
+)
+
+
+def photographs_and_shapes(made: Made, path: Path) -> Path:
+    """Draw what strategies change on photographs and on shapes."""
+    photographed = {_setting(run): run for run in runs_of(made["photographs"]) if run["sam"] == "compact"}
+    boxes = {name: f"{name} pipeline.box_threshold=0.3" for name in ("box", "box_points")}
+    conditions = {"photographs, compact": {name: photographed[boxes.get(name, name)] for name in DRAWN}}
+    for sam in SAMS:  # the centre is so far behind on shapes that nothing else would be seen
+        runs = runs_of(made["strategies-mixed"], sam)
+        names = [name for name in DRAWN if name != "center"]
+        conditions[f"shapes, {sam}"] = {name: next(r for r in runs if r["pipeline"] == name) for name in names}
+    return draw_differences(conditions, path)
 
 
 def named() -> list[str]:
