@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gradsam_exp.console import console
 from gradsam_exp.errors import InputError
-from studies.published.pages import PAGES, SWEEPS, Made, named
+from studies.published.pages import PAGES, SWEEPS, Made, named, photographs_and_shapes
 from studies.published.tables import marked, put
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,6 +74,8 @@ def publish(given: argparse.Namespace) -> None:
         else:
             changed = put(ROOT / page, texts)
             console.print(f"{page}: {', '.join(changed) or 'nothing'} has changed", soft_wrap=True)
+    if not given.limit and {"photographs", "strategies-mixed"} <= set(made):
+        photographs_and_shapes(made, ROOT / "docs/photographs-and-shapes.png")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from gradsam_exp.reports.tables import markdown_table
+from gradsam_exp.reports.tables import is_unknown, markdown_table
+from studies.published.figures import draw_differences
 from studies.published.tables import difference, number, runs_of, side_by_side
 
 Made = dict[str, Path]
@@ -72,10 +73,7 @@ SWEEPS: Mapping[str, Sweep] = {
     "explainers": Sweep(("experiment=explainers", *_EACH)),
     **{f"layers-{b}": Sweep(("experiment=layers", f"background={b}", *_EACH)) for b in BACKGROUNDS},
     "tiers": Sweep(("experiment=published",)),
-    "photographs": Sweep(("experiment=photographs", *_EACH), on_photographs=True),
-    "photographs-chosen-on": Sweep(
-        ("experiment=photographs", "data.part=trained_on", *_EACH), on_photographs=True
-    ),
+    "photographs": Sweep(("experiment=photographs",), on_photographs=True),
 }
 
 
@@ -200,23 +198,41 @@ def layers(made: Made) -> str:
     return side_by_side(columns, {f"`{name}`": {key: name} for name in names}, title="`explainer.target_layers=`")
 
 
-def photographs(sweep: str) -> Callable[[Made], str]:
-    """Show the strategies on photographs, in the order of the first segmenter's mIoU, with hit rate and leaks."""
+KNOBS = ("grid_offset", "pipeline.box_threshold", "pipeline.threshold", "fg_threshold", "explainer", "refine")
 
-    def make(made: Made) -> str:
-        columns = {f"`{sam}`": runs_of(made[sweep], sam) for sam in SAMS}
-        first = sorted(columns[f"`{SAMS[0]}`"], key=lambda run: -run["miou"])
-        body = []
-        for run in first:
-            name = run["pipeline"]
-            same = [next(r for r in runs if r["pipeline"] == name) for runs in columns.values()]
-            cells = [" ".join(filter(None, (f"{one['miou']:.3f}", difference(one)))) for one in same]
-            leaks = [number(one, "leak_rate", interval=False, digits=2) for one in same]
-            body.append([f"`{name}`", number(run, "fg_hit_rate", interval=False, digits=2), *cells, *leaks])
-        headings = ["`pipeline=`", "fg hit rate", *(f"{name}: mIoU" for name in columns)]
-        return markdown_table([*headings, *(f"{name}: leaks" for name in columns)], body)
 
-    return make
+def photographs(made: Made) -> str:
+    """Show everything that was tried on photographs, in the order of its mIoU; beside it the other segmenter."""
+    runs = runs_of(made["photographs"])
+    others = {_setting(run): run for run in runs if run["sam"] == "compact_drawn"}
+    body = []
+    for run in sorted((run for run in runs if run["sam"] != "compact_drawn"), key=lambda run: -run["miou"]):
+        bound = " (upper bound)" if run.get("upper_bound") is True else ""
+        own = others.get(_setting(run)) if run["sam"] == "compact" else None
+        shown = [
+            number(run, name, interval=False, digits=2) for name in ("mask_recall", "mask_precision", "leak_rate")
+        ]
+        drawn = "" if own is None else number(own, "miou", interval=False)
+        body.append(
+            [f"`{_setting(run)}`{bound}", f"`{run['sam']}`", number(run, "miou"), difference(run), *shown, drawn]
+        )
+    headings = [
+        "prompts",
+        "`sam=`",
+        "mIoU",
+        "Δ to the first",
+        "mask recall",
+        "mask precision",
+        "leaks",
+        "`compact_drawn`",
+    ]
+    return markdown_table(headings, body)
+
+
+def _setting(run: Mapping[Any, Any]) -> str:
+    """Write a run's pipeline and the knobs that it was given."""
+    given = [f"{key}={run[key]}" for key in KNOBS if key in run and not is_unknown(run[key])]
+    return " ".join([str(run["pipeline"]), *given])
 
 
 def tier(sam: str) -> Callable[[Made], str]:
@@ -236,13 +252,18 @@ def _of_both(sweep: str) -> tuple[str, ...]:
     return tuple(f"{sweep}-{b}" for b in BACKGROUNDS)
 
 
-SHOWN = ("fg", "fgbg", "adaptive", "box", "box_points", "center", "oracle")
+SHOWN = ("fg", "fgbg", "box", "box_points", "center", "oracle")
 
 
 def readme(made: Made) -> str:
     """Show a few strategies on shapes with both segmenters, and on photographs."""
     columns = {f"shapes, `{sam}`": runs_of(made["strategies-mixed"], sam) for sam in SAMS}
-    columns["photographs, `compact`"] = runs_of(made["photographs"], "compact")
+    photographed = [run for run in runs_of(made["photographs"]) if run["sam"] == "compact"]
+    columns["photographs, `compact`"] = [
+        run
+        for run in photographed
+        if _setting(run) in {*SHOWN, "box pipeline.box_threshold=0.3", "box_points pipeline.box_threshold=0.3"}
+    ]
     shown = {"oracle": "`oracle` (a true click)"}
     rows = {shown.get(name, f"`{name}`"): {"pipeline": name} for name in SHOWN}
     return side_by_side(columns, rows, title="`pipeline=`")
@@ -262,11 +283,36 @@ PAGES: Mapping[str, Mapping[str, Table]] = {
         "stages": Table(_of_both("oracles"), stages),
     },
     "docs/photographs.md": {
-        "photographs": Table(("photographs",), photographs("photographs")),
-        "photographs-chosen-on": Table(("photographs-chosen-on",), photographs("photographs-chosen-on")),
+        "photographs": Table(("photographs",), photographs),
     },
     "docs/strategies.md": {f"tiers-{sam}": Table(("tiers",), tier(sam)) for sam in SAMS},
 }
+
+
+DRAWN = (
+    "fgbg",
+    "argmax",
+    "mask",
+    "cascade",
+    "box",
+    "box_points",
+    "center",
+    "oracle",
+    "oracle_heatmap",
+    "oracle_box",
+)
+
+
+def photographs_and_shapes(made: Made, path: Path) -> Path:
+    """Draw what strategies change on photographs and on shapes."""
+    photographed = {_setting(run): run for run in runs_of(made["photographs"]) if run["sam"] == "compact"}
+    boxes = {name: f"{name} pipeline.box_threshold=0.3" for name in ("box", "box_points")}
+    conditions = {"photographs, compact": {name: photographed[boxes.get(name, name)] for name in DRAWN}}
+    for sam in SAMS:  # the centre is so far behind on shapes that nothing else would be seen
+        runs = runs_of(made["strategies-mixed"], sam)
+        names = [name for name in DRAWN if name != "center"]
+        conditions[f"shapes, {sam}"] = {name: next(r for r in runs if r["pipeline"] == name) for name in names}
+    return draw_differences(conditions, path)
 
 
 def named() -> list[str]:

@@ -65,11 +65,12 @@ def runs_of(sweep: Path, within: str | None = None) -> list[dict[Any, Any]]:
 
 
 def number(run: Mapping[Any, Any], metric: str, *, interval: bool = True, digits: int = 3) -> str:
-    """Write a metric's mean, and its 95 % interval; nothing where the run has none."""
+    """Write a metric's mean, and its 95 % interval if it has a width; nothing where the run has none."""
     if is_unknown(run.get(metric)):
         return ""
     mean = f"{run[metric]:.{digits}f}"
-    return f"{mean} [{run[f'{metric}_low']:.{digits}f}, {run[f'{metric}_high']:.{digits}f}]" if interval else mean
+    low, high = (f"{run[f'{metric}_{end}']:.{digits}f}" if interval else mean for end in ("low", "high"))
+    return mean if low == high else f"{mean} [{low}, {high}]"
 
 
 def difference(run: Mapping[Any, Any], *, digits: int = 3) -> str:

@@ -286,9 +286,9 @@ def test_a_compact_sam_is_trained_resumed_and_used(run, outlined: Path):
     same = {key for key, value in before.items() if torch.equal(value, after[key])}
     assert {key for key in before if key.startswith("image_encoder.")} <= same
     assert any(key.startswith("mask_decoder.") for key in before.keys() - same)
-    bad = run(*tiny, "task.start=shipped:compact", defaults=False)
+    bad = run(*tiny, "task.start=shipped:compakt", defaults=False)
     assert bad.code == 1
-    assert "task.start=shipped:compact does not exist" in bad.err
+    assert "no weights named 'compakt' ship with gradsam_exp; did you mean 'compact'?" in bad.err
     bad = run(*tiny, "task.resume=/nowhere/last.ckpt", defaults=False)
     assert bad.code == 1
     assert "task.resume=/nowhere/last.ckpt does not exist" in bad.err

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from gradsam_exp.errors import InputError
+from gradsam_exp.reports.colours import BACKGROUND_POINT, FOREGROUND_POINT
 from studies.published.__main__ import ROOT, main
-from studies.published.pages import PAGES, SAMS, SWEEPS, named, photographs, stages
+from studies.published.pages import DRAWN, PAGES, SAMS, SWEEPS, named, photographs, photographs_and_shapes, stages
 from studies.published.tables import difference, marked, number, put, runs_of, side_by_side
 
 PAGE = (
@@ -106,9 +108,33 @@ def test_stages_add_up(tmp_path: Path):
 
 
 def test_photographs_are_shown_with_their_leaks(tmp_path: Path):
-    both = [run(within=sam, fg_hit_rate=0.75, leak_rate=0.25) for sam in SAMS]
-    text = photographs("x")({"x": sweep(tmp_path / "x", *both)})
-    assert text.splitlines()[2] == "| `fg` | 0.75 | 0.500 | 0.500 | 0.25 | 0.25 |"
+    shown = {"mask_recall": 0.75, "mask_precision": 0.5, "leak_rate": 0.25, "pipeline.threshold": float("nan")}
+    both = [run(sam=sam, miou=miou, **shown) for sam, miou in zip(SAMS, (0.5, 0.2), strict=True)]
+    alone = run(sam="none", pipeline="threshold", miou=0.6, **shown | {"pipeline.threshold": 0.3})
+    text = photographs({"photographs": sweep(tmp_path / "x", *both, alone)})
+    assert text.splitlines()[2:] == [
+        "| `threshold pipeline.threshold=0.3` | `none` | 0.600 [0.400, 0.600] |  | 0.75 | 0.50 | 0.25 |  |",
+        "| `fg` | `compact` | 0.500 [0.400, 0.600] |  | 0.75 | 0.50 | 0.25 | 0.200 |",
+    ]
+
+
+def test_what_strategies_change_is_drawn(tmp_path: Path):
+    change = {"delta_miou": 0.1, "delta_low": 0.05, "delta_high": 0.2}
+    boxes = {"box", "box_points"}
+    settings = [{"pipeline": n} | ({"pipeline.box_threshold": 0.3} if n in boxes else {}) for n in DRAWN]
+    photographed = [run(sam="compact", **own, **change) for own in settings]
+    drawn = [run(pipeline=name, within=sam, **change) for name in DRAWN for sam in SAMS]
+    made = {
+        "photographs": sweep(tmp_path / "a", *photographed),
+        "strategies-mixed": sweep(tmp_path / "b", *drawn),
+    }
+    path = photographs_and_shapes(made, tmp_path / "figure.png")
+    with Image.open(path) as picture:
+        assert picture.width > 800
+        colours = {colour for _, colour in picture.convert("RGB").getcolors(2**20)}
+    assert {
+        tuple(int(c[k : k + 2], 16) for k in (1, 3, 5)) for c in (BACKGROUND_POINT, FOREGROUND_POINT)
+    } <= colours
 
 
 def test_every_page_marks_its_tables_and_every_sweep_is_used():
