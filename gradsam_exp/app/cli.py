@@ -22,8 +22,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gradsam_exp import __version__
-from gradsam_exp.app.callbacks import conclude, end_watch, sweep_under_way
+from gradsam_exp.app.callbacks import RESUMED, conclude, end_watch, sweep_under_way
 from gradsam_exp.app.composing import HYDRA, prepare_hydra
+from gradsam_exp.app.ending import Terminated, end_with_leader, ending_in_order, leading
 from gradsam_exp.app.launchers import is_parallel
 from gradsam_exp.app.messages import no_choice, one_line
 from gradsam_exp.app.renamed import refuse_renamed
@@ -54,7 +55,9 @@ def main() -> NoReturn:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large tensors on huge pages: memory fragments less
     share_store()
     compose_once()
-    leave(run_program(_run_hydra))
+    end_with_leader()
+    with ending_in_order(), leading():
+        leave(run_program(_run_hydra))
 
 
 def _run_hydra() -> None:
@@ -63,19 +66,17 @@ def _run_hydra() -> None:
 
 
 def run_program(job: Callable[[], Any]) -> int:
-    """Run Hydra's main function; the exit code is 0, 1 for an error, 130 for Ctrl-C.
+    """Run Hydra's main function; the exit code is 0, 1 for an error, 130 for Ctrl-C, 143 for SIGTERM.
 
-    A sweep that ends early, by Ctrl-C or because its launcher fails, is summarised all the same.
+    A sweep that ends early, by Ctrl-C, by a signal or because its launcher fails, is summarised all the same.
     """
     _input_errors.clear()
     _job_began.clear()
     try:
         refuse_renamed(sys.argv[1:])
         job()
-    except KeyboardInterrupt:
-        _end_early()
-        say("interrupted; what was finished is kept")
-        return 130
+    except KeyboardInterrupt as error:
+        return _interrupted(error)
     except (InputError, HydraException, OmegaConfBaseException) as error:
         _input_errors.append(error)
     except BrokenPipeError:  # whoever read has seen enough, as ``| head``
@@ -104,6 +105,7 @@ def run_job(cfg: DictConfig) -> float | None:
     folder = Path(hydra_config.runtime.output_dir)
     sweeping = hydra_config.mode == RunMode.MULTIRUN
     _job_began.set()
+    end_with_leader()
     run = Run(folder)
     run.begin()
     hidden = hidden_values(cfg)
@@ -122,6 +124,8 @@ def run_job(cfg: DictConfig) -> float | None:
         value = task.run(settings, Job(folder, tuple(map(str, overrides["task"])), sweep, SESSION))
     except KeyboardInterrupt as error:
         run.fail(error)
+        if not sweeping and cfg.task.name == RESUMED and cfg.store.enabled:
+            error.add_note("the same command goes on with what is in the store")
         raise
     except (InputError, OmegaConfBaseException) as error:
         hide(error, hidden)
@@ -198,6 +202,22 @@ def _known(error: Exception) -> InputError | None:
             f"{error.filename}: {error.strerror}; give output_root=… a folder that can be written to"
         )
     return no_choice(error)
+
+
+def _interrupted(error: KeyboardInterrupt) -> int:
+    """Summarise the sweep, if there is one, and say how to go on; returns the exit code."""
+    watch, hints = sweep_under_way(), getattr(error, "__notes__", [])
+    if watch is not None and watch.resumes:
+        hints = ["the same command with resume=true goes on"]
+    with suppress(KeyboardInterrupt):  # pressed again: the tables are not waited for
+        _end_early()
+    if not isinstance(error, Terminated):
+        say("interrupted; what was finished is kept")
+        return 130
+    if (uploads := SESSION.kept("uploads")) is not None:
+        uploads.stop()  # whoever sends signals does not wait for them
+    say(": ".join([f"ended by {error}; what was finished is kept", *hints[:1]]))
+    return error.code
 
 
 def _end_early(error: Exception | None = None) -> str:

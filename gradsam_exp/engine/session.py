@@ -28,6 +28,10 @@ class Session:
             self._kept[kind] = key, make()
         return self._kept[kind][1]
 
+    def kept(self, kind: str) -> Any:
+        """Return the cached object of this kind, whatever its key; None if there is none."""
+        return self._kept[kind][1] if kind in self._kept else None
+
 
 @dataclass(frozen=True)
 class Job:
