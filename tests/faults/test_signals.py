@@ -1,4 +1,4 @@
-"""A signal that asks the program to end is taken as Ctrl-C is, and nothing works on for a program that was killed."""
+"""A signal that ends the program is taken as Ctrl-C is, and nothing works on for a program that was killed."""
 
 from __future__ import annotations
 
@@ -110,10 +110,18 @@ def test_a_signal_that_is_ignored_stays_so_and_a_second_one_changes_nothing():
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_what_is_not_to_be_interrupted_comes_to_its_end_first():
     ended = []
-    with ending_in_order(), pytest.raises(Terminated), first_finishing():
-        signal.raise_signal(signal.SIGTERM)
-        ended.append(True)
+
+    def work() -> None:
+        with first_finishing():
+            signal.raise_signal(signal.SIGTERM)
+            ended.append(True)
+
+    with ending_in_order(), pytest.raises(Terminated):
+        work()
     assert ended == [True]
 
 
