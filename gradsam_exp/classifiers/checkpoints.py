@@ -12,6 +12,7 @@ from gradsam_exp.classifiers.base import CLASSIFIERS
 from gradsam_exp.classifiers.classifier import ImageClassifier, backbone_name, without_weights
 from gradsam_exp.errors import InputError
 from gradsam_exp.weights import file_digest, open_weights, read_pickle, require_finite, save_weights, shipped
+from gradsam_exp.weights.transfer import LIMITS, DownloadLimits
 
 HINT = (
     "weights of another program need a network and class names: "
@@ -118,17 +119,18 @@ def from_checkpoint(
     backbone: str | None = None,
     size: tuple[int, int] | None = None,
     pretrained: bool = False,
+    download: DownloadLimits = LIMITS,
 ) -> ClassifierFile:
     """Describe a classifier of ``task=train``, as ``model.source=checkpoint`` asks for it.
 
     Args:
         checkpoint: see `find_classifier`.
-        backbone, size, pretrained: how ``task=train`` makes one; a file says itself what it holds.
+        backbone, size, pretrained, download: how ``task=train`` makes one; a file says itself what it holds.
 
     Raises:
         InputError: no file was given, or see `find_classifier`.
     """
-    del backbone, size, pretrained
+    del backbone, size, pretrained, download
     if checkpoint is None:
         raise InputError(
             "model.checkpoint is null: train a classifier with task=train and give its classifier.safetensors"
