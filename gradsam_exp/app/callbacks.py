@@ -25,7 +25,7 @@ from gradsam_exp.app.launchers import (
     varied_keys,
 )
 from gradsam_exp.engine.session import RUNNING
-from gradsam_exp.errors import InputError, keep_traceback, say
+from gradsam_exp.errors import InputError, keep_traceback, say, tell
 from gradsam_exp.runs.comparison import Runs
 from gradsam_exp.runs.folder import METRICS, Outcome, Run, unescaped
 
@@ -70,7 +70,7 @@ class SweepWatch:
     def say(self) -> None:
         """Print what is new."""
         for line in self.update():
-            print(line, flush=True)
+            tell(line)
 
     def update(self) -> list[str]:
         """Return lines about the jobs that were finished since the last call."""
@@ -206,7 +206,7 @@ def conclude(folder: Path, store: Mapping[str, Any]) -> bool:
     table = summarize_sweep(folder, readers_store(store))
     command = sync_command(folder)
     if command is not None:
-        print(f"W&B: {command}")
+        tell(f"W&B: {command}")
     return bool((table["status"] == "finished").all())
 
 

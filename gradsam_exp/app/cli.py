@@ -31,7 +31,7 @@ from gradsam_exp.app.renamed import refuse_renamed
 from gradsam_exp.app.startup import compose_once, leave, load_task, share_store
 from gradsam_exp.config import check
 from gradsam_exp.engine.session import Job, Session
-from gradsam_exp.errors import InputError, first_line, keep_traceback, say
+from gradsam_exp.errors import InputError, first_line, harmless, keep_traceback, say
 from gradsam_exp.runs.comparison import Runs
 from gradsam_exp.runs.folder import Run
 from gradsam_exp.runs.saved_config import calls_a_resolver
@@ -237,15 +237,19 @@ def _end_early(error: Exception | None = None) -> str:
 
 
 class _Hiding(logging.Formatter):
-    """Formats lines without `hidden_values`."""
+    """Formats lines without `hidden_values`, and each message as one line."""
 
     def __init__(self, hidden: Mapping[str, str]) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
         self.hidden = hidden
 
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Return the line without a traceback."""
+        return harmless(super().formatMessage(record))
+
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, with its traceback if it has one."""
-        return without_values(super().format(record), self.hidden)
+        return harmless(without_values(super().format(record), self.hidden), lines=True)
 
 
 def _log_to(folder: Path, hidden: Mapping[str, str]) -> logging.Handler:

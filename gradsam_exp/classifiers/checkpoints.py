@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gradsam_exp.classifiers.base import CLASSIFIERS
 from gradsam_exp.classifiers.classifier import ImageClassifier, backbone_name, without_weights
-from gradsam_exp.errors import InputError
+from gradsam_exp.errors import InputError, harmless
 from gradsam_exp.weights import file_digest, open_weights, read_pickle, require_finite, save_weights, shipped
 from gradsam_exp.weights.transfer import LIMITS, DownloadLimits
 
@@ -38,7 +38,7 @@ class ClassifierFile:
     @property
     def class_names(self) -> tuple[str, ...]:
         """Name what the outputs mean, in order."""
-        return tuple(self.hyper_parameters["class_names"])
+        return tuple(map(harmless, self.hyper_parameters["class_names"]))
 
     def check_ready(self) -> None:
         """Do nothing: a file has weights and names."""

@@ -220,7 +220,7 @@ class Transfer:
     def _receive(self, response: Response, chunks: Iterator[bytes], start: int, total: int | None) -> None:
         """Write what comes behind the ``start`` bytes that are there."""
         bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             DownloadColumn(),
             TransferSpeedColumn(),
