@@ -297,7 +297,7 @@ class Run:
         missing = [key for key in keys if not isinstance(content, dict) or key not in content]
         if missing:
             raise self._damaged(name, f"has no {', '.join(missing)}")
-        return with_strings(content, harmless, keys=True)
+        return with_strings(content, _shown, keys=True)
 
     def _yaml(self, name: str) -> Any:
         """Plain values, in which interpolations are strings."""
@@ -306,7 +306,7 @@ class Run:
             # Aliases can name each other a billion times; Hydra writes none.
             if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_LOADER)):
                 raise self._damaged(name, "cannot be read (it holds aliases)")
-            return with_strings(OmegaConf.to_container(OmegaConf.create(text), resolve=False), harmless, keys=True)
+            return with_strings(OmegaConf.to_container(OmegaConf.create(text), resolve=False), _shown, keys=True)
 
     def _table(self, name: str) -> pd.DataFrame:
         import pandas as pd  # noqa: PLC0415  (a sweep's parent starts without)
@@ -323,7 +323,7 @@ class Run:
                     table[column] = table[column].map(
                         lambda cell: harmless(cell) if isinstance(cell, str) else cell
                     )
-            return table.rename(columns=harmless).set_index("example_id")
+            return table.rename(columns=_shown).set_index("example_id")
 
     # Writing
 
@@ -406,8 +406,13 @@ def unescaped(override: str) -> str:
     return re.sub(r"\\(.)", r"\1", override)
 
 
-def _harmless_cell(cell: Any) -> Any:
-    return harmless(cell) if isinstance(cell, str) else cell
+def _shown(text: str) -> str:
+    """A text as it may be shown, in one line."""
+    return harmless(text.replace("\n", " "))
+
+
+def _shown_cell(cell: Any) -> Any:
+    return _shown(cell) if isinstance(cell, str) else cell
 
 
 def _is_summary(metric: Any) -> bool:
