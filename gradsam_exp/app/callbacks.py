@@ -24,6 +24,7 @@ from gradsam_exp.app.launchers import (
     start_no_idle_worker,
     varied_keys,
 )
+from gradsam_exp.app.refusals import check_sweep
 from gradsam_exp.engine.session import RUNNING
 from gradsam_exp.errors import InputError, keep_traceback, say, tell
 from gradsam_exp.runs.comparison import Runs
@@ -174,6 +175,11 @@ class SweepProgress(Callback):
                 "give another folder, or none (resume=true finds what is finished)"
             )
             sys.exit(1)
+        try:
+            check_sweep(config)
+        except InputError as error:  # which Hydra would take for a warning
+            say(str(error))
+            sys.exit(1)
         resumes = config.task.name == RESUMED
         watch = SweepWatch(folder, number_of_jobs(config), varied_keys(config), store_of(config), resumes)
         _watches.append(watch)
@@ -216,8 +222,11 @@ class SweepSummary(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Summarise the sweep; exits with 1 if a job failed, or if there can be no table."""
         folder = Path(config.hydra.sweep.dir)
-        if not Runs(folder).jobs:  # it ended before its first job
-            return
+        if not Runs(folder).jobs:
+            if any(folder.rglob(METRICS)):
+                say(f"the jobs lie too deep for a table: python run.py task=report runs={folder} makes it")
+                sys.exit(1)
+            return  # it ended before its first job
         try:
             with first_finishing():
                 all_finished = conclude(folder, store_of(config))

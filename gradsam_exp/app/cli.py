@@ -4,6 +4,7 @@ Imports nothing heavy, so that ``--help`` and a mistyped override answer at once
 """
 
 import gc
+import io
 import logging
 import os
 import re
@@ -22,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gradsam_exp import __version__
+from gradsam_exp.app.arguments import as_meant
 from gradsam_exp.app.callbacks import RESUMED, conclude, end_watch, sweep_under_way
 from gradsam_exp.app.composing import HYDRA, prepare_hydra
 from gradsam_exp.app.ending import Terminated, end_with_leader, ending_in_order, leading
@@ -53,6 +55,10 @@ def main() -> NoReturn:
         sys.exit(0)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors reach us: we say them in one line
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large tensors on huge pages: memory fragments less
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that cannot show a letter shows its number
+            stream.reconfigure(errors="backslashreplace")
+    sys.argv[1:] = as_meant(sys.argv[1:])
     share_store()
     compose_once()
     end_with_leader()
@@ -110,6 +116,7 @@ def run_job(cfg: DictConfig) -> float | None:
     run.begin()
     hidden = hidden_values(cfg)
     handler = _log_to(folder, hidden)
+    os.chdir(hydra_config.runtime.cwd)  # with hydra.job.chdir, too, paths are those of where the command was given
     try:
         settings = check(cfg)
         if sweeping and is_parallel(DictConfig(hydra_config.launcher)):
@@ -121,7 +128,8 @@ def run_job(cfg: DictConfig) -> float | None:
         overrides = OmegaConf.to_container(DictConfig(hydra_config.overrides), resolve=False)
         assert isinstance(overrides, dict)
         sweep = Path(hydra_config.sweep.dir) if sweeping else None
-        value = task.run(settings, Job(folder, tuple(map(str, overrides["task"])), sweep, SESSION))
+        searched = "direction" in hydra_config.sweeper
+        value = task.run(settings, Job(folder, tuple(map(str, overrides["task"])), sweep, SESSION, searched))
     except KeyboardInterrupt as error:
         run.fail(error)
         if not sweeping and cfg.task.name == RESUMED and cfg.store.enabled:
@@ -233,6 +241,9 @@ def _end_early(error: Exception | None = None) -> str:
         return ""
     with suppress(OSError):
         keep_traceback(folder, error)
+    said = {job.outcome.error for job in map(Runs(folder).__getitem__, Runs(folder).jobs) if job.has_ended}
+    if len(said) == 1 and "" not in said:  # what ended the sweep follows from it
+        return f"every job has failed: {said.pop()}"
     return f"the sweep ended early, {type(error).__name__}: {first_line(error)} ({folder / 'error.txt'})"
 
 

@@ -243,7 +243,7 @@ def _downloaded_cifar10(limits: DownloadLimits) -> Path:
                 path = partial / official.classes[label] / f"{number:05d}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(pixels).save(path)
-            return partial.rename(target)
+            return partial.replace(target)
     except (InputError, OSError, RuntimeError) as error:
         raise InputError(
             f"CIFAR-10 could not be downloaded ({first_line(error)}); "

@@ -105,7 +105,7 @@ def _fetched(
                 shutil.rmtree(partial, ignore_errors=True)
                 try:
                     unpack(archive, partial, url, most_bytes=most_bytes)
-                    partial.rename(cache / sha256)
+                    partial.replace(cache / sha256)
                 finally:
                     shutil.rmtree(partial, ignore_errors=True)
     finally:

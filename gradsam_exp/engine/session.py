@@ -43,12 +43,14 @@ class Job:
             from what is a default.
         sweep: the folder of the sweep that the job is part of; None for a single run.
         session: shared with the other jobs of this process.
+        searched: part of a search, which looks for the highest mIoU.
     """
 
     folder: Path
     overrides: Sequence[str] = ()
     sweep: Path | None = None
     session: Session = field(default_factory=Session)
+    searched: bool = False
 
     def given(self, *keys: str) -> bool:
         """Say whether one of these configuration keys was given as an override."""

@@ -349,6 +349,7 @@ class Run:
 
         A ``note`` says what has to be known about all intervals.
         """
+        self.folder.mkdir(parents=True, exist_ok=True)
         tables = {PER_IMAGE: per_image, PREDICTIONS: predictions}
         (self.folder / COUNTS).unlink(missing_ok=True)
         if counts is not None and len(counts):

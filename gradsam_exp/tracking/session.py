@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 from gradsam_exp.config import Config
@@ -65,6 +66,7 @@ def open_run(
 
     with _harmless_arguments():
         return wandb.init(
+            id=token_hex(4) if job.sweep else None,  # WANDB_RUN_ID would be that of all its jobs
             project=settings.project,
             entity=settings.entity,
             dir=job.folder,
