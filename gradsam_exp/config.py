@@ -45,6 +45,7 @@ class Config:
     cifar10_root: str | None = None
     runs: Any = None  # a path or glob, or several
     image: str | None = None
+    download: Node = field(default_factory=dict)
     store: Node = field(default_factory=dict)
     data: Node = field(default_factory=dict)
     background: Node = field(default_factory=dict)

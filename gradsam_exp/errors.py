@@ -2,6 +2,7 @@
 
 import difflib
 import logging
+import re
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 MOST_NAMES = 200  # that a message lists
+_ACTING = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class InputError(Exception):
@@ -51,13 +53,41 @@ def keep_traceback(folder: Path, error: BaseException) -> Path:
     """Write an error's traceback to ``error.txt``; returns that file."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "error.txt"
-    path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    path.write_text(harmless("".join(traceback.format_exception(error)), lines=True), encoding="utf-8")
     return path
+
+
+def harmless(text: str, *, lines: bool = False) -> str:
+    """Write as an escape, such as ``\\x1b``, what would act on a terminal or a log instead of being shown.
+
+    These are control characters, line breaks, marks that turn the direction of text around, and what Python makes
+    of the bytes of a file's name that is not UTF-8 (``\\xff``), which no file in UTF-8 can hold. All names, paths
+    and texts that come from outside go through here before they are shown or written; what is escaped already
+    stays as it is.
+
+    Args:
+        lines: keep line breaks and tabs, for texts that are made of lines on purpose.
+    """
+
+    def escape(found: re.Match[str]) -> str:
+        code = ord(found[0])
+        if lines and found[0] in "\n\t":
+            return found[0]
+        if 0xDC80 <= code <= 0xDCFF:  # an undecodable byte
+            code -= 0xDC00
+        return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+    return _ACTING.sub(escape, text)
+
+
+def tell(text: object) -> None:
+    """Print lines to the user that are results."""
+    print(harmless(str(text), lines=True), flush=True)
 
 
 def say(line: str) -> None:
     """Print a line to the user, where it cannot be taken for a result."""
-    print(f"gradsam_exp: {line}", file=sys.stderr)
+    print(f"gradsam_exp: {harmless(line, lines=True)}", file=sys.stderr)
 
 
 def warn(message: str) -> None:

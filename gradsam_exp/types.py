@@ -170,6 +170,13 @@ class Heatmaps(TensorRows):
     targets: Int[Tensor, " batch"]
     logits: Float[Tensor, "batch classes"] | None = None
 
+    @property
+    def zeros_empty(self) -> Heatmaps:
+        """Return the same heatmaps, of which those that are zero everywhere are marked as empty."""
+        if not len(self.values):
+            return self
+        return replace(self, empty=self.empty | (self.values.flatten(1).amax(1) <= 0))
+
 
 @dataclass(frozen=True)
 class Prompts(TensorRows):
@@ -396,8 +403,7 @@ class PromptContext:
                 raise ValueError(f"{name} of {sides[0]} px do not belong to images of {sides[1]} px: resize them")
         if not values.isfinite().all():
             raise ValueError("heatmaps hold NaN or infinite values")
-        empty = self.heatmaps.empty | (values.flatten(1).amax(1) <= 0) if len(values) else self.heatmaps.empty
-        object.__setattr__(self, "heatmaps", replace(self.heatmaps, empty=empty))
+        object.__setattr__(self, "heatmaps", self.heatmaps.zeros_empty)
 
     def __len__(self) -> int:
         return len(self.images)

@@ -15,13 +15,23 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gradsam_exp.app.launchers import is_parallel, number_of_jobs, share_cores, varied_keys
+from gradsam_exp.app.ending import first_finishing, leave_alone
+from gradsam_exp.app.launchers import (
+    is_parallel,
+    number_of_jobs,
+    runs_on_this_machine,
+    share_cores,
+    start_no_idle_worker,
+    varied_keys,
+)
+from gradsam_exp.app.refusals import check_sweep
 from gradsam_exp.engine.session import RUNNING
-from gradsam_exp.errors import InputError, keep_traceback, say
+from gradsam_exp.errors import InputError, keep_traceback, say, tell
 from gradsam_exp.runs.comparison import Runs
 from gradsam_exp.runs.folder import METRICS, Outcome, Run, unescaped
 
 POLL_S = 1.0
+RESUMED = "evaluate"  # the task whose finished runs ``resume=true`` takes
 LINES = 50  # a long sweep says only so often where it is, besides each new best
 
 
@@ -34,12 +44,14 @@ class SweepWatch:
         jobs: how many there will be; None if that is not known.
         keys: what is varied; names a job.
         store: the ``store`` node of its configuration.
+        resumes: ``resume=true`` goes on with it.
     """
 
     folder: Path
     jobs: int | None
     keys: tuple[str, ...]
     store: Mapping[str, Any] = field(default_factory=dict)
+    resumes: bool = False
     done: set[str] = field(default_factory=set)
     failed: int = 0
     best: tuple[float, str] | None = None
@@ -59,7 +71,7 @@ class SweepWatch:
     def say(self) -> None:
         """Print what is new."""
         for line in self.update():
-            print(line, flush=True)
+            tell(line)
 
     def update(self) -> list[str]:
         """Return lines about the jobs that were finished since the last call."""
@@ -163,12 +175,21 @@ class SweepProgress(Callback):
                 "give another folder, or none (resume=true finds what is finished)"
             )
             sys.exit(1)
-        watch = SweepWatch(folder, number_of_jobs(config), varied_keys(config), store_of(config))
+        try:
+            check_sweep(config)
+        except InputError as error:  # which Hydra would take for a warning
+            say(str(error))
+            sys.exit(1)
+        resumes = config.task.name == RESUMED
+        watch = SweepWatch(folder, number_of_jobs(config), varied_keys(config), store_of(config), resumes)
         _watches.append(watch)
         if "direction" in config.hydra.sweeper and config.split == "test":
             say("this search chooses on split=test; choose with split=val and report on test once")
         if is_parallel(config.hydra.launcher):
             share_cores(config)
+            start_no_idle_worker(config)
+            if not runs_on_this_machine(config.hydra.launcher):
+                leave_alone()
             watch.start()
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
@@ -191,7 +212,7 @@ def conclude(folder: Path, store: Mapping[str, Any]) -> bool:
     table = summarize_sweep(folder, readers_store(store))
     command = sync_command(folder)
     if command is not None:
-        print(f"W&B: {command}")
+        tell(f"W&B: {command}")
     return bool((table["status"] == "finished").all())
 
 
@@ -201,10 +222,14 @@ class SweepSummary(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Summarise the sweep; exits with 1 if a job failed, or if there can be no table."""
         folder = Path(config.hydra.sweep.dir)
-        if not Runs(folder).jobs:  # it ended before its first job
-            return
+        if not Runs(folder).jobs:
+            if any(folder.rglob(METRICS)):
+                say(f"the jobs lie too deep for a table: python run.py task=report runs={folder} makes it")
+                sys.exit(1)
+            return  # it ended before its first job
         try:
-            all_finished = conclude(folder, store_of(config))
+            with first_finishing():
+                all_finished = conclude(folder, store_of(config))
         except Exception as error:  # Hydra would go on with a warning, and end with 0
             say(
                 f"the sweep has no table, {type(error).__name__}: {error} ({keep_traceback(folder, error)}); "

@@ -4,6 +4,7 @@ Imports nothing heavy, so that ``--help`` and a mistyped override answer at once
 """
 
 import gc
+import io
 import logging
 import os
 import re
@@ -22,15 +23,17 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gradsam_exp import __version__
-from gradsam_exp.app.callbacks import conclude, end_watch, sweep_under_way
+from gradsam_exp.app.arguments import as_meant
+from gradsam_exp.app.callbacks import RESUMED, conclude, end_watch, sweep_under_way
 from gradsam_exp.app.composing import HYDRA, prepare_hydra
+from gradsam_exp.app.ending import Terminated, end_with_leader, ending_in_order, leading
 from gradsam_exp.app.launchers import is_parallel
 from gradsam_exp.app.messages import no_choice, one_line
 from gradsam_exp.app.renamed import refuse_renamed
 from gradsam_exp.app.startup import compose_once, leave, load_task, share_store
 from gradsam_exp.config import check
 from gradsam_exp.engine.session import Job, Session
-from gradsam_exp.errors import InputError, first_line, keep_traceback, say
+from gradsam_exp.errors import InputError, first_line, harmless, keep_traceback, say
 from gradsam_exp.runs.comparison import Runs
 from gradsam_exp.runs.folder import Run
 from gradsam_exp.runs.saved_config import calls_a_resolver
@@ -52,9 +55,15 @@ def main() -> NoReturn:
         sys.exit(0)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors reach us: we say them in one line
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large tensors on huge pages: memory fragments less
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that cannot show a letter shows its number
+            stream.reconfigure(errors="backslashreplace")
+    sys.argv[1:] = as_meant(sys.argv[1:])
     share_store()
     compose_once()
-    leave(run_program(_run_hydra))
+    end_with_leader()
+    with ending_in_order(), leading():
+        leave(run_program(_run_hydra))
 
 
 def _run_hydra() -> None:
@@ -63,19 +72,17 @@ def _run_hydra() -> None:
 
 
 def run_program(job: Callable[[], Any]) -> int:
-    """Run Hydra's main function; the exit code is 0, 1 for an error, 130 for Ctrl-C.
+    """Run Hydra's main function; the exit code is 0, 1 for an error, 130 for Ctrl-C, 143 for SIGTERM.
 
-    A sweep that ends early, by Ctrl-C or because its launcher fails, is summarised all the same.
+    A sweep that ends early, by Ctrl-C, by a signal or because its launcher fails, is summarised all the same.
     """
     _input_errors.clear()
     _job_began.clear()
     try:
         refuse_renamed(sys.argv[1:])
         job()
-    except KeyboardInterrupt:
-        _end_early()
-        say("interrupted; what was finished is kept")
-        return 130
+    except KeyboardInterrupt as error:
+        return _interrupted(error)
     except (InputError, HydraException, OmegaConfBaseException) as error:
         _input_errors.append(error)
     except BrokenPipeError:  # whoever read has seen enough, as ``| head``
@@ -104,10 +111,12 @@ def run_job(cfg: DictConfig) -> float | None:
     folder = Path(hydra_config.runtime.output_dir)
     sweeping = hydra_config.mode == RunMode.MULTIRUN
     _job_began.set()
+    end_with_leader()
     run = Run(folder)
     run.begin()
     hidden = hidden_values(cfg)
     handler = _log_to(folder, hidden)
+    os.chdir(hydra_config.runtime.cwd)  # with hydra.job.chdir, too, paths are those of where the command was given
     try:
         settings = check(cfg)
         if sweeping and is_parallel(DictConfig(hydra_config.launcher)):
@@ -119,9 +128,12 @@ def run_job(cfg: DictConfig) -> float | None:
         overrides = OmegaConf.to_container(DictConfig(hydra_config.overrides), resolve=False)
         assert isinstance(overrides, dict)
         sweep = Path(hydra_config.sweep.dir) if sweeping else None
-        value = task.run(settings, Job(folder, tuple(map(str, overrides["task"])), sweep, SESSION))
+        searched = "direction" in hydra_config.sweeper
+        value = task.run(settings, Job(folder, tuple(map(str, overrides["task"])), sweep, SESSION, searched))
     except KeyboardInterrupt as error:
         run.fail(error)
+        if not sweeping and cfg.task.name == RESUMED and cfg.store.enabled:
+            error.add_note("the same command goes on with what is in the store")
         raise
     except (InputError, OmegaConfBaseException) as error:
         hide(error, hidden)
@@ -200,6 +212,22 @@ def _known(error: Exception) -> InputError | None:
     return no_choice(error)
 
 
+def _interrupted(error: KeyboardInterrupt) -> int:
+    """Summarise the sweep, if there is one, and say how to go on; returns the exit code."""
+    watch, hints = sweep_under_way(), getattr(error, "__notes__", [])
+    if watch is not None and watch.resumes:
+        hints = ["the same command with resume=true goes on"]
+    with suppress(KeyboardInterrupt):  # pressed again: the tables are not waited for
+        _end_early()
+    if not isinstance(error, Terminated):
+        say("interrupted; what was finished is kept")
+        return 130
+    if (uploads := SESSION.kept("uploads")) is not None:
+        uploads.stop()  # whoever sends signals does not wait for them
+    say(": ".join([f"ended by {error}; what was finished is kept", *hints[:1]]))
+    return error.code
+
+
 def _end_early(error: Exception | None = None) -> str:
     """Summarise the sweep that Hydra left without calling its callbacks, if any; returns what ended it."""
     watch = sweep_under_way()
@@ -213,19 +241,26 @@ def _end_early(error: Exception | None = None) -> str:
         return ""
     with suppress(OSError):
         keep_traceback(folder, error)
+    said = {job.outcome.error for job in map(Runs(folder).__getitem__, Runs(folder).jobs) if job.has_ended}
+    if len(said) == 1 and "" not in said:  # what ended the sweep follows from it
+        return f"every job has failed: {said.pop()}"
     return f"the sweep ended early, {type(error).__name__}: {first_line(error)} ({folder / 'error.txt'})"
 
 
 class _Hiding(logging.Formatter):
-    """Formats lines without `hidden_values`."""
+    """Formats lines without `hidden_values`, and each message as one line."""
 
     def __init__(self, hidden: Mapping[str, str]) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
         self.hidden = hidden
 
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Return the line without a traceback."""
+        return harmless(super().formatMessage(record))
+
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, with its traceback if it has one."""
-        return without_values(super().format(record), self.hidden)
+        return harmless(without_values(super().format(record), self.hidden), lines=True)
 
 
 def _log_to(folder: Path, hidden: Mapping[str, str]) -> logging.Handler:

@@ -13,6 +13,7 @@ from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf.errors import OmegaConfBaseException
 
+from gradsam_exp.app.arguments import as_meant
 from gradsam_exp.app.launchers import register_presets
 from gradsam_exp.app.messages import no_choice, one_line
 from gradsam_exp.app.renamed import refuse_renamed
@@ -39,7 +40,7 @@ def compose(overrides: Sequence[str] = ()) -> Config:
     theirs, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
     try:
         with hydra.initialize_config_dir(str(conf), version_base=HYDRA):
-            composed = hydra.compose("config", list(overrides))
+            composed = hydra.compose("config", as_meant(overrides))
         return check(composed)
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(one_line(error)) from error

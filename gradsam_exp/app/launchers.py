@@ -55,6 +55,11 @@ def is_parallel(launcher: DictConfig) -> bool:
     return not str(launcher["_target_"]).endswith(".BasicLauncher")
 
 
+def runs_on_this_machine(launcher: DictConfig) -> bool:
+    """Say whether the processes of a sweep are this one's children or grandchildren, which are to end with it."""
+    return str(launcher["_target_"]).endswith((".JoblibLauncher", ".LocalLauncher"))
+
+
 def parsed_grids(
     grids: Sequence[Mapping[str, Any]],
     params: Mapping[str, Any],
@@ -145,3 +150,13 @@ def share_cores(config: DictConfig) -> None:
     threads = threads_of_a_job(config.hydra.launcher, jobs, available_cores())
     if threads is not None:
         os.environ.setdefault(THREADS, str(threads))
+
+
+def start_no_idle_worker(config: DictConfig) -> None:
+    """Let joblib start no more processes than there are jobs: one without a job would wait for minutes."""
+    launcher, jobs = config.hydra.launcher, number_of_jobs(config)
+    if jobs is None or not str(launcher["_target_"]).endswith(".JoblibLauncher"):
+        return
+    wanted = int(launcher.get("n_jobs", -1))
+    if max(jobs, 2) < (wanted if wanted > 0 else available_cores()):  # one alone would run in this process
+        launcher.n_jobs = max(jobs, 2)

@@ -1,8 +1,9 @@
 """This module turns the errors of Hydra and OmegaConf into one line that names the key and what to do."""
 
 import re
+import shlex
 
-from hydra.errors import MissingConfigException
+from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -14,6 +15,8 @@ from gradsam_exp.errors import InputError, did_you_mean, first_line
 def one_line(error: BaseException) -> str:
     """Say in one line what went wrong and what to do; knows the errors that Hydra and OmegaConf raise."""
     cause = error.__cause__
+    if isinstance(error, OverrideParseException) and "=" in error.override:
+        return _not_parsed(error)
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         hint = missing_extra(str(error.missing_cfg_file))
@@ -25,13 +28,19 @@ def one_line(error: BaseException) -> str:
     if unknown:
         key = unknown.group(1)
         return f"{key!r} is not a configuration key{_nearest_beside(key, cause)}"
-    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
-        return f"{cause.full_key}: {first_line(cause)}"
-    if isinstance(error, OmegaConfBaseException) and error.full_key:
-        return f"{error.full_key}: {first_line(error)}"
+    for one in (cause, error):
+        if isinstance(one, OmegaConfBaseException) and one.full_key:
+            return f"{one.full_key}: {first_line(one)}"
     hint = "; to run with each of them add -m: python run.py -m …" if text.startswith("Ambiguous value") else ""
     plain = text if getattr(error, "is_list", False) else " ".join(text.split())
     return plain if isinstance(error, InputError) else first_line(error) + hint
+
+
+def _not_parsed(error: OverrideParseException) -> str:
+    """Name the key whose value Hydra's grammar does not take, and say how to quote it."""
+    key, _, value = error.override.partition("=")
+    quoted = shlex.quote(f'{key}="{value}"')
+    return f"{key}: {value!r} is not understood ({first_line(error)}); in quotes it is text: {quoted}"
 
 
 def _nearest_beside(key: str, error: BaseException | None) -> str:

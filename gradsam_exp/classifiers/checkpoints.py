@@ -10,8 +10,9 @@ from torch import Tensor
 
 from gradsam_exp.classifiers.base import CLASSIFIERS
 from gradsam_exp.classifiers.classifier import ImageClassifier, backbone_name, without_weights
-from gradsam_exp.errors import InputError
+from gradsam_exp.errors import InputError, harmless
 from gradsam_exp.weights import file_digest, open_weights, read_pickle, require_finite, save_weights, shipped
+from gradsam_exp.weights.transfer import LIMITS, DownloadLimits
 
 HINT = (
     "weights of another program need a network and class names: "
@@ -37,7 +38,7 @@ class ClassifierFile:
     @property
     def class_names(self) -> tuple[str, ...]:
         """Name what the outputs mean, in order."""
-        return tuple(self.hyper_parameters["class_names"])
+        return tuple(map(harmless, self.hyper_parameters["class_names"]))
 
     def check_ready(self) -> None:
         """Do nothing: a file has weights and names."""
@@ -118,17 +119,18 @@ def from_checkpoint(
     backbone: str | None = None,
     size: tuple[int, int] | None = None,
     pretrained: bool = False,
+    download: DownloadLimits = LIMITS,
 ) -> ClassifierFile:
     """Describe a classifier of ``task=train``, as ``model.source=checkpoint`` asks for it.
 
     Args:
         checkpoint: see `find_classifier`.
-        backbone, size, pretrained: how ``task=train`` makes one; a file says itself what it holds.
+        backbone, size, pretrained, download: how ``task=train`` makes one; a file says itself what it holds.
 
     Raises:
         InputError: no file was given, or see `find_classifier`.
     """
-    del backbone, size, pretrained
+    del backbone, size, pretrained, download
     if checkpoint is None:
         raise InputError(
             "model.checkpoint is null: train a classifier with task=train and give its classifier.safetensors"

@@ -22,6 +22,8 @@ from gradsam_exp.classifiers.networks import Architecture, build_network, with_h
 from gradsam_exp.classifiers.transform import Transform
 from gradsam_exp.errors import InputError, did_you_mean
 from gradsam_exp.types import ExampleBatch, logits_of
+from gradsam_exp.weights.hub import hub_file
+from gradsam_exp.weights.transfer import LIMITS, DownloadLimits
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -249,17 +251,24 @@ def backbone_name(backbone: Architecture) -> str:
     return str(next((backbone[key] for key in ("name", "id", "target") if key in backbone), "the network"))
 
 
-def build_backbone(name: Architecture, classes: int, *, pretrained: bool = False) -> nn.Module:
+def build_backbone(
+    name: Architecture, classes: int, *, pretrained: bool = False, limits: DownloadLimits = LIMITS
+) -> nn.Module:
     """Build a classifier with ``classes`` outputs, from scratch or from torchvision's ImageNet weights.
+
+    Args:
+        limits: when the download of these is given up.
 
     Raises:
         InputError: unknown name (lists the nearest), or weights that cannot be downloaded.
     """
     if not pretrained or not isinstance(name, str):
         return build_network(name, classes)
+    published: Any = torchvision.models.get_model_weights(name)
     try:
+        hub_file(published["DEFAULT"].url, limits)
         model = torchvision.models.get_model(name, weights="DEFAULT")
-    except OSError as error:
+    except (InputError, OSError) as error:
         raise InputError(
             f"model.pretrained=true: the ImageNet weights of {name} could not be downloaded ({error}); "
             "use model.pretrained=false or put them into torch's hub cache"

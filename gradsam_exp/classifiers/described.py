@@ -13,7 +13,7 @@ from gradsam_exp.classifiers.classifier import ImageClassifier, without_weights
 from gradsam_exp.classifiers.networks import Architecture, with_head
 from gradsam_exp.classifiers.transform import Transform
 from gradsam_exp.digest import digest
-from gradsam_exp.errors import InputError
+from gradsam_exp.errors import InputError, harmless
 
 Side = Annotated[int, Field(ge=1)]
 Size = tuple[Side, Side] | Side | None
@@ -43,6 +43,9 @@ class Described:
     build: Callable[[], nn.Module]
     load_network: Callable[[], nn.Module] | None
     path: Path | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "class_names", tuple(map(harmless, self.class_names)))
 
     @property
     def size(self) -> tuple[int, int] | None:

@@ -8,7 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 import torchvision
 from torch import nn
 
@@ -28,7 +27,9 @@ from gradsam_exp.classifiers.transform import Interpolation, Transform
 from gradsam_exp.digest import digest, source_digest
 from gradsam_exp.errors import InputError, did_you_mean, first_line
 from gradsam_exp.weights import file_digest
+from gradsam_exp.weights.hub import hub_file
 from gradsam_exp.weights.imagenet import NAME, imagenet_file, imagenet_state
+from gradsam_exp.weights.transfer import LIMITS, DownloadLimits
 
 Channels = tuple[float, float, float] | None
 Names = str | Sequence[str] | None
@@ -97,6 +98,7 @@ def from_torchvision(
     mean: Channels = None,
     std: Channels = None,
     interpolation: Interpolation | None = None,
+    download: DownloadLimits = LIMITS,
 ) -> Described:
     """Describe a classifier of torchvision; its weights are downloaded into torch's hub cache on first use.
 
@@ -107,6 +109,7 @@ def from_torchvision(
         names: what the outputs mean; None: as the published weights say.
         size, mean, std, interpolation: of the input; None: as the published weights want. Pictures are resized to
             ``size`` as a whole, not cropped.
+        download: when a download is given up.
 
     Raises:
         InputError: an unknown name, or weights that cannot be had.
@@ -129,7 +132,7 @@ def from_torchvision(
         )
     file = None
     if chosen is not None and checkpoint is None:
-        file = _hub_file(chosen.url)
+        file = hub_file(chosen.url, download)
     return described(
         name,
         name,
@@ -140,22 +143,6 @@ def from_torchvision(
         weights=file,
         checkpoint=checkpoint,
     )
-
-
-def _hub_file(url: str) -> Path:
-    """Find torchvision's weights in torch's hub cache, or download them there; their hash is checked then."""
-    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            prefix = path.stem.rpartition("-")[2]
-            torch.hub.download_url_to_file(url, str(path), hash_prefix=prefix)
-        except (OSError, RuntimeError) as error:
-            raise InputError(
-                f"model: {path.name} is not in {path.parent} and could not be downloaded from {url} "
-                f"({first_line(error)}); fetch it elsewhere and put it there, or give model.checkpoint=PATH"
-            ) from error
-    return path
 
 
 @CLASSIFIERS.register("timm")
@@ -170,6 +157,7 @@ def from_timm(
     mean: Channels = None,
     std: Channels = None,
     interpolation: Interpolation | None = None,
+    download: DownloadLimits = LIMITS,
 ) -> Described:
     """Describe a classifier of timm; published weights are downloaded into Hugging Face's cache on first use.
 
@@ -180,6 +168,7 @@ def from_timm(
         arguments: further ones of ``timm.create_model``, such as ``img_size``.
         names: what the outputs mean; None: ImageNet's classes, where the weights are of these.
         size, mean, std, interpolation: of the input; None: as the weights want.
+        download: when a download is given up that is not Hugging Face's.
 
     Raises:
         InputError: an unknown name, or weights that cannot be had.
@@ -190,7 +179,7 @@ def from_timm(
     architecture = {"source": "timm", "name": name, "arguments": own}
     outline: Any = without_weights(lambda: build_network(architecture))
     cfg = outline.pretrained_cfg
-    file = _timm_file(name, cfg) if pretrained and checkpoint is None else None
+    file = _timm_file(name, cfg, download) if pretrained and checkpoint is None else None
 
     def load_network() -> nn.Module:  # by timm's own function, which also converts weights of other layouts
         overlay = {"file": str(file), "hf_hub_id": None, "url": ""}
@@ -220,7 +209,7 @@ def timm_transform(network: nn.Module) -> Transform:
     return Transform(data["input_size"][1:], data["mean"], data["std"], interpolation=mode)
 
 
-def _timm_file(name: str, cfg: Mapping[str, Any]) -> Path:
+def _timm_file(name: str, cfg: Mapping[str, Any], limits: DownloadLimits) -> Path:
     """Find or download the file with a timm network's published weights."""
     from huggingface_hub import errors, hf_hub_download  # noqa: PLC0415  (with timm)
 
@@ -228,7 +217,7 @@ def _timm_file(name: str, cfg: Mapping[str, Any]) -> Path:
     if not repository:
         if not cfg.get("url"):
             raise InputError(f"model.name={name}: timm publishes no weights of it; give model.checkpoint=PATH")
-        return _hub_file(cfg["url"])
+        return hub_file(cfg["url"], limits)
     last: Exception | None = None
     for file in filter(None, (cfg.get("hf_hub_filename"), "model.safetensors", "pytorch_model.bin")):
         try:

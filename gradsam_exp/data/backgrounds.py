@@ -4,6 +4,7 @@ A background is built for one split and never shows another split's pictures.
 """
 
 import hashlib
+import shutil
 import zipfile
 from collections.abc import Sequence
 from functools import cached_property
@@ -11,16 +12,19 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from filelock import FileLock
 from jaxtyping import UInt8
 from numpy.random import Generator
 from PIL import Image
 
 from gradsam_exp.data.dead_leaves import dead_leaves
+from gradsam_exp.data.download import fetch_archive
 from gradsam_exp.data.files import belongs_to
 from gradsam_exp.data.photos import GREY, SCENES_OF_SPLIT, grey_photographs, photographs
 from gradsam_exp.data.pictures import is_picture, read_rgb
-from gradsam_exp.errors import InputError
+from gradsam_exp.errors import InputError, first_line
 from gradsam_exp.registry import Registry
+from gradsam_exp.weights.transfer import LIMITS, DownloadLimits
 
 
 @runtime_checkable
@@ -146,15 +150,16 @@ class Pictures:
 
 
 @BACKGROUNDS.register("cifar10")
-def cifar10(split: str, root: str | Path | None = None) -> Pictures:
-    """Draw on CIFAR-10 photographs (Krizhevsky 2009), from ``root`` (zip or folder) or torchvision's download.
+def cifar10(split: str, root: str | Path | None = None, download: DownloadLimits = LIMITS) -> Pictures:
+    """Draw on CIFAR-10 photographs (Krizhevsky 2009), from ``root`` (zip or folder) or downloaded.
 
     Args:
         split: ``train``, ``val`` or ``test`` of *this* framework: 80/10/10 of the files found.
         root: a zip archive or folder of pictures, such as ``train/<class>/<n>.jpg``. ``None``
-            downloads the official archive (170 MB, MD5 checked by torchvision) into the user cache.
+            downloads the official archive (170 MB, its MD5 is checked) into the user cache.
+        download: when a download is given up.
     """
-    return Pictures(split, root if root is not None else _downloaded_cifar10())
+    return Pictures(split, root if root is not None else _downloaded_cifar10(download))
 
 
 @BACKGROUNDS.register("blend")
@@ -218,28 +223,32 @@ def _pictures_below(root: Path, split: str, key: str) -> list[tuple[str, bytes]]
     return files
 
 
-def _downloaded_cifar10() -> Path:
+def _downloaded_cifar10(limits: DownloadLimits) -> Path:
     """Fetch CIFAR-10 once, as PNG files in the layout ``<class>/<n>.png`` below the user cache."""
     import pooch  # noqa: PLC0415  (needed by few)
     from torchvision.datasets import CIFAR10  # noqa: PLC0415
 
     cache = Path(pooch.os_cache("gradsam_exp"))
-    target = cache / "cifar10-png"
+    target, partial = cache / "cifar10-png", cache / "cifar10-png.partial"
     if target.is_dir():
         return target
     try:
-        official = CIFAR10(str(cache), train=True, download=True)
-    except (OSError, RuntimeError) as error:
+        unpacked = fetch_archive(CIFAR10.url, f"md5:{CIFAR10.tgz_md5}", limits=limits)
+        with FileLock(cache / "cifar10-png.lock", mode=0o666):  # another process may be at it
+            if target.is_dir():
+                return target
+            shutil.rmtree(partial, ignore_errors=True)
+            official = CIFAR10(str(unpacked), train=True)
+            for number, (pixels, label) in enumerate(zip(official.data, official.targets, strict=True)):
+                path = partial / official.classes[label] / f"{number:05d}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(path)
+            return partial.replace(target)
+    except (InputError, OSError, RuntimeError) as error:
         raise InputError(
-            f"CIFAR-10 could not be downloaded ({error}); give background.root=<zip or folder of pictures>, "
-            "or use background=mixed"
+            f"CIFAR-10 could not be downloaded ({first_line(error)}); "
+            "give background.root=<zip or folder of pictures>, or use background=mixed"
         ) from error
-    partial = cache / "cifar10-png.partial"
-    for number, (pixels, label) in enumerate(zip(official.data, official.targets, strict=True)):
-        path = partial / official.classes[label] / f"{number:05d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(path)
-    return partial.rename(target)
 
 
 def _digest(*parts: object) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from gradsam_exp.data.pictures import FileProblem
-from gradsam_exp.errors import InputError, did_you_mean, some
+from gradsam_exp.errors import InputError, did_you_mean, harmless, some
 from gradsam_exp.registry import Registry
 from gradsam_exp.types import ExampleBatch
 
@@ -39,6 +39,9 @@ class Example:
     name: str = ""
     rank: int | None = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", harmless(self.name))
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -52,6 +55,10 @@ class Sample:
     image_id: str
     examples: tuple[Example, ...]
     group: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "image_id", harmless(self.image_id))
+        object.__setattr__(self, "group", harmless(self.group))
 
     def example_id(self, example: Example) -> str:
         """Name an example: by its image, and its own name behind a colon if it has one."""

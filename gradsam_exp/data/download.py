@@ -9,39 +9,29 @@ import re
 import shutil
 import stat
 import tarfile
-import time
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from filelock import FileLock
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from gradsam_exp.console import console
 from gradsam_exp.errors import InputError, first_line
-
-if TYPE_CHECKING:
-    from requests import Response
+from gradsam_exp.weights.transfer import LIMITS, DownloadLimits, Transfer, read_json
 
 MOST_BYTES = 2**36
 """Archives that hold more, 64 GiB once unpacked, are refused."""
 _CHECKSUM = re.compile(r"(?:sha256:[0-9a-f]{64}|md5:[0-9a-f]{32})", re.IGNORECASE)
-_CHUNK = 2**18  # bytes that are read at a time
-_TIMEOUT = (15, 60)  # s to connect, and without a byte
-_ATTEMPTS = 3  # in a row that bring nothing
-_PAUSE = 1.0  # s before the second of them, twice that before the third
+_PAUSE = 1.0  # s before a second attempt that follows one which has brought nothing
 _DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError)
 
 
-class _BrokenOff(OSError):
-    """A transfer ended before the whole file was there."""
-
-
-def fetch_archive(url: str, checksum: str | None = None, *, most_bytes: int = MOST_BYTES) -> Path:
+def fetch_archive(
+    url: str, checksum: str | None = None, *, most_bytes: int = MOST_BYTES, limits: DownloadLimits = LIMITS
+) -> Path:
     """Fetch a zip or tar archive once; returns the folder in the user cache that holds its members.
 
     A transfer that breaks off is continued where it stopped, now or by the next call, if the server offers ranges
@@ -54,10 +44,11 @@ def fetch_archive(url: str, checksum: str | None = None, *, most_bytes: int = MO
         url: address, http or https.
         checksum: ``sha256:…`` or ``md5:…`` in hexadecimal, if known.
         most_bytes: an archive whose members have more bytes altogether is refused.
+        limits: when the transfer is given up.
 
     Raises:
-        InputError: no network, another checksum, a damaged archive, too many bytes, or a member that is a link or
-            would lie outside the folder.
+        InputError: no network, hardly any byte, another checksum, a damaged archive, too many bytes, or a member
+            that is a link or would lie outside the folder.
     """
     import pooch  # noqa: PLC0415  (only who downloads needs it)
 
@@ -68,31 +59,40 @@ def fetch_archive(url: str, checksum: str | None = None, *, most_bytes: int = MO
     cache = Path(pooch.os_cache("gradsam_exp")) / "archives"
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        with FileLock(cache / f"{key}.lock", mode=0o666):
-            return _fetched(url, checksum, cache, key, most_bytes)
+        lock = cache / f"{key}.lock"
+        with FileLock(lock, mode=0o666):
+            try:
+                return _fetched(url, checksum, cache, key, most_bytes, limits)
+            except InputError:
+                lock.unlink(missing_ok=True)
+                with suppress(OSError):  # it holds something else
+                    cache.rmdir()
+                raise
     except OSError as error:
         raise InputError(
             f"the cache {cache} cannot be written ({first_line(error)}); give data.root=PATH"
         ) from error
 
 
-def _fetched(url: str, checksum: str | None, cache: Path, key: str, most_bytes: int) -> Path:
+def _fetched(
+    url: str, checksum: str | None, cache: Path, key: str, most_bytes: int, limits: DownloadLimits
+) -> Path:
     """The folder of an archive's members; the caller has locked ``key``."""
     import pooch  # noqa: PLC0415  (see above)
 
     record = cache / f"{key}.json"  # says which folder an address led to
-    known = _read_json(record).get("sha256")
+    known = read_json(record).get("sha256")
     if isinstance(known, str) and re.fullmatch(r"[0-9a-f]{64}", known) and (cache / known).is_dir():
         return cache / known
-    transfer = _Transfer(cache / f"{key}.part", checksum is not None)
+    transfer = Transfer(cache / f"{key}.part", checksum is not None, limits, pause=_PAUSE)
     name = f"{key}-{PurePosixPath(urlsplit(url).path).name[-80:] or 'archive'}"
     stale = cache / name
     stale.unlink(missing_ok=True)  # of a process that was killed while it unpacked
     try:
         archive = Path(pooch.retrieve(url, checksum, fname=name, path=cache, downloader=transfer))
     except (OSError, ValueError) as error:
-        kept = transfer.part.stat().st_size if transfer.part.is_file() else 0
-        again = f" {kept / 2**20:.1f} MiB are kept, and the next run continues;" if kept else ""
+        kept = transfer.kept / 2**20
+        again = f" {kept:.1f} MiB are kept, and the next run continues;" if kept else ""
         raise InputError(
             f"the data set could not be fetched from {url} ({first_line(error)});{again} "
             "fetch it elsewhere and give data.root=PATH"
@@ -105,120 +105,13 @@ def _fetched(url: str, checksum: str | None, cache: Path, key: str, most_bytes: 
                 shutil.rmtree(partial, ignore_errors=True)
                 try:
                     unpack(archive, partial, url, most_bytes=most_bytes)
-                    partial.rename(cache / sha256)
+                    partial.replace(cache / sha256)
                 finally:
                     shutil.rmtree(partial, ignore_errors=True)
     finally:
         archive.unlink(missing_ok=True)
     record.write_text(json.dumps({"url": url, "sha256": sha256}), encoding="utf-8")
     return cache / sha256
-
-
-class _Transfer:
-    """A transfer is what pooch calls to fetch a file: it continues ``part`` if the server's file is the same.
-
-    Args:
-        part: what has come so far; a file of its name and ``.json`` says from which version.
-        verified: the whole file's checksum is known, so that parts of two versions would not go unnoticed.
-    """
-
-    def __init__(self, part: Path, verified: bool) -> None:
-        self.part, self.verified = part, verified
-        self.version = part.with_name(f"{part.name}.json")
-
-    def __call__(self, url: str, output_file: str, _: Any) -> None:
-        """Fetch all of ``url``.
-
-        Raises:
-            OSError: the server cannot be reached or refuses, or attempts to continue bring nothing.
-        """
-        most, in_vain = 0, 0
-        while True:
-            try:
-                self._continue(url)
-                break
-            except _BrokenOff:
-                came = self.part.stat().st_size if self.part.is_file() else 0
-                most, in_vain = max(most, came), 0 if came > most else in_vain + 1
-                if in_vain == _ATTEMPTS:
-                    raise
-                time.sleep(_PAUSE * in_vain)
-        shutil.move(self.part, output_file)
-        self.version.unlink(missing_ok=True)
-
-    def _continue(self, url: str) -> None:
-        import requests  # noqa: PLC0415  (only who downloads needs it)
-        from urllib3.exceptions import HTTPError  # noqa: PLC0415
-
-        headers = {"Accept-Encoding": "identity"}
-        start = self._resumable()
-        if start:
-            headers["Range"] = f"bytes={start}-"
-            validator = _read_json(self.version).get("validator")
-            if validator:
-                headers["If-Range"] = validator
-        try:
-            with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
-                total = _total(response)
-                if start and response.status_code == requests.codes.requested_range_not_satisfiable:
-                    if total == start:
-                        return
-                    self._forget()
-                    raise _BrokenOff("the file on the server has changed")
-                response.raise_for_status()
-                if start and not _continues(response, start):
-                    start = 0
-                if not start:
-                    self._begin(response)
-                self._receive(response, start, total)
-        except (requests.ConnectionError, requests.Timeout, HTTPError) as error:
-            if not self.part.is_file() or isinstance(error, requests.exceptions.SSLError):
-                raise OSError(_reason(error)) from error
-            raise _BrokenOff(f"the transfer broke off: {_reason(error)}") from error
-
-    def _receive(self, response: Response, start: int, total: int | None) -> None:
-        """Write what comes behind the ``start`` bytes that are there."""
-        bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        name = PurePosixPath(urlsplit(response.url).path).name
-        with bar, self.part.open("r+b" if start else "wb") as file:
-            file.seek(start)
-            task = bar.add_task(f"fetching {name}", total=total, completed=start)
-            # As it is sent: some servers call the compression of a .tar.gz an encoding, which would be undone.
-            for chunk in response.raw.stream(_CHUNK, decode_content=False):
-                file.write(chunk)
-                bar.advance(task, len(chunk))
-            came = file.tell()
-        if total is not None and came != total:
-            if came > total:
-                self._forget()
-            raise _BrokenOff(f"the transfer broke off after {came} of {total} bytes")
-
-    def _resumable(self) -> int:
-        """The number of bytes that are there and can be continued."""
-        validator = _read_json(self.version).get("validator")
-        if self.part.is_file() and (validator or self.verified):
-            return self.part.stat().st_size
-        return 0
-
-    def _begin(self, response: Response) -> None:
-        """Note which version of the file comes, by what If-Range takes: a strong ETag, or else a date."""
-        tag = response.headers.get("ETag", "")
-        validator = tag if tag.startswith('"') else response.headers.get("Last-Modified")
-        self.part.unlink(missing_ok=True)
-        self.version.write_text(json.dumps({"url": response.url, "validator": validator}), encoding="utf-8")
-
-    def _forget(self) -> None:
-        self.part.unlink(missing_ok=True)
-        self.version.unlink(missing_ok=True)
 
 
 def unpack(archive: Path, target: Path, source: str, *, most_bytes: int = MOST_BYTES) -> None:
@@ -320,35 +213,3 @@ def _tar_problem(member: tarfile.TarInfo) -> str | None:
 def _is_inside(name: str) -> bool:
     path = PurePosixPath(name.replace("\\", "/"))
     return not (path.is_absolute() or ".." in path.parts or re.match(r"[A-Za-z]:", name))
-
-
-def _continues(response: Response, start: int) -> bool:
-    """Says whether a response is the rest of the file behind ``start`` bytes."""
-    given = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
-    return response.status_code == 206 and given is not None and int(given[1]) == start
-
-
-def _total(response: Response) -> int | None:
-    """The length of the whole file in bytes, if the server says it."""
-    given = re.fullmatch(r"bytes .*/(\d+)", response.headers.get("Content-Range", "").strip())
-    if given:
-        return int(given[1])
-    length = response.headers.get("Content-Length", "")
-    return int(length) if length.isdigit() and response.status_code == 200 else None
-
-
-def _reason(error: BaseException) -> str:
-    """What the innermost error says, since requests and urllib3 wrap it in their own."""
-    while error.args and isinstance(error.args[-1], BaseException):
-        error = error.args[-1]
-    reason = getattr(error, "reason", None)
-    return _reason(reason) if isinstance(reason, BaseException) else first_line(error)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """The values in a small file of ours; none if it is not there, or damaged."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -32,7 +32,7 @@ from gradsam_exp.data.pictures import (
 )
 from gradsam_exp.data.truths import Truth, TruthFacts
 from gradsam_exp.digest import digest
-from gradsam_exp.errors import InputError, did_you_mean, some
+from gradsam_exp.errors import InputError, did_you_mean, harmless, some
 
 # Which of ten buckets by name are a split: 80/10/10 where folders do not say which split a file belongs to.
 SHARES = {"train": range(8), "val": range(8, 9), "test": range(9, 10)}
@@ -57,6 +57,9 @@ class Entry:
     image: Path
     truth: Truth | None
     label: int = -1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "image_id", harmless(self.image_id))
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ class FileDataset(ExampleDataset):
         if self.labels not in (kinds := (*self.label_sources, "none")):
             raise InputError(f"data.labels={self.labels!r} is not known{did_you_mean(self.labels, kinds)}")
         found, class_names = self.find()
-        self.class_names = () if self.labels == "none" else tuple(class_names)
+        self.class_names = () if self.labels == "none" else tuple(map(harmless, class_names))
         held_out = {"all": {True, False}, "held_out": {True}, "trained_on": {False}}[self.part]
         entries = [one for one in found if is_held_out(one.image) in held_out]
         self.problems: list[FileProblem] = []
@@ -270,7 +273,7 @@ def _told(problems: Sequence[FileProblem], files: int) -> str:
 
 def is_held_out(image: PurePath) -> bool:
     """Tell whether a photograph is of the quarter that no segmenter is trained on, by its name without suffix."""
-    return hashlib.blake2b(image.stem.encode(), digest_size=4).digest()[0] % 4 == 0
+    return hashlib.blake2b(image.stem.encode(errors="surrogateescape"), digest_size=4).digest()[0] % 4 == 0
 
 
 def belongs_to(split: str, name: str) -> bool:
@@ -278,7 +281,9 @@ def belongs_to(split: str, name: str) -> bool:
 
     Decided by a digest of the name, the same on every machine: adding files moves none from test to train.
     """
-    bucket = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "big") % 10
+    bucket = (
+        int.from_bytes(hashlib.blake2b(name.encode(errors="surrogateescape"), digest_size=4).digest(), "big") % 10
+    )
     return bucket in SHARES[split]
 
 

@@ -15,7 +15,7 @@ from gradsam_exp.data.base import Example, ExampleDataset, Sample
 from gradsam_exp.data.files import pictures_in
 from gradsam_exp.data.pictures import MAX_PIXELS, inspect_picture, read_rgb
 from gradsam_exp.digest import digest
-from gradsam_exp.errors import InputError
+from gradsam_exp.errors import InputError, harmless
 
 
 def find_pictures(given: str, *, key: str = "image") -> list[Path]:
@@ -74,7 +74,7 @@ class GivenPictures(ExampleDataset):
             facts = inspect_picture(path, max_pixels=max_pixels)
             self.original_sizes.append(facts.size)
             self._sizes.append(self._smaller(Image.new("1", facts.size)).size)
-            self.names.append(_free(path.stem, self.names))
+            self.names.append(_free(harmless(path.stem), self.names))
             notes |= {f"{path}: {note}": None for note in facts.notes}
             parts.append((self.names[-1], facts.digest))
         self.notes = tuple(notes)

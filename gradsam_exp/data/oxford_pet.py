@@ -19,6 +19,7 @@ from gradsam_exp.data.masks import MaskValues
 from gradsam_exp.data.pictures import FileProblem
 from gradsam_exp.data.truths import FileTruth, mask_tensor
 from gradsam_exp.errors import InputError
+from gradsam_exp.weights.transfer import LIMITS, DownloadLimits
 
 URL = "https://thor.robots.ox.ac.uk/~vgg/data/pets"
 MD5: Mapping[str, str | None] = {
@@ -73,6 +74,7 @@ class OxfordPet(FileDataset):
         by: classes are the breeds, named as the files are, with blanks for underscores; or cat and dog.
         url: where ``images.tar.gz`` and ``annotations.tar.gz`` are.
         md5: their digests.
+        download: when a download is given up.
 
     Raises:
         InputError: no network, a missing folder or list, a line that is not as it should be, files that cannot be
@@ -83,6 +85,7 @@ class OxfordPet(FileDataset):
     by: Literal["breed", "species"] = "breed"
     url: str = URL
     md5: Mapping[str, str | None] = field(default_factory=lambda: dict(MD5))
+    download: DownloadLimits = LIMITS
 
     def find(self) -> tuple[list[Entry], Sequence[str]]:
         """See `FileDataset.find`."""
@@ -114,7 +117,7 @@ class OxfordPet(FileDataset):
         """One of the two folders that are an archive each."""
         if self.root is None:
             md5, url = self.md5.get(name), f"{self.url.rstrip('/')}/{name}.tar.gz"
-            folder = fetch_archive(url, md5 and f"md5:{md5}") / name
+            folder = fetch_archive(url, md5 and f"md5:{md5}", limits=self.download) / name
             if not folder.is_dir():
                 raise InputError(f"the archive from {url} holds no folder {name!r}; give data.root=PATH")
             return folder

@@ -15,6 +15,7 @@ from gradsam_exp.data.files import Entry, FileDataset, is_hidden, pictures_in, r
 from gradsam_exp.data.shapes import SHAPES, Shapes
 from gradsam_exp.data.truths import MaskTruth
 from gradsam_exp.errors import InputError, did_you_mean
+from gradsam_exp.weights.transfer import LIMITS, DownloadLimits
 
 URL = "https://www.mimuw.edu.pl/~mwrochna/upload/synthetic_shapes.zip"
 
@@ -29,6 +30,7 @@ class SyntheticShapes(FileDataset):
             published archive into the user cache.
         class_names: what a label file, which holds one class name, may say.
         url, sha256: the archive to download, and its digest if known.
+        download: when a download is given up.
 
     Raises:
         InputError: a missing folder, names that do not match, an unknown class name, a broken file.
@@ -38,10 +40,11 @@ class SyntheticShapes(FileDataset):
     class_names: tuple[str, ...] = SHAPES
     url: str = URL
     sha256: str | None = None
+    download: DownloadLimits = LIMITS
 
     def find(self) -> tuple[list[Entry], Sequence[str]]:
         """See `FileDataset.find`."""
-        base = self.root.expanduser() if self.root is not None else download(self.url, self.sha256)
+        base = self.root.expanduser() if self.root is not None else download(self.url, self.sha256, self.download)
         if not base.is_dir():
             raise InputError(f"data.root={base} does not exist; give the folder with images, masks and labels")
         folders = {kind: base / kind / self.split for kind in ("images", "masks", "labels")}
@@ -68,13 +71,13 @@ def _class_id(path: Path, class_names: tuple[str, ...]) -> int:
     return class_names.index(name)
 
 
-def download(url: str = URL, sha256: str | None = None) -> Path:
+def download(url: str = URL, sha256: str | None = None, limits: DownloadLimits = LIMITS) -> Path:
     """Fetch and unpack the archive once; returns the folder that holds ``images``.
 
     Raises:
         InputError: as `fetch_archive`, or an archive of another layout.
     """
-    unpacked = fetch_archive(url, sha256 and f"sha256:{sha256}")
+    unpacked = fetch_archive(url, sha256 and f"sha256:{sha256}", limits=limits)
     found = next((p.parent for p in sorted(unpacked.rglob("images")) if p.is_dir()), None)
     if found is None:
         raise InputError(f"the archive from {url} holds no folder 'images'; give data.root=PATH")

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from gradsam_exp.errors import InputError
 from gradsam_exp.overlap import iou, only_counted
 from gradsam_exp.prompts.background import ForegroundBackground
 from gradsam_exp.prompts.base import PromptStrategy
@@ -160,6 +161,8 @@ class Pipeline:
         masks = torch.zeros(len(ctx), *embeddings.original_size, dtype=torch.bool)
         if len(choice):
             kept = segmentation.logits[choice.query, choice.candidate]
+            if not (kept.isfinite().all() and choice.predicted_iou.isfinite().all()):
+                raise InputError("the segmenter gives masks that are NaN or infinite: check the weights of sam")
             originals = self.segmenter.to_original(kept, embeddings).cpu()
             for example, mask in zip(choice.example_index, originals, strict=True):
                 masks[example] |= mask

@@ -37,6 +37,7 @@ from gradsam_exp.segmenters.base import SEGMENTERS, Segmenter
 from gradsam_exp.segmenters.cached import CachedSegmenter
 from gradsam_exp.selectors.base import SELECTORS
 from gradsam_exp.weights import FOLDER as SHIPPED
+from gradsam_exp.weights.transfer import DownloadLimits
 
 _CODE = ("gradsam_exp.engine.plan", "gradsam_exp.runs.summary")
 """Modules that results run through, besides the plug-ins."""
@@ -44,7 +45,7 @@ NOT_OF_THE_NETWORK = {"layers", "layout", "map", "seed"}
 """Keys of ``model`` that say how it is explained, which classes it answers with, and how it is trained."""
 LARGEST_SHAPES = 96  # px of the shorter side: larger pictures are not like those of the shipped classifier
 SMALL_GRID = 0.02  # of the shorter side: a grid that spans less is nearly one point
-_PLACES = {"checkpoint", "base", "id", "revision", "url", "sha256", "max_queries"}
+_PLACES = {"checkpoint", "base", "id", "revision", "url", "sha256", "download", "max_queries"}
 """Parameters of a segmenter that say where its weights lie or how much is done at once, not what it answers."""
 _ASKING = {"coordinates", "accepts", "iterations", "sure_foreground", "sure_background"}
 """Parameters of a segmenter that matter to how it is asked, not to its embeddings."""
@@ -213,6 +214,7 @@ def plan(config: Config, job: Job, given: Callable[[Sequence[str]], ExampleDatas
         InputError: naming the config key or file, and what to do.
     """
     check_knobs(vars(config))
+    build_checked("download", DownloadLimits, config.download)  # which groups repeat
     strategy, selector = STRATEGIES.build(config.pipeline), SELECTORS.build(config.selector)
     asked = dict.fromkeys(FAITHFULNESS, True) if config.task.get("faithfulness") else {}
     refiner, metrics = REFINERS.build(config.refine), build_metrics({**asked, **config.metrics})

@@ -251,7 +251,8 @@ class Preparation:
         with self.stopwatch.time(stage.clock, counted) as count:
             batches.on_done = count if stage.counted else lambda rows: None
             make = partial(stage.make, chunk, batches)
-            stage.take(chunk, *self.store.get(stage.name, chunk.keys[stage.label], make))
+            usable = partial(stage.is_usable, chunk)
+            stage.take(chunk, *self.store.get(stage.name, chunk.keys[stage.label], make, usable))
 
     def _in_turn(self, dataset: ExampleDataset, source: str) -> Iterator[list[int]]:
         """All chunks; those that another process has in hand come last, and are then likely to be stored."""

@@ -21,7 +21,7 @@ class StageBars:
     def __init__(self, title: str, total: int, stopwatch: Stopwatch, *, last: str = "score") -> None:
         self.title, self.total, self.stopwatch, self.last = title, total, stopwatch, last
         self.bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[speed]}", style="progress.data.speed"),

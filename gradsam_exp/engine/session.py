@@ -28,6 +28,10 @@ class Session:
             self._kept[kind] = key, make()
         return self._kept[kind][1]
 
+    def kept(self, kind: str) -> Any:
+        """Return the cached object of this kind, whatever its key; None if there is none."""
+        return self._kept[kind][1] if kind in self._kept else None
+
 
 @dataclass(frozen=True)
 class Job:
@@ -39,12 +43,14 @@ class Job:
             from what is a default.
         sweep: the folder of the sweep that the job is part of; None for a single run.
         session: shared with the other jobs of this process.
+        searched: part of a search, which looks for the highest mIoU.
     """
 
     folder: Path
     overrides: Sequence[str] = ()
     sweep: Path | None = None
     session: Session = field(default_factory=Session)
+    searched: bool = False
 
     def given(self, *keys: str) -> bool:
         """Say whether one of these configuration keys was given as an override."""

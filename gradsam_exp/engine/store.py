@@ -29,6 +29,7 @@ from gradsam_exp.types import Tensors
 
 log = logging.getLogger(__name__)
 Make = Callable[[], tuple[Tensors, Any]]
+Usable = Callable[[Tensors, Any], bool]
 IN_USE_S = 600.0  # a chunk read or written by anyone in this time is in use
 WAIT_S = 60.0  # for another process, before that is said
 STAGES = ("images", "heatmaps", "refined", "quality", "embeddings", "everything")
@@ -55,13 +56,16 @@ class Store:
     _own: set[Path] = field(default_factory=set, init=False)  # what this object has read or written
     _room: float = field(default=0.0, init=False)  # bytes that may be written before the folder is looked at
 
-    def get(self, stage: str, key: str, make: Make) -> tuple[Tensors, Any]:
+    def get(
+        self, stage: str, key: str, make: Make, usable: Usable = lambda tensors, facts: True
+    ) -> tuple[Tensors, Any]:
         """Return the chunk of this key: read, or made and kept.
 
         Args:
             stage: what kind of thing it is, one of `STAGES`; a folder's name.
             key: digest of everything it depends on, 16 bytes in hexadecimal.
             make: gives the tensors, and plain values that JSON can say.
+            usable: says whether what was read is what ``make`` gives; else it is made again, as if damaged.
 
         Raises:
             ValueError: the stage or the key is none, so that the chunk would never be deleted.
@@ -72,7 +76,7 @@ class Store:
             return make()
         path = self.root / stage / f"{key}.safetensors"
         self._own.add(path)
-        found = self._read(path)
+        found = self._read(path, usable)
         if found is not None:
             return found
         lock = FileLock(path.with_suffix(".lock"), mode=0o666)
@@ -83,7 +87,7 @@ class Store:
             self._warn(f"{path.parent} cannot be used as a store ({error}); the run goes on without")
             return make()
         try:
-            found = self._read(path)  # another process may have made it meanwhile
+            found = self._read(path, usable, warn=True)  # another process may have made it meanwhile
             if found is not None:
                 return found
             made = make()
@@ -139,17 +143,18 @@ class Store:
             log.warning(message)
             self._warned = True
 
-    def _read(self, path: Path) -> tuple[Tensors, Any] | None:
-        """A whole chunk, or None."""
+    def _read(self, path: Path, usable: Usable, *, warn: bool = False) -> tuple[Tensors, Any] | None:
+        """A whole chunk, or None; of one that is there and damaged, ``warn`` says so."""
         try:
             found = _whole(path)
+            found = None if found is None or not usable(*found) else found
         except (FileNotFoundError, PermissionError):
             return None
         except _UNREADABLE:
             found = None
-        if found is None:
+        if found is None and warn:
             log.warning("the stored chunk %s is damaged and is made again", path)
-        else:
+        if found is not None:
             with suppress(OSError):  # another user's chunk
                 os.utime(path)
         return found

@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import gaussian_blur
@@ -28,6 +29,7 @@ from gradsam_exp.explainers.scores import Score, class_score
 
 Sign = Literal["absolute", "positive"]
 Scaling = Literal["layer", "channel", "none"]
+Copies = Float[Tensor, "copies channels height width"]
 
 
 @dataclass(frozen=True)
@@ -85,12 +87,43 @@ class GradientAttribution(InputExplainer):
         values = values.abs() if self.sign == "absolute" else values.relu()
         return values.sum(1), targets, logits
 
-    def gradient(self, pixels: Pixels, targets: Tensor) -> Pixels:
-        """Take the gradient of each image's score with respect to its own pixels."""
+    def gradient(self, pixels: Pixels, targets: Tensor, of: Tensor | None = None) -> Pixels:
+        """Take the gradient of each row's score with respect to its own pixels; for ``of`` see `run`."""
         with torch.enable_grad():
             leaf = pixels.detach().requires_grad_()
-            score = class_score(self.score, self.run(leaf), targets).sum()
+            score = class_score(self.score, self.run(leaf, of), targets).sum()
             return gradients(score, [leaf])[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeanGradient(GradientAttribution):
+    """A mean gradient is taken over many copies of an image.
+
+    The copies of one image go through the network together and those of two images never do, so that rounding,
+    which many copies add up to more than one, is the same whatever images are explained at once.
+
+    Attributes:
+        chunk: copies of one forward and backward pass; memory and speed only.
+    """
+
+    chunk: Count = 32
+
+    @abstractmethod
+    def copies(self, image: Pixels) -> tuple[Copies, Tensor]:
+        """Make the copies of one image ``(1, C, H, W)``, and the weights of their gradients."""
+
+    def mean_gradient(self, pixels: Pixels, targets: Tensor) -> Pixels:
+        """Compute the weighted sum of the copies' gradients for each image."""
+        sums = []
+        for number, target in enumerate(targets):
+            copies, weights = self.copies(pixels[number : number + 1])
+            of = torch.full((len(copies),), number)
+            parts = [
+                self.gradient(rows, target.expand(len(rows)), image)
+                for rows, image in zip(copies.split(self.chunk), of.split(self.chunk), strict=True)
+            ]
+            sums.append((torch.cat(parts) * weights.to(pixels)[:, None, None, None]).sum(0))
+        return torch.stack(sums)
 
 
 @EXPLAINERS.register("gradient_x_input")
@@ -104,7 +137,7 @@ class GradientXInput(GradientAttribution):
 
 @EXPLAINERS.register("smoothgrad")
 @dataclass(frozen=True, kw_only=True)
-class SmoothGrad(GradientAttribution):
+class SmoothGrad(MeanGradient):
     """SmoothGrad averages the gradient over noisy copies of the image (Smilkov et al. 2017).
 
     Attributes:
@@ -119,13 +152,17 @@ class SmoothGrad(GradientAttribution):
 
     def attribute(self, pixels: Pixels, targets: Tensor) -> Pixels:
         """Average the gradient over the copies."""
-        copies = noisy_copies(pixels, self.samples, self.noise, self.seed)
-        return torch.stack([self.gradient(noisy, targets) for noisy in copies]).mean(0)
+        return self.mean_gradient(pixels, targets)
+
+    def copies(self, image: Pixels) -> tuple[Copies, Tensor]:
+        """Add noise to the image, as often as samples are wanted."""
+        copies = torch.cat(list(noisy_copies(image, self.samples, self.noise, self.seed)))
+        return copies, torch.full((len(copies),), 1 / len(copies))
 
 
 @EXPLAINERS.register("integrated_gradients")
 @dataclass(frozen=True, kw_only=True)
-class IntegratedGradients(GradientAttribution):
+class IntegratedGradients(MeanGradient):
     """IntegratedGradients integrates the gradient on the way from the data set's mean colour to the image.
 
     Sundararajan et al. (ICML 2017), eq. 1; the integral is taken by Gauss–Legendre quadrature.
@@ -138,11 +175,12 @@ class IntegratedGradients(GradientAttribution):
 
     def attribute(self, pixels: Pixels, targets: Tensor) -> Pixels:
         """Integrate: ``x · ∫ ∂y_c(αx)/∂x dα``; the baseline is 0 after normalisation."""
-        places, weights = np.polynomial.legendre.leggauss(self.steps)
-        total = torch.zeros_like(pixels)
-        for place, weight in zip(places.tolist(), weights.tolist(), strict=True):
-            total += weight / 2 * self.gradient(pixels * (place + 1) / 2, targets)
-        return pixels * total
+        return pixels * self.mean_gradient(pixels, targets)
+
+    def copies(self, image: Pixels) -> tuple[Copies, Tensor]:
+        """Take the images at the quadrature's points."""
+        places, weights = map(torch.from_numpy, np.polynomial.legendre.leggauss(self.steps))
+        return image * (places.to(image)[:, None, None, None] + 1) / 2, weights / 2
 
 
 @EXPLAINERS.register("fullgrad")

@@ -95,14 +95,15 @@ def scale_to_unit(maps: Map) -> tuple[Map, Bool[Tensor, " batch"]]:
     """Scale each map so that its values span [0, 1].
 
     Returns:
-        The scaled maps, and which of them are *empty*: without any positive value. An empty map is all
-        zero. A positive map that is constant up to rounding has no minimum to subtract and becomes all one.
+        The scaled maps, and which of them are *empty*: without any positive value, or with one that is NaN or
+        infinite, so that nothing is known. An empty map is all zero. A positive map that is constant up to
+        rounding has no minimum to subtract and becomes all one.
     """
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
     span = high - low
     varies = span > ROUNDING * torch.maximum(high, -low)
     scaled = torch.where(varies, (maps - low) / span.clamp(min=torch.finfo(maps.dtype).tiny), 1.0)
-    empty = high <= 0
+    empty = ~((high > 0) & span.isfinite())
     return torch.where(empty, 0.0, scaled), empty.flatten()
 
 

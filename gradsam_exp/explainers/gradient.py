@@ -58,8 +58,10 @@ class GradientCAM(LayerExplainer):
         maps = [self.weigh(a, g) for a, g in zip(activations, slopes, strict=True)]
         return Recorded(maps, targets, logits)
 
-    def activations_and_gradients(self, pixels: Pixels, targets: Tensor | None) -> Derivatives:
-        """Run one forward and one backward pass.
+    def activations_and_gradients(
+        self, pixels: Pixels, targets: Tensor | None, of: Tensor | None = None
+    ) -> Derivatives:
+        """Run one forward and one backward pass; for ``of`` see `run`.
 
         Returns:
             Activations and gradients ``(B, C, h, w)`` of every target layer, the targets, and the logits.
@@ -67,7 +69,7 @@ class GradientCAM(LayerExplainer):
         # Only the plain attention kernel has second derivatives.
         kernel = sdpa_kernel(SDPBackend.MATH) if self.second_order else nullcontext()
         with kernel, recording(self.layers, gradients=True) as recorded, torch.no_grad():
-            logits = self.run(pixels)  # a hook switches gradients on behind the first target layer
+            logits = self.run(pixels, of)  # a hook switches gradients on behind the first target layer
             targets = checked_targets(targets, logits)
             activations = [self.recorded_output(recorded, layer) for layer in self.layers]
             with torch.enable_grad():
@@ -272,23 +274,40 @@ class SmoothGradCAMPlusPlus(GradCAMPlusPlus):
         samples: number of noisy copies.
         noise: standard deviation of the Gaussian noise, as a share of each image's range of values.
         seed: of the noise; the same for every image and batch.
+        chunk: copies of one forward and backward pass; memory and speed only.
     """
 
     samples: Count = 10
     noise: Width = 0.1
     seed: int = 0
+    chunk: Count = 32
 
     def layer_maps(self, pixels: Tensor, targets: Tensor | None = None) -> Recorded:
-        """Make the maps of the clean images from the noisy copies' mean derivatives."""
-        clean, slopes, targets, logits = self.activations_and_gradients(pixels, targets)
-        powers = [[torch.zeros_like(g) for g in slopes] for _ in range(3)]
-        for noisy in noisy_copies(pixels, self.samples, self.noise, self.seed):
-            _, slopes, _, _ = self.activations_and_gradients(noisy, targets)
+        """Make the maps of the clean images from the noisy copies' mean derivatives, image by image.
+
+        The copies of two images never go through the network together; see `MeanGradient` for the reason.
+        """
+        with torch.no_grad():
+            logits = self.run(pixels)
+        targets = checked_targets(targets, logits)
+        maps = [self._of_image(pixels[k : k + 1], target, k) for k, target in enumerate(targets)]
+        return Recorded([torch.cat(layer) for layer in zip(*maps, strict=True)], targets, logits)
+
+    def _of_image(self, image: Pixels, target: Tensor, number: int) -> list[Map]:
+        """One image's raw map of every target layer."""
+        rows = torch.cat([image, *noisy_copies(image, self.samples, self.noise, self.seed)])
+        clean: list[Tensor] = []
+        powers: list[list[Tensor]] = []
+        for part in rows.split(self.chunk):
+            of = torch.full((len(part),), number)
+            activations, slopes, _, _ = self.activations_and_gradients(part, target.expand(len(part)), of)
+            if not clean:
+                clean, slopes = [a[:1] for a in activations], [slope[1:] for slope in slopes]
+                powers = [[torch.zeros_like(a) for a in clean] for _ in range(3)]
             for power, sums in enumerate(powers, 1):
                 for layer, gradient in enumerate(slopes):
-                    sums[layer] += gradient.pow(power) / self.samples
-        maps = [plus_plus(a, *derivatives) for a, *derivatives in zip(clean, *powers, strict=True)]
-        return Recorded(maps, targets, logits)
+                    sums[layer] += gradient.pow(power).sum(0, keepdim=True) / self.samples
+        return [plus_plus(a, *derivatives) for a, *derivatives in zip(clean, *powers, strict=True)]
 
 
 def noisy_copies(pixels: Pixels, samples: int, noise: float, seed: int) -> list[Pixels]:

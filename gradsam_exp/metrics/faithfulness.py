@@ -237,7 +237,8 @@ def _correlation(one: Float[Tensor, " pixels"], other: Float[Tensor, " pixels"])
 def impute(image: Image, removed: Bool[Tensor, "height width"], *, noise: float, rng: Generator) -> Image:
     """Replace each removed pixel by the weighted mean of its eight neighbours: noisy linear imputation.
 
-    Direct neighbours weigh 1/6, diagonal ones 1/12; all removed pixels are solved for together.
+    Direct neighbours weigh 1/6, diagonal ones 1/12; all removed pixels are solved for together. If no pixel is
+    left, all are 0, the mean colour, before the noise.
     """
     gone = removed.numpy()
     if not gone.any():
@@ -268,7 +269,8 @@ def impute(image: Image, removed: Bool[Tensor, "height width"], *, noise: float,
         (np.concatenate(weights), (np.concatenate(rows), np.concatenate(columns))), shape=(size, size)
     )
     system = eye(size, format="csr").multiply(weight_sum[:, None]) - neighbours
-    solution = np.atleast_2d(spsolve(system.tocsc(), constant).reshape(size, -1))
+    solved = np.zeros_like(constant) if gone.all() else spsolve(system.tocsc(), constant)
+    solution = np.atleast_2d(solved.reshape(size, -1))
     filled = known.copy()
     filled[:, ys, xs] = solution.T + noise * rng.standard_normal((len(known), size))
     return torch.from_numpy(filled).to(image.dtype)

@@ -181,7 +181,9 @@ class GridMatch(PromptStrategy):
         """Ask one query of one point for every warm grid point."""
         height, width = ctx.size
         spacing = whole_pixels(self.spacing, ctx.size)
-        ys, xs = (torch.arange(spacing // 2, side, spacing) for side in (height, width))
+        # A side too short for a first point has one in its middle.
+        starts = [spacing // 2 if spacing // 2 < side else (side - 1) // 2 for side in (height, width)]
+        ys, xs = (torch.arange(start, side, spacing) for start, side in zip(starts, (height, width), strict=True))
         heat = ctx.heatmaps.values[:, ys][:, :, xs]
         image, row, column = torch.nonzero(heat >= self.min_heat, as_tuple=True)
         points = torch.stack([xs[column], ys[row]], 1).float()

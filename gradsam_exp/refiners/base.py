@@ -12,6 +12,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from gradsam_exp.errors import InputError
 from gradsam_exp.registry import Registry
 from gradsam_exp.types import EverythingMode, Heatmaps, Images
 
@@ -43,6 +44,9 @@ class Refiner(ABC):
         Args:
             images: each heatmap's.
             needed: what the refiner `needs`, by name: one for each heatmap.
+
+        Raises:
+            InputError: one is NaN or infinite somewhere after it was refined.
         """
         refined = []
         for row, (image, values) in enumerate(zip(images, heatmaps.values, strict=True)):
@@ -51,9 +55,14 @@ class Refiner(ABC):
                 continue
             own = {name: given[row] for name, given in needed.items()}
             found = self.refine(image.permute(1, 2, 0).numpy(), values.numpy().astype(np.float64), **own)
+            if not np.isfinite(found).all():
+                raise InputError(
+                    f"{type(self).__name__} gives heatmaps that are NaN or infinite: choose other parameters of "
+                    "refine, or refine=none"
+                )
             found = np.clip(found, 0, 1)
             refined.append(torch.from_numpy(found / max(found.max(), 1e-12)).float())
-        return replace(heatmaps, values=torch.stack(refined))
+        return replace(heatmaps, values=torch.stack(refined)).zeros_empty
 
     @abstractmethod
     def refine(self, image: Picture, heat: Heat) -> Heat:

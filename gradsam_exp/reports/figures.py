@@ -3,8 +3,11 @@
 Knows images, heatmaps, prompts and masks; nothing of configs or folders.
 """
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +18,17 @@ from jaxtyping import Bool
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.font_manager import get_font_names
 from matplotlib.lines import Line2D
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator
 
+from gradsam_exp.errors import warn
 from gradsam_exp.reports.colours import BACKGROUND_POINT, FOREGROUND_POINT, HEAT, MASK, SERIES, TRUTH
 from gradsam_exp.reports.gallery import Example
 
 COLUMNS = ("image", "heatmap", "overlay", "prompts", "prediction", "ground truth")
 _STYLE: Any = {
-    "font.family": "sans-serif",
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.spines.top": False,
@@ -33,6 +37,11 @@ _STYLE: Any = {
     "pdf.fonttype": 42,
     "text.parse_math": False,  # names may hold dollars
 }
+_SCRIPTS = (
+    "Noto Sans", "Source Han Sans", "WenQuanYi", "Droid Sans Fallback", "PingFang", "Hiragino Sans", "Heiti",
+    "Apple SD Gothic", "Microsoft YaHei", "SimHei", "Yu Gothic", "Malgun Gothic", "Nirmala UI", "Arial Unicode MS",
+)  # fmt: skip
+_MISSING = re.compile(r"Glyph \d+ .* missing from")
 _NAME_SIZE = 6.0  # points
 _LEAST = 0.4  # inches; a row's height, however wide the images are
 
@@ -186,9 +195,36 @@ def _legend(examples: Sequence[Example]) -> list[Line2D]:
     return handles
 
 
-def styled() -> AbstractContextManager[None]:
-    """Apply the style of all figures inside a ``with`` block."""
-    return mpl.rc_context(_STYLE)
+@contextmanager
+def styled() -> Iterator[None]:
+    """Apply the style of all figures inside a ``with`` block.
+
+    Letters that matplotlib's own font lacks come from others that are installed here; if none has them, that is
+    said once, and not for each letter.
+    """
+    families = ["sans-serif", *_more_fonts()]
+    with warnings.catch_warnings(record=True) as caught, mpl.rc_context({**_STYLE, "font.family": families}):
+        yield
+    missing = [one for one in caught if _MISSING.match(str(one.message))]
+    for one in caught:
+        if one not in missing:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+    if missing:
+        _say_missing()
+
+
+@cache
+def _more_fonts() -> tuple[str, ...]:
+    """Names the fonts, of those that have many scripts' letters, that are installed."""
+    return tuple(sorted(name for name in set(get_font_names()) if name.startswith(_SCRIPTS)))
+
+
+@cache
+def _say_missing() -> None:
+    warn(
+        "some letters of names are in no font that is installed here, and are boxes in the figures: install one "
+        "that has them, such as Noto Sans CJK"
+    )
 
 
 def save_figure(figure: Figure, path: Path) -> Path:

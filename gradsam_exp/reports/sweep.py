@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gradsam_exp.errors import warn
+from gradsam_exp.errors import tell, warn
 from gradsam_exp.runs.comparison import Runs
 from gradsam_exp.runs.sweep import about, collect_runs, notes_on_units, with_comparison
 
@@ -30,13 +30,13 @@ def summarize_sweep(folder: Path, store: Store | None = None) -> pd.DataFrame:
     runs = Runs(folder)
     table = with_comparison(runs, collect_runs(runs))
     write_tables(runs, table, folder)
-    print(folder / "sweep.csv")
+    tell(folder / "sweep.csv")
     with warned("report.html was not written"):
         from gradsam_exp.reports.page import write_page  # noqa: PLC0415
 
         page = write_page(runs, table, folder / "report.html", store)
         if page is not None:
-            print(page)
+            tell(page)
     write_curves(runs, table, folder / "sweep.png")
     return table
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gradsam_exp.errors import harmless
 from gradsam_exp.runs.finding import natural
 from gradsam_exp.runs.folder import OVERRIDES, Run
 
@@ -35,7 +36,7 @@ class Runs:
             found = [path.parent.parent for path in folder.glob(f"*/{OVERRIDES}")]
             runs = map(Run, sorted(found, key=lambda run: natural(run.name)))
         root = folder.resolve()
-        self._runs = {run.folder.resolve().relative_to(root).as_posix(): run for run in runs}
+        self._runs = {harmless(run.folder.resolve().relative_to(root).as_posix()): run for run in runs}
 
     @classmethod
     def from_anywhere(cls, runs: Iterable[Run]) -> Runs:

@@ -13,7 +13,7 @@ from gradsam_exp.runs.folder import OVERRIDES, Run
 
 ELSEWHERE = (
     "output_root", "name", "resume", "compare_within", "runs", "image", "sweep", "experiment", "logger", "metrics",
-    "store", "task", "trainer",
+    "store", "download", "task", "trainer",
 )  # fmt: skip
 """Groups and keys that no result depends on."""
 
@@ -123,6 +123,8 @@ def differences(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str,
 
 def _flattened(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     for key, value in node.items():
+        if key == "download":  # which groups repeat
+            continue
         if isinstance(value, Mapping):
             yield from _flattened(value, f"{prefix}{key}.")
         else:

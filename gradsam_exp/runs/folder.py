@@ -1,7 +1,8 @@
 """This module reads and writes the files of one run; no other module opens them.
 
 A run's folder may come from anybody: what is read from it is data. A saved configuration calls no resolver, only
-plain files of a bounded size are opened, and what is damaged raises an `InputError` that names the file.
+plain files of a bounded size are opened, texts are made `harmless`, and what is damaged raises an `InputError`
+that names the file.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from filelock import FileLock
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gradsam_exp.errors import InputError, first_line
+from gradsam_exp.errors import InputError, first_line, harmless
 from gradsam_exp.runs.provenance import PROVENANCE
-from gradsam_exp.runs.saved_config import without_resolvers
+from gradsam_exp.runs.saved_config import with_strings, without_resolvers
 from gradsam_exp.runs.writing import replaced, write_json
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ TABLES = (PER_IMAGE, PREDICTIONS)
 STATUSES = ("finished", "failed", "interrupted")
 MOST_TEXT = 2**26  # bytes of a file of text
 MOST_TABLE = 2**32
+_BYTES = re.compile(r"((?<!\\)(?:\\\\)*)\\u[dD][cC]([89a-fA-F][0-9a-fA-F])")
+"""As YAML writes a byte of a name that is not UTF-8, which not every reader of YAML takes."""
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _DAMAGED = (yaml.YAMLError, OmegaConfBaseException)
 
@@ -294,19 +297,20 @@ class Run:
         missing = [key for key in keys if not isinstance(content, dict) or key not in content]
         if missing:
             raise self._damaged(name, f"has no {', '.join(missing)}")
-        return content
+        return with_strings(content, _shown, keys=True)
 
     def _yaml(self, name: str) -> Any:
         """Plain values, in which interpolations are strings."""
-        text = self._text(name)
+        text = _BYTES.sub(lambda found: rf"{found[1]}\\x{found[2].lower()}", self._text(name))
         with self._reading(name):
             # Aliases can name each other a billion times; Hydra writes none.
             if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_LOADER)):
                 raise self._damaged(name, "cannot be read (it holds aliases)")
-            return OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+            return with_strings(OmegaConf.to_container(OmegaConf.create(text), resolve=False), _shown, keys=True)
 
     def _table(self, name: str) -> pd.DataFrame:
         import pandas as pd  # noqa: PLC0415  (a sweep's parent starts without)
+        from pandas.api.types import is_object_dtype, is_string_dtype  # noqa: PLC0415
         from pyarrow import ArrowException  # noqa: PLC0415
 
         path = self._plain_file(name, MOST_TABLE)
@@ -314,7 +318,12 @@ class Run:
             table = pd.read_parquet(path)
             if "example_id" not in table:  # an earlier version had one example an image
                 table["example_id"] = table["image_id"]
-            return table.set_index("example_id")
+            for column in table:
+                if is_string_dtype(table[column]) or is_object_dtype(table[column]):
+                    table[column] = table[column].map(
+                        lambda cell: harmless(cell) if isinstance(cell, str) else cell
+                    )
+            return table.rename(columns=_shown).set_index("example_id")
 
     # Writing
 
@@ -340,6 +349,7 @@ class Run:
 
         A ``note`` says what has to be known about all intervals.
         """
+        self.folder.mkdir(parents=True, exist_ok=True)
         tables = {PER_IMAGE: per_image, PREDICTIONS: predictions}
         (self.folder / COUNTS).unlink(missing_ok=True)
         if counts is not None and len(counts):
@@ -359,8 +369,9 @@ class Run:
         """Write the files that were left out as ``problems.csv``: path, what is wrong, what to do."""
         import pandas as pd  # noqa: PLC0415  (a sweep's parent starts without)
 
+        shown = [[harmless(str(value)) for value in row] for row in problems]
         with replaced(self.folder / PROBLEMS) as partial:
-            pd.DataFrame(problems, columns=["file", "what", "hint"]).to_csv(partial, index=False)
+            pd.DataFrame(shown, columns=["file", "what", "hint"]).to_csv(partial, index=False)
 
     def reuse(self, earlier: Run) -> None:
         """Copy a whole run with its drawings; the provenance says from where."""
@@ -382,7 +393,8 @@ class Run:
         """Record that the run did not finish, and why, where its metrics would be."""
         self.folder.mkdir(parents=True, exist_ok=True)
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-        self.finish_without_metrics(status, error=" ".join(str(error).split()) or type(error).__name__)
+        said = harmless(" ".join(str(error).split()))
+        self.finish_without_metrics(status, error=said or type(error).__name__)
 
     def _forget(self) -> None:
         """Read the files anew when they are next asked for."""
@@ -393,6 +405,15 @@ class Run:
 def unescaped(override: str) -> str:
     """Say an override as a person does: ``quantile:0.9`` for a sweep's ``quantile\\:0.9``."""
     return re.sub(r"\\(.)", r"\1", override)
+
+
+def _shown(text: str) -> str:
+    """A text as it may be shown, in one line."""
+    return harmless(text.replace("\n", " "))
+
+
+def _shown_cell(cell: Any) -> Any:
+    return _shown(cell) if isinstance(cell, str) else cell
 
 
 def _is_summary(metric: Any) -> bool:

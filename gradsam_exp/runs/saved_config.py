@@ -4,7 +4,7 @@ A configuration may come from anybody, and a resolver such as ``oc.env`` would r
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -38,14 +38,17 @@ def without_resolvers(plain: Mapping[str, Any]) -> dict[str, Any]:
     def back(text: str) -> str:
         return re.sub(_ASIDE.format(r"(\d+)"), lambda found: kept[int(found[1])] if kept else found[0], text)
 
-    set_aside = OmegaConf.create(_with_strings(plain, aside))
-    return _with_strings(OmegaConf.to_container(set_aside, resolve=True), back)
+    set_aside = OmegaConf.create(with_strings(plain, aside))
+    return with_strings(OmegaConf.to_container(set_aside, resolve=True), back)
 
 
-def _with_strings(node: Any, change: Any) -> Any:
-    """The same plain values with every string changed."""
+def with_strings(node: Any, change: Callable[[str], str], *, keys: bool = False) -> Any:
+    """Return the same plain values with every string changed, those that are ``keys`` as well if that is asked."""
     if isinstance(node, Mapping):
-        return {key: _with_strings(value, change) for key, value in node.items()}
+        return {
+            change(key) if keys and isinstance(key, str) else key: with_strings(value, change, keys=keys)
+            for key, value in node.items()
+        }
     if isinstance(node, list):
-        return [_with_strings(value, change) for value in node]
+        return [with_strings(value, change, keys=keys) for value in node]
     return change(node) if isinstance(node, str) else node

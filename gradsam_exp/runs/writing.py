@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from gradsam_exp.errors import harmless
+
 
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
@@ -17,6 +19,12 @@ def replaced(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, content: Mapping[str, Any], *, indent: int | None = 2) -> None:
-    """Write readable JSON; the file appears whole or not at all."""
+    """Write readable JSON; the file appears whole or not at all.
+
+    What would act on a terminal, see `harmless`, is an escape as JSON has them.
+    """
+    text = json.dumps(content, indent=indent, ensure_ascii=False)
+    if harmless(text, lines=True) != text:
+        text = json.dumps(content, indent=indent)
     with replaced(path) as partial:
-        partial.write_text(json.dumps(content, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.write_text(text + "\n", encoding="utf-8")

@@ -18,7 +18,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 from gradsam_exp.digest import digest
-from gradsam_exp.errors import InputError
+from gradsam_exp.errors import InputError, first_line
 from gradsam_exp.segmenters.base import SEGMENTERS, Segmenter
 from gradsam_exp.segmenters.batched import Coordinates, MaxQueries, Precision
 from gradsam_exp.segmenters.compact import build_compact
@@ -36,6 +36,7 @@ from gradsam_exp.weights import (
     shipped,
     unnested,
 )
+from gradsam_exp.weights.transfer import LIMITS, DownloadLimits, fetch_weights
 
 MakeSam = Callable[[], Sam]
 ReadState = Callable[[], Mapping[str, Tensor]]
@@ -154,6 +155,7 @@ def _official(name: str, official: Official) -> None:
         base: str | Path | None = None,
         url: str | None = None,
         sha256: str | None = None,
+        download: DownloadLimits = LIMITS,
         max_queries: MaxQueries = 64,
         precision: Precision = "fp32",
         compile: bool = False,
@@ -166,7 +168,7 @@ def _official(name: str, official: Official) -> None:
             path, expected = Path(checkpoint).expanduser(), sha256
         else:
             expected = sha256 or official.sha256
-            path = cached_or_downloaded(url or official.url, official.file, expected)
+            path = cached_or_downloaded(url or official.url, official.file, expected, download)
         content = file_digest(path, sha256=expected, key="sam.checkpoint")
         state: Mapping[str, Tensor] = read_state(path)
         if base is not None:
@@ -184,6 +186,7 @@ def _official(name: str, official: Official) -> None:
         base: path of a whole checkpoint that ``checkpoint`` holds a part of, such as the mask decoder.
         url: where to download from if it is in neither place; None is the official address.
         sha256: expected digest; None is the official one for a download, and none for a given path.
+        download: when a download is given up.
         max_queries, precision, compile, coordinates: see `SamSegmenter`.
         tta: see `Augmented`.
     """
@@ -232,21 +235,18 @@ def cache_folder() -> Path:
     return Path(pooch.os_cache("gradsam_exp"))
 
 
-def cached_or_downloaded(url: str, file: str, sha256: str | None) -> Path:
+def cached_or_downloaded(url: str, file: str, sha256: str | None, limits: DownloadLimits = LIMITS) -> Path:
     """Find the checkpoint's path in the user cache; fetch it there first if need be, under a temporary name.
 
     Raises `InputError` if it cannot be downloaded or what arrives fails its digest.
     """
-    import pooch  # noqa: PLC0415  (only who downloads needs it)
-
     cache = cache_folder()
     try:
-        known = None if sha256 is None else f"sha256:{sha256}"
-        return Path(pooch.retrieve(url, known_hash=known, fname=file, path=cache, progressbar=True))
+        return fetch_weights(url, cache / file, digest=sha256, limits=limits)
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
         raise InputError(
-            f"sam.checkpoint: {file} is not in {cache} and could not be downloaded from {url} ({reason}); "
+            f"sam.checkpoint: {file} is not in {cache} and could not be downloaded from {url} "
+            f"({first_line(error)}); "
             "fetch it elsewhere and give sam.checkpoint=PATH, or use sam=compact"
         ) from error
 

@@ -76,6 +76,10 @@ def run(config: Config, job: Job) -> float:
     settings = build_checked("task", EvaluateSettings, config.task)
     if "miou" not in {metric.name for metric in planned.metrics}:
         raise InputError("metrics.miou is off, but runs are compared by it: leave it on")
+    if job.searched and any(example.mask is None for example in planned.dataset[0].examples):
+        raise InputError(
+            f"hydra/sweeper looks for the highest mIoU, but the images of data={config.data['name']} have no masks"
+        )
     tracker = wandb_settings(config.logger)
     _say_once(job, [*planned.notes, *planned.dataset.notes])
     alone = one_at_a_time(job.folder.parent / RUNNING, planned.identity) if job.sweep else nullcontext()

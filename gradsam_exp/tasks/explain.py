@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -74,7 +75,7 @@ def explain(
         console.print(f"{name}: {_ranked(names, seen[name][0].predicted, seen[name][0].shares)}", soft_wrap=True)
         for one in seen[name]:
             example = examples[one.example_id]
-            path = job.folder / one.example_id.replace(":", "-")
+            path = job.folder / re.sub("[:/]", "-", one.example_id)
             _write(example, one.target, size, path)
             covered = f"{example.mask.mean():.1%} of the picture"
             if not math.isnan(one.predicted_iou):

@@ -56,6 +56,7 @@ from gradsam_exp.training.fitting import (
     save_answering,
 )
 from gradsam_exp.training.splits import align_splits, balanced_weights, split_remarks
+from gradsam_exp.weights.transfer import DownloadLimits
 
 Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -117,6 +118,7 @@ def run(config: Config, job: Job) -> float | None:
         report_data_check(config, SPLITS)
         return None
     settings, folder = build_checked("task", TrainSettings, config.task), job.folder
+    build_checked("download", DownloadLimits, config.download)
     checkpoint = read_checkpoint(settings.resume)
     tracker = wandb_settings(config.logger)
     chosen_model(config)
@@ -290,7 +292,8 @@ def _network(config: Config, classes: int) -> tuple[Build, Build, Architecture, 
         if backbone is None:
             raise InputError("model.backbone is null: choose a network to train, such as model=resnet18")
         new = partial(build_backbone, backbone, classes)
-        start = partial(new, pretrained=model.get("pretrained", False))
+        limits = build_checked("download", DownloadLimits, config.download)
+        start = partial(new, pretrained=model.get("pretrained", False), limits=limits)
         return new, start, backbone, f"model.backbone={backbone}", Transform(size=_size(model.get("size")))
     source = CLASSIFIERS.build({key: value for key, value in model.items() if key not in NOT_OF_THE_NETWORK})
     place = f"model={model['source']}"

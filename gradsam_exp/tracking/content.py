@@ -17,7 +17,18 @@ _NOT_VARIED = {*ELSEWHERE, "device", "devices", "batch_size", "cifar10_root", "l
 _SHORT = {"fg_threshold": "fg", "bg_threshold": "bg", "grid_size": "grid", "grid_offset": "off"}
 _SHARES = {"fg_threshold", "bg_threshold"}
 # Where something lies, and what results do not depend on.
-_NO_KNOBS = {"name", "root", "url", "sha256", "max_queries", "pretrained", "background", "lengths", "layers"}
+_NO_KNOBS = {
+    "name",
+    "root",
+    "url",
+    "sha256",
+    "max_queries",
+    "pretrained",
+    "background",
+    "lengths",
+    "layers",
+    "download",
+}
 
 
 def run_name(overrides: Sequence[str], task: str) -> str:

@@ -2,19 +2,25 @@
 
 import os
 import shlex
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 from gradsam_exp.config import Config
 from gradsam_exp.engine.session import Job
+from gradsam_exp.errors import harmless
+from gradsam_exp.runs.saved_config import with_strings
 from gradsam_exp.tracking.content import run_name
 from gradsam_exp.tracking.settings import WandbSettings
 from gradsam_exp.tracking.upload import Uploads, warn
 
 if TYPE_CHECKING:
     from wandb import Run
+
+LONGEST_TAG = 64  # letters that W&B takes
 
 
 def record(
@@ -58,20 +64,33 @@ def open_run(
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb  # noqa: PLC0415  (a second)
 
-    return wandb.init(
-        project=settings.project,
-        entity=settings.entity,
-        dir=job.folder,
-        mode="offline",
-        name=run_name(job.overrides, config.name),
-        group=job.sweep.name if job.sweep else None,
-        job_type=config.task["name"],
-        tags=list(tags),
-        config=dict(described),
-        reinit="create_new",
-        # Versions and commit are in provenance.json; asking for them again takes longer than all the rest.
-        settings=wandb.Settings(silent=True, console="off", disable_git=True, x_save_requirements=False),
-    )
+    with _harmless_arguments():
+        return wandb.init(
+            id=token_hex(4) if job.sweep else None,  # WANDB_RUN_ID would be that of all its jobs
+            project=settings.project,
+            entity=settings.entity,
+            dir=job.folder,
+            mode="offline",
+            name=harmless(run_name(job.overrides, config.name)),
+            group=job.sweep.name if job.sweep else None,
+            job_type=config.task["name"],
+            tags=[harmless(tag)[:LONGEST_TAG] for tag in tags],
+            config=with_strings(described, harmless),
+            reinit="create_new",
+            # Versions and commit are in provenance.json; asking for them again takes longer than all the rest.
+            settings=wandb.Settings(silent=True, console="off", disable_git=True, x_save_requirements=False),
+        )
+
+
+@contextmanager
+def _harmless_arguments() -> Iterator[None]:
+    """Let W&B, which keeps the command line, see it as it may be shown."""
+    given = sys.argv
+    sys.argv = [harmless(argument) for argument in given]
+    try:
+        yield
+    finally:
+        sys.argv = given
 
 
 def place_of(run: "Run") -> Path:

@@ -90,7 +90,10 @@ class _Upload:
 
     def kill(self) -> None:
         with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+            if hasattr(os, "killpg"):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            else:  # Windows
+                self.process.kill()
         self.process.wait()
 
 
@@ -137,10 +140,15 @@ class Uploads:
                 self._end(self._running[0])
                 self._running.pop(0)
         except KeyboardInterrupt:
-            for upload in self._running:
-                upload.kill()
+            self.stop()
+
+    def stop(self) -> None:
+        """Leave what is under way for later."""
+        for upload in self._running:
+            upload.kill()
+        if self._running:
             self._give_up("the uploads were interrupted", self._running[0].later)
-            self._running.clear()
+        self._running.clear()
 
     def _end(self, upload: _Upload) -> str | None:
         """Wait for an upload's end, or its time's; returns the run's address."""

@@ -4,6 +4,7 @@ import inspect
 import math
 import shutil
 import signal
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,7 +45,7 @@ def build_trainer(given: Mapping[str, Any], **own: Any) -> pl.Trainer:
         if key not in known:
             raise InputError(f"trainer.{key} is not a parameter of Lightning's Trainer{did_you_mean(key, known)}")
     try:
-        return pl.Trainer(**given, **own)
+        return pl.Trainer(**given, **{**own, "callbacks": [*own.get("callbacks", ()), _OwnSignals()]})
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise InputError(f"trainer: {first_line(error)}") from error
 
@@ -192,10 +193,32 @@ def check_same_network(checkpoint: Mapping[str, Any], model: pl.LightningModule,
         )
 
 
+class _OwnSignals(pl.Callback):
+    """Puts back the handler of SIGTERM that there was before Lightning's.
+
+    Lightning's lets processes that train together wait for one another, while some of them wait for a batch.
+    """
+
+    def __init__(self) -> None:
+        self.before = signal.getsignal(signal.SIGTERM)
+
+    def on_sanity_check_start(self, trainer: pl.Trainer, _: pl.LightningModule) -> None:
+        """Before the first validation."""
+        self._put_back()
+
+    def on_train_start(self, trainer: pl.Trainer, _: pl.LightningModule) -> None:
+        """Where there is none."""
+        self._put_back()
+
+    def _put_back(self) -> None:
+        if callable(self.before) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self.before)
+
+
 def fit(
     trainer: pl.Trainer, model: pl.LightningModule, *, resume: str | None, last: Path, say: Say, **data: Any
 ) -> None:
-    """Train a model; Ctrl-C raises `KeyboardInterrupt` after a line that says how to go on.
+    """Train a model; Ctrl-C, or a signal handled like it, is raised again after a line that says how to go on.
 
     Args:
         resume: a checkpoint to go on from.
@@ -207,12 +230,13 @@ def fit(
         trainer.fit(model, ckpt_path=resume, weights_only=True, **data)
     except SystemExit as end:
         # Lightning answers Ctrl-C with exit code 1 and leaves the signal ignored.
-        if not isinstance(end.__context__, KeyboardInterrupt):
+        interrupt = end.__context__
+        if not isinstance(interrupt, KeyboardInterrupt):
             raise
         signal.signal(signal.SIGINT, handler)
         if goes_on := last if last.is_file() else resume:
             say(f"go on with the same command and task.resume={goes_on}")
-        raise KeyboardInterrupt from end
+        raise interrupt from None
 
 
 Network = TypeVar("Network", bound=nn.Module)

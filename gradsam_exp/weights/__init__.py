@@ -148,7 +148,7 @@ def save_weights(
             stored[key] = value.float() if exact or value.ndim < 2 else _as_half_if_alike(value.float())
     partial = path.with_name(path.name + ".partial")
     save_file(stored, partial, metadata={"gradsam_exp": json.dumps(header)})
-    partial.rename(path)
+    partial.replace(path)
     return path
 
 

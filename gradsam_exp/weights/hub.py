@@ -1,5 +1,6 @@
-"""These functions find models of transformers, in folders and on the hub, and the optional packages they need."""
+"""These functions find models and weights of other packages, in folders, caches and on hubs."""
 
+import re
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 
 from gradsam_exp.errors import InputError, first_line
+from gradsam_exp.weights.transfer import LIMITS, DownloadLimits, fetch_weights
 
 
 def needed(package: str, extra: str) -> Any:
@@ -73,3 +75,20 @@ def load_pretrained(kind: Any, folder: Path, place: str) -> tuple[Any, list[str]
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise InputError(f"the weights of {place} cannot be read ({first_line(error)})") from error
     return model, sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]]))
+
+
+def hub_file(url: str, limits: DownloadLimits = LIMITS) -> Path:
+    """Find torchvision's or timm's weights in torch's hub cache, or download them there, with their hash.
+
+    Raises:
+        InputError: they are not there and cannot be downloaded.
+    """
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    starts = re.search(r"-([0-9a-f]{8,})$", path.stem)
+    try:
+        return fetch_weights(url, path, starts="" if starts is None else starts[1], limits=limits)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"model: {path.name} is not in {path.parent} and could not be downloaded from {url} "
+            f"({first_line(error)}); fetch it elsewhere and put it there, or give model.checkpoint=PATH"
+        ) from error

@@ -5,6 +5,7 @@ from typing import Any
 
 from gradsam_exp.batching import AdaptiveBatch
 from gradsam_exp.engine.stages.base import Chunk, Stage
+from gradsam_exp.errors import InputError
 from gradsam_exp.segmenters.base import Embeddings, Segmenter
 from gradsam_exp.types import Tensors
 
@@ -29,6 +30,8 @@ class Encode(Stage):
         images = chunk.batch.images
         parts = list(batches.slices(len(images), lambda rows: self.segmenter.encode(images[rows])))
         encoded = Embeddings.joined(parts)
+        if not all(level.isfinite().all() for level in encoded.levels):
+            raise InputError("the segmenter gives embeddings that are NaN or infinite: check the weights of sam")
         sizes = {"input_size": encoded.input_size, "original_size": encoded.original_size}
         return {f"level{k}": level for k, level in enumerate(encoded.levels)}, sizes
 

@@ -92,7 +92,7 @@ class Explained:
             own = None if targets is None else filled(targets[rows], batches.most).to(self.device)
             found = explainer(filled(some, batches.most).to(self.device), own)
             _check_finite(found, explainer)
-            return found[: len(some)].to("cpu")
+            return found[: len(some)].to("cpu").zeros_empty
 
         return Heatmaps.joined(list(batches.slices(len(images), explain)))
 

@@ -25,6 +25,7 @@ class Quality(Stage):
 
     name = "quality"
     counted = False
+    finite = False  # a metric may have no value
 
     def __init__(self, metric: ExampleMetric, explained: Explained, *, after: str) -> None:
         super().__init__([metric.name, metric.arguments], [type(metric).__module__])
