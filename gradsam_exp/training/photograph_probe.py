@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 from scipy.ndimage import label
 from torch import Tensor
 
+from gradsam_exp.metrics.clicks import NumberOfClicks85
 from gradsam_exp.overlap import iou
 from gradsam_exp.prompts.regions import bounding_boxes
 from gradsam_exp.prompts.robot_user import next_click
@@ -25,6 +26,8 @@ from gradsam_exp.types import FOREGROUND, NO_POINT, Prompts, Segmentation
 
 SPACINGS = (1.0, 4.0, 8.0)  # px of the photograph, which is at most 384 px wide and high
 CLICKS = 5
+MOST_CLICKS = 20  # on whole objects, for NoC@85, as RITM
+SIZES = {"< 1 %": 0.01, "1–10 %": 0.1, "> 10 %": 1.0}  # of the picture
 SMALLEST_SEGMENT = 0.01  # of the picture
 OBJECTS = {"salient": "salient objects", "labelled": "labelled wholes", "instances": "instances"}
 SEGMENTS = {"salient": "segments by people", "labelled": "labelled segments"}
@@ -39,7 +42,9 @@ def probe_photographs(
     Kinds are salient objects (and those of one piece), what a label map labels as a whole (a person), instances,
     and segments of at least 1 % of the picture, by people (the first who cut it) or labelled. Prompts: the
     innermost pixel; the true box; nine points around that pixel, 1, 4 and 8 px apart; corrective clicks, the last
-    mask fed back (as `RobotUser`). Where it is not said otherwise, predicted IoU chooses among three candidates.
+    mask fed back (as `RobotUser`), with the number of them that an IoU of 0.85 takes (NoC@85; 20 if these are not
+    enough) for whole objects. Where it is not said otherwise, predicted IoU chooses among three candidates. Click
+    and box are also given by the target's share of the picture.
 
     Args:
         segmenter: loaded.
@@ -47,7 +52,7 @@ def probe_photographs(
         most: photographs of each set, at most.
 
     Returns:
-        By ``kind: measure``, the photograph and the IoU of each target.
+        By ``kind: measure``, the photograph and the IoU (or number of clicks) of each target.
     """
     found: dict[str, list[tuple[str, float]]] = defaultdict(list)
     for title, photographs in sets.items():
@@ -56,9 +61,12 @@ def probe_photographs(
             embeddings = segmenter.encode(image)
             for kinds, truth in _targets(photograph):
                 cut = photograph.image if kinds[0][0] in OBJECTS.values() else None
-                for measure, ious in _measured(segmenter, embeddings, truth, cut).items():
-                    for own, value in zip(kinds, ious.tolist(), strict=True):
-                        for kind in own:
+                shares = truth.float().mean((1, 2)).tolist()
+                for measure, values in _measured(segmenter, embeddings, truth, cut).items():
+                    for own, share, value in zip(kinds, shares, values.tolist(), strict=True):
+                        size = next(size for size, most_of in SIZES.items() if share <= most_of)
+                        sized = [f"{own[0]}, {size}"] if measure in ("one click", "true box") else []
+                        for kind in (*own, *sized):
                             found[f"{kind}: {measure}"].append((f"{title}/{photograph.name}", value))
     return dict(sorted(found.items(), key=lambda item: item[0].partition(":")[0]))
 
@@ -107,24 +115,29 @@ def _measured(
     found["the box itself"] = iou(inside, truth)
     if cut is not None and find_spec("cv2") is not None:
         found["GrabCut from the box"] = iou(_grabcut(cut, inside), truth)
-    for number, ious in enumerate(_corrected(segmenter, embeddings, truth, asked, answer), 2):
-        found[f"mIoU@{number}"] = ious
+    count = CLICKS if cut is None else MOST_CLICKS
+    rounds = torch.stack([found["one click"], *_corrected(segmenter, embeddings, truth, asked, answer, count)], 1)
+    for number in range(2, CLICKS + 1):
+        found[f"mIoU@{number}"] = rounds[:, number - 1]
+    if cut is not None:
+        found["NoC@85"] = NumberOfClicks85(max_clicks=MOST_CLICKS).measure(rounds)
     return found
 
 
 def _corrected(
-    segmenter: Segmenter, embeddings: Embeddings, truth: Truth, asked: Prompts, answer: Segmentation
+    segmenter: Segmenter, embeddings: Embeddings, truth: Truth, asked: Prompts, answer: Segmentation, clicks: int
 ) -> Iterator[Float[Tensor, " targets"]]:
     """Click where the last mask is wrong, again and again; the single mask answers from the second click on."""
     rows = torch.arange(len(truth))
     best = 1 + answer.predicted_iou[:, 1:].argmax(1).cpu()
     points, labels = asked.points, asked.labels
-    for _ in range(CLICKS - 1):
+    for _ in range(clicks - 1):
         logits = answer.logits[rows, best]
         masks = segmenter.to_original(logits, embeddings).cpu()
+        before = torch.cat([points.long(), labels[..., None]], 2).tolist()
         new = torch.tensor([
-            next_click((one & ~mask).numpy(), (mask & ~one).numpy(), []) or (0, 0, NO_POINT)
-            for one, mask in zip(truth, masks, strict=True)
+            next_click((one & ~mask).numpy(), (mask & ~one).numpy(), own) or (0, 0, NO_POINT)
+            for one, mask, own in zip(truth, masks, before, strict=True)
         ])  # fmt: skip
         points, labels = torch.cat([points, new[:, None, :2].float()], 1), torch.cat([labels, new[:, 2:]], 1)
         prompts = Prompts(torch.zeros(len(truth), dtype=torch.long), points, labels, None, logits[:, None])

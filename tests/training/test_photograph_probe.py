@@ -54,12 +54,15 @@ def test_ious_are_those_of_the_answers():
     assert means["salient objects: the box itself"] == 1
     assert means["salient objects: nine points 8 px apart"] == 1
     assert means["salient objects: mIoU@2"] == 0
+    assert means["salient objects: NoC@85"] == 1
+    assert means["salient objects, > 10 %: one click"] == 1
+    assert {name for name in found if "1–10 %" in name or "< 1 %" in name} == set()
     # Of 599 and 200 px: the left half has 399 of the first and none of the second, all has both.
     assert means["segments by people: one click"] == pytest.approx((399 / 600 + 0) / 2)
     assert means["segments by people: one click, best of three"] == pytest.approx((599 / 800 + 0.5) / 2)
     assert means["segments by people: the box itself"] == pytest.approx((599 / 600 + 1) / 2)
     assert {len(pairs) for name, pairs in found.items() if name.startswith("segments")} == {2}
-    assert not any("GrabCut" in name for name in found if name.startswith("segments"))
+    assert not any("GrabCut" in name or "NoC" in name for name in found if name.startswith("segments"))
     assert {image for pairs in found.values() for image, _ in pairs} == {"set/x"}
 
 
@@ -76,4 +79,6 @@ def test_grabcut_finds_what_has_another_colour_than_the_rest():
         found[f"instances: {what}"][0] for what in ("GrabCut from the box", "the box itself")
     )
     assert grabcut > 0.97
+    assert found["instances: NoC@85"][0][1] == 20  # a half of the picture never is the disc
+    assert "instances, > 10 %: true box" in found
     assert box == pytest.approx(disc.sum() / 29**2)
