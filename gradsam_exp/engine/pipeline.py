@@ -161,7 +161,8 @@ class Pipeline:
         masks = torch.zeros(len(ctx), *embeddings.original_size, dtype=torch.bool)
         if len(choice):
             kept = segmentation.logits[choice.query, choice.candidate]
-            if not (kept.isfinite().all() and choice.predicted_iou.isfinite().all()):
+            given = [kept, *([choice.predicted_iou] if "predicted_iou" in self.segmenter.provides else [])]
+            if any((~values.isfinite()).any() for values in given):
                 raise InputError("the segmenter gives masks that are NaN or infinite: check the weights of sam")
             originals = self.segmenter.to_original(kept, embeddings).cpu()
             for example, mask in zip(choice.example_index, originals, strict=True):

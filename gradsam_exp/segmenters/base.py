@@ -21,8 +21,8 @@ from gradsam_exp.types import BACKGROUND, FOREGROUND, NO_POINT, LowRes, Maps, Ma
 
 CELL = 4.0
 """A cell of the low-resolution mask spans 4×4 pixels of the input frame, in SAM and most of its descendants."""
-PROVIDED = frozenset({"embeddings", "everything"})
-"""What strategies may need of a segmenter besides masks: features of the image, everything mode."""
+PROVIDED = frozenset({"embeddings", "everything", "predicted_iou"})
+"""What segmenters have besides masks: features of the image, everything mode, an estimate of each mask's IoU."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from gradsam_exp.engine.plan import Plan
 from gradsam_exp.runs.folder import Run
 from gradsam_exp.runs.summary import Summary
 from gradsam_exp.tracking.content import as_written, flat_config, log_metrics, weights_name
-from gradsam_exp.tracking.examples import chosen_images, examples_of
+from gradsam_exp.tracking.examples import chosen_images, common_images, examples_of
 from gradsam_exp.tracking.session import place_of, record
 from gradsam_exp.tracking.settings import WandbSettings
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 _WORST = 8  # images beside the table, if that has all
+_COMMON = 10  # classes, of each of which every run shows one image
 
 
 def track_evaluation(settings: WandbSettings, planned: Plan) -> str | None:
@@ -28,6 +29,7 @@ def track_evaluation(settings: WandbSettings, planned: Plan) -> str | None:
         "identity": planned.identity,
         **{f"{what}_digest": digest for what, digest in planned.digests.items()},
         "classifier_artifact": weights_name(planned.classifier.digest),
+        "commit": (own.provenance.get("git") or {}).get("commit"),
     }
 
     def fill(run: "wandb.Run") -> None:
@@ -35,6 +37,8 @@ def track_evaluation(settings: WandbSettings, planned: Plan) -> str | None:
 
         metrics = own.outcome.metrics
         log_metrics(run, {name: Summary.from_json(name, value) for name, value in metrics.items()})
+        seconds = own.provenance.get("seconds", {})
+        run.summary.update({f"seconds_{stage}": value for stage, value in seconds.items()})
         _log_tables(run, settings, planned, own)
         run.log_artifact(results_artifact(own, planned.identity))
         if planned.classifier.path is not None:
@@ -46,7 +50,7 @@ def track_evaluation(settings: WandbSettings, planned: Plan) -> str | None:
 
 
 def _log_tables(run: "wandb.Run", settings: WandbSettings, planned: Plan, own: Run) -> None:
-    """Log all numbers of all images, the few images worth looking at, and the run's figures."""
+    """Log all numbers of all images, the few images worth looking at, those all runs show, and the figures."""
     from wandb import Image  # noqa: PLC0415  (a second)
 
     from gradsam_exp.tracking import pictures  # noqa: PLC0415
@@ -55,8 +59,10 @@ def _log_tables(run: "wandb.Run", settings: WandbSettings, planned: Plan, own: R
     logged: dict[str, Any] = {"per_image": pictures.numbers_table(per_image)}
     reasons = chosen_images(per_image, settings.images)
     if reasons:
-        examples = examples_of(planned, own, list(reasons))
         names = planned.classifier.class_names
+        common = examples_of(planned, own, common_images(per_image, _COMMON))
+        logged["common"] = [pictures.masked_image(example, names) for example in common]
+        examples = examples_of(planned, own, list(reasons))
         logged["examples"] = pictures.examples_table(examples, reasons, per_image, names)
         worst = examples[: _WORST if settings.images == "all" else settings.images]
         logged["worst"] = [pictures.masked_image(example, names) for example in worst]

@@ -32,6 +32,18 @@ def chosen_images(per_image: pd.DataFrame, images: int | Literal["all"]) -> dict
     return {name: found[name] for name in sorted(found, key=lambda n: (place[found[n]], ranked.index(n)))}
 
 
+def common_images(per_image: pd.DataFrame, most: int) -> list[str]:
+    """Name the images to show of every run, one of each class: the same for all runs on the same examples.
+
+    The first of each true class (as the data name it) by name; images without a class are one class.
+
+    Args:
+        most: classes, at most.
+    """
+    named = per_image.sort_values("example_id", kind="stable")
+    return named.groupby(named["class_name"].fillna(""), sort=True)["example_id"].first().tolist()[:most]
+
+
 def examples_of(planned: Plan, run: Run, names: Sequence[str]) -> list[Example]:
     """Read some images of a finished run, in this order, from the run's files and the store.
 

@@ -419,8 +419,12 @@ def test_a_network_that_starts_from_imagenet_loads_from_its_own_file(run, monkey
     """`maxvit_t` has a last layer without bias. The weights of the hub are ones that are made here."""
     import torchvision
 
+    published = torchvision.models.MaxVit_T_Weights.DEFAULT.url
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    path = tmp_path / "hub/hub/checkpoints" / published.rpartition("/")[2]
+    path.parent.mkdir(parents=True)
     hub = torchvision.models.maxvit_t().state_dict()
-    monkeypatch.setattr(torchvision.models.MaxVit_T_Weights, "get_state_dict", lambda *_, **__: hub)
+    torch.save(hub, path)
     some = {"dog": 1, "emu": 1}
     root = coloured(tmp_path / "own", {"train": some, "val": some, "test": some})
     done = run("task=train", "data=folder", f"data.root={root}", "task.epochs=1", "task.batch_size=2",

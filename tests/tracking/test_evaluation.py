@@ -16,7 +16,7 @@ from pycocotools import mask as coco
 from gradsam_exp.config import Config
 from gradsam_exp.reports.gallery import Example, fitted
 from gradsam_exp.tracking.content import flat_config, run_name
-from gradsam_exp.tracking.examples import chosen_images
+from gradsam_exp.tracking.examples import chosen_images, common_images
 from gradsam_exp.tracking.pictures import numbers_table, plain
 from gradsam_exp.tracking.settings import api_key
 from tests.tracking.conftest import artifact, inspect, offline_runs, records, table
@@ -253,6 +253,27 @@ def test_worst_median_and_best_are_shown():
     assert len(chosen_images(ranked([0.1, 0.9, 0.2]), 3)) == 3, "each once"
     assert chosen_images(ranked([0.1, 0.9]), 0) == {}
     assert chosen_images(ranked([0.9, 0.1]), "all") == {"i1": "all", "i0": "all"}
+
+
+def test_all_runs_show_one_image_of_each_class():
+    table = ranked([0.1, 0.9, 0.2, 0.8]).assign(class_name=["star", None, "circle", "star"])
+    assert common_images(table, 10) == ["i1", "i2", "i0"]
+    assert common_images(table[::-1], 10) == ["i1", "i2", "i0"], "whatever their order"
+    assert common_images(table, 2) == ["i1", "i2"]
+
+
+@pytest.mark.slow
+def test_runs_with_different_answers_show_common_images_commit_and_seconds(tracked):
+    shown = []
+    for overrides in (USUAL, ("pipeline=center", "selector=oracle")):
+        folder, offline = tracked(*overrides)
+        found, provenance = inspect(offline), json.loads((folder / "provenance.json").read_text())
+        shown.append(found["summary"]["common"]["captions"])
+        ious = pd.read_parquet(folder / "per_image.parquet").set_index("example_id")["iou"]
+        assert shown[-1] == [f"{(name := text.split()[0])}  IoU {ious[name]:.2f}" for text in shown[-1]]
+        assert found["config"].get("commit") == (provenance["git"] or {}).get("commit")
+        assert found["summary"]["seconds_segment"] == provenance["seconds"]["segment"]
+    assert [text.split()[0] for text in shown[0]] == [text.split()[0] for text in shown[1]]
 
 
 def test_where_there_is_no_truth_the_score_decides():
