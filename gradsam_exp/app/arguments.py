@@ -7,7 +7,9 @@ from decimal import Decimal
 
 from gradsam_exp.config import Config
 
+_KEYS = {f.name for f in fields(Config)} | {"experiment", "background"}
 _TEXTS = {f.name for f in fields(Config) if f.type in (str, str | None)}
+_DASHED = re.compile(r"--(?P<key>\w+)[\w./@-]*=", re.DOTALL)
 _ASSIGNED = re.compile(r"(?P<key>\+{0,2}[\w./@-]+)=(?P<value>.*)", re.DOTALL)
 _NUMBER = r"[+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _PARTS = r"\s*,\s*".join(rf"(?:{name}\s*=\s*)?({_NUMBER})" for name in ("start", "stop", "step"))
@@ -20,12 +22,15 @@ def as_meant(arguments: Sequence[str]) -> list[str]:
 
     A number for a key that is text is quoted: ``name=1e5`` would make the folder ``100000.0``. A range of decimal
     fractions becomes the list of its values, in decimal arithmetic: ``range(0.5,0.9,0.2)`` has 0.7, and not
-    0.7000000000000001.
+    0.7000000000000001. ``--key=value``, as an agent of ``wandb sweep`` says it, is ``key=value``.
     """
     return [_as_meant(argument) for argument in arguments]
 
 
 def _as_meant(argument: str) -> str:
+    dashed = _DASHED.match(argument)
+    if dashed is not None and dashed["key"] in _KEYS:
+        argument = argument.removeprefix("--")
     assigned = _ASSIGNED.fullmatch(argument)
     if assigned is None:
         return argument

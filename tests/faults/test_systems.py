@@ -62,6 +62,11 @@ def test_a_terminal_that_cannot_show_a_letter_costs_nothing(run, monkeypatch: py
         ("x=shuffle(range(0.1,1,0.3))", "x=shuffle(range(0.1,1,0.3))"),
         ("-m", "-m"),
         ("~logger", "~logger"),
+        ("--pipeline=fgbg", "pipeline=fgbg"),
+        ("--name=1e5", "name='1e5'"),
+        ("--pipeline.n=2", "pipeline.n=2"),
+        ("--config-name=config", "--config-name=config"),
+        ("--cfg=job", "--cfg=job"),
     ],
 )
 def test_numbers_are_read_as_they_are_written(given: str, meant: str):

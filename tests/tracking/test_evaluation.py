@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import wandb
+import yaml
 from PIL import Image
 from pycocotools import mask as coco
 
@@ -19,6 +20,7 @@ from gradsam_exp.tracking.content import flat_config, run_name
 from gradsam_exp.tracking.examples import chosen_images, common_images
 from gradsam_exp.tracking.pictures import numbers_table, plain
 from gradsam_exp.tracking.settings import api_key
+from tests.e2e.conftest import ROOT
 from tests.tracking.conftest import artifact, inspect, offline_runs, records, table
 
 
@@ -128,6 +130,27 @@ def test_a_sweep_of_twelve_is_twelve_runs_in_one_group(run):
         assert content["summary"]["examples"]["nrows"] == content["summary"]["per_image"]["nrows"] == 4
         header = records(path, "run")[0]
         assert (header["run_group"], header["job_type"]) == (sweep.name, "evaluate")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dashes", ["", "--"])
+def test_a_run_of_an_agent_joins_its_sweep(run, monkeypatch, dashes: str):
+    """The example's keys and values, given as ``wandb agent`` gives them; it sets two variables."""
+    planned = yaml.safe_load((ROOT / "examples/wandb_sweep.yaml").read_text())
+    chosen = {
+        key: own.get("value", own.get("min", own.get("values", [None])[0]))
+        for key, own in planned["parameters"].items()
+    }
+    monkeypatch.setenv("WANDB_SWEEP_ID", "swept123")
+    monkeypatch.setenv("WANDB_RUN_ID", "agents1")
+    done = run("logger=wandb", "limit=4", *(f"{dashes}{key}={value}" for key, value in chosen.items()))
+    assert done.code == 0, done.err
+    (offline,) = offline_runs(done.folder)
+    header = records(offline, "run")[0]
+    assert (header["sweep_id"], header["run_id"]) == ("swept123", "agents1")
+    config = inspect(offline)["config"]
+    assert chosen.items() <= config.items()
+    assert planned["metric"]["name"] in inspect(offline)["summary"]
 
 
 @pytest.mark.slow
