@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 # Where this is set, every start would compile PyTorch's Python files anew: 15 seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test test-ray quick bench answer check lock clean
+.PHONY: run test test-ray docs quick bench answer check lock clean
 
 run: $(INSTALLED)
 	@$(BIN)/python run.py $(ARGS)
@@ -20,6 +20,10 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --max
 test: $(INSTALLED)
 	@$(PYTEST) --jaxtyping-packages=gradsam_exp,studies,beartype.beartype $(ARGS)
 
+# What is installed in the environment shows through in another, whose own packages count first.
+beneath = $(BIN)/python -c 'import site; print("import site; site.addsitedir(%r)" % site.getsitepackages()[0])' \
+	> $$($(1)/bin/python -c 'import site; print(site.getsitepackages()[0])')/beneath.pth
+
 # Sweeps on Ray, whose launcher wants an older cloudpickle than joblib does: an environment on top of the other.
 RAY := .venv-ray
 test-ray: $(RAY)/.installed
@@ -28,8 +32,19 @@ test-ray: $(RAY)/.installed
 $(RAY)/.installed: $(INSTALLED)
 	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(RAY)
 	@$(BIN)/uv pip install --quiet --python $(RAY)/bin/python "hydra-ray-launcher>=1.2"
-	@$(BIN)/python -c 'import site; print("import site; site.addsitedir(%r)" % site.getsitepackages()[0])' \
-		> $$($(RAY)/bin/python -c 'import site; print(site.getsitepackages()[0])')/beneath.pth
+	@$(call beneath,$(RAY))
+	@touch $@
+
+# The pages as a site, from disk: docs/site/html/index.html. Without its pictures: make docs ARGS="-D pictures=0"
+DOCS := .venv-docs
+docs: $(DOCS)/.installed
+	@OMP_NUM_THREADS=1 $(DOCS)/bin/python -m sphinx -q -W --keep-going -b html -c docs/site $(ARGS) . docs/site/html
+	@echo "docs/site/html/docs/site/index.html"
+
+$(DOCS)/.installed: $(INSTALLED)
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(DOCS)
+	@$(BIN)/uv pip install --quiet --python $(DOCS)/bin/python "sphinx>=9,<10" "myst-parser>=5,<6" furo sphinx-copybutton
+	@$(call beneath,$(DOCS))
 	@touch $@
 
 # The tests that take no training and start no processes.
@@ -66,7 +81,7 @@ lock: $(INSTALLED)
 		--extra dev --output-file requirements.lock pyproject.toml
 
 clean:
-	rm -rf $(VENV) $(RAY)
+	rm -rf $(VENV) $(RAY) $(DOCS)
 
 # uv chooses builds of torch and torchvision that belong together; pip alone may not.
 $(INSTALLED): requirements.lock pyproject.toml
