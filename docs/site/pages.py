@@ -19,7 +19,11 @@ from gradsam_exp.reports.figures import figure1
 from gradsam_exp.reports.gallery import Gallery
 
 GALLERIES: dict[str, tuple[str, Registry[Any], str]] = {
-    "pipeline": ("Gallery of prompt strategies", gs.STRATEGIES, "How a heatmap becomes points, boxes and mask prompts"),
+    "pipeline": (
+        "Gallery of prompt strategies",
+        gs.STRATEGIES,
+        "How a heatmap becomes points, boxes and mask prompts",
+    ),
     "explainer": ("Gallery of explainers", gs.EXPLAINERS, "How a classifier's attention becomes a heatmap"),
     "refine": ("Gallery of refiners", REFINERS, "How heatmaps are made to follow the image's edges"),
     "selector": ("Selectors", gs.SELECTORS, "Which of the segmenter's masks is kept"),
