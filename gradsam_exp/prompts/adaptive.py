@@ -1,6 +1,5 @@
 """This module holds ``pipeline=adaptive``: background points where SAM's mask spreads over low heat."""
 
-from dataclasses import replace
 from typing import Annotated, Literal
 
 import numpy as np
@@ -14,7 +13,6 @@ from torch import Tensor
 from gradsam_exp.overlap import iou, only_counted, soft_iou
 from gradsam_exp.prompts.background import WithColdPixels
 from gradsam_exp.prompts.base import STRATEGIES, Count, Fraction
-from gradsam_exp.prompts.regions import BoxPoints, warm_boxes
 from gradsam_exp.prompts.thresholds import Threshold, level
 from gradsam_exp.types import (
     BACKGROUND,
@@ -49,8 +47,6 @@ class Adaptive(WithColdPixels):
         min_support: smallest mean heat on a mask that is asked again. On a mask with less the heatmap is no guide:
             it may be of something else, or of a larger object than the warm region shows.
         min_gain: a revised mask is kept if it agrees better with the heatmap, by more than this.
-        remedy: what a leaking mask is asked again with: background ``points`` in the leak, the ``box`` of the warm
-            component around the peak with one point at the centre, once; or the box first and then the points.
         decide: what a revised mask has to agree better with, the ``heatmap`` or the ``truth``: an upper bound of
             what a decision between the rounds can gain, and no method.
     """
@@ -61,8 +57,7 @@ class Adaptive(WithColdPixels):
     n: Count = 2
     max_rounds: Count = 4
     min_support: Fraction = 0.4
-    min_gain: Annotated[float, Field(ge=-1, le=1)] = 0.005
-    remedy: Literal["points", "box", "box_then_points"] = "points"
+    min_gain: Annotated[float, Field(ge=-1, le=1)] = 0.002
     decide: Literal["heatmap", "truth"] = "heatmap"
 
     @property
@@ -83,16 +78,9 @@ class Adaptive(WithColdPixels):
     def revise(
         self, ctx: PromptContext, prompts: Prompts, segmentation: Segmentation, masks: Masks, chosen: LowRes
     ) -> tuple[Prompts, Chosen]:
-        """Ask the images whose mask leaks again, with the remedy's box or with background points in the leak."""
+        """Add background points in the leak to the prompts of the images whose mask leaks."""
         del segmentation, chosen
         leak, leaks = self.leaks(ctx, masks)
-        boxes = None
-        if self.remedy != "points":
-            if prompts.boxes is None:
-                own = BoxPoints(self.fg_threshold, 1, region=self.region, weighting=self.weighting)
-                return replace(own, box_threshold=self.warm_threshold).propose(ctx)[leaks], leaks
-            boxes = warm_boxes(ctx, self.warm_threshold, 0)
-            leaks = leaks & (self.remedy == "box_then_points")
         places = [
             innermost_places(own, self.n) if leaking else [] for own, leaking in zip(leak, leaks, strict=True)
         ]
@@ -100,7 +88,7 @@ class Adaptive(WithColdPixels):
         active = (labels != NO_POINT).any(1)
         rows = prompts.example_index
         points, labels = torch.cat([prompts.points, points[rows]], 1), torch.cat([prompts.labels, labels[rows]], 1)
-        return Prompts(rows, points, labels, None if boxes is None else boxes[rows])[active[rows]], active
+        return Prompts(rows, points, labels)[active[rows]], active
 
     def leaks(self, ctx: PromptContext, masks: Masks) -> tuple[Masks, Chosen]:
         """Find the part of each mask that lies on cold pixels, and whether that is a leak."""
