@@ -1,6 +1,6 @@
 """This module holds ``pipeline=adaptive``: background points where SAM's mask spreads over low heat."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 from scipy import ndimage
 from torch import Tensor
 
-from gradsam_exp.overlap import soft_iou
+from gradsam_exp.overlap import iou, only_counted, soft_iou
 from gradsam_exp.prompts.background import WithColdPixels
 from gradsam_exp.prompts.base import STRATEGIES, Count, Fraction
 from gradsam_exp.prompts.thresholds import Threshold, level
@@ -47,6 +47,8 @@ class Adaptive(WithColdPixels):
         min_support: smallest mean heat on a mask that is asked again. On a mask with less the heatmap is no guide:
             it may be of something else, or of a larger object than the warm region shows.
         min_gain: a revised mask is kept if it agrees better with the heatmap, by more than this.
+        decide: what a revised mask has to agree better with, the ``heatmap`` or the ``truth``: an upper bound of
+            what a decision between the rounds can gain, and no method.
     """
 
     max_cold_share: Fraction = 0.05
@@ -55,7 +57,23 @@ class Adaptive(WithColdPixels):
     n: Count = 2
     max_rounds: Count = 4
     min_support: Fraction = 0.4
-    min_gain: Annotated[float, Field(ge=-1, le=1)] = 0.005
+    min_gain: Annotated[float, Field(ge=-1, le=1)] = 0.002
+    decide: Literal["heatmap", "truth"] = "heatmap"
+
+    @property
+    def needs_truth(self) -> bool:
+        """See `PromptStrategy.needs_truth`."""
+        return self.decide == "truth"
+
+    @property
+    def ignored(self) -> frozenset[str]:
+        """Name ``min_gain`` where the truth decides."""
+        return super().ignored | ({"min_gain"} if self.needs_truth else set())
+
+    @property
+    def ignoring(self) -> tuple[str, ...]:
+        """See `PromptStrategy.ignoring`."""
+        return (*super().ignoring, *(["pipeline.decide=truth"] if self.needs_truth else []))
 
     def revise(
         self, ctx: PromptContext, prompts: Prompts, segmentation: Segmentation, masks: Masks, chosen: LowRes
@@ -85,7 +103,12 @@ class Adaptive(WithColdPixels):
         return leak, leaks & supported & ~ctx.heatmaps.empty & (area > 0)
 
     def better(self, ctx: PromptContext, new: Masks, old: Masks) -> Chosen:
-        """Tell which of the new masks agree better with the heatmap, by more than ``min_gain``."""
+        """Tell which new masks agree better: with the heatmap, by more than ``min_gain``, or with the truth."""
+        if self.decide == "truth":
+            if ctx.masks is None:
+                raise ValueError("pipeline.decide=truth needs true masks")
+            new, old = only_counted(new, old, counted=ctx.counted)
+            return iou(new, ctx.masks) > iou(old, ctx.masks)
         return heatmap_agreement(ctx, new) > heatmap_agreement(ctx, old) + self.min_gain
 
 

@@ -1,4 +1,4 @@
-"""``task=probe_sam`` measures a segmenter by single clicks on known shapes, unseen shapes and the background.
+"""``task=probe_sam`` measures a segmenter by single clicks on known and unseen shapes and on the background.
 
 With ``task.photographs`` it is measured on outlined photographs instead, see `probe_photographs`.
 No classifier is involved: what is measured is the segmenter alone.
@@ -16,7 +16,7 @@ from gradsam_exp.config import Config
 from gradsam_exp.console import console
 from gradsam_exp.data.backgrounds import BACKGROUNDS
 from gradsam_exp.data.base import ExampleDataset, loader
-from gradsam_exp.data.novel_shapes import NovelShapes
+from gradsam_exp.data.novel_shapes import NovelFills, NovelOutlines, NovelShapes
 from gradsam_exp.data.shapes import Shapes
 from gradsam_exp.engine.devices import find_device
 from gradsam_exp.engine.session import Job
@@ -34,6 +34,8 @@ from gradsam_exp.training.photographs import read_photographs
 from gradsam_exp.types import ExampleBatch, Heatmaps, PromptContext
 
 Findings = dict[str, Summary]
+NOVEL = {"unseen shapes": NovelShapes, "unseen outlines": NovelOutlines, "unseen fills": NovelFills}
+"""What no training drew, by its name in the findings."""
 
 
 def run(config: Config, job: Job) -> float:
@@ -67,11 +69,14 @@ def probe(
     seed = config.data.get("seed", 0)
     shapes = Shapes(config.split, background, length=images, seed=seed)
     low, high = novel_sizes
-    novel = NovelShapes(config.split, background, length=images, seed=seed, min_size=low, max_size=high)
+    novel = {
+        what: drawn(config.split, background, length=images, seed=seed, min_size=low, max_size=high)
+        for what, drawn in NOVEL.items()
+    }
     segmenter.load(find_device(config.device))
     findings = {
         **_one_click(segmenter, shapes, "built-in shapes"),
-        **_one_click(segmenter, novel, "unseen shapes"),
+        **{name: own for what, drawn in novel.items() for name, own in _one_click(segmenter, drawn, what).items()},
         **_background_clicks(segmenter, shapes, distance_px, shape_covered, config.seed),
     }
     return _told(f"{config.sam['name']} on {config.background['name']}/{config.split}", findings, job)

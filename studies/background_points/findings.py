@@ -24,7 +24,7 @@ from gradsam_exp.runs.summary import summarize
 from gradsam_exp.types import BACKGROUND
 
 FACTS = {"area": "area (px)", "to_side": "centre to nearest side (px)"}
-NEAR = 1  # px from a side of the image that still count as on it
+NEAR = 1  # px from a side of the image that still count as at it
 
 
 def background_places(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -35,7 +35,8 @@ def background_places(predictions: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         A row per point: ``example_id``; ``x``, ``y`` px; ``across``, ``down``: the same as shares of the image's
-        sides; ``edge``, ``corner``: whether it is at one.
+        sides; ``edge``: whether it is at a side, that is, within `NEAR` px of the outermost row or column;
+        ``corner``: whether it is at two that meet. ``exact``: whether it is the corner's own pixel.
     """
     rows = []
     for image in predictions.to_dict("records"):
@@ -44,8 +45,10 @@ def background_places(predictions: pd.DataFrame) -> pd.DataFrame:
         for x, y in found.points[found.labels == BACKGROUND].tolist():
             sides = (x <= NEAR or x >= right) + (y <= NEAR or y >= bottom)
             across, down = (x + 0.5) / image["width"], (y + 0.5) / image["height"]
-            rows.append((image["example_id"], x, y, across, down, sides > 0, sides == 2))
-    return pd.DataFrame(rows, columns=["example_id", "x", "y", "across", "down", "edge", "corner"])
+            exact = x in (0, image["width"] - 1) and y in (0, image["height"] - 1)
+            rows.append((image["example_id"], x, y, across, down, sides > 0, sides == 2, exact))
+    columns = ["example_id", "x", "y", "across", "down", "edge", "corner", "exact"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def unmoved(one: pd.DataFrame, other: pd.DataFrame) -> float:

@@ -127,7 +127,8 @@ def write_findings(folder: Path, names: Sequence[str], dataset: ExampleDataset) 
         *(f"- {note}" for note in (BOUND_NOTE, P_NOTE, *notes_on_units(runs, table))),
         "## Where the points fall",
         *(
-            f"- {name}: {own['corner'].mean():.1%} in a corner, {own['edge'].mean():.1%} at a side, "
+            f"- {name}: {own['corner'].mean():.1%} in a corner (within {findings.NEAR} px; exactly in it "
+            f"{own['exact'].mean():.1%}), {own['edge'].mean():.1%} at a side, "
             f"{per_image[name]['bg_hit_rate'].mean():.1%} off the object"
             for name, own in places.items()
         ),

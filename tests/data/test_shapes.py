@@ -6,7 +6,7 @@ import torch
 
 from gradsam_exp.data.backgrounds import Mixed, Noise
 from gradsam_exp.data.base import Limited, loader
-from gradsam_exp.data.novel_shapes import NovelShapes
+from gradsam_exp.data.novel_shapes import NovelFills, NovelOutlines, NovelShapes
 from gradsam_exp.data.shapes import LENGTHS, SHAPES, Shapes, stencil
 
 
@@ -118,3 +118,48 @@ def test_a_limit_that_cuts_nothing_changes_nothing():
     part = Limited(whole, 20)
     assert part.digest != whole.digest
     assert part.store_digest == whole.digest
+
+
+def test_a_crescent_is_a_disc_without_another():
+    data = NovelOutlines("test", Noise("test"), min_size=20, max_size=20)
+    drawing = data.draw(0)
+    crescent = drawing.mask[drawing.top : drawing.top + 20, drawing.left : drawing.left + 20]
+    assert drawing.shape == "crescent"
+    assert crescent[10, :5].all()
+    assert not crescent[10, 6:19].any()
+    assert (crescent <= stencil("circle", 20)).all()
+    assert np.array_equal(crescent, crescent[::-1])
+
+
+def test_digits_take_turns():
+    data = NovelOutlines("test", Noise("test"), min_size=30, max_size=30)
+    digits = [data.draw(k) for k in range(1, 41, 2)]
+    cut = [one.mask[one.top : one.top + 30, one.left : one.left + 30].tobytes() for one in digits]
+    assert {one.shape for one in digits} == {"digit"}
+    assert len(set(cut)) == 10
+    assert cut[:10] == cut[10:]
+
+
+def test_fills_are_in_the_shape_and_nowhere_else():
+    width, height = 64, 48
+    grey = np.full((height, width, 3), 100, dtype=np.uint8)
+
+    class Grey(Noise):
+        def draw(self, rng, width, height):
+            return grey.copy()
+
+    data = NovelFills("test", Grey("test"), min_size=20, max_size=20)
+    for index in range(15):
+        one = data.draw(index)
+        assert (one.image[~one.mask] == 100).all(), "nothing but the shape is painted"
+        inside = one.image[one.mask]
+        if one.shape == "two halves":
+            assert len(np.unique(inside, axis=0)) == 2
+        elif one.shape == "texture alone":
+            assert set(np.unique(inside)) == {60, 140}
+            assert inside.mean() == pytest.approx(100, abs=4)
+        else:
+            assert one.shape == "photograph"
+            assert len(np.unique(inside, axis=0)) > 10
+    outlines = [data.draw(index).mask.sum() for index in range(0, 15, 3)]
+    assert len(set(outlines)) == 5, "circle, square, triangle, star and diamond take turns"

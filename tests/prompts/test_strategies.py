@@ -185,6 +185,27 @@ def test_adaptive_keeps_what_agrees_better():
     assert strategy(name="adaptive", min_gain=-0.6).better(ctx, masks, good).tolist() == [True] * 3
 
 
+def test_adaptive_decided_by_the_truth_is_an_upper_bound():
+    """The revised mask agrees less with the heatmap; of four true pixels it has two, the first mask one."""
+    ctx = context(filled(4, 2, (0, 0, 0, 0, 1.0)))
+    first, revised, truth = (torch.zeros(1, 2, 4, dtype=torch.bool) for _ in range(3))
+    first[0, 0, 0], revised[0, 0, 2:], truth[0, 0, 1:] = True, True, True
+    truth[0, 0, 0] = True
+    bound = strategy(name="adaptive", decide="truth")
+    assert bound.needs_truth
+    assert not strategy(name="adaptive").needs_truth
+    known = replace(ctx, masks=truth)
+    assert bound.better(known, revised, first).tolist() == [True]
+    assert bound.better(known, first, revised).tolist() == [False]
+    assert bound.better(known, first, first).tolist() == [False]
+    assert strategy(name="adaptive").better(known, revised, first).tolist() == [False]
+    counted = torch.ones_like(truth)
+    counted[0, 0, 2:] = False  # what the revised mask has does not count
+    assert bound.better(replace(known, counted=counted), revised, first).tolist() == [False]
+    with pytest.raises(ValueError, match="needs true masks"):
+        bound.better(ctx, revised, first)
+
+
 def test_innermost_places_of_the_largest_components():
     region = torch.zeros(9, 12, dtype=torch.bool)
     region[0:5, 0:5] = True

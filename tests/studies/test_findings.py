@@ -23,12 +23,16 @@ def prediction(
 
 def test_corners_and_sides_are_told_apart():
     table = pd.DataFrame(
-        [prediction("a", [(0, 1), (19, 5), (10, 5), (7, 7)], [0, 0, 0, 1]), prediction("b", [(9, 9)], [1])]
+        [
+            prediction("a", [(0, 1), (19, 5), (10, 5), (7, 7), (19, 0)], [0, 0, 0, 1, 0]),
+            prediction("b", [(9, 9)], [1]),
+        ]
     )
     places = findings.background_places(table)
-    assert places["example_id"].tolist() == ["a"] * 3, "a foreground point is none"
-    assert places["corner"].tolist() == [True, False, False]
-    assert places["edge"].tolist() == [True, True, False]
+    assert places["example_id"].tolist() == ["a"] * 4, "a foreground point is none"
+    assert places["corner"].tolist() == [True, False, False, True]
+    assert places["edge"].tolist() == [True, True, False, True]
+    assert places["exact"].tolist() == [False, False, False, True]
 
 
 def test_points_that_stay_where_they_are():
