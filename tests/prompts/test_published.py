@@ -203,8 +203,8 @@ def test_sam_refiner_asks_again_about_the_last_mask():
 
 
 def test_sam_refiners_second_round_by_hand():
-    """`sam_refiner` asks about its answer as about the coarse mask. This one's distances are 1 px at the border and
-    2 px in the middle column: the first maximum is (2, 2). In its box, cut to x 1…4, y 1…4 as `extract_points` does,
+    """`sam_refiner` asks about its answer as about the coarse mask. This one's distances are 1 px at the edge and
+    2 px in the middle column: the first maximum is (2, 2). In its box, cut to x 1…4, y 1…4 as in `extract_points`,
     all pixels off the mask are 1 px away: (4, 1) is the first. The area is 17: at distance 1 the logits are
     30·exp(−(1 − 2)² / (17/4))."""
     answer = drawn(
@@ -324,9 +324,9 @@ def test_persam_clicks_where_features_are_most_and_least_like_the_warm_ones():
 
 def test_persam_learns_from_the_cells_whose_middle_is_warm():
     """`set_image` of per_segment_anything normalizes the mask, (255·m − 123.675) / 58.395, and `persam.py` samples
-    it at each cell's middle: above 0 are more than 0.485 of 2×2 px. Two of four are, in the first cell (0.5); one of
-    four is in the second (0.25), which is therefore no part of the mean, though it touches the mask."""
-    features = torch.tensor([[[1.0, 0.0, 0.0]], [[0.0, 1.0, 0.0]], [[0.0, 0.0, 1.0]]])[None]  # 1×3 cells of 4×4 px
+    it at each cell's middle: above 0 are more than 0.485 of 2×2 px. Two of four are, in the first cell (0.5); one
+    of four is in the second (0.25), which is therefore no part of the mean, though it touches the mask."""
+    features = torch.tensor([[[1.0, 0.0, 0.0]], [[0.0, 1.0, 0.0]], [[0.0, 0.0, 1.0]]])[None]  # cells of 4×4 px
     heat = np.zeros((4, 12))
     heat[1, 1:6] = 1.0
     persam = strategy(name="persam")
