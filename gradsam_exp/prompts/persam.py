@@ -24,6 +24,9 @@ from gradsam_exp.types import (
     Segmentation,
 )
 
+INSIDE = 123.675 / 255
+"""A cell's middle is warm above this: `persam.py` normalizes its mask as an image, and takes what is above 0."""
+
 
 @STRATEGIES.register("persam")
 @dataclass(frozen=True)
@@ -32,9 +35,13 @@ class PerSam(PromptStrategy):
 
     "Personalize Segment Anything Model with One Shot" (Zhang et al., ICLR 2024, section 3.2, `persam.py` of
     github.com/ZrrSkywalker/Personalize-SAM), without training and with the image's own warm pixels for its
-    reference mask: the cosine of SAM's features with their mean there. The first answer is the single mask; it is
-    fed back as a mask prompt, and that answer with its box. Target-guided attention, which changes SAM's
-    decoder, is left out.
+    reference mask: the cosine of SAM's features with their mean there, over cells whose middle is warm. The first
+    answer is the single mask; it is fed back as a mask prompt, and that answer with its box.
+
+    It departs from that code in four points. Target-guided attention, which changes SAM's decoder, is left out.
+    Where the warm pixels are in the middle of no cell, the cells that they touch are taken; the code's mean is not
+    defined there. The cosine is interpolated to pixels once, without the padding below the image, not in three
+    steps over it. A box goes around its pixels as everywhere in this package: half a pixel wider on every side.
 
     Attributes:
         fg_threshold: warm pixels have at least this share of the heatmap's maximum; or a rule, see
@@ -59,7 +66,10 @@ class PerSam(PromptStrategy):
         features = ctx.features
         assert features is not None  # they are needed
         rows, columns = features.shape[2:]
-        warm = F.adaptive_avg_pool2d(warm_pixels(ctx, self.fg_threshold)[:, None].float(), (rows, columns)) > 0
+        warm = warm_pixels(ctx, self.fg_threshold)[:, None].float()
+        middle = F.interpolate(warm, (rows, columns), mode="bilinear", align_corners=False) > INSIDE
+        touched = F.adaptive_max_pool2d(warm, (rows, columns)) > 0
+        warm = torch.where(middle.flatten(1).any(1)[:, None, None, None], middle, touched)
         target = (features * warm).sum((2, 3), keepdim=True)
         alike = F.cosine_similarity(features, target, dim=1)  # the mean's direction is the sum's
         return F.interpolate(alike[:, None], ctx.size, mode="bilinear", align_corners=False)[:, 0]

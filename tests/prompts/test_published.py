@@ -202,6 +202,35 @@ def test_sam_refiner_asks_again_about_the_last_mask():
     assert whole.boxes.tolist() == [[-0.5, -0.5, 9.5, 9.5]], "nothing is known: the image"
 
 
+def test_sam_refiners_second_round_by_hand():
+    """`sam_refiner` asks about its answer as about the coarse mask. This one's distances are 1 px at the edge and
+    2 px in the middle column: the first maximum is (2, 2). In its box, cut to x 1…4, y 1…4 as in `extract_points`,
+    all pixels off the mask are 1 px away: (4, 1) is the first. The area is 17: at distance 1 the logits are
+    30·exp(−(1 − 2)² / (17/4))."""
+    answer = drawn(
+        ".......",
+        ".###...",
+        ".###...",
+        ".###...",
+        ".###...",
+        ".#####.",
+        ".......",
+    )
+    refiner = strategy(name="sam_refiner")
+    ctx = replace(context(peak(7, 7, 5, 5)), frames=Doubled())
+    prompts, active = revise(refiner, ctx, answer[None], refiner.propose(ctx))
+    assert active.tolist() == [True]
+    assert prompts.points[0].tolist() == [[2, 2], [4, 1]]
+    assert prompts.boxes.tolist() == [[0.5, 0.5, 5.5, 5.5]]
+    logits = prompts.mask_logits[0, 0, ::2, ::2]
+    assert logits[2, 2] == 30
+    assert logits[1, 1] == pytest.approx(30 * np.exp(-4 / 17), rel=1e-6)
+    assert (logits[~answer] == -30).all()
+    small = strategy(name="sam_refiner", gamma=100.0)
+    prompts, _ = revise(small, ctx, answer[None], small.propose(ctx))
+    assert prompts.mask_logits[0, 0, 2, 2] == pytest.approx(30 * np.exp(-1), rel=1e-6), "max(17 / 100, 1) = 1"
+
+
 def found(*masks: torch.Tensor) -> MaskSet:
     """A mask set; the click of mask k is (k, 0), its candidate 1 + k % 3."""
     number = torch.arange(len(masks))
@@ -293,6 +322,26 @@ def test_persam_clicks_where_features_are_most_and_least_like_the_warm_ones():
     assert prompts.labels.tolist() == [[1, 0]]
 
 
+def test_persam_learns_from_the_cells_whose_middle_is_warm():
+    """`set_image` of per_segment_anything normalizes the mask, (255·m − 123.675) / 58.395, and `persam.py` samples
+    it at each cell's middle: above 0 are more than 0.485 of 2×2 px. Two of four are, in the first cell (0.5); one
+    of four is in the second (0.25), which is therefore no part of the mean, though it touches the mask."""
+    features = torch.tensor([[[1.0, 0.0, 0.0]], [[0.0, 1.0, 0.0]], [[0.0, 0.0, 1.0]]])[None]  # cells of 4×4 px
+    heat = np.zeros((4, 12))
+    heat[1, 1:6] = 1.0
+    persam = strategy(name="persam")
+    ctx = replace(context(heat.tolist()), features=features)
+    assert persam.similarity(ctx)[0, 0].tolist() == [1, 1, 0.875, 0.625, 0.375, 0.125, *[0] * 6]
+    prompts = persam.propose(ctx)
+    assert prompts.points[0].tolist() == [[0, 0], [6, 0]]
+    edge = np.zeros((4, 12))
+    edge[0, 8] = 1.0
+    assert persam.propose(replace(ctx, heatmaps=context(edge.tolist()).heatmaps)).points[0, 0].tolist() == [
+        10,
+        0,
+    ], "in the middle of no cell: the cell that is touched"
+
+
 def test_persam_refines_as_its_code_does(segmenter):
     """One mask, then three asked with its logits, then three asked with those and the box."""
     images = torch.randint(0, 256, (1, 3, 48, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -309,6 +358,12 @@ def test_persam_refines_as_its_code_does(segmenter):
         ["points"], ["masks", "points"], ["boxes", "masks", "points"],
     ]  # fmt: skip
     torch.testing.assert_close(twice.prompts.mask_logits[0], once.segmentation.logits[0, :1])
+    best = twice.segmentation.predicted_iou[0, 1:].argmax() + 1  # np.argmax(scores) of the three
+    assert twice.candidates.tolist() == [best]
+    torch.testing.assert_close(thrice.prompts.mask_logits[0, 0], twice.segmentation.logits[0, best])
+    ys, xs = twice.masks[0].nonzero(as_tuple=True)
+    assert thrice.prompts.boxes[0].tolist() == [xs.min() - 0.5, ys.min() - 0.5, xs.max() + 0.5, ys.max() + 0.5]
+    assert torch.equal(thrice.prompts.points, once.prompts.points), "the points stay"
 
 
 def test_gensam_explains_the_image_that_its_heatmap_has_dimmed():
