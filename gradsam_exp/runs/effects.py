@@ -136,11 +136,10 @@ def _effects(within: str, runs: Runs, own: pd.DataFrame, knobs: Sequence[str]) -
     known = ~np.isnan(np.stack(list(ious.values()))).any(0)
     units = Units.of(first).names
     units = None if units is None else units[known]
-    own = own.assign(cell=[tuple(levels) for levels in own[list(knobs)].to_numpy().tolist()])
-    cells: dict[tuple[str, ...], np.ndarray] = {}
-    for levels, jobs in own.groupby("cell", sort=False)["made_by"]:
-        assert isinstance(levels, tuple)
-        cells[levels] = np.mean([ious[job][known] for job in jobs], axis=0)
+    together: dict[tuple[str, ...], list[np.ndarray]] = {}
+    for levels, job in zip(own[list(knobs)].to_numpy().tolist(), own["made_by"], strict=True):
+        together.setdefault(tuple(levels), []).append(ious[job][known])
+    cells = {levels: np.mean(values, axis=0) for levels, values in together.items()}
     size = math.prod(len({levels[k] for levels in cells}) for k in range(len(knobs)))
     means = np.array([values.mean() for values in cells.values()])
     shares: dict[tuple[int, ...], float] = {}
