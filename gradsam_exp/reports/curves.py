@@ -419,7 +419,8 @@ def _heatmap(done: pd.DataFrame, down: str, across: str, scale: Mapping[str, flo
     cells: dict[str, Any] = {
         "type": "heatmap", "x": columns, "y": rows, "z": values, **scale,
         "colorscale": AMOUNT.capitalize(), "colorbar": {"title": {"text": "mIoU"}, "thickness": 12},
-        "texttemplate": "%{z:.3f}", "xgap": 2, "ygap": 2, "meta": [[own.get((r, c), []) for c in columns] for r in rows],
+        "texttemplate": "%{z:.3f}", "xgap": 2, "ygap": 2,
+        "meta": [[own.get((r, c), []) for c in columns] for r in rows],
         "hovertemplate": f"{down} %{{y}}, {across} %{{x}}: %{{z:.4f}}<extra></extra>",
     }  # fmt: skip
     layout = {
