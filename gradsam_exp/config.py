@@ -5,6 +5,7 @@ constructor that they configure, by `gradsam_exp.registry.Registry.build`. The k
 checked by `gradsam_exp.prompts.base.check_knobs`, which knows their ranges.
 """
 
+import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,46 @@ def conf_folder() -> Path:
     package = Path(__file__).resolve().parent
     installed = package / "conf"
     return installed if installed.is_dir() else package.parent / "conf"
+
+
+@dataclass(frozen=True)
+class Option:
+    """Tells what a file such as ``conf/pipeline/fgbg.yaml`` says of the option.
+
+    Attributes:
+        says: its first line, a comment.
+        knobs: by name, the default as it is written and the comment beside it; those of its bases included.
+    """
+
+    says: str
+    knobs: dict[str, tuple[str, str]]
+
+
+def options_of(group: str, folder: Path | None = None) -> dict[str, Option]:
+    """Read what the options of a group are, by name, from their files below ``folder`` (ours if None)."""
+    place = (folder or conf_folder()) / group
+    return {path.stem: Option(_first_comment(path), _knobs(path, place)) for path in sorted(place.glob("*.yaml"))}
+
+
+def _first_comment(path: Path) -> str:
+    first = path.read_text(encoding="utf-8").split("\n", 1)[0]
+    return first.removeprefix("# ") if first.startswith("#") else ""
+
+
+def _knobs(path: Path, place: Path) -> dict[str, tuple[str, str]]:
+    text = path.read_text(encoding="utf-8")
+    found: dict[str, tuple[str, str]] = {}
+    for base in re.findall(r"^  - (base/\w+)@_here_", text, re.MULTILINE):
+        found |= _knobs(place / f"{base}.yaml", place)
+    for key, value, comment in re.findall(r"^(\w+):[ \t]*([^#\n]*?)[ \t]*(?:# (.*))?$", text, re.MULTILINE):
+        if key not in ("defaults", "name"):
+            found[key] = (value, comment)
+    return found
+
+
+def who_has(group: str, knob: str) -> list[str]:
+    """List a group's options that have this knob."""
+    return [name for name, option in options_of(group).items() if knob in option.knobs]
 
 
 def register_schema() -> None:

@@ -154,8 +154,7 @@ def build_checked(key: str, factory: Callable[..., T], node: Mapping[str, Any], 
     for name in open_names - set(given):
         if parameters[name].default is inspect.Parameter.empty:
             raise InputError(f"{key}.{name} is missing")
-    annotated = factory.__init__ if inspect.isclass(factory) and not is_dataclass(factory) else factory
-    hints = typing.get_type_hints(annotated, include_extras=True)
+    hints = annotations_of(factory)
     checked = {n: check_value(f"{key}.{n}", hints[n], v) if n in hints else v for n, v in given.items()}
     try:
         return factory(**checked, **runtime)
@@ -163,6 +162,12 @@ def build_checked(key: str, factory: Callable[..., T], node: Mapping[str, Any], 
         raise InputError(f"{key}: {first_problem(error)}") from error
     except ValueError as error:
         raise InputError(f"{key}: {error}") from error
+
+
+def annotations_of(factory: Callable[..., Any]) -> dict[str, Any]:
+    """Return the annotations of a plug-in's parameters, by name."""
+    annotated = factory.__init__ if inspect.isclass(factory) and not is_dataclass(factory) else factory
+    return typing.get_type_hints(annotated, include_extras=True)
 
 
 def check_value(key: str, annotation: Any, value: Any) -> Any:

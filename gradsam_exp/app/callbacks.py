@@ -1,6 +1,5 @@
 """This module is called back by Hydra: it says how far a sweep is, and writes its table and report at the end."""
 
-import re
 import shutil
 import sys
 import threading
@@ -28,6 +27,7 @@ from gradsam_exp.app.refusals import check_sweep
 from gradsam_exp.engine.session import RUNNING
 from gradsam_exp.errors import InputError, keep_traceback, say, tell
 from gradsam_exp.runs.comparison import Runs
+from gradsam_exp.runs.finding import in_brief
 from gradsam_exp.runs.folder import METRICS, Outcome, Run, unescaped
 
 POLL_S = 1.0
@@ -104,7 +104,8 @@ class SweepWatch:
         """Name a job by what was varied: ``job 3, pipeline=fgbg bg_threshold=0.1``."""
         own: list[str] = []
         with suppress(InputError):
-            own = [_brief(item) for item in job.overrides if item.lstrip("+~").partition("=")[0] in self.keys]
+            given = [item for item in job.overrides if item.lstrip("+~").partition("=")[0] in self.keys]
+            own = [in_brief(unescaped(item)) for item in given]
         return f"job {job.folder.name}" + (f", {' '.join(own)}" if own else "")
 
     def _line(self, job: Run, outcome: Outcome) -> str:
@@ -126,11 +127,6 @@ def _outcome(job: Run) -> Outcome:
         return job.outcome
     except InputError as error:
         return Outcome("damaged", None, {}, str(error))
-
-
-def _brief(override: str) -> str:
-    """Shorten an optimiser's number: ``bg_threshold=0.07224`` from ``bg_threshold=0.07224313894740646``."""
-    return re.sub(r"(?<==)-?\d+\.\d{5,}(e-?\d+)?$", lambda found: f"{float(found[0]):.4g}", unescaped(override))
 
 
 # Of this process: no attribute of the callback, which travels to the jobs' processes.

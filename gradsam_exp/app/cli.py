@@ -54,6 +54,7 @@ def main() -> NoReturn:
         print(f"gradsam_exp {__version__}")
         sys.exit(0)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors reach us: we say them in one line
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads without work sleep: others may need the cores
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large tensors on huge pages: memory fragments less
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that cannot show a letter shows its number

@@ -8,14 +8,14 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from gradsam_exp.app.launchers import missing_extra
-from gradsam_exp.config import GROUPS, KNOBS
+from gradsam_exp.config import GROUPS, KNOBS, who_has
 from gradsam_exp.errors import InputError, did_you_mean, first_line
 
 
 def one_line(error: BaseException) -> str:
     """Say in one line what went wrong and what to do; knows the errors that Hydra and OmegaConf raise."""
     cause = error.__cause__
-    if isinstance(error, OverrideParseException) and "=" in error.override:
+    if isinstance(error, OverrideParseException):
         return _not_parsed(error)
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
@@ -37,7 +37,12 @@ def one_line(error: BaseException) -> str:
 
 
 def _not_parsed(error: OverrideParseException) -> str:
-    """Name the key whose value Hydra's grammar does not take, and say how to quote it."""
+    """Name what Hydra's grammar does not take, and say how to write or quote it."""
+    if not re.search(r"\w=.", error.override):
+        return (
+            f"{error.override!r} is not understood: write key=value without spaces, quote a value that has some "
+            "('key=\"two words\"'), and put -m first"
+        )
     key, _, value = error.override.partition("=")
     quoted = shlex.quote(f'{key}="{value}"')
     return f"{key}: {value!r} is not understood ({first_line(error)}); in quotes it is text: {quoted}"
@@ -46,6 +51,10 @@ def _not_parsed(error: OverrideParseException) -> str:
 def _nearest_beside(key: str, error: BaseException | None) -> str:
     """List what else is known where ``key`` was looked for, the nearest name first."""
     group, _, last = str(getattr(error, "full_key", key)).rpartition(".")
+    owners = who_has(group, last) if group in GROUPS else []
+    if owners:
+        names = owners[0] if len(owners) == 1 else f"{', '.join(owners[:-1])} and {owners[-1]}"
+        return f" of the chosen {group}; {names} {'has' if len(owners) == 1 else 'have'} {last}"
     parent = getattr(error, "parent_node", None)
     known = map(str, parent) if group and isinstance(parent, DictConfig) else [*KNOBS, *GROUPS]
     return did_you_mean(last, known)

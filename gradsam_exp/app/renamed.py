@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 
+from gradsam_exp.config import GROUPS
 from gradsam_exp.errors import InputError
 
 RENAMED = {
@@ -19,12 +20,18 @@ def refuse_renamed(arguments: Sequence[str]) -> None:
     """Looks for old names among the arguments of a command, also where several options of a group are swept.
 
     Raises:
-        InputError: naming the first old name, and the new one.
+        InputError: naming the first old name, and the new one; or a group that is given a list, of which Hydra
+            would silently take the last.
     """
     for argument in arguments:
         if argument.startswith("-"):
             continue
         key, _, value = argument.lstrip("+~").partition("=")
+        if key in GROUPS and value.startswith("["):
+            each = value.strip("[]")
+            raise InputError(
+                f"{key}={value}: a run has one {key}; to run with each of them: python run.py -m {key}={each}"
+            )
         options = re.findall(r"[\w.+-]+", value)
         for old in (key, *(f"{key}={option}" for option in options)):
             if old in RENAMED:

@@ -12,20 +12,31 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from gradsam_exp.reports.colours import AMOUNT, SERIES
-from gradsam_exp.reports.tables import BOUND, BOUND_NOTE, Metrics, known_metrics, varied_columns
+from gradsam_exp.reports.tables import (
+    BOUND,
+    BOUND_NOTE,
+    Metrics,
+    is_unknown,
+    known_metrics,
+    merged_rows,
+    varied_columns,
+)
 from gradsam_exp.runs.comparison import Runs
-from gradsam_exp.runs.finding import in_short
-from gradsam_exp.runs.summary import summarize
-from gradsam_exp.runs.units import COLUMNS, Units
+from gradsam_exp.runs.finding import in_brief, in_short
+from gradsam_exp.runs.paired import comparison_intervals
+from gradsam_exp.runs.units import Units
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_HEATMAPS = 3
 MOST_BANDS = 3
+DOTS = "Δ mIoU to the baseline (◇), image by image, 95 % interval"
+LONGEST = 48  # letters of a run's name in print
 AVERAGED = "mean over the rest"
 LINES = [[0, "#0072B2"], [0.5, "#8C8C8C"], [1, "#E69F00"]]  # seen on white and on black
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -39,7 +50,8 @@ class Curve:
     Attributes:
         name: the others' values, with a star if all its runs are upper bounds; empty if there are none.
         x: the knob's values, as they were given.
-        mean, low, high: mIoU with its 95 % interval over images.
+        mean, low, high: mIoU with its comparison interval, see `gradsam_exp.runs.paired.comparison_intervals`.
+        jobs: behind each point.
     """
 
     name: str
@@ -47,6 +59,18 @@ class Curve:
     mean: list[float]
     low: list[float]
     high: list[float]
+    jobs: list[list[str]]
+
+
+@dataclass(frozen=True)
+class Dot:
+    """Holds a run's paired difference in mIoU to its baseline, with its 95 % interval."""
+
+    name: str
+    mean: float
+    low: float
+    high: float
+    is_baseline: bool = False
 
 
 def is_number(values: Sequence[str]) -> bool:
@@ -91,6 +115,7 @@ def curves_of(runs: Runs, table: pd.DataFrame, knob: str) -> list[Curve]:
     curve for each set of images. ``table`` is that of `gradsam_exp.runs.sweep.collect_runs`.
     """
     done, varied = known_runs(table)
+    done = with_intervals(runs, done)
     others = [column for column in varied if column != knob]
     order = {value: k for k, value in enumerate(in_order(done[knob].tolist()))}
     done = done.sort_values(knob, key=lambda column: column.map(order), kind="stable")
@@ -107,7 +132,19 @@ def curves_of(runs: Runs, table: pd.DataFrame, knob: str) -> list[Curve]:
 
 def _curve(name: str, knob: str, runs: pd.DataFrame) -> Curve:
     runs = runs.drop_duplicates(knob)
-    return Curve(name, runs[knob].tolist(), *(runs[f"miou{end}"].tolist() for end in ("", "_low", "_high")))
+    numbers = (runs[column].tolist() for column in ("miou", "low", "high"))
+    return Curve(name, runs[knob].tolist(), *numbers, [[str(job)] for job in runs["job"]])
+
+
+def with_intervals(runs: Runs, done: pd.DataFrame) -> pd.DataFrame:
+    """Add ``low`` and ``high``, each run's comparison interval among the runs on its images."""
+    done = done.assign(low=done["miou"], high=done["miou"])
+    for _, own in done.groupby([runs[job].data_digest for job in done["job"]], sort=False):
+        first = runs[own["job"].iloc[0]].images
+        ious = np.stack([runs[job].images["iou"].reindex(first.index).to_numpy("float64") for job in own["job"]])
+        low, high = comparison_intervals(ious, units=Units.of(first).names)
+        done.loc[own.index, "low"], done.loc[own.index, "high"] = low, high
+    return done
 
 
 def _averaged(runs: Runs, done: pd.DataFrame, knob: str, others: list[str]) -> list[Curve]:
@@ -118,16 +155,21 @@ def _averaged(runs: Runs, done: pd.DataFrame, knob: str, others: list[str]) -> l
     curves = []
     for images in done["images"].unique():
         own = done[done["images"] == images]
-        found = {}
+        found: dict[str, pd.Series] = {}
+        jobs: list[list[str]] = []
         for value, some in own.groupby(knob, sort=False):
             tables = [runs[job].images for job in some["job"]]
             scores = pd.concat([table["iou"] for table in tables], axis=1).mean(axis=1)
-            named = pd.concat([table[[c for c in COLUMNS if c in table]] for table in tables], join="inner")
-            units = Units.of(named[~named.index.duplicated()].reindex(scores.index)).names
-            found[str(value)] = summarize(scores.to_numpy(), units=units)
+            found[str(value)] = scores
+            jobs.append(some["job"].astype(str).tolist())
         name = f"{AVERAGED} · {_images_name(own, done, others)}" if images else AVERAGED
-        lows, highs = ([one.ci95[k] for one in found.values()] for k in (0, 1))
-        curves.append(Curve(name, list(found), [one.mean for one in found.values()], lows, highs))
+        shared = pd.concat(found, axis=1).dropna()
+        lows = highs = pd.Series([one.mean() for one in found.values()])
+        if len(shared):  # otherwise each value has images of its own
+            units = Units.of(runs[own["job"].iloc[0]].images.reindex(shared.index)).names
+            lows, highs = map(pd.Series, comparison_intervals(shared.to_numpy().T, units=units))
+        means = [float(one.mean()) for one in found.values()]
+        curves.append(Curve(name, list(found), means, lows.tolist(), highs.tolist(), jobs))
     return curves
 
 
@@ -138,7 +180,7 @@ def _images_name(own: pd.DataFrame, runs: pd.DataFrame, knobs: Sequence[str]) ->
 
 
 def draw_curves(runs: Runs, table: pd.DataFrame, path: Path) -> Path | None:
-    """Draw mIoU against every knob, one panel each, as PNG and PDF; None if nothing was varied."""
+    """Draw runs' paired differences, and mIoU against every knob, as PNG and PDF; None if nothing was varied."""
     from matplotlib.figure import Figure  # noqa: PLC0415  (a second)
 
     from gradsam_exp.reports.figures import save_figure, styled  # noqa: PLC0415
@@ -149,8 +191,14 @@ def draw_curves(runs: Runs, table: pd.DataFrame, path: Path) -> Path | None:
     with styled():
         across = min(len(varied), 3)
         down = -(-len(varied) // across)
-        figure = Figure(figsize=(3.2 * across, 2.9 * down), layout="constrained")
-        panels = figure.subplots(down, across, squeeze=False, sharey=True).ravel()
+        dots = dots_of(table, varied)
+        above = 0.6 + 0.16 * len(dots) if dots else 0.0
+        figure = Figure(figsize=(max(3.2 * across, 5.5), above + 2.9 * down), layout="constrained")
+        below: Any = figure
+        if dots:
+            top, below = figure.subfigures(2, 1, height_ratios=[above, 2.9 * down])
+            _draw_dots(top.subplots(), dots)
+        panels = below.subplots(down, across, squeeze=False, sharey=True).ravel()
         for axes, knob in zip(panels, varied, strict=False):
             _draw_panel(axes, curves_of(runs, table, knob), knob, _starred(done, knob))
         for axes in panels[len(varied) :]:
@@ -160,6 +208,70 @@ def draw_curves(runs: Runs, table: pd.DataFrame, path: Path) -> Path | None:
         if done["upper_bound"].any():
             figure.supxlabel(BOUND_NOTE, fontsize=6)
         return save_figure(figure, path)
+
+
+def dots_of(table: pd.DataFrame, varied: Sequence[str]) -> list[Dot]:
+    """List the runs' paired differences, the largest first; nothing where no two runs are of the same images."""
+    if "delta_miou" not in table:
+        return []
+    rows = [row for row in merged_rows(table) if row["status"] == "finished"]
+    groups: dict[str, list[Dot]] = {}
+    for row in rows:
+        own = row["baseline"] if isinstance(row["baseline"], str) else str(row["job"])
+        values = [(knob, "" if is_unknown(row[knob]) else in_brief(str(row[knob]))) for knob in varied]
+        star = BOUND if row.get("upper_bound") is True else ""
+        name = " ".join([str(row["job"]), *(in_short(knob, value) for knob, value in values if value)]) + star
+        numbers = (row["delta_miou"], row["delta_low"], row["delta_high"])
+        known = (0.0, 0.0, 0.0) if is_unknown(row["delta_miou"]) else numbers
+        groups.setdefault(own, []).append(Dot(name, *map(float, known), is_baseline=is_unknown(row["delta_miou"])))
+    compared = [own for own in groups.values() if len(own) > 1]
+    return [dot for own in compared for dot in sorted(own, key=lambda dot: dot.mean, reverse=True)]
+
+
+def limits_of(dots: Sequence[Dot]) -> tuple[float, float]:
+    """Find the ends of an axis that shows the differences; those far outside the middle half are left out.
+
+    Far is more than three times the width of the middle half from it (Tukey's outer fences, 1977), or, where
+    that is narrower, of a usual interval.
+    """
+    means = [dot.mean for dot in dots]
+    low, high = np.percentile(means, [25, 75])
+    reach = 3 * max(high - low, float(np.median([dot.high - dot.low for dot in dots])))
+    kept = [dot for dot in dots if low - reach <= dot.mean <= high + reach]
+    ends = min(0.0, *(dot.low for dot in kept)), max(0.0, *(dot.high for dot in kept))
+    margin = 0.06 * (ends[1] - ends[0]) or 0.01
+    return ends[0] - margin, ends[1] + margin
+
+
+def _draw_dots(axes: Axes, dots: Sequence[Dot]) -> None:
+    low, high = limits_of(dots)
+    for k, dot in enumerate(dots):
+        if not low <= dot.mean <= high:  # an arrow, and its number
+            left = dot.mean < low
+            axes.plot(low if left else high, k, "<" if left else ">", color=SERIES[5], ms=4, clip_on=False)
+            text = {"xytext": (6 if left else -6, 0), "textcoords": "offset points", "va": "center", "fontsize": 6}
+            side = "left" if left else "right"
+            axes.annotate(f"{dot.mean:+.3f}", (low if left else high, k), ha=side, **text)
+            continue
+        axes.plot([max(dot.low, low), min(dot.high, high)], [k, k], color=SERIES[0], lw=1)
+        axes.plot(
+            dot.mean,
+            k,
+            "D" if dot.is_baseline else "o",
+            color=SERIES[0],
+            ms=3.5,
+            mfc="white" if dot.is_baseline else None,
+        )
+    axes.axvline(0, color="0.4", lw=0.8, zorder=0)
+    axes.set_yticks(
+        range(len(dots)), [dot.name if len(dot.name) <= LONGEST else dot.name[: LONGEST - 1] + "…" for dot in dots]
+    )
+    axes.tick_params(axis="y", labelsize=6)
+    axes.set(
+        xlim=(low, high),
+        ylim=(len(dots) - 0.4, -0.6),
+        xlabel="Δ mIoU to the baseline (◇), image by image, 95 % interval",
+    )
 
 
 def _draw_panel(axes: Axes, curves: Sequence[Curve], knob: str, names: Mapping[str, str]) -> None:
@@ -203,6 +315,7 @@ def charts(runs: Runs, table: pd.DataFrame) -> list[dict[str, Any]]:
     done, varied = known_runs(table)
     if not len(done):
         return []
+    done = with_intervals(runs, done)
     found = [_knob_chart(runs, table, done, knob, k) for k, knob in enumerate(varied)]
     return [*found, *_heatmaps(runs, done, varied), _parallel(done, varied, runs.metric_facts(done))]
 
@@ -219,19 +332,20 @@ def _knob_chart(runs: Runs, table: pd.DataFrame, done: pd.DataFrame, knob: str, 
             "customdata": list(zip(curve.low, curve.high, strict=True)),
             "hovertemplate": "%{x}: %{y:.3f} [%{customdata[0]:.3f}, %{customdata[1]:.3f}]",
             "marker": {"color": colour, "size": 7, "symbol": _SYMBOLS[k]},
+            "meta": curve.jobs,
             "line": {"color": colour, "dash": "dash" if numbers and k % 2 else "solid"},
         }  # fmt: skip
         if numbers and len(x) > 1:
             data.append({
                 "x": [*x, *x[::-1]], "y": [*curve.high, *curve.low[::-1]], "mode": "lines", "fill": "toself",
                 "fillcolor": colour, "opacity": _opacity(curves), "line": {"width": 0}, "hoverinfo": "skip",
-                "showlegend": False, "legendgroup": curve.name,
+                "showlegend": False, "legendgroup": curve.name, "meta": [*curve.jobs, *curve.jobs[::-1]],
             })  # fmt: skip
         else:
             line["error_y"] = _errors(curve, colour) | ({"thickness": 1, "width": 3} if numbers else {})
         data.append(line)
     named = bool(len(curves) > 1 or curves[0].name)
-    ends = done[["miou_low", "miou_high"]].to_numpy(dtype="float64")  # all charts share one scale
+    ends = done[["low", "high"]].to_numpy(dtype="float64")  # all charts share one scale
     margin = 0.05 * (ends.max() - ends.min()) or 0.05
     scale = [float(ends.min() - margin), float(ends.max() + margin)]
     layout: dict[str, Any] = {
@@ -244,7 +358,7 @@ def _knob_chart(runs: Runs, table: pd.DataFrame, done: pd.DataFrame, knob: str, 
     rows = math.ceil(len(curves) / _side_by_side(curves))
     if rows > 2:
         layout["height"] = 260 + 20 * rows  # names take their room from the curves
-    note = "Mean and 95 % interval over images."
+    note = "Mean, with comparison intervals: where two overlap by much, the runs do not differ clearly."
     if curves[0].name.startswith(AVERAGED):
         note += " Averaged over the other knobs, image by image."
     elif named:
@@ -301,10 +415,12 @@ def _heatmap(done: pd.DataFrame, down: str, across: str, scale: Mapping[str, flo
     rows, columns = in_order(done[down].tolist()), in_order(done[across].tolist())
     means = done.groupby([down, across])["miou"].mean()
     values = [[float(means[r, c]) if (r, c) in means.index else None for c in columns] for r in rows]
+    own = {cell: jobs.astype(str).tolist() for cell, jobs in done.groupby([down, across])["job"]}
     cells: dict[str, Any] = {
         "type": "heatmap", "x": columns, "y": rows, "z": values, **scale,
         "colorscale": AMOUNT.capitalize(), "colorbar": {"title": {"text": "mIoU"}, "thickness": 12},
         "texttemplate": "%{z:.3f}", "xgap": 2, "ygap": 2,
+        "meta": [[own.get((r, c), []) for c in columns] for r in rows],
         "hovertemplate": f"{down} %{{y}}, {across} %{{x}}: %{{z:.4f}}<extra></extra>",
     }  # fmt: skip
     layout = {
@@ -331,7 +447,8 @@ def _parallel(done: pd.DataFrame, varied: Sequence[str], metrics: Metrics) -> di
             dimensions.append({"label": facts.heading, "values": values, **upside_down})
     bar = {"title": {"text": "mIoU"}, "thickness": 12}
     line = {"color": done["miou"].tolist(), "colorscale": LINES, "showscale": True, "colorbar": bar}
-    data: list[Any] = [{"type": "parcoords", "dimensions": dimensions, "line": line}]
+    jobs = [[str(job)] for job in done["job"]]
+    data: list[Any] = [{"type": "parcoords", "dimensions": dimensions, "line": line, "meta": jobs}]
     note = "One line for each job. Drag along an axis to choose, drag a title to move the axis."
     note += _bound_note(done, [name for knob in varied for name in _starred(done, knob).values()])
     return {"id": "parallel", "title": "All at once", "note": note, "figure": {"data": data, "layout": {}}}

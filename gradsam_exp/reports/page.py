@@ -22,6 +22,7 @@ from gradsam_exp.engine.store import Store
 from gradsam_exp.errors import InputError
 from gradsam_exp.reports import colours
 from gradsam_exp.reports.curves import charts
+from gradsam_exp.reports.knobs import in_words, knob_rows, notes_on_knobs
 from gradsam_exp.reports.pictures import heat_source, read_pictures, small_predictions
 from gradsam_exp.reports.tables import (
     BOUND,
@@ -34,7 +35,8 @@ from gradsam_exp.reports.tables import (
     varied_columns,
 )
 from gradsam_exp.runs.comparison import Runs
-from gradsam_exp.runs.finding import differences, in_short
+from gradsam_exp.runs.effects import main_effects
+from gradsam_exp.runs.finding import differences, in_brief, in_short
 from gradsam_exp.runs.folder import Run
 from gradsam_exp.runs.paired import TIE, all_pairs
 from gradsam_exp.runs.sweep import notes_on_units
@@ -96,6 +98,7 @@ def gather(
     known = {name: facts.heading for name, facts in known_metrics(table, comparison.metric_facts(table)).items()}
     titles = {name: known[name] for name in ("miou", *known) if name in known}  # looked for first, it comes first
     varied = varied_columns(table)
+    effects = main_effects(comparison, table, varied)
     rows = [row for row in merged_rows(table) if row["status"] != "finished" or comparison[row["job"]].has_images]
     names = short_names([str(row["job"]) for row in rows])
     runs = [
@@ -126,12 +129,45 @@ def gather(
         "baseline": chosen if chosen is not None else next((runs.index(run) for run in finished), None),
         "sets": sets,
         "pairs": [[number[one], number[other], *rest] for one, other, *rest in pairs],
-        "charts": charts(comparison, table),
-        "notes": [*_notes(runs, sets), *notes_on_units(comparison, table), *same.values()],
+        "effects": [
+            {"said": said, "rows": knob_rows(found) if found.knobs else []}
+            for said, found in zip(in_words(effects), effects, strict=True)
+        ],
+        "failures": _failures(runs),
+        "charts": [_by_number(chart, number) for chart in charts(comparison, table)],
+        "notes": [
+            *_notes(runs, sets),
+            *notes_on_knobs(effects),
+            *notes_on_units(comparison, table),
+            *same.values(),
+        ],
         "tie": TIE,
         "heat": colours.heat_table(),
         "series": colours.SERIES,
     }
+
+
+def _failures(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The runs that did not finish, by what went wrong; the most frequent first."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for number, run in enumerate(runs):
+        if run["status"] != "finished":
+            found.setdefault((run["status"], run["error"]), []).append(number)
+    groups = [{"status": status, "error": error, "runs": own} for (status, error), own in found.items()]
+    return sorted(groups, key=lambda group: len(group["runs"]), reverse=True)
+
+
+def _by_number(chart: dict[str, Any], number: Mapping[str, int]) -> dict[str, Any]:
+    """A chart whose points say by number, and not by job, which runs are behind them."""
+
+    def numbers(node: Any) -> Any:
+        return [numbers(one) for one in node] if isinstance(node, list) else number.get(node, -1)
+
+    data = [
+        {**trace, "meta": numbers(trace["meta"])} if "meta" in trace else trace
+        for trace in chart["figure"]["data"]
+    ]
+    return {**chart, "figure": {**chart["figure"], "data": data}}
 
 
 def short_names(jobs: Sequence[str]) -> list[str]:
@@ -170,7 +206,7 @@ def _run(
 ) -> dict[str, Any]:
     """What is known of one row without its images."""
     job = str(row["job"])
-    values = ["" if is_unknown(row[column]) else str(row[column]) for column in varied]
+    values = ["" if is_unknown(row[column]) else in_brief(str(row[column])) for column in varied]
     bound = row.get("upper_bound") is True
     star = BOUND if bound else ""
     said = (in_short(key, value) for key, value in zip(varied, values, strict=True) if value)
@@ -188,7 +224,16 @@ def _run(
     }
     with suppress(InputError):  # of a run that failed
         run["provenance"] = _facts(source.provenance)
+        run["seconds"] = _seconds(source.provenance)
     return run
+
+
+def _seconds(provenance: Mapping[str, Any]) -> float | None:
+    """What prompts and masks took, which a run does not take from the store; None if it does not say."""
+    match provenance.get("seconds"):
+        case {"segment": int(value) | float(value)}:
+            return round(value, 3)
+    return None
 
 
 def _facts(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -63,13 +63,16 @@ def write_tables(runs: Runs, table: pd.DataFrame, to: Path) -> None:
     """Write ``sweep.csv``, ``sweep.md`` and ``sweep.tex`` into ``to``, and print the tables."""
     # Here, as a sweep's parent starts without pandas.
     from gradsam_exp.reports.tables import as_latex, as_markdown, print_tables, varied_columns  # noqa: PLC0415
+    from gradsam_exp.runs.effects import main_effects  # noqa: PLC0415
     from gradsam_exp.runs.pooling import pool_runs  # noqa: PLC0415
 
     table.to_csv(to / "sweep.csv", index=False)
-    pooled = pool_runs(runs, table, varied_columns(table))
+    varied = varied_columns(table)
+    pooled = pool_runs(runs, table, varied)
     if len(pooled):
         pooled.to_csv(to / "pooled.csv", index=False)
-    shown = table, pooled, runs.metric_facts(table), about(runs, table), notes_on_units(runs, table)
+    effects = main_effects(runs, table, varied)
+    shown = table, pooled, runs.metric_facts(table), about(runs, table), notes_on_units(runs, table), effects
     (to / "sweep.md").write_text(as_markdown(*shown), encoding="utf-8")
     (to / "sweep.tex").write_text(as_latex(*shown), encoding="utf-8")
     print_tables(*shown)

@@ -10,9 +10,15 @@ from rich import box
 from rich.table import Table
 
 from gradsam_exp.console import console
+from gradsam_exp.reports.knobs import in_words, knob_rows, notes_on_knobs
 from gradsam_exp.runs.comparison import CLASS_MIOU
+from gradsam_exp.runs.effects import Effects
+from gradsam_exp.runs.finding import in_brief
 from gradsam_exp.runs.summary import MetricFacts, Summary
 
+BETWEEN = 2  # spaces after a column, as `box.SIMPLE_HEAD` has them; one more stands before the first
+FOLDED = 24  # letters of a word, such as a path, that a narrow terminal shows in one line
+_NUMBER = re.compile(r"^[\[+−-]?[\d.]+\b")
 Row = list[tuple[str, str]]
 """A table's row: of each cell the column's heading and the text."""
 BOUND = "*"
@@ -33,11 +39,13 @@ def metric_columns(table: pd.DataFrame) -> list[str]:
 
 
 def varied_columns(table: pd.DataFrame) -> list[str]:
-    """Name the columns that hold what was varied between the runs."""
+    """Name the columns that hold what was varied between finished runs, or, if there are not two, between all."""
     own = {f"{name}{end}" for name in metric_columns(table) for end in ("", "_low", "_high", "_n")}
     own |= {"job", "status", "error", "upper_bound", "same_as", *PAIRS}
     given = [str(c) for c in table if c not in own and not str(c).startswith(CLASS_MIOU)]
-    return [c for c in given if table[c].nunique(dropna=False) > 1]
+    finished = table[table["status"] == "finished"] if "status" in table else table
+    among = finished if len(finished) > 1 else table
+    return [c for c in given if among[c].nunique(dropna=False) > 1]
 
 
 def merged_rows(table: pd.DataFrame) -> list[dict[Any, Any]]:
@@ -81,6 +89,7 @@ def tables_for_people(
         }
         return found | tables_for_people(table.iloc[:0], pooled, metrics, brief=brief)
     varied, known = varied_columns(table), known_metrics(table, metrics)
+    known = {name: known[name] for name in ("miou", *known) if name in known}  # looked for first, it comes first
     differing = [name for name, facts in known.items() if facts.about_heatmaps and table[name].nunique() > 1]
     classes = [] if brief else _classes(table)
     incomplete = (table["status"] != "finished").any()
@@ -90,7 +99,7 @@ def tables_for_people(
     for run in merged_rows(table):
         job = f"{run['job']}{BOUND}" if run.get("upper_bound") is True else str(run["job"])
         job += f" ×{run['jobs']}" if run.get("jobs", 1) > 1 else ""
-        lead = [("job", job), *((c, "" if is_unknown(run[c]) else str(run[c])) for c in varied)]
+        lead = [("job", job), *((c, "" if is_unknown(run[c]) else in_brief(str(run[c]))) for c in varied)]
         means = {
             name: (facts.heading, _mean(run, name, brief=brief and name != "miou"))
             for name, facts in known.items()
@@ -148,17 +157,25 @@ def difference_cells(run: Mapping[Any, Any], *, digits: int = 3) -> list[str]:
     return [str(run["baseline"]), f"{delta} [{low}, {high}]", "" if is_unknown(run["p"]) else f"{run['p']:.2g}"]
 
 
-def _notes(table: pd.DataFrame, pooled: pd.DataFrame, more: Sequence[str]) -> list[str]:
+def _notes(
+    table: pd.DataFrame, pooled: pd.DataFrame, more: Sequence[str], effects: Sequence[Effects]
+) -> list[str]:
     """What the star and p mean, if there are any, ``more``, and ``job 3: what went wrong`` of jobs that failed."""
     failed = table[table["status"].isin(["failed", "damaged"])].to_dict("records")
     bounds = "upper_bound" in table and table["upper_bound"].eq(True).any()
     notes = [*([BOUND_NOTE] if bounds else []), *([SAME_NOTE] if "same_as" in table else [])]
     notes += [P_NOTE] if "p" in table or "p" in pooled else []
+    notes += notes_on_knobs(effects)
     return notes + [*more] + [f"job {run['job']}: {run['error']}" for run in failed]
 
 
 def as_markdown(
-    table: pd.DataFrame, pooled: pd.DataFrame, metrics: Metrics, about: str = "", notes: Sequence[str] = ()
+    table: pd.DataFrame,
+    pooled: pd.DataFrame,
+    metrics: Metrics,
+    about: str = "",
+    notes: Sequence[str] = (),
+    effects: Sequence[Effects] = (),
 ) -> str:
     """Write the sweep's tables in Markdown, and what went wrong below them.
 
@@ -166,15 +183,26 @@ def as_markdown(
         metrics: what the table's metrics are; others are not shown.
         about: what all runs have in common; stands above.
         notes: what else has to be known; stand below.
+        effects: which knobs matter; stand first.
     """
     parts = [markdown_text(about)] if about else []
+    parts += [markdown_effects(effects)] if effects else []
     for title, rows in tables_for_people(table, pooled, metrics).items():
         parts += [*([f"**{markdown_text(title)}**"] if "within" in table else []), markdown_table(*_columns(rows))]
     return (
         "\n\n".join(parts)
         + "\n"
-        + "".join(f"\n- {markdown_text(line)}\n" for line in _notes(table, pooled, notes))
+        + "".join(f"\n- {markdown_text(line)}\n" for line in _notes(table, pooled, notes, effects))
     )
+
+
+def markdown_effects(effects: Sequence[Effects]) -> str:
+    """Write in Markdown which knobs matter: a sentence, and a table for each set of images."""
+    parts = []
+    for said, found in zip(in_words(effects), effects, strict=True):
+        rows = knob_rows(found)
+        parts += [f"**{markdown_text(said)}**", *([markdown_table(*_columns(rows))] if found.knobs else [])]
+    return "\n\n".join(parts)
 
 
 def _columns(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
@@ -189,17 +217,22 @@ _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
 
 
 def as_latex(
-    table: pd.DataFrame, pooled: pd.DataFrame, metrics: Metrics, about: str = "", notes: Sequence[str] = ()
+    table: pd.DataFrame,
+    pooled: pd.DataFrame,
+    metrics: Metrics,
+    about: str = "",
+    notes: Sequence[str] = (),
+    effects: Sequence[Effects] = (),
 ) -> str:
     """Write the sweep's tables for LaTeX; they need ``\\usepackage{booktabs}`` and an input encoding of UTF-8.
 
-    ``about`` and ``notes`` are comments; see `as_markdown`.
+    ``about``, ``notes`` and the sentences on ``effects`` are comments; see `as_markdown`.
     """
     above, below = (
         [f"% {' '.join(line.split())}" for line in lines if line]
-        for lines in ([about], _notes(table, pooled, notes))
+        for lines in ([about, *in_words(effects)], _notes(table, pooled, notes, effects))
     )
-    tables = []
+    tables = [latex_table(*_columns(knob_rows(found))) for found in effects if found.knobs]
     for title, rows in tables_for_people(table, pooled, metrics).items():
         tables += [*([f"% {title}"] if "within" in table else []), latex_table(*_columns(rows))]
     parts = ["% \\usepackage{booktabs}", *above, *tables, *below]
@@ -236,23 +269,82 @@ def markdown_text(text: str) -> str:
 
 
 def print_tables(
-    table: pd.DataFrame, pooled: pd.DataFrame, metrics: Metrics, about: str = "", notes: Sequence[str] = ()
+    table: pd.DataFrame,
+    pooled: pd.DataFrame,
+    metrics: Metrics,
+    about: str = "",
+    notes: Sequence[str] = (),
+    effects: Sequence[Effects] = (),
 ) -> None:
-    """Print the same tables, without what would make them too wide; see `as_markdown`."""
-    if about:
-        console.print(about, soft_wrap=True)
-    look: Any = {"title_justify": "left", "title_style": "bold", "box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0)}
+    """Print the same tables as wide as the terminal is, and last which knobs matter; see `as_markdown`."""
+    _say(about)
+    varied = varied_columns(table)
     for title, rows in tables_for_people(table, pooled, metrics, brief=True).items():
-        rich = Table(title=title, **look)
-        headings, texts = _columns(rows)
-        for heading, *column in zip(headings, *texts, strict=True):
-            rich.add_column(heading, min_width=max(map(len, [*heading.split(), *column])))
-        for text in texts:
-            rich.add_row(*text)
-        needed = console.measure(rich, options=console.options.update(max_width=1000)).minimum
-        console.print(rich, width=max(needed, console.width), crop=False)
-    for line in _notes(table, pooled, notes):
-        console.print(line, soft_wrap=True)
+        lead = sum(heading in ("job", *varied) for heading, _ in rows[0])
+        print_table(title, *_columns(rows), lead=lead)
+    for line in _notes(table, pooled, notes, effects):
+        _say(line)
+    for said, found in zip(in_words(effects), effects, strict=True):
+        if found.knobs:
+            print_table("which knob matters?", *_columns(knob_rows(found)))
+        _say(said)
+
+
+def _say(line: str) -> None:
+    """Print a line; in a terminal, it is broken between words."""
+    if line:
+        console.print(line, soft_wrap=not console.is_terminal)
+
+
+def print_table(title: str, headings: Sequence[str], texts: Sequence[Sequence[str]], *, lead: int = 1) -> None:
+    """Print a table that fits the terminal, in which no number and no interval is broken.
+
+    Where it is too narrow, intervals get a line of their own; where that is not enough, the columns are printed
+    in several tables below one another, each of which begins with the first ``lead`` ones, or, if these leave no
+    room, with the first.
+    """
+    columns = [list(column) for column in zip(*texts, strict=True)]
+    widths = [_widest(heading, column) for heading, column in zip(headings, columns, strict=True)]
+    if sum(widths) + BETWEEN * len(widths) >= console.width:
+        columns = [[cell.replace(" [", "\n[") for cell in column] for column in columns]
+        widths = [_narrowest(heading, column) for heading, column in zip(headings, columns, strict=True)]
+    for part in _parts(widths, lead, console.width - 1):
+        rich = Table(
+            title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+        )
+        for k in part:
+            rich.add_column(headings[k], min_width=min(widths[k], console.width - 2), overflow="fold")
+        for row in zip(*(columns[k] for k in part), strict=True):
+            rich.add_row(*row)
+        console.print(rich)
+        title = ""
+
+
+def _parts(widths: Sequence[int], lead: int, width: int) -> list[list[int]]:
+    """Share out a table's columns, by their widths, among tables of at most this width."""
+    if lead < len(widths) and sum(w + BETWEEN for w in [*widths[:lead], max(widths[lead:])]) > width:
+        lead = 1
+    parts = [list(range(lead))]
+    for k in range(lead, len(widths)):
+        if len(parts[-1]) > lead and sum(widths[j] + BETWEEN for j in [*parts[-1], k]) > width:
+            parts.append(list(range(lead)))
+        parts[-1].append(k)
+    return parts
+
+
+def _widest(heading: str, column: Sequence[str]) -> int:
+    """The width of a column whose cells are not broken; its heading is, between words."""
+    return max(map(len, [*heading.split(), *column]))
+
+
+def _narrowest(heading: str, column: Sequence[str]) -> int:
+    """The width of a column whose cells are broken between words; long words that are no numbers may be folded."""
+    lines = [line for cell in column for line in cell.split("\n")]
+    words = [word for line in lines for word in ([line] if line.startswith("[") else line.split())]
+    return max(
+        (len(word) if _NUMBER.search(word) else min(len(word), FOLDED) for word in [*heading.split(), *words]),
+        default=1,
+    )
 
 
 def results_table(metrics: Mapping[str, Summary]) -> Table:

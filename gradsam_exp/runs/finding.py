@@ -16,6 +16,8 @@ ELSEWHERE = (
     "store", "download", "task", "trainer",
 )  # fmt: skip
 """Groups and keys that no result depends on."""
+WHERE_IT_RAN = ("device", "devices", "batch_size")
+"""Keys that say how a run is computed; results depend on them by rounding at most."""
 
 
 def find_runs(given: str | Sequence[str], *, key: str = "runs") -> list[Run]:
@@ -79,6 +81,11 @@ def in_canon(text: str) -> str:
     return as_override(float(text)) if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", text, re.I) else text
 
 
+def in_brief(text: str) -> str:
+    """Shorten the long numbers of an optimiser: ``0.07224`` for ``0.07224313894740646``."""
+    return re.sub(r"(?<![\w.])-?\d+\.\d{7,}(e-?\d+)?(?![\w.])", lambda found: f"{float(found[0]):.4g}", text)
+
+
 def in_short(key: str, value: str) -> str:
     """Shorten an override to its value where that is a word (``fgbg``); numbers keep their key."""
     first = value.split(", ", maxsplit=1)[0].lstrip("-")
@@ -111,7 +118,7 @@ def _shared(values: Sequence[str | None]) -> str:
 
 def differences(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
     """Find the values of the keys in which runs' configurations differ, as far as results can depend on them."""
-    own = {*ELSEWHERE, "device", "devices", "batch_size"}
+    own = {*ELSEWHERE, *WHERE_IT_RAN}
     flat = {
         run: dict(_flattened({key: value for key, value in config.items() if key not in own}))
         for run, config in configs.items()

@@ -79,9 +79,7 @@ def all_pairs(
     if count < 2 or np.isnan(values).any():
         return {(i, j): paired_difference(values[i], values[j], units=units, seed=seed) for i, j in pairs}
     values = values.astype(np.float64)
-    chosen = np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))
-    drawn = np.stack([np.bincount(row, minlength=count) for row in chosen])[:, place]
-    means = values @ (drawn / drawn.sum(1, keepdims=True)).T  # (runs, RESAMPLES)
+    means = _resampled_means(values, place, seed)
     sums = _sums(values, place)
     flipped = _flipped_sums(sums, seed)
     found = {}
@@ -93,6 +91,47 @@ def all_pairs(
         p = _random_p((sums[i] - sums[j]).sum(), flipped[i] - flipped[j]) if p is None else p
         found[i, j] = _found(differences, summary, p)
     return found
+
+
+def _resampled_means(
+    values: Float[np.ndarray, "runs examples"], place: Int[np.ndarray, " examples"], seed: int
+) -> Float[np.ndarray, "runs resamples"]:
+    """Each run's means of the same resamples of the units, whose numbers are in ``place``."""
+    count = int(place.max()) + 1
+    chosen = np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))
+    drawn = np.stack([np.bincount(row, minlength=count) for row in chosen])[:, place]
+    return np.asarray(values @ (drawn / drawn.sum(1, keepdims=True)).T)
+
+
+def comparison_intervals(
+    values: Float[np.ndarray, "runs examples"], *, units: np.ndarray | None = None, seed: int = 0
+) -> tuple[Float[np.ndarray, " runs"], Float[np.ndarray, " runs"]]:
+    """Compute intervals around runs' means that show whether runs on the same examples differ.
+
+    An interval over images is wide because images differ, which says nothing about runs on the same ones. Here
+    each example's mean over the runs is taken out first (Cousineau, 2005), and the 95 % bootstrap interval of what
+    is left is scaled by √(runs / (2 (runs − 1))), so that two runs' intervals touch about where 0 is at the end of
+    the interval of their paired difference (Goldstein and Healy, 1995); exactly so for two runs.
+
+    Args:
+        values: of the same examples in the same order; examples with a NaN are left out.
+        units: the name of each example's unit, see `gradsam_exp.runs.units.Units`; None: each is one of its own.
+        seed: of the bootstrap.
+
+    Returns:
+        Lower and upper ends; a single run, and a single unit, has its mean twice.
+    """
+    known = ~np.isnan(values).any(0)
+    values = values[:, known].astype(np.float64)
+    place = numbered(None if units is None else units[known], values.shape[1])
+    means = values.mean(1) if values.shape[1] else np.full(len(values), np.nan)
+    if len(values) < 2 or place.max(initial=0) < 1:
+        return means, means
+    apart = values - values.mean(0)
+    scale = np.sqrt(len(values) / (2 * (len(values) - 1)))
+    low, high = np.percentile(_resampled_means(apart, place, seed), [2.5, 97.5], axis=1)
+    middle = apart.mean(1)
+    return means + scale * (low - middle), means + scale * (high - middle)
 
 
 def sign_flip_p(sums: Float[np.ndarray, " units"], *, seed: int = 0) -> float:

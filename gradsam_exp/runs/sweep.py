@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradsam_exp.errors import InputError
 from gradsam_exp.runs.comparison import CLASS_MIOU, Runs, against
-from gradsam_exp.runs.finding import ELSEWHERE, chosen, in_canon, in_common
+from gradsam_exp.runs.finding import ELSEWHERE, WHERE_IT_RAN, chosen, in_canon, in_common
 from gradsam_exp.runs.folder import Run
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def collect_runs(runs: Runs) -> pd.DataFrame:
     """
     import pandas as pd  # noqa: PLC0415  (a sweep's parent starts without pandas)
 
-    varied = [_given(runs[job]) for job in runs.jobs] if runs.of_sweep else _varied_between(runs)
+    varied = _spelled([_given(runs[job]) for job in runs.jobs] if runs.of_sweep else _varied_between(runs))
     rows = []
     first: dict[str, str] = {}
     for job, own in zip(runs.jobs, varied, strict=True):
@@ -126,24 +126,29 @@ def _varied_between(runs: Runs) -> list[dict[str, str]]:
     """What runs from anywhere were given, and what the others have there, as their configurations say it."""
     given = [runs[job].given for job in runs.jobs]
     every = dict.fromkeys(key for own in given for key in own)
-    keys = [key for key in every if key.split(".")[0] not in ELSEWHERE]
+    keys = [key for key in every if key.split(".")[0] not in (*ELSEWHERE, *WHERE_IT_RAN)]
     configs = [runs[job].config for job in runs.jobs]
-    return [
-        {key: in_canon(_value(key, own, config)) for key in keys}
-        for own, config in zip(given, configs, strict=True)
-    ]
+    return [{key: _value(key, own, config) for key in keys} for own, config in zip(given, configs, strict=True)]
 
 
 def _value(key: str, given: Mapping[str, str], config: Mapping[str, Any]) -> str:
-    """Of a group the option, which may have another name than what it configures."""
-    option = given.get(key) if isinstance(config.get(key), Mapping) else None
-    return option or chosen(config, key) or given.get(key) or ""
+    """Of a group the option, which may have another name than what it configures; nothing for null."""
+    typed, found = given.get(key) or "", chosen(config, key) or ""
+    if isinstance(config.get(key), Mapping) or in_canon(typed) == found or not found:
+        found = typed or found
+    return "" if found == "null" else found
+
+
+def _spelled(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Spell equal numbers alike, as the first of them was typed."""
+    first: dict[tuple[str, str], str] = {}
+    return [{key: first.setdefault((key, in_canon(value)), value) for key, value in row.items()} for row in rows]
 
 
 def _given(run: Run) -> dict[str, str]:
     """What a sweep's job was given; nothing if that cannot be read."""
     try:
-        return {key: in_canon(value) for key, value in run.given.items()}
+        return run.given
     except InputError:
         return {}
 

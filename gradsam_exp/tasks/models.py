@@ -9,7 +9,7 @@ import torch
 from omegaconf import OmegaConf
 from rich.table import Table
 
-from gradsam_exp.config import Config, conf_folder
+from gradsam_exp.config import Config, conf_folder, options_of
 from gradsam_exp.console import console
 from gradsam_exp.engine.plan import find_classifier_of
 from gradsam_exp.engine.session import Job
@@ -45,10 +45,10 @@ def show(config: Config, *, layers: bool = False) -> None:
         return
     for group, where in (("model", _where_model), ("sam", _where_sam)):
         table = _table(f"{group}=", "option", "what it is", "its weights")
-        for path in sorted((conf_folder() / group).glob("*.yaml")):
-            node = OmegaConf.to_container(OmegaConf.load(path))
+        for name, option in options_of(group).items():
+            node = OmegaConf.to_container(OmegaConf.load(conf_folder() / group / f"{name}.yaml"))
             assert isinstance(node, dict)
-            table.add_row(path.stem, _first_comment(path), where(path.stem, {str(k): v for k, v in node.items()}))
+            table.add_row(name, option.says, where(name, {str(k): v for k, v in node.items()}))
         console.print(table)
     _say_files("in the caches", _cached())
     _say_files(f"trained here, below {config.output_root}", _trained(Path(config.output_root)))
@@ -59,10 +59,6 @@ def _table(title: str, *columns: str) -> Table:
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
-
-
-def _first_comment(path: Path) -> str:
-    return path.read_text(encoding="utf-8").split("\n", 1)[0].removeprefix("# ")
 
 
 def _where_model(option: str, node: Mapping[str, Any]) -> str:

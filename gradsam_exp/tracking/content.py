@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from gradsam_exp.config import GROUPS, KNOBS, Config, Node
 from gradsam_exp.errors import InputError
-from gradsam_exp.runs.finding import ELSEWHERE
+from gradsam_exp.runs.finding import ELSEWHERE, WHERE_IT_RAN
 from gradsam_exp.runs.folder import Run, unescaped
 from gradsam_exp.runs.summary import Summary
 
 if TYPE_CHECKING:
     import wandb
 
-_NOT_VARIED = {*ELSEWHERE, "device", "devices", "batch_size", "cifar10_root", "limit", "split"}
+_NOT_VARIED = {*ELSEWHERE, *WHERE_IT_RAN, "cifar10_root", "limit", "split"}
 _SHORT = {"fg_threshold": "fg", "bg_threshold": "bg", "grid_size": "grid", "grid_offset": "off"}
 _SHARES = {"fg_threshold", "bg_threshold"}
 # Where something lies, and what results do not depend on.

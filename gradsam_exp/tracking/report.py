@@ -14,7 +14,9 @@ import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 
 from gradsam_exp.errors import InputError
+from gradsam_exp.reports.tables import markdown_effects, varied_columns
 from gradsam_exp.runs.comparison import Runs
+from gradsam_exp.runs.effects import main_effects
 from gradsam_exp.runs.summary import MetricFacts
 from gradsam_exp.runs.sweep import about, collect_runs
 from gradsam_exp.tracking.content import flat_config, saved_config
@@ -36,6 +38,7 @@ class SweepFacts:
         bounds: whether each run looks at the truth, in the runs' order.
         about: what all runs have in common, in one line.
         tables: the sweep's tables, in Markdown.
+        effects: which knobs matter, in Markdown.
     """
 
     name: str
@@ -45,6 +48,7 @@ class SweepFacts:
     bounds: Sequence[bool]
     about: str
     tables: str
+    effects: str
 
     @property
     def best(self) -> int | None:
@@ -84,6 +88,7 @@ def read_sweep(folder: Path) -> SweepFacts:
         bounds=bounds,
         about=about(runs, table),
         tables=tables,
+        effects=markdown_effects(main_effects(runs, table, varied_columns(table))),
     )
 
 
@@ -91,7 +96,8 @@ def build_workspace(facts: SweepFacts, *, entity: str, project: str) -> ws.Works
     """Lay out a view of the sweep's runs alone."""
     best_first = ws.Ordering(ws.Summary("miou"), ascending=False)
     every_metric = [wr.BarPlot(title=name, metrics=[name]) for name in facts.metrics]
-    importance = [_parallel(facts), wr.ParameterImportancePlot("miou")]
+    effects = wr.MarkdownPanel(facts.effects, layout=wr.Layout(w=24, h=7))
+    importance = [*([effects] if facts.effects else []), _parallel(facts)]
     sections = [
         ws.Section("Which knob matters", panels=importance, is_open=True),
         ws.Section("mIoU against each knob", panels=_against_knobs(facts), is_open=True),
@@ -125,6 +131,7 @@ def build_report(facts: SweepFacts, *, entity: str, project: str) -> wr.Report:
             *([wr.P(facts.about)] if facts.about else []),
             wr.P(" ".join([f"{len(facts.means)} different runs.", *findings(facts)])),
             wr.H1("Which knob matters"),
+            *([wr.MarkdownBlock(facts.effects)] if facts.effects else []),
             panels(_parallel(facts)),
             wr.H1("mIoU against each knob"),
             panels(*_against_knobs(facts)),

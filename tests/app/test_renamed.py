@@ -15,6 +15,10 @@ from gradsam_exp.errors import InputError
         (["-m", "pipeline=fg,ensemble"], "use pipeline=fg explainer=ensemble"),
         (["-m", "pipeline=choice(fg,ensemble)"], "use pipeline=fg explainer=ensemble"),
         (["+sam.views=8"], r"sam\.views is no longer known: use sam\.tta"),
+        (
+            ["pipeline=[fg,fgbg]"],
+            r"a run has one pipeline; to run with each of them: python run\.py -m pipeline=fg,fgbg",
+        ),
         (["experiment=views"], "use experiment=tta"),
         (["task=background_points"], "make answer"),
         (["task=report", "task.explain=false"], r"task\.explain is no longer known"),

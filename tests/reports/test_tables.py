@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from gradsam_exp.console import console
 from gradsam_exp.metrics.heatmaps import EnergyInMask, Sparsity
 from gradsam_exp.reports.sweep import summarize_sweep
 from gradsam_exp.reports.tables import as_latex, as_markdown, latex_text, print_tables, varied_columns
@@ -108,7 +109,8 @@ def test_what_all_runs_have_in_common_stands_above(tmp_path: Path, capsys: pytes
     assert about(Runs(tmp_path), collect_runs(Runs(tmp_path))) == line
     summarize_sweep(tmp_path)
     assert capsys.readouterr().out.startswith(line + "\n")
-    assert (tmp_path / "sweep.md").read_text().startswith(line + "\n\n| job |")
+    said = "pipeline hardly matters. Measured on 4 images."
+    assert (tmp_path / "sweep.md").read_text().startswith(f"{line}\n\n**{said}**\n\n| knob |")
     assert f"% {line}" in (tmp_path / "sweep.tex").read_text().splitlines()
 
 
@@ -117,7 +119,7 @@ def test_pooled_runs_are_in_the_latex_as_well(tmp_path: Path):
         write_run(tmp_path / str(k), {"pipeline": pipeline, "seed": seed}, [0.5, 0.6, 0.7, 0.8])
     summarize_sweep(tmp_path)
     text = (tmp_path / "sweep.tex").read_text()
-    assert text.count(r"\toprule") == 3
+    assert text.count(r"\toprule") == 4
     assert "sd between runs" in text
 
 
@@ -217,9 +219,34 @@ def test_compared_within_a_segmenter_each_has_its_baseline_and_its_tables(tmp_pa
     assert table["delta_miou"].tolist()[1::2] == pytest.approx([0.1, -0.1])
     assert table["p"].tolist()[1::2] == pytest.approx([0.125, 0.125]), "one comparison each: nothing to correct"
     text = (tmp_path / "sweep.md").read_text()
+    said = "image by image on 4 images."
     assert [line for line in text.splitlines() if line.startswith("**")] == [
+        f"**compact: pipeline=box wins: mIoU is higher by 0.100 [0.100, 0.100] than with fg, {said}**",
+        f"**vit_b: pipeline=fg wins: mIoU is higher by 0.100 [0.100, 0.100] than with box, {said}**",
         "**compact: sweep**",
         "**compact: mIoU image by image, against the first run on the same images**",
         "**vit_b: sweep**",
         "**vit_b: mIoU image by image, against the first run on the same images**",
     ]
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_tables_fit_any_terminal_and_break_no_number(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int
+):
+    path = "/a/long/path/to/weights/of/a/segmenter.safetensors"
+    for k in range(4):
+        more = {"sparsity": {"mean": 0.25 + k / 100}, "accuracy": {"mean": 0.5 + k / 100}}
+        knobs = {"fg_threshold": f".{k + 5}", "pipeline": "box_points", "sam.checkpoint": path + str(k % 2)}
+        write_run(tmp_path / str(k), knobs, [0.5, 0.6, 0.7, 0.81 + k / 1000], more=more)
+    monkeypatch.setattr(console, "_width", width)
+    summarize_sweep(tmp_path)
+    tables, *_ = capsys.readouterr().out.partition("p: how often")
+    printed = tables.splitlines()
+    assert max(map(len, printed)) <= width
+    words = tables.split()
+    for k in range(4):
+        assert f".{k + 5}" in words, "as it was typed"
+        assert f"{0.25 + k / 100:.3f}" in words
+    assert tables.count("[0.500, 0.810]") == 1, "nor an interval"
+    assert (width == 200) == (len([line for line in printed if line.startswith(" job ")]) == 2)

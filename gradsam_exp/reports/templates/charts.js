@@ -59,11 +59,33 @@ function canDrawLines() {
   return found !== null;
 }
 
+const anyVisible = (runs) => runs.some(isVisible);
+
+/** A chart's line, band or cells without the runs that are filtered out. */
+function ofVisible(trace) {
+  const { meta, type } = trace;
+  if (!meta) return trace;
+  if (type === "heatmap") {
+    const mean = (runs) => runs.reduce((sum, run) => sum + report.runs[run].metrics.miou[0], 0) / runs.length;
+    const cell = (runs, value) => (runs.every(isVisible) ? value : anyVisible(runs) ? mean(runs.filter(isVisible)) : null);
+    return { ...trace, z: trace.z.map((row, i) => row.map((value, j) => cell(meta[i][j], value))) };
+  }
+  const kept = (values) => values?.filter((_, k) => anyVisible(meta[k]));
+  const error = trace.error_y && { ...trace.error_y, array: kept(trace.error_y.array), arrayminus: kept(trace.error_y.arrayminus) };
+  return { ...trace, x: kept(trace.x), y: kept(trace.y), customdata: kept(trace.customdata), ...(error && { error_y: error }) };
+}
+
+function linesOfVisible(trace) {
+  const kept = (values) => values.filter((_, k) => anyVisible(trace.meta[k]));
+  const dimensions = trace.dimensions.map((one) => ({ ...one, values: kept(one.values) }));
+  return { ...trace, dimensions, line: { ...trace.line, color: kept(trace.line.color) } };
+}
+
 function drawReady() {
   for (const chart of report.charts) {
     const { data, layout } = chart.figure;
     if (data[0].type !== "parcoords") {
-      draw(chart.id, () => [data, layout]);
+      draw(chart.id, () => [data.map(ofVisible), layout]);
     } else if (!canDrawLines()) {
       byId(chart.id).textContent = "This browser draws no WebGL, which this chart needs.";
     } else { // takes longer than all others: drawn when it comes into view, or for paper
@@ -80,7 +102,7 @@ function drawReady() {
 function drawParallel({ id, figure: { data, layout } }) {
   draw(id, () => {
     const narrow = isNarrow(id);
-    const lines = [{ ...data[0], labelangle: narrow ? -35 : 0, labelside: "top" }];
+    const lines = [{ ...linesOfVisible(data[0]), labelangle: narrow ? -35 : 0, labelside: "top" }];
     const longest = Math.max(...(data[0].dimensions[0].ticktext ?? []).map((text) => text.length));
     const left = Math.min(Math.max(narrow ? 40 : 80, 14 + 6 * longest), narrow ? 90 : 200);
     return [lines, { ...layout, margin: { l: left, r: 40, t: narrow ? 110 : 60, b: 24 } }];
@@ -90,41 +112,95 @@ const isNarrow = (id) => byId(id).clientWidth < 600;
 /** What a run is called on an axis. */
 const nameOn = (id, run) => (isNarrow(id) ? run.name : run.label);
 
-/** The runs on the baseline's images against it; without any there is no chart. */
+/** The runs on the baseline's images against it, the best first; without any there is no chart. */
 function drawForest() {
   if (!byId("forest") || !("miou" in report.titles)) return;
   const baseline = report.runs[Number(byId("baseline").value)];
-  const compared = finished.map((run) => [run, difference(run.number, baseline.number)]);
-  const shown = compared.filter(([, found]) => found).reverse();
-  byId("forest").parentElement.hidden = !shown.length;
+  const found = (run) => (run === baseline ? { mean: 0, low: 0, high: 0 } : difference(run.number, baseline.number));
+  const shown = finished.filter((run) => isVisible(run.number) || run === baseline).map((run) => [run, found(run)]);
+  const compared = shown.filter(([, own]) => own).sort((one, other) => one[1].mean - other[1].mean);
+  byId("forest").parentElement.hidden = compared.length < 2;
   drawn.delete("forest");
-  if (shown.length) draw("forest", () => forestOf(shown, baseline));
+  if (compared.length > 1) draw("forest", () => forestOf(compared, baseline));
+}
+
+const quantile = (sorted, share) => {
+  const at = share * (sorted.length - 1), below = Math.floor(at);
+  return sorted[below] + (at - below) * ((sorted[below + 1] ?? sorted[below]) - sorted[below]);
+};
+
+/** The ends of an axis without the runs far outside the middle half: Tukey's outer fences (1977). */
+function limitsOf(found) {
+  const sorted = (values) => [...values].sort((a, b) => a - b);
+  const means = sorted(found.map((one) => one.mean));
+  const [low, high] = [quantile(means, 0.25), quantile(means, 0.75)];
+  const reach = 3 * Math.max(high - low, quantile(sorted(found.map((one) => one.high - one.low)), 0.5));
+  const kept = found.filter((one) => one.mean >= low - reach && one.mean <= high + reach);
+  const ends = [Math.min(0, ...kept.map((one) => one.low)), Math.max(0, ...kept.map((one) => one.high))];
+  const margin = 0.06 * (ends[1] - ends[0]) || 0.01;
+  return [ends[0] - margin, ends[1] + margin];
 }
 
 function forestOf(shown, baseline) {
-  const means = shown.map(([, found]) => found.mean);
+  const [low, high] = limitsOf(shown.map(([, found]) => found));
+  const name = ([run]) => nameOn("forest", run);
+  const outside = shown.filter(([, found]) => found.mean < low || found.mean > high);
+  const inside = shown.filter((one) => !outside.includes(one));
+  const means = inside.map(([, found]) => found.mean);
+  const symbol = ([run]) => (run === baseline ? "circle-open" : run.bound ? "diamond-open" : "circle");
   const data = [{
-    type: "scatter", mode: "markers", x: means, y: shown.map(([run]) => nameOn("forest", run)),
-    marker: { size: 8, color: report.series[0], symbol: shown.map(([run]) => (run.bound ? "diamond-open" : "circle")) },
+    type: "scatter", mode: "markers", x: means, y: inside.map(name),
+    marker: { size: 8, color: report.series[0], symbol: inside.map(symbol) },
     error_x: {
-      type: "data", symmetric: false, color: report.series[0],
-      array: shown.map(([, found]) => found.high - found.mean),
-      arrayminus: shown.map(([, found]) => found.mean - found.low),
+      type: "data", symmetric: false, color: report.series[0], width: 3,
+      array: inside.map(([, found]) => found.high - found.mean),
+      arrayminus: inside.map(([, found]) => found.mean - found.low),
     },
     hovertemplate: "%{y}: %{x:+.4f}<extra></extra>",
+  }, {
+    type: "scatter", mode: "markers+text", x: outside.map(([, found]) => (found.mean < low ? low : high)), y: outside.map(name),
+    marker: { size: 11, color: report.series[5], symbol: outside.map(([, found]) => (found.mean < low ? "triangle-left" : "triangle-right")) },
+    text: outside.map(([, found]) => signed(found.mean)), cliponaxis: false, hoverinfo: "text+y",
+    textposition: outside.map(([, found]) => (found.mean < low ? "middle right" : "middle left")),
   }];
   return [data, {
-    height: 70 + 24 * shown.length, uirevision: baseline.number,
-    xaxis: { title: { text: "Δ mIoU" }, zeroline: true, zerolinecolor: style("--ink"), zerolinewidth: 1.5 },
-    yaxis: { type: "category", tickfont: { size: 11 } },
+    height: 70 + (shown.length > 12 ? 18 : 24) * shown.length, uirevision: baseline.number, showlegend: false,
+    xaxis: { title: { text: "Δ mIoU" }, range: [low, high], zeroline: true, zerolinecolor: style("--ink"), zerolinewidth: 1.5 },
+    yaxis: { type: "category", categoryorder: "array", categoryarray: shown.map(name), tickfont: { size: 11 }, dtick: 1, range: [-0.7, shown.length - 0.3] },
   }];
+}
+
+/** mIoU against seconds, and the runs that no other beats in both. */
+function drawPareto() {
+  if (!byId("pareto")) return;
+  const shown = finished.filter((run) => isVisible(run.number) && run.seconds !== null && run.seconds !== undefined);
+  const sets = report.sets.map((_, set) => shown.filter((run) => run.set === set && run.metrics.miou[0] !== null)).filter((runs) => runs.length);
+  byId("pareto").parentElement.hidden = !sets.length;
+  drawn.delete("pareto");
+  if (sets.length) draw("pareto", () => [sets.flatMap(paretoOf), { xaxis: { title: { text: "seconds" }, rangemode: "tozero" }, yaxis: { title: { text: "mIoU" } }, showlegend: false }]);
+}
+
+function paretoOf(runs, k) {
+  const y = (run) => run.metrics.miou[0];
+  let best = -Infinity;
+  const front = runs.filter((run) => !run.bound).sort((one, other) => one.seconds - other.seconds || y(other) - y(one))
+    .filter((run) => y(run) > best && ((best = y(run)), true));
+  const color = report.series[k % report.series.length];
+  const common = { type: "scatter", hovertemplate: "%{text}<br>%{x:.1f} s, %{y:.3f}<extra></extra>" };
+  return [
+    { ...common, mode: "lines", x: front.map((run) => run.seconds), y: front.map(y), line: { color, shape: "hv", width: 1 }, hoverinfo: "skip", hovertemplate: null },
+    {
+      ...common, mode: "markers", x: runs.map((run) => run.seconds), y: runs.map(y), text: runs.map((run) => run.label),
+      marker: { color, size: 8, symbol: runs.map((run) => (run.bound ? "diamond-open" : front.includes(run) ? "circle" : "circle-open")) },
+    },
+  ];
 }
 
 /** IoU of the images in `chosen` of one run, without those that have none. */
 const iousOf = (run, chosen) => chosen.map((k) => run.iou[k]).filter((value) => value !== null);
 
 function drawBoxes(chosen, set) {
-  const runs = finished.filter((run) => run.set === set).reverse();
+  const runs = finished.filter((run) => run.set === set && isVisible(run.number)).reverse();
   const box = (run) => ({
     type: "box", orientation: "h", x: iousOf(run, chosen), name: nameOn("boxes", run), boxmean: true, boxpoints: false,
     marker: { color: report.series[0] }, line: { width: 1.2 }, showlegend: false,
@@ -188,6 +264,12 @@ byId("baseline").addEventListener("change", drawForest);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redrawAll);
 drawReady();
 drawForest();
+drawPareto();
+document.addEventListener("runs", () => {
+  drawForest();
+  drawPareto();
+  report.charts.filter((chart) => drawn.has(chart.id)).forEach((chart) => redraw(chart.id));
+});
 /** Draw all charts anew in the colours and the width of paper, or back again. */
 function forPaper(printing) {
   document.documentElement.classList.toggle("printing", printing);

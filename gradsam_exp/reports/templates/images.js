@@ -169,6 +169,9 @@ async function showImage() {
   const mine = ++turn; // a slower earlier call must not overwrite a later one
   const set = setOf(chosen.a);
   byId("image").value = chosen.image;
+  for (const key of ["a", "b"]) remember(key, chosen[key].number);
+  remember("class", byId("class").value);
+  remember("image", set.ids[chosen.image]);
   const at = set.pictures.of.indexOf(chosen.image);
   byId("legend").hidden = at < 0;
   byId("of-b").hidden = chosen.a === chosen.b;
@@ -191,13 +194,13 @@ function pick(image) {
 }
 
 /** The class's images that have a picture, in the order that was asked for. */
-function inOrder() {
+function inOrder(order = byId("order").value) {
   const { a, b } = chosen;
   const worth = {
     worst: (k) => a.iou[k] ?? 0,
     best: (k) => -(a.iou[k] ?? 0),
     apart: (k) => -Math.abs(a.iou[k] - b.iou[k]),
-  }[byId("order").value];
+  }[order];
   const pictured = new Set(setOf(a).pictures.of);
   return chosen.images.filter((k) => pictured.has(k)).sort((one, other) => worth(one) - worth(other));
 }
@@ -255,11 +258,17 @@ function choose() {
     const sizes = pictures.smaller ? ["pictures, masks and prompts are drawn smaller than they are"] : [];
     byId("missing").replaceChildren(...[...notes, ...sizes].map((note) => Object.assign(document.createElement("li"), { textContent: note })));
   }
+  if (before === undefined) {
+    restore(byId("run-b"), "b");
+    restore(byId("class"), "class");
+  }
   chosen.b = report.runs[Number(byId("run-b").value)];
   const wanted = byId("class").value;
   chosen.images = of_class.map((_, k) => k).filter((k) => wanted === "" || of_class[k] === Number(wanted));
   chosen.tiles = TILES;
-  if (before !== set) [chosen.image] = inOrder().length ? inOrder() : chosen.images;
+  if (before !== set) [chosen.image] = inOrder("apart").length ? inOrder("apart") : chosen.images;
+  const asked = before === undefined ? report.sets[set].ids.indexOf(address.get("image")) : -1;
+  if (asked >= 0) chosen.image = asked;
   if (!chosen.images.includes(chosen.image)) [chosen.image] = chosen.images;
   drawAll();
 }
@@ -272,11 +281,23 @@ function step(by) {
 if (finished.length) {
   const first = report.runs[report.baseline];
   byId("run-a").value = first.number;
+  restore(byId("run-a"), "a");
+  restore(byId("order"), "order");
   for (const id of ["run-a", "run-b", "class"]) byId(id).addEventListener("change", choose);
   byId("image").addEventListener("change", () => pick(Number(byId("image").value)));
   byId("previous").addEventListener("click", () => step(-1));
   byId("next").addEventListener("click", () => step(1));
-  byId("order").addEventListener("change", drawGallery);
+  byId("order").addEventListener("change", () => {
+    remember("order", byId("order").value);
+    drawGallery();
+  });
+  addEventListener("keydown", (event) => {
+    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!by || event.altKey || event.ctrlKey || event.metaKey || event.target.closest("input, select, textarea, [tabindex]")) return;
+    event.preventDefault();
+    step(by);
+  });
+  document.addEventListener("runs", () => drawBoxes(chosen.images, chosen.a.set));
   byId("more").addEventListener("click", () => {
     const first = chosen.tiles;
     chosen.tiles += TILES;

@@ -53,13 +53,24 @@ for (const button of document.querySelectorAll("button.copy")) {
   });
 }
 
-function openTarget() {
-  const target = location.hash.length > 1 && byId(location.hash.slice(1));
-  if (target && target.tagName === "DETAILS") target.open = true;
+/** What the reader has chosen: it stands in the address, so that a copied address shows the same. */
+const address = new URLSearchParams(location.hash.includes("=") ? location.hash.slice(1) : "");
+function remember(key, value) {
+  if (value === "" || value === null || value === undefined) address.delete(key);
+  else address.set(key, value);
+  history.replaceState(null, "", `#${address}`);
 }
-addEventListener("hashchange", openTarget);
-openTarget();
-for (const link of document.querySelectorAll("a[href^='#run-']")) {
-  link.addEventListener("click", () => setTimeout(openTarget)); // also if it is the address already
+
+/** Show what a link inside the page leads to; the address keeps the reader's choices. */
+function show(target) {
+  if (target?.tagName === "DETAILS") target.open = true;
+  target?.scrollIntoView();
 }
-addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((d) => (d.open = true)));
+document.addEventListener("click", (event) => {
+  const link = event.target.closest("a[href^='#']");
+  if (!link) return;
+  event.preventDefault();
+  show(byId(link.getAttribute("href").slice(1)));
+});
+if (location.hash.length > 1 && !address.size) show(byId(location.hash.slice(1)));
+addEventListener("beforeprint", () => document.querySelectorAll("#failed").forEach((d) => (d.open = true)));
