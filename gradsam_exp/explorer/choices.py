@@ -31,7 +31,7 @@ KEPT = 64  # composed configurations
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 _SHARED = re.compile(r"\$\{(\w+)\}")
 _PLAIN = re.compile(r"[A-Za-z_][\w.+-]*(?::[\w.+-]+)?|\d+(?:\.\d+)?%")
-_NOT_OURS = {"task", "hydra", "name", "output_root", "resume"}
+_NOT_OURS = {"task", "hydra", "name", "resume"}
 """Keys of the explorer's own command that an evaluation is not given."""
 Text = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^$\x00-\x1f]*$")]
 Value = bool | int | float | Text | list[Text] | None

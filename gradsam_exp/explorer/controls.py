@@ -50,7 +50,7 @@ def controls_of(factory: Callable[..., Any], values: Mapping[str, Any]) -> list[
 def summary_of(factory: Callable[..., Any]) -> str:
     """Return the first sentence of a plug-in's docstring."""
     text = inspect.getdoc(factory) or ""
-    return " ".join(re.split(r"\n\n|(?<=[.!?])\s", text, maxsplit=1)[0].split())
+    return " ".join(re.split(r"\n\n|(?<=[.!?])\s+(?=[A-Z`])", text, maxsplit=1)[0].split())
 
 
 def attributes_of(factory: Callable[..., Any]) -> dict[str, str]:

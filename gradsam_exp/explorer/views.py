@@ -9,12 +9,11 @@ from __future__ import annotations
 import base64
 import math
 import tempfile
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -50,6 +49,7 @@ from gradsam_exp.runs.folder import Run
 from gradsam_exp.runs.paired import paired_difference
 from gradsam_exp.runs.summary import summarize
 from gradsam_exp.runs.units import Units
+from gradsam_exp.segmenters.base import Segmenter
 from gradsam_exp.selectors.base import SELECTORS
 from gradsam_exp.types import PromptContext
 
@@ -62,35 +62,46 @@ REGISTRIES: dict[str, Any] = {
 }
 SIDE = 640  # px; larger images are shown smaller
 SAMPLE = 64  # images of the live mIoU
+PART = 8  # images that are prepared in one step, between which more urgent questions are answered
 STRIP = 20  # values along one knob
 BEST = 5  # classes that are named with their probabilities
 MOST_UPLOADS = 50
 _CELL = 2.2  # inches, of a saved figure
 
 
-class Recent(OrderedDict[Any, Any]):
-    """Keeps what was made last."""
+class Recent(Generic[T]):
+    """Keeps what was made or used last, at most so many things."""
 
     def __init__(self, most: int) -> None:
-        super().__init__()
-        self.most = most
+        self._most = most
+        self._kept: dict[Hashable, T] = {}
 
-    def made(self, key: Any, make: Callable[[], T]) -> T:
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._kept
+
+    def __getitem__(self, key: Hashable) -> T:
+        self._kept[key] = self._kept.pop(key)
+        return self._kept[key]
+
+    def __setitem__(self, key: Hashable, value: T) -> None:
+        self._kept.pop(key, None)
+        while len(self._kept) >= self._most:
+            del self._kept[next(iter(self._kept))]
+        self._kept[key] = value
+
+    def made(self, key: Hashable, make: Callable[[], T]) -> T:
         """Return what is kept under this key, or make it."""
         if key not in self:
-            value = make()
-            while len(self) >= self.most:
-                self.popitem(last=False)
-            self[key] = value
-        self.move_to_end(key)
+            self[key] = make()
         return self[key]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One image with all that became of it."""
+    """Holds one image with all that became of it; the segmenter is loaded."""
 
     plan: Plan
+    segmenter: Segmenter
     prepared: Prepared
     result: PipelineResult
     example: int
@@ -123,7 +134,10 @@ class Explorer:
         self.config = self.choices.config(State())
         self.dataset = find_dataset(self.config, self.config.split)
         self._sample = Limited(self.dataset, min(SAMPLE, len(self.dataset)))
-        self._plans, self._prepared, self._shown, self._scored = Recent(64), Recent(128), Recent(64), Recent(16)
+        self._plans: Recent[Plan] = Recent(64)
+        self._prepared: Recent[Prepared] = Recent(128)
+        self._shown: Recent[str] = Recent(64)
+        self._scored: Recent[pd.DataFrame] = Recent(16)
         self._uploads: list[tuple[str, GivenPictures]] = []
         self._folder = tempfile.TemporaryDirectory(prefix="gradsam-explore-")
         self._buckets = list(SizeBuckets(self.dataset, CHUNK, pixels=CHUNK_PIXELS))
@@ -255,23 +269,27 @@ class Explorer:
             experiment = self._by_hand(planned, experiment, Handmade(state.hand, example))
         results: list[PipelineResult] = []
         experiment.evaluate([prepared], on_batch=lambda part, result: results.append(result))
-        return Outcome(planned, prepared, results[0], example)
+        return Outcome(planned, experiment.pipeline.segmenter, prepared, results[0], example)
 
     def _prepare(self, planned: Plan, experiment: Experiment, index: int) -> Steps[Prepared]:
         """Prepare one image: with its chunk where runs have put that into the store, else alone."""
         prepare, dataset = experiment.prepare, planned.dataset
         recipe = (tuple(prepare.recipe), dataset.store_digest)
         if (*recipe, index) not in self._prepared:
-            stored = prepare.store.root is not None
             chunk = [index] if len(dataset) == 1 else self._chunk_of[index]
-            if not stored or prepare.missing(dataset, [chunk]):
+            if not self._is_stored(planned, experiment, chunk):
                 chunk = [index]
-                if not stored or prepare.missing(dataset, [chunk]):
+                if not self._is_stored(planned, experiment, chunk):
                     yield {"now": f"explaining and encoding the image, once (sam={planned.segmenter_name})"}
             found = self._chunk(planned, experiment, chunk)
             for place, one in enumerate(chunk):
                 self._prepared[(*recipe, one)] = found[place : place + 1]
-        return self._prepared.made((*recipe, index), lambda: None)
+        return self._prepared[(*recipe, index)]
+
+    @staticmethod
+    def _is_stored(planned: Plan, experiment: Experiment, chunk: list[int]) -> bool:
+        prepare = experiment.prepare
+        return prepare.store.root is not None and not prepare.missing(planned.dataset, [chunk])
 
     def _by_hand(self, planned: Plan, experiment: Experiment, strategy: Handmade) -> Experiment:
         segmenter = experiment.pipeline.segmenter
@@ -356,7 +374,7 @@ class Explorer:
         kept = [(q, c) for q, c in zip(choice.query.tolist(), choice.candidate.tolist(), strict=True) if q in own]
         query = kept[0][0] if kept else int(own[0])
         embeddings = outcome.prepared.embeddings
-        masks = outcome.plan.pipeline.segmenter.to_original(segmentation.logits[query], embeddings).cpu()
+        masks = outcome.segmenter.to_original(segmentation.logits[query], embeddings).cpu()
         predicted = segmentation.predicted_iou[query].tolist()
         alone = len(masks) == 1
         return [
@@ -443,32 +461,35 @@ class Explorer:
         return answer
 
     def _table(self, state: State, everything: bool) -> Steps[pd.DataFrame]:
-        """The per-example table of a setting, chunk by chunk, of the sample or of all images."""
+        """The per-example table of a setting, of the sample or of all images."""
         setting = State(choices=state.choices, knobs=state.knobs)
         key = (setting.setting, everything)
         if key not in self._scored:
             planned = self.plan(setting, sample=not everything)
             experiment = planned.experiment(among_others=True)
-            prepare, total, done = experiment.prepare, len(planned.dataset), 0
-            tables = []
+            tables, done, total = [], 0, len(planned.dataset)
             for chunk in SizeBuckets(planned.dataset, CHUNK, pixels=CHUNK_PIXELS):
-                yield {"now": "measuring", "done": done, "total": total}
-                kept = (tuple(prepare.recipe), planned.dataset.store_digest, tuple(chunk))
-                make = partial(self._chunk, planned, experiment, chunk)
-                prepared = make() if everything else self._prepared.made(kept, make)
-                yield {"now": "measuring", "done": done, "total": total}
-                tables.append(experiment.evaluate([prepared]).per_image)
-                done += len(chunk)
+                whole = self._is_stored(planned, experiment, chunk)
+                parts = [chunk] if whole else [chunk[k : k + PART] for k in range(0, len(chunk), PART)]
+                prepared = []
+                for part in parts:
+                    yield {"done": done, "total": total}
+                    make = partial(self._chunk, planned, experiment, part)
+                    kept = (tuple(experiment.prepare.recipe), planned.dataset.store_digest, tuple(part))
+                    prepared.append(make() if everything else self._prepared.made(kept, make))
+                    done += len(part)
+                yield {"done": done, "total": total}
+                tables.append(experiment.evaluate(prepared).per_image)
             table = pd.concat(tables).sort_values("example_id", kind="stable").reset_index(drop=True)
             if table["iou"].isna().all():
                 raise InputError("the images have no true masks: there is no IoU to compute")
             self._scored[key] = table
-        return self._scored.made(key, lambda: None)
+        return self._scored[key]
 
-    def _chunk(self, planned: Plan, experiment: Experiment, chunk: Sequence[int]) -> Prepared:
+    def _chunk(self, planned: Plan, experiment: Experiment, chunk: list[int]) -> Prepared:
         """Prepare some images together."""
-        prepare, most = experiment.prepare, self.config.batch_size
-        return next(iter(prepare(planned.dataset, batch_size=most, chunks=[list(chunk)])))
+        most = self.config.batch_size
+        return next(iter(experiment.prepare(planned.dataset, batch_size=most, chunks=[chunk])))
 
     # Images
 
