@@ -117,5 +117,5 @@ def test_what_a_control_offers_is_accepted(registry: Any):
             for value in offered:
                 check_value(f"{name}.{one['name']}", hints[one["name"]], value)
                 seen += 1
-            assert one["about"], f"{name}.{one['name']} has no explanation"
+            assert one["about"], f"{registry.key}={name}: {one['name']} has no explanation"
     assert seen > 3
