@@ -23,11 +23,12 @@ from pydantic.dataclasses import dataclass
 
 from gradsam_exp.config import Config, check
 from gradsam_exp.errors import InputError, did_you_mean, first_line
+from gradsam_exp.explorer.recent import Recent
 from gradsam_exp.prompts.base import KNOBS
 
 GROUPS = ("explainer", "refine", "pipeline", "selector")
 """The groups that are chosen on the page."""
-KEPT = 64  # composed configurations
+KEPT = 256  # configurations and what is read of them
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 _SHARED = re.compile(r"\$\{(\w+)\}")
 _PLAIN = re.compile(r"[A-Za-z_][\w.+-]*(?::[\w.+-]+)?|\d+(?:\.\d+)?%")
@@ -84,18 +85,20 @@ class Choices:
 
     Args:
         base: the overrides that the explorer was started with.
+
+    Attributes:
+        options: of each group, those of other packages' plug-ins included.
     """
 
     def __init__(self, base: Sequence[str]) -> None:
         self.base = [override for override in base if _key(override).partition(".")[0] not in _NOT_OURS]
-        self._composed: dict[tuple[str, ...], DictConfig] = {}
+        self._composed: Recent[DictConfig] = Recent(KEPT)
+        self._configs: Recent[Config] = Recent(KEPT)
+        self._keys: Recent[list[tuple[str, str]]] = Recent(KEPT)
+        loader = GlobalHydra.instance().config_loader()
+        self.options = {group: sorted(loader.get_group_options(group)) for group in GROUPS}
         self._first: dict[str, str] = {}
         self._first = self.chosen(State())
-
-    def options(self) -> dict[str, list[str]]:
-        """List the options of each group, those of other packages' plug-ins included."""
-        loader = GlobalHydra.instance().config_loader()
-        return {group: sorted(loader.get_group_options(group)) for group in GROUPS}
 
     def chosen(self, state: State) -> dict[str, str]:
         """Return the option of each group; a strategy may bring a selector."""
@@ -108,6 +111,9 @@ class Choices:
         Raises:
             InputError: something that is not known or does not fit.
         """
+        return self._configs.made(state.setting, lambda: self._checked(state))
+
+    def _checked(self, state: State) -> Config:
         composed = copy.deepcopy(self._compose(state))
         with open_dict(composed):
             del composed["hydra"]
@@ -123,14 +129,12 @@ class Choices:
 
     def keys(self, state: State, group: str) -> list[tuple[str, str]]:
         """List a plug-in's parameters, each with the key that sets it: a shared knob, or its own."""
-        node: Any = OmegaConf.to_container(self._compose(state)[group], resolve=False)
-        found = []
-        for name, written in node.items():
-            shared = _SHARED.fullmatch(written) if isinstance(written, str) else None
-            own = shared[1] if shared is not None and shared[1] in KNOBS else f"{group}.{name}"
-            if name != "name":
-                found.append((str(name), own))
-        return found
+
+        def find() -> list[tuple[str, str]]:
+            node: Any = OmegaConf.to_container(self._compose(state)[group], resolve=False)
+            return [(name, _key_of(group, name, value)) for name, value in node.items() if name != "name"]
+
+        return self._keys.made((group, *sorted(state.choices.items())), find)
 
     def overrides(self, state: State) -> list[str]:
         """Write the overrides that give this state's setting on the command line."""
@@ -162,17 +166,16 @@ class Choices:
         if not set(state.choices) <= set(GROUPS):
             raise InputError(f"{min(set(state.choices) - set(GROUPS))} cannot be chosen here")
         for group, option in state.choices.items():
-            if option not in self.options()[group]:
-                raise InputError(f"{group}={option!r} is not known{did_you_mean(option, self.options()[group])}")
+            if option not in self.options[group]:
+                raise InputError(f"{group}={option!r} is not known{did_you_mean(option, self.options[group])}")
         # Knobs are set later, so that moving one composes nothing.
         unset = State(choices=state.choices)
         overrides = [*self._base(unset), *(f"{group}={option}" for group, option in unset.choices.items())]
-        key = tuple(overrides)
-        if key not in self._composed:
-            if len(self._composed) >= KEPT:
-                self._composed.pop(next(iter(self._composed)))
-            self._composed[key] = hydra.compose("config", overrides, return_hydra_config=True)
-        return self._composed[key]
+
+        def compose() -> DictConfig:
+            return hydra.compose("config", overrides, return_hydra_config=True)
+
+        return self._composed.made(tuple(overrides), compose)
 
 
 def written(value: Value | Sequence[str]) -> str:
@@ -189,6 +192,12 @@ def written(value: Value | Sequence[str]) -> str:
         escaped = value.replace("\\", "\\\\").replace('"', '\\"')
         return f'"{escaped}"'
     return f"[{','.join(map(written, value))}]"
+
+
+def _key_of(group: str, name: str, value: Any) -> str:
+    """The key that sets a parameter: that of the shared knob that it is taken from, or its own."""
+    shared = _SHARED.fullmatch(value) if isinstance(value, str) else None
+    return shared[1] if shared is not None and shared[1] in KNOBS else f"{group}.{name}"
 
 
 def _key(override: str) -> str:

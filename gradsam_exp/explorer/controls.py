@@ -22,28 +22,30 @@ STEPS = 100  # of a slider over decimal fractions
 _NO_WORD = "no such word"
 
 
-def controls_of(factory: Callable[..., Any], values: Mapping[str, Any]) -> list[dict[str, Any]]:
+def controls_of(
+    factory: Callable[..., Any], values: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> list[dict[str, Any]]:
     """Describe the parameters of a plug-in that a page can change.
 
     Args:
         factory: the class or function.
         values: of its config node, by name; a parameter that is not there is left out.
+        defaults: the values where none is given, from which follows how far a slider reaches.
 
     Returns:
         For each: ``name``, ``kind`` (``check``, ``choice``, ``range``, ``text`` or ``fixed``), ``value``,
         ``about``; of choices ``choices``; of ranges ``low``, ``high``, ``step`` and ``words``.
     """
-    explained = attributes_of(factory)
-    hints = _hints(factory)
-    names = [name for name in _parameters(factory) if name in values and name in hints]
+    explained, hints = attributes_of(factory), _hints(factory)
     return [
         {
             "name": name,
             "value": values[name],
             "about": explained.get(name, ""),
-            **_control(hints[name], values[name]),
+            **_control(hints[name], defaults.get(name, values[name])),
         }
-        for name in names
+        for name in _parameters(factory)
+        if name in values and name in hints
     ]
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import base64
 import math
 import tempfile
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -38,6 +38,7 @@ from gradsam_exp.explorer.choices import Choices, State, Value
 from gradsam_exp.explorer.controls import controls_of, summary_of
 from gradsam_exp.explorer.desk import Steps, Work
 from gradsam_exp.explorer.hand import Handmade
+from gradsam_exp.explorer.recent import Recent
 from gradsam_exp.overlap import iou, only_counted
 from gradsam_exp.prompts.base import STRATEGIES
 from gradsam_exp.prompts.thresholds import at_least
@@ -53,7 +54,6 @@ from gradsam_exp.segmenters.base import Segmenter
 from gradsam_exp.selectors.base import SELECTORS
 from gradsam_exp.types import PromptContext
 
-T = TypeVar("T")
 REGISTRIES: dict[str, Any] = {
     "explainer": EXPLAINERS,
     "refine": REFINERS,
@@ -67,33 +67,6 @@ STRIP = 20  # values along one knob
 BEST = 5  # classes that are named with their probabilities
 MOST_UPLOADS = 50
 _CELL = 2.2  # inches, of a saved figure
-
-
-class Recent(Generic[T]):
-    """Keeps what was made or used last, at most so many things."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._kept: dict[Hashable, T] = {}
-
-    def __contains__(self, key: Hashable) -> bool:
-        return key in self._kept
-
-    def __getitem__(self, key: Hashable) -> T:
-        self._kept[key] = self._kept.pop(key)
-        return self._kept[key]
-
-    def __setitem__(self, key: Hashable, value: T) -> None:
-        self._kept.pop(key, None)
-        while len(self._kept) >= self._most:
-            del self._kept[next(iter(self._kept))]
-        self._kept[key] = value
-
-    def made(self, key: Hashable, make: Callable[[], T]) -> T:
-        """Return what is kept under this key, or make it."""
-        if key not in self:
-            self[key] = make()
-        return self[key]
 
 
 @dataclass(frozen=True)
@@ -183,7 +156,8 @@ class Explorer:
             effect has the reason in ``off``.
         """
         config = self.choices.config(replace(state, knobs=self._fitting(state)))
-        chosen, options = self.choices.chosen(state), self.choices.options()
+        unset = self.choices.config(State(choices=state.choices))
+        chosen, options = self.choices.chosen(state), self.choices.options
         off = self._without_effect(state)
         groups = {}
         for group, registry in REGISTRIES.items():
@@ -192,7 +166,7 @@ class Explorer:
             keys = dict(self.choices.keys(state, group))
             knobs = [
                 {**control, "key": keys[control["name"]], "off": off.get(f"{group}.{control['name']}", "")}
-                for control in controls_of(factory, node)
+                for control in controls_of(factory, node, getattr(unset, group))
                 if control["name"] in keys and control["name"] != "target_layers"
             ]
             groups[group] = {

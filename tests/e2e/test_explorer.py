@@ -121,7 +121,8 @@ def test_a_slider_changes_the_picture_the_command_and_the_address(opened: Opened
     opened.change("choose('pipeline', 'box')")
     assert page.locator("#pipeline-box_threshold").is_visible()
     assert page.locator("#pipeline-bg_threshold").count() == 0
-    opened.change("choose('pipeline', 'fgbg'); state.knobs['pipeline.n'] = 0")
+    opened.change("choose('pipeline', 'fgbg')")
+    opened.change("set('pipeline.n', 0)")
     assert page.locator("#pipeline-tie").is_disabled()
     assert "has no effect with pipeline=fgbg pipeline.n=0" in page.locator(".knob:has(#pipeline-tie)").inner_text()
 
@@ -191,7 +192,8 @@ def test_settings_are_compared_on_a_sample_and_on_all(opened: Opened):
 
 def test_names_stay_text_and_images_are_chosen(opened: Opened, started: Any):
     page, folder = opened.page, started[2]
-    page.wait_for_function("byId('image').options.length === 6")
+    page.wait_for_function("byId('only').options.length === 3")
+    assert page.locator("#image option").count() == 6
     assert EVIL in page.locator("#only").inner_text()
     opened.change("byId('only').value = 'plain'; byId('only').dispatchEvent(new Event('change'))")
     assert page.locator("#image option").count() == 3

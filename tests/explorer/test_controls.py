@@ -62,7 +62,7 @@ class Plugin(Base):
 
 def controls(factory: Any = Plugin) -> dict[str, dict[str, Any]]:
     values = dataclasses.asdict(factory())
-    return {one["name"]: one for one in controls_of(factory, values)}
+    return {one["name"]: one for one in controls_of(factory, values, values)}
 
 
 def test_every_field_has_a_control_of_its_kind():
@@ -91,6 +91,11 @@ def test_ranges_are_those_that_the_field_takes():
     assert found["either"]["choices"] == ["auto", "none"]
 
 
+def test_how_far_a_slider_reaches_follows_from_the_default():
+    (one,) = [one for one in controls_of(Plugin, {"gain": 90.0}, {"gain": 30.0}) if one["name"] == "gain"]
+    assert (one["value"], one["high"]) == (90.0, controls()["gain"]["high"])
+
+
 def test_explanations_are_the_docstrings():
     assert attributes_of(Plugin) | {"mode": "what is done."} == attributes_of(Plugin)
     assert controls()["share"]["about"] == "a share of something."
@@ -109,7 +114,7 @@ def test_what_a_control_offers_is_accepted(registry: Any):
             for field in dataclasses.fields(factory)
             if field.default is not dataclasses.MISSING
         }
-        for one in controls_of(factory, values):
+        for one in controls_of(factory, values, values):
             offered = [*one.get("choices", ()), *one.get("words", ())]
             if one["kind"] == "range":
                 assert one["low"] <= one["value"] <= one["high"] or isinstance(one["value"], str), (name, one)

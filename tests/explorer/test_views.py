@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -124,6 +127,19 @@ def test_images_are_named_with_their_classes(explorer: Explorer):
     (told,) = list(explorer.names())
     assert told["names"][:2] == [[0, "test-00000", ["circle"]], [1, "test-00001", ["square"]]]
     assert answered(explorer.names()) == {"total": 8, "worst": []}
+
+
+def test_the_worst_of_a_run_are_listed(explorer: Explorer, monkeypatch: pytest.MonkeyPatch):
+    names = ["test-00003", "test-00001", "test-00002", "of another set"]
+    table = pd.DataFrame({"image_id": names, "iou": [0.2, 0.1, float("nan"), 0.0]})
+    monkeypatch.setattr(explorer, "run", SimpleNamespace(images=table))
+    assert answered(explorer.names())["worst"] == [[1, 0.1], [3, 0.2]]
+
+
+def test_a_run_on_other_images_is_refused(explorer: Explorer):
+    other: Any = SimpleNamespace(data_digest="another", folder="there", command="python run.py limit=3")
+    with pytest.raises(InputError, match=r"^task\.run=there is on other images .* python run\.py limit=3$"):
+        Explorer(["limit=4"], explorer.job, run=other)
 
 
 def picture(size: tuple[int, int] = (80, 60)) -> bytes:

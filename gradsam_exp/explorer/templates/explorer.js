@@ -75,7 +75,10 @@ async function refresh() {
       waiting = false;
       const asked = structuredClone(state);
       const answer = await ask("picture", { state: asked }, (told) => told.now && progress(`${told.now} …`));
-      if (answer) await show(answer);
+      if (answer) {
+        await show(answer);
+        document.body.dataset.shown = String(Number(document.body.dataset.shown ?? 0) + 1);
+      }
     } while (waiting);
   } catch (error) {
     say(error.message);
@@ -349,7 +352,6 @@ async function show(answer) {
   byId("examples").hidden = shown.image.examples.length < 2;
   fill(byId("example"), shown.image.examples.map((name, k) => [k, name]), state.example);
   await Promise.all([drawScene(), drawKept(byId("kept"), shown, pinned ? "B: " : "", colourOfMask()), drawOffered()]);
-  document.body.dataset.shown = String(Number(document.body.dataset.shown ?? 0) + 1);
   showPinned();
 }
 
