@@ -8,10 +8,14 @@ INSTALLED := $(VENV)/.installed
 # Where this is set, every start would compile PyTorch's Python files anew: 15 seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test test-ray docs quick bench answer check lock clean
+.PHONY: run explore test test-ray docs quick bench answer check lock clean
 
 run: $(INSTALLED)
 	@$(BIN)/python run.py $(ARGS)
+
+# A local page: change a setting and see at once what becomes of an image. make explore ARGS="data=folder data.root=PATH"
+explore: $(INSTALLED)
+	@$(BIN)/python run.py task=explore $(ARGS)
 
 # A process per core, up to four, with one thread each: most tests keep no second one busy.
 # Shapes and dtypes of annotations are checked meanwhile, which takes half as long again.

@@ -200,9 +200,11 @@ class Preparation:
             masks = [find_everything(self.segmenter, self.segmenter.encode(image[None]), mode) for image in images]
         return self.refine.refiner(images, found, **self.refine.needed(images, masks, batches))
 
-    def images(self, dataset: ExampleDataset) -> Iterator[ExampleBatch]:
-        """Prepare the images alone, in the same chunks."""
-        for chunk in self._made(dataset, self.stages[:1], 1):
+    def images(
+        self, dataset: ExampleDataset, *, chunks: Iterable[list[int]] | None = None
+    ) -> Iterator[ExampleBatch]:
+        """Prepare the images alone, in the same chunks; ``chunks`` as of `__call__`."""
+        for chunk in self._made(dataset, self.stages[:1], 1, chunks):
             yield chunk.batch
 
     def missing(self, dataset: ExampleDataset, among: Iterable[list[int]] | None = None) -> list[list[int]]:

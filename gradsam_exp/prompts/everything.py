@@ -136,6 +136,7 @@ class BoxThenEverything(WithEverything):
 
     Attributes:
         box_threshold, margin: of `Box`.
+        max_rounds: 1 keeps the mask that the box gave.
     """
 
     kinds: ClassVar[frozenset[str]] = frozenset({"points", "boxes"})

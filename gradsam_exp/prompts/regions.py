@@ -52,7 +52,12 @@ class Box(PromptStrategy):
 @STRATEGIES.register("box_points")
 @dataclass(frozen=True)
 class BoxPoints(Foreground):
-    """BoxPoints asks with `Foreground`'s points and `Box`'s box in one query; see there for the attributes."""
+    """BoxPoints asks with `Foreground`'s points and `Box`'s box in one query; see there for the attributes.
+
+    Attributes:
+        box_threshold: warm pixels of the box have at least this share of the heatmap's maximum; or a rule.
+        margin: added to the box on every side: pixels, or a share (``2%``) of the shorter side.
+    """
 
     kinds: ClassVar[frozenset[str]] = frozenset({"points", "boxes"})
 

@@ -45,7 +45,10 @@ from gradsam_exp.runs.writing import replaced
 
 IOU_DIGITS = 12  # so that the same images are ties in the charts as in the table
 _STAMP = re.compile(r"(\d{4}-\d\d-\d\d)_(\d\d-\d\d-\d\d)(?:-\d{6})?")  # of a run's or a sweep's folder
-_BEFORE, _AFTER = ("page.js", "table.js"), ("charts.js", "images.js")  # the library for charts
+_BEFORE, _AFTER = (
+    ("shared.js", "page.js", "table.js"),
+    ("charts.js", "drawing.js", "images.js"),
+)  # the library for charts
 
 
 def write_page(

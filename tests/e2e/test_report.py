@@ -81,19 +81,6 @@ def test_a_report_of_nothing_is_refused_in_one_line(run, tmp_path: Path):
     assert "no finished runs there" in run("task=report", f"runs={tmp_path}").err
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    """A browser, the one that is installed."""
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if path is None:
-        pytest.skip("NO CHROMIUM HERE: the report was not tried in a browser (apt-get install chromium)")
-    api = pytest.importorskip("playwright.sync_api", reason="NO PLAYWRIGHT: the report was not tried in a browser")
-    with api.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 class Opened:
     """A page, with all it complained about or asked for."""
 

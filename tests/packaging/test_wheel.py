@@ -23,6 +23,7 @@ def test_the_wheel_holds_what_a_run_reads_and_nothing_else(wheel: Path):
         ("*.py", "hydra_plugins", "hydra_plugins"),
         ("*.safetensors", "gradsam_exp/weights", "gradsam_exp/weights"),
         ("*.*", "gradsam_exp/reports/templates", "gradsam_exp/reports/templates"),
+        ("*.*", "gradsam_exp/explorer/templates", "gradsam_exp/explorer/templates"),
     ]:
         files = [path.relative_to(ROOT / folder) for path in (ROOT / folder).rglob(kind) if path.is_file()]
         assert files

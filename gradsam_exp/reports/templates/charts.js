@@ -1,7 +1,6 @@
 "use strict";
 // Plotly's charts: those that came ready with the content, and those that follow the reader's choices.
 
-const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const [colourA, colourB] = [style("--a"), style("--b")];
 
 /** Colours and margins of all charts, in light and dark. */

@@ -1,14 +1,9 @@
 "use strict";
-// What all parts of the page share: the content, the reader's choices, and small helpers.
+// What all parts of the report share: how its runs differ, and links to them.
 
-const report = JSON.parse(document.getElementById("content").textContent);
-const byId = (id) => document.getElementById(id);
 const finished = report.runs.filter((run) => run.status === "finished");
 const pairs = new Map(); // "i,j" with i > j: what is known of their difference
 for (const [i, j, ...rest] of report.pairs) pairs.set(`${Math.max(i, j)},${Math.min(i, j)}`, { i, rest });
-
-const fixed = (value, digits = 3) => (value === null || value === undefined ? "–" : value.toFixed(digits));
-const signed = (value) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(3);
 
 /** How run `i` differs from run `j` on the same images; null if they have none in common. */
 function difference(i, j) {
@@ -30,27 +25,6 @@ function holm(values) {
     corrected[k] = largest;
   });
   return corrected;
-}
-
-/** Fill a select with `[value, text]`; keeps what was chosen if it is still there. */
-function fill(select, options, chosen = select.value) {
-  select.replaceChildren(...options.map(([value, text]) => new Option(text, value)));
-  if (options.some(([value]) => String(value) === String(chosen))) select.value = chosen;
-}
-
-for (const button of document.querySelectorAll("button.copy")) {
-  button.addEventListener("click", async () => {
-    const code = button.parentElement.querySelector("code");
-    getSelection().selectAllChildren(code); // if nothing else, Ctrl-C copies it
-    let copied = false;
-    try {
-      await navigator.clipboard.writeText(code.textContent);
-      copied = true;
-    } catch {
-      copied = document.execCommand("copy");
-    }
-    button.parentElement.querySelector("[role=status]").textContent = copied ? "copied" : "press Ctrl-C";
-  });
 }
 
 /** What the reader has chosen: it stands in the address, so that a copied address shows the same. */
