@@ -53,7 +53,7 @@ def with_comparison(runs: Runs, table: pd.DataFrame, baseline: str | None = None
     if "within" in table:
         known = set(map(tuple, pairs[keys].to_numpy()))
         first = pairs.drop_duplicates("job").set_index("job")["within"]
-        own = [w if (j, w) in known else first.get(j) for j, w in places[keys].to_numpy()]
+        own = [w if (j, w) in known else str(first.get(j)) for j, w in places[keys].to_numpy()]
         places = places.assign(within=own)
     found = places[keys].merge(pairs, on=keys, how="left").drop(columns=keys)
     return pd.concat([table.reset_index(drop=True), found], axis=1)
@@ -81,10 +81,11 @@ def compare_runs(runs: Runs, table: pd.DataFrame, baseline: str | None = None) -
     keys = ["job", "within"] if "within" in table else ["job"]
     rows: list[dict[str, Any]] = []
     for place in sorted(runs.evaluated(table)[keys].to_dict("records"), key=lambda row: row["job"] != baseline):
-        job, within = place["job"], place.get("within", "")
+        job, within = str(place["job"]), str(place.get("within", ""))
         images, data = runs[job].images, runs[job].data_digest
         by_class = images.groupby("class_name")["iou"].mean()
-        row: dict[str, Any] = {**place, **{f"{CLASS_MIOU}{name}": value for name, value in by_class.items()}}
+        row: dict[str, Any] = {f"{CLASS_MIOU}{name}": value for name, value in by_class.items()}
+        row |= {key: place[key] for key in keys}
         name, first = baselines.setdefault((within, data), (job, images["iou"]))
         if name != job:
             row |= against(images, name, first)
