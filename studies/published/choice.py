@@ -77,13 +77,13 @@ def command(chosen: Mapping[str, Sequence[Setting]], config: Mapping[str, Any]) 
     settings = [setting for group in chosen.values() for setting in group]
     grids = [own for number, own in enumerate(settings) if own not in settings[:number]]
     written = [
-        f"g{number}:{{{','.join(f'{key}:{value}' for key, value in own.items())}}}"
+        f"+hydra.sweeper.grids.g{number}={{{','.join(f'{key}:{value}' for key, value in own.items())}}}"
         for number, own in enumerate(grids)
     ]
     within = ",".join(config["compare_within"])
     same = [f"background={config['data']['background']['name']}", f"limit={as_override(config['limit'])}"]
     return ["-m", "hydra/sweeper=grids", "split=test", "name=chosen", f"compare_within=[{within}]", *same,
-            f"hydra.sweeper.grids={{{','.join(written)}}}"]  # fmt: skip
+            *written]  # fmt: skip
 
 
 def _setting(row: Mapping[Any, Any], keys: Sequence[str]) -> Setting:
