@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 # Where this is set, every start would compile PyTorch's Python files anew: 15 seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run explore test test-ray docs quick bench answer check lock clean
+.PHONY: run explore test test-ray docs quick bench answer figures check lock clean
 
 run: $(INSTALLED)
 	@$(BIN)/python run.py $(ARGS)
@@ -71,6 +71,21 @@ answer: $(INSTALLED)
 	@$(BIN)/python run.py experiment=tta $(BOTH) $(ARGS)
 	@$(BIN)/python run.py experiment=oracles explainer.target=predicted,label $(BOTH) $(ARGS)
 	@$(BIN)/python run.py experiment=layers $(BOTH) $(ARGS)
+
+# Every figure and table of README and docs/, from runs: make figures ARGS="cifar10_root=PATH photographs=PATH"
+# (photographs: the folder of BSDS500). Half a day on two cores; finished runs are kept and taken when it is started again.
+given = $(patsubst $(1)=%,%,$(filter $(1)=%,$(ARGS)))
+FIGURES := outputs/figures
+figures: $(INSTALLED)
+	@test -n "$(call given,cifar10_root)" -a -n "$(call given,photographs)" || \
+		{ echo 'make figures needs ARGS="cifar10_root=PATH photographs=PATH"'; exit 1; }
+	@$(BIN)/python -m studies.published --cifar10-root $(call given,cifar10_root) --photographs $(call given,photographs) \
+		--out $(FIGURES)
+	@$(MAKE) --no-print-directory answer ARGS="cifar10_root=$(call given,cifar10_root)"
+	@$(BIN)/python -m studies.background_points.by_hit $(FIGURES)/tiers
+	@$(BIN)/python -m studies.stage_losses $(FIGURES)/oracles-mixed $(FIGURES)/oracles-cifar10 --to $(FIGURES)/stage_losses
+	@$(BIN)/python -m studies.heatmap_metrics $(FIGURES)/explainers --to $(FIGURES)/heatmap_metrics
+	@$(BIN)/python -m studies.sanity_checks output_root=$(FIGURES)/sanity_checks
 
 # Format, lint, types and who imports whom, as pre-commit and CI see them.
 check: $(INSTALLED)

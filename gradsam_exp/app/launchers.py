@@ -60,6 +60,10 @@ def runs_on_this_machine(launcher: DictConfig) -> bool:
     return str(launcher["_target_"]).endswith((".JoblibLauncher", ".LocalLauncher"))
 
 
+FIXED = "!"
+"""After a key of a grid whose value no command line changes: ``sam!: none``."""
+
+
 def parsed_grids(
     grids: Sequence[Mapping[str, Any]],
     params: Mapping[str, Any],
@@ -69,16 +73,17 @@ def parsed_grids(
     """Parse what each grid of a sweep gives, by key: its own values, then ``params``, then the command line's.
 
     Args:
-        grids: those of ``hydra/sweeper=grids``.
+        grids: those of ``hydra/sweeper=grids``; of a key that ends in ``!`` the grid has the last word.
         params: of ``hydra.sweeper.params``.
-        arguments: of the command line, which has the last word.
+        arguments: of the command line, which has the last word else.
         loader: finds what ``glob(*)`` stands for.
     """
     parser = OverridesParser.create(config_loader=loader)
     found = []
     for grid in grids:
-        given = [f"{key}={value}" for key, value in [*grid.items(), *params.items()]]
-        overrides = parser.parse_overrides([*given, *arguments])
+        given = [f"{key}={value}" for key, value in [*grid.items(), *params.items()] if not key.endswith(FIXED)]
+        fixed = [f"{key.removesuffix(FIXED)}={value}" for key, value in grid.items() if key.endswith(FIXED)]
+        overrides = parser.parse_overrides([*given, *arguments, *fixed])
         found.append({override.get_key_element(): override for override in overrides})
     return found
 
@@ -92,7 +97,7 @@ def _grids(config: DictConfig) -> list[dict[str, Override]]:
 
 def varied_keys(config: DictConfig) -> tuple[str, ...]:
     """List the keys of what a sweep varies, as far as they can be known before it starts."""
-    own = {str(key) for grid in config.hydra.sweeper.get("grids", {}).values() for key in grid}
+    own = {str(k).removesuffix(FIXED) for grid in config.hydra.sweeper.get("grids", {}).values() for k in grid}
     try:
         keys = {
             key: None

@@ -34,10 +34,10 @@ def summarize_sweep(folder: Path, store: Store | None = None) -> pd.DataFrame:
     with warned("report.html was not written"):
         from gradsam_exp.reports.page import write_page  # noqa: PLC0415
 
-        page = write_page(runs, table, folder / "report.html", store)
+        page = write_page(runs, table.drop_duplicates("job"), folder / "report.html", store)
         if page is not None:
             tell(page)
-    write_curves(runs, table, folder / "sweep.png")
+    write_curves(runs, table.drop_duplicates("job"), folder / "sweep.png")
     return table
 
 
@@ -67,11 +67,11 @@ def write_tables(runs: Runs, table: pd.DataFrame, to: Path) -> None:
     from gradsam_exp.runs.pooling import pool_runs  # noqa: PLC0415
 
     table.to_csv(to / "sweep.csv", index=False)
-    varied = varied_columns(table)
-    pooled = pool_runs(runs, table, varied)
+    once, varied = table.drop_duplicates("job"), varied_columns(table)
+    pooled = pool_runs(runs, once, varied)
     if len(pooled):
         pooled.to_csv(to / "pooled.csv", index=False)
-    effects = main_effects(runs, table, varied)
+    effects = main_effects(runs, once, varied)
     shown = table, pooled, runs.metric_facts(table), about(runs, table), notes_on_units(runs, table), effects
     (to / "sweep.md").write_text(as_markdown(*shown), encoding="utf-8")
     (to / "sweep.tex").write_text(as_latex(*shown), encoding="utf-8")

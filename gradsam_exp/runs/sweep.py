@@ -39,18 +39,24 @@ def with_comparison(runs: Runs, table: pd.DataFrame, baseline: str | None = None
     """Add `compare_runs`' columns to the table; a run that repeats another has that one's.
 
     If the sweep was to be compared within the values of some keys (``compare_within``), these are in ``within``.
+    If ``sam`` is among them, a run whose segmenter has no network has a row for each segmenter that has one: it is
+    what these have to beat.
     """
     import pandas as pd  # noqa: PLC0415
 
-    within = [_within(runs[job]) for job in table["job"]]
-    if len(set(within)) > 1:
-        table = table.assign(within=within)
+    table = _within_tables(runs, table)
     pairs = compare_runs(runs, table, baseline)
     if not len(pairs):
         return table
-    made_by = table["same_as"].fillna(table["job"]) if "same_as" in table else table["job"]
-    found = pairs.set_index("job").reindex(made_by).reset_index(drop=True)
-    return pd.concat([table, found], axis=1)
+    keys = ["job", "within"] if "within" in table else ["job"]
+    places = table.assign(job=table["same_as"].fillna(table["job"])) if "same_as" in table else table
+    if "within" in table:
+        known = set(map(tuple, pairs[keys].to_numpy()))
+        first = pairs.drop_duplicates("job").set_index("job")["within"]
+        own = [w if (j, w) in known else str(first.get(j)) for j, w in places[keys].to_numpy()]
+        places = places.assign(within=own)
+    found = places[keys].merge(pairs, on=keys, how="left").drop(columns=keys)
+    return pd.concat([table.reset_index(drop=True), found], axis=1)
 
 
 def compare_runs(runs: Runs, table: pd.DataFrame, baseline: str | None = None) -> pd.DataFrame:
@@ -62,31 +68,32 @@ def compare_runs(runs: Runs, table: pd.DataFrame, baseline: str | None = None) -
         baseline: the job that comes first on its images instead.
 
     Returns:
-        One row per run: ``baseline`` (the job compared with), ``delta_miou`` with ``_low`` and ``_high``,
-        ``p`` of the mean difference by sign flips, corrected by Holm over the sweep (over those of one value of
-        ``within``), ``wins``, ``ties``, ``losses``, and one ``class_miou:<class>`` per class. A baseline's own row
-        has classes only.
+        One row per run (and ``within``): ``baseline`` (the job compared with), ``delta_miou`` with ``_low`` and
+        ``_high``, ``p`` of the mean difference by sign flips, corrected by Holm over the sweep (over those of one
+        value of ``within``), ``wins``, ``ties``, ``losses``, and one ``class_miou:<class>`` per class. A
+        baseline's own row has classes only.
     """
     import pandas as pd  # noqa: PLC0415
 
     from gradsam_exp.runs.paired import holm  # noqa: PLC0415
 
     baselines: dict[tuple[str, str], tuple[str, pd.Series]] = {}
-    within = dict(zip(table["job"], table["within"], strict=True)) if "within" in table else {}
+    keys = ["job", "within"] if "within" in table else ["job"]
     rows: list[dict[str, Any]] = []
-    jobs = runs.evaluated(table)["job"].tolist()
-    for job in sorted(jobs, key=lambda job: job != baseline):
+    for place in sorted(runs.evaluated(table)[keys].to_dict("records"), key=lambda row: row["job"] != baseline):
+        job, within = str(place["job"]), str(place.get("within", ""))
         images, data = runs[job].images, runs[job].data_digest
         by_class = images.groupby("class_name")["iou"].mean()
-        row: dict[str, Any] = {"job": job, **{f"{CLASS_MIOU}{name}": value for name, value in by_class.items()}}
-        name, first = baselines.setdefault((within.get(job, ""), data), (job, images["iou"]))
+        row: dict[str, Any] = {f"{CLASS_MIOU}{name}": value for name, value in by_class.items()}
+        row |= {key: place[key] for key in keys}
+        name, first = baselines.setdefault((within, data), (job, images["iou"]))
         if name != job:
             row |= against(images, name, first)
         rows.append(row)
     pairs = pd.DataFrame(rows)
     if "p" not in pairs:
         return pairs.iloc[:0]
-    for _, together in pairs.groupby(pairs["job"].map(lambda job: within.get(job, ""))):
+    for _, together in pairs.groupby(pairs.get("within", lambda _: "")):
         pairs.loc[together.index, "p"] = holm(together["p"].tolist())
     return pairs
 
@@ -114,12 +121,38 @@ def notes_on_units(runs: Runs, table: pd.DataFrame) -> list[str]:
     return [where.format(job) + note for job, note in found.items() if note]
 
 
-def _within(run: Run) -> str:
-    """What a run has where its sweep is compared within, such as ``compact · leaky``."""
+def _within_tables(runs: Runs, table: pd.DataFrame) -> pd.DataFrame:
+    """Add ``within``, such as ``compact · leaky``, if runs differ there; see `with_comparison`."""
+    import pandas as pd  # noqa: PLC0415
+
+    found = [_compared_within(runs[job]) for job in table["job"]]
+    rows: list[dict[Any, Any]] = []
+    for row, own in zip(table.to_dict("records"), found, strict=True):
+        others = [own]
+        if "sam" in own and without_network(own["sam"]):
+            alike = [other for other in found if own | {"sam": other.get("sam", "")} == other]
+            others = [other for other in alike if not without_network(other["sam"])] or others
+        texts = dict.fromkeys(" · ".join(other.values()) for other in others)
+        rows += [row | {"within": text} for text in texts]
+    if len({row["within"] for row in rows}) < 2:
+        return table
+    return pd.DataFrame(rows)[[*table, "within"]]
+
+
+def _compared_within(run: Run) -> dict[str, str]:
+    """Read what a run has where its sweep is compared within, by key."""
     if run.problem is not None:
-        return ""
-    keys = run.config.get("compare_within") or []
-    return " · ".join(chosen(run.config, key) or "" for key in keys)
+        return {}
+    return {key: chosen(run.config, key) or "" for key in run.config.get("compare_within") or []}
+
+
+def without_network(sam: str) -> bool:
+    """Say whether a segmenter of this name works on the picture alone."""
+    from gradsam_exp.segmenters.base import SEGMENTERS  # noqa: PLC0415  (a sweep's parent starts without torch)
+    from gradsam_exp.segmenters.pixelwise import PixelSegmenter  # noqa: PLC0415
+
+    found = SEGMENTERS.get(sam) if sam in SEGMENTERS.names() else None
+    return isinstance(found, type) and issubclass(found, PixelSegmenter)
 
 
 def _varied_between(runs: Runs) -> list[dict[str, str]]:

@@ -36,7 +36,8 @@ def compare(config: Config, job: Job, *, baseline: str | int | None = None) -> N
     if first is not None and first not in finished:
         raise InputError(f"task.baseline={first} is no finished run{did_you_mean(first, finished)}")
     table = with_comparison(runs, table, first)
-    page = write_page(runs, table, job.folder / "report.html", store, baseline=first)
+    once = table.drop_duplicates("job")
+    page = write_page(runs, once, job.folder / "report.html", store, baseline=first)
     write_tables(runs, table, job.folder)
-    write_curves(runs, table, job.folder / "sweep.png")
+    write_curves(runs, once, job.folder / "sweep.png")
     console.print(page, soft_wrap=True)

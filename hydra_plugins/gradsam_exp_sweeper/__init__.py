@@ -1,8 +1,9 @@
 """This module is ``hydra/sweeper=grids``: a sweep over several grids, where one of all combinations has too many.
 
 ``hydra.sweeper.grids`` has them by name, each as ``hydra.sweeper.params`` would say it. Of each grid every
-combination runs, one grid after the other; what the command line gives holds in all of them. Hydra looks for
-plugins in the package ``hydra_plugins``, which several distributions share, and nowhere else.
+combination runs, one grid after the other; what the command line gives holds in all of them, but for keys of a
+grid that end in ``!``: ``sam!: none`` stays without a segmenter. Hydra looks for plugins in the package
+``hydra_plugins``, which several distributions share, and nowhere else.
 """
 
 from dataclasses import dataclass, field
@@ -38,7 +39,7 @@ class Grids(Sweeper):
     """Grids launches the jobs of several grids as one sweep, numbered through.
 
     Args:
-        grids: by name; each maps keys to the values to try, ``{"pipeline": "box,mask", "sam": "grabcut"}``.
+        grids: by name; each maps keys to the values to try, ``{"pipeline": "box,mask", "sam!": "grabcut"}``.
         params: values that all grids have in common.
     """
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from gradsam_exp.console import console
 from gradsam_exp.errors import InputError
+from gradsam_exp.runs.finding import find_runs
+from studies.published.choice import choices, command
 from studies.published.pages import PAGES, SWEEPS, Made, named, photographs_and_shapes
 from studies.published.tables import marked, put
 
@@ -58,11 +60,14 @@ def publish(given: argparse.Namespace) -> None:
     made: Made = {}
     for sweep in needed:
         more = [f"cifar10_root={given.cifar10_root}", *([f"limit={given.limit}"] if given.limit else [])]
-        command = SWEEPS[sweep].command(given.out / sweep, given.photographs, more)
-        console.print(" ".join(["python", *command]), soft_wrap=True)
+        if from_val := SWEEPS[sweep].chosen_from:
+            runs = [] if given.dry_run else find_runs(str(made[from_val]))
+            more += command(choices(runs), runs[0].config) if runs else [f"<chosen from {from_val}>"]
+        command_line = SWEEPS[sweep].command(given.out / sweep, given.photographs, more)
+        console.print(" ".join(["python", *command_line]), soft_wrap=True, markup=False)
         if given.dry_run:
             continue
-        if subprocess.run([sys.executable, *command], cwd=ROOT, check=False).returncode:
+        if subprocess.run([sys.executable, *command_line], cwd=ROOT, check=False).returncode:
             raise InputError(f"{sweep} did not end well; the lines above say why")
         made[sweep] = max(path.parent for path in (given.out / sweep).rglob(SWEEPS[sweep].table))
     if given.dry_run:

@@ -30,11 +30,13 @@ class Sweep:
         overrides: of ``run.py``.
         study: makes the runs of `studies.background_points` instead.
         on_photographs: needs BSDS500 as ``data.root``.
+        chosen_from: the sweep on val, whose best runs these are on test; its overrides are made of them.
     """
 
     overrides: tuple[str, ...]
     study: bool = False
     on_photographs: bool = False
+    chosen_from: str = ""
 
     @property
     def table(self) -> str:
@@ -73,6 +75,8 @@ SWEEPS: Mapping[str, Sweep] = {
     "explainers": Sweep(("experiment=explainers", *_EACH)),
     **{f"layers-{b}": Sweep(("experiment=layers", f"background={b}", *_EACH)) for b in BACKGROUNDS},
     "tiers": Sweep(("experiment=published",)),
+    "tiers-val": Sweep(("experiment=choice",)),
+    "tiers-chosen": Sweep((), chosen_from="tiers-val"),
     "photographs": Sweep(("experiment=photographs",), on_photographs=True),
 }
 
@@ -198,7 +202,15 @@ def layers(made: Made) -> str:
     return side_by_side(columns, {f"`{name}`": {key: name} for name in names}, title="`explainer.target_layers=`")
 
 
-KNOBS = ("grid_offset", "pipeline.box_threshold", "pipeline.threshold", "fg_threshold", "explainer", "refine")
+KNOBS = (
+    "grid_size",
+    "grid_offset",
+    "pipeline.box_threshold",
+    "pipeline.threshold",
+    "fg_threshold",
+    "explainer",
+    "refine",
+)
 
 
 def photographs(made: Made) -> str:
@@ -235,17 +247,94 @@ def _setting(run: Mapping[Any, Any]) -> str:
     return " ".join([str(run["pipeline"]), *given])
 
 
+SOURCE = ("pipeline", "sam", "fg_threshold", "refine")
+"""What tells the runs of one tier and segmenter from one another."""
+
+
 def tier(sam: str) -> Callable[[Made], str]:
-    """Show every strategy on every tier with one segmenter, in the order of the mean mIoU."""
+    """Show every strategy, and what needs no SAM, on every tier with one segmenter, in the order of the means."""
 
     def make(made: Made) -> str:
         columns = {name: runs_of(made["tiers"], f"{sam} · {name}") for name in TIERS}
-        names = [str(run["pipeline"]) for run in columns["standard"]]
-        mean = {n: sum(r["miou"] for runs in columns.values() for r in runs if r["pipeline"] == n) for n in names}
-        rows = {f"`{name}`": {"pipeline": name} for name in sorted(names, key=lambda name: -mean[name])}
-        return side_by_side(columns, rows, title="`pipeline=`")
+        rows = {
+            f"`{_with_sam(run, sam)}`": {key: str(run.get(key)) for key in SOURCE} for run in columns["standard"]
+        }
+        mean = {
+            name: sum(
+                run["miou"] for runs in columns.values() for run in runs if f"`{_with_sam(run, sam)}`" == name
+            )
+            for name in rows
+        }
+        ordered = {name: rows[name] for name in sorted(rows, key=lambda name: -mean[name])}
+        return side_by_side(columns, ordered, title="`pipeline=`")
 
     return make
+
+
+def _with_sam(run: Mapping[Any, Any], sam: str) -> str:
+    """Write a run's pipeline and, of one without the table's segmenter, what it was given."""
+    return str(run["pipeline"]) if run["sam"] == sam else f"{_setting(run)} sam={run['sam']}"
+
+
+YARDSTICKS = ("center", "oracle", "oracle_box")
+SURE = 0.01
+
+
+def best(made: Made) -> str:
+    """Name the best automatic strategy of each tier and segmenter, and count those that differ from ``fg``."""
+    body = []
+    for name in TIERS:
+        for sam in SAMS:
+            own = runs_of(made["tiers"], f"{sam} · {name}")
+            automatic = [run for run in own if run["sam"] == sam and run["pipeline"] not in YARDSTICKS]
+            sure = [run for run in automatic if run["p"] < SURE]
+            better = sum(run["delta_miou"] > 0 for run in sure)
+            first = max(automatic, key=lambda run: run["miou"])
+            bare = max((run for run in own if run["sam"] != sam), key=lambda run: run["miou"])
+            body.append(
+                [name, f"`{sam}`", *_shown(first, sam), f"{better} + {len(sure) - better}", *_shown(bare, sam)[:2]]
+            )
+    headings = [
+        "tier",
+        "`sam=`",
+        "best",
+        "mIoU, Δ to `fg`",
+        "p (Holm)",
+        "better + worse, p < 0.01",
+        "best without SAM",
+        "mIoU, Δ",
+    ]
+    return markdown_table(headings, body)
+
+
+def chosen(made: Made) -> str:
+    """Show what was chosen on val, and what it is worth on test."""
+    body = []
+    for name in TIERS:
+        for sam in SAMS:
+            own = runs_of(made["tiers-chosen"], f"{sam} · {name}")
+            asked = [run for run in own if run["sam"] == sam]
+            kept = asked[-1]  # the first is the baseline, and the choice if nothing is better
+            bare = next(run for run in own if run["sam"] != sam)
+            body.append([name, f"`{sam}`", *_shown(kept, sam), *_shown(bare, sam)])
+    headings = [
+        "tier",
+        "`sam=`",
+        "chosen on val",
+        "test: mIoU, Δ to `fg`",
+        "p (Holm)",
+        "chosen without SAM",
+        "mIoU, Δ",
+        "p",
+    ]
+    return markdown_table(headings, body)
+
+
+def _shown(run: Mapping[Any, Any], sam: str) -> list[str]:
+    """Write a run's setting, its mIoU with the difference, and p."""
+    written = _setting(run) + ("" if run["sam"] == sam else f" sam={run['sam']}")
+    p = "" if is_unknown(run.get("p")) else f"{run['p']:.2g}"
+    return [f"`{written}`", " ".join(filter(None, (f"{run['miou']:.3f}", difference(run)))), p]
 
 
 def _of_both(sweep: str) -> tuple[str, ...]:
@@ -285,7 +374,11 @@ PAGES: Mapping[str, Mapping[str, Table]] = {
     "docs/photographs.md": {
         "photographs": Table(("photographs",), photographs),
     },
-    "docs/strategies.md": {f"tiers-{sam}": Table(("tiers",), tier(sam)) for sam in SAMS},
+    "docs/strategies.md": {
+        "tiers-best": Table(("tiers",), best),
+        "tiers-chosen": Table(("tiers-val", "tiers-chosen"), chosen),
+        **{f"tiers-{sam}": Table(("tiers",), tier(sam)) for sam in SAMS},
+    },
 }
 
 

@@ -72,6 +72,26 @@ def test_every_combination_of_each_of_several_grids():
         Grids(dict(sweeper.grids), {}).jobs(["fg_threshold=interval(0,1)"])
 
 
+def test_the_command_line_does_not_change_what_a_grid_fixes():
+    grids = {
+        "network": {"pipeline": "fg,box", "sam": "compact"},
+        "none": {"pipeline": "threshold", "sam!": "none"},
+    }
+    assert Grids(grids, {"data": "shapes"}).jobs(["sam=vit_b,vit_l"]) == [
+        ["pipeline=fg", "sam=vit_b", "data=shapes"],
+        ["pipeline=fg", "sam=vit_l", "data=shapes"],
+        ["pipeline=box", "sam=vit_b", "data=shapes"],
+        ["pipeline=box", "sam=vit_l", "data=shapes"],
+        ["pipeline=threshold", "data=shapes", "sam=none"],
+    ]
+    config = composed("experiment=published")
+    tiers, strategies, everything, without = 4, 26, 3, 2 + 1 + 2
+    assert number_of_jobs(config) == tiers * (2 * (strategies + everything) + without)
+    assert {"sam", "data.difficulty", "pipeline", "refine"} <= set(varied_keys(config))
+    config.hydra.overrides.task = ["experiment=published", "sam=vit_b"]
+    assert number_of_jobs(config) == tiers * (strategies + everything + without)
+
+
 def test_jobs_and_keys_of_several_grids_are_counted():
     config = composed(*GRIDS)
     assert number_of_jobs(config) == 4

@@ -250,3 +250,27 @@ def test_tables_fit_any_terminal_and_break_no_number(
         assert f"{0.25 + k / 100:.3f}" in words
     assert tables.count("[0.500, 0.810]") == 1, "nor an interval"
     assert (width == 200) == (len([line for line in printed if line.startswith(" job ")]) == 2)
+
+
+def test_a_run_without_a_network_stands_in_the_table_of_each_segmenter(tmp_path: Path):
+    """It loses 0.1 against compact's baseline, and gains 0.2 against the other's; Holm corrects two in each."""
+    scores = {
+        ("compact", "fg"): [0.5] * 4, ("compact", "box"): [0.6] * 4, ("vit_b", "fg"): [0.2] * 4,
+        ("vit_b", "box"): [0.3] * 4, ("none", "threshold"): [0.4] * 4,
+    }  # fmt: skip
+    for number, ((sam, pipeline), ious) in enumerate(scores.items()):
+        given = {"sam": {"name": sam}, "pipeline": {"name": pipeline}, "compare_within": ["sam"]}
+        write_run(tmp_path / str(number), {"sam": sam, "pipeline": pipeline}, ious, config=given)
+    table = summarize_sweep(tmp_path)
+    assert table["job"].tolist() == ["0", "1", "2", "3", "4", "4"]
+    assert table["within"].tolist() == ["compact", "compact", "vit_b", "vit_b", "compact", "vit_b"]
+    assert table["baseline"].tolist()[4:] == ["0", "2"]
+    assert table["delta_miou"].tolist()[4:] == pytest.approx([-0.1, 0.2])
+    assert table["p"].tolist()[4:] == pytest.approx([0.25, 0.25]), "0.125 twice"
+    text = (tmp_path / "sweep.md").read_text()
+    assert text.count("| 4 | none | threshold |") == 4, "in the tables of means and of differences of both"
+    assert (tmp_path / "report.html").is_file()
+    alone = tmp_path / "alone"
+    write_run(alone / "0", {"sam": "none"}, [0.5] * 4, config={"sam": {"name": "none"}, "compare_within": ["sam"]})
+    write_run(alone / "1", {"sam": "x"}, [0.5] * 4, config={"sam": {"name": "gone"}, "compare_within": ["sam"]})
+    assert "within" not in summarize_sweep(alone), "one table is all there is"

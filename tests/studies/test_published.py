@@ -10,9 +10,29 @@ from PIL import Image
 
 from gradsam_exp.errors import InputError
 from gradsam_exp.reports.colours import BACKGROUND_POINT, FOREGROUND_POINT
+from gradsam_exp.runs.finding import find_runs
+from gradsam_exp.runs.folder import Run
+from hydra_plugins.gradsam_exp_sweeper import Grids
 from studies.published.__main__ import ROOT, main
-from studies.published.pages import DRAWN, PAGES, SAMS, SWEEPS, named, photographs, photographs_and_shapes, stages
+from studies.published.choice import choices, command
+from studies.published.choice import main as choice_main
+from studies.published.pages import (
+    DRAWN,
+    PAGES,
+    SAMS,
+    SWEEPS,
+    TIERS,
+    best,
+    chosen,
+    named,
+    photographs,
+    photographs_and_shapes,
+    stages,
+    tier,
+)
 from studies.published.tables import difference, marked, number, put, runs_of, side_by_side
+from tests.app.test_launchers import composed
+from tests.reports.finished_runs import write_run
 
 PAGE = (
     "# Title\n\n<!-- table: one -->\n| old |\n<!-- /table -->\n\nText\n\n<!-- table: two -->\n\n<!-- /table -->\n"
@@ -143,6 +163,91 @@ def test_every_page_marks_its_tables_and_every_sweep_is_used():
     used = {name for tables in PAGES.values() for table in tables.values() for name in table.needs}
     assert used == set(SWEEPS)
     assert len(set(named())) == len(named())
+
+
+def tiers(folder: Path, *more: dict) -> Path:
+    """`fg`, a better and a worse strategy, a yardstick and a threshold, in each tier with each segmenter."""
+    known = [
+        run(miou=0.5),
+        run(pipeline="box", miou=0.7, delta_miou=0.2, delta_low=0.1, delta_high=0.3, p=0.001),
+        run(pipeline="multi_peak", miou=0.4, delta_miou=-0.1, delta_low=-0.2, delta_high=-0.05, p=0.009),
+        run(pipeline="mask", miou=0.6, delta_miou=0.1, delta_low=-0.1, delta_high=0.3, p=0.02),
+        run(pipeline="oracle", miou=0.9, delta_miou=0.4, delta_low=0.3, delta_high=0.5, p=0.001),
+        run(pipeline="threshold", sam="none", fg_threshold="0.6", miou=0.45, p=0.5),
+        *more,
+    ]
+    rows = [
+        {"p": float("nan"), "sam": sam} | one | {"within": f"{sam} · {tier}"}
+        for sam in SAMS
+        for tier in TIERS
+        for one in known
+    ]
+    return sweep(folder, *rows)
+
+
+def test_the_best_strategy_of_a_tier_and_how_many_differ_from_the_baseline(tmp_path: Path):
+    made = {"tiers": tiers(tmp_path / "tiers"), "tiers-chosen": tmp_path / "tiers"}
+    rows = best(made).splitlines()[2:]
+    assert len(rows) == len(SAMS) * len(TIERS)
+    assert rows[0] == (
+        "| standard | `compact` | `box` | 0.700 **+0.200 [+0.100, +0.300]** | 0.001 | 1 + 1 "
+        "| `threshold fg_threshold=0.6 sam=none` | 0.450 |"
+    )
+    names = [line.split(" | ")[0] for line in tier("compact")(made).splitlines()[2:]]
+    assert names == [
+        "| `oracle`", "| `box`", "| `mask`", "| `fg`", "| `threshold fg_threshold=0.6 sam=none`", "| `multi_peak`",
+    ]  # fmt: skip
+
+
+def test_what_was_chosen_on_val_is_shown_on_test(tmp_path: Path):
+    both = [
+        run(), run(pipeline="box", miou=0.7, delta_miou=0.2, delta_low=0.1, delta_high=0.3, p=0.004),
+        run(pipeline="threshold", sam="none", miou=0.4, delta_miou=-0.1, delta_low=-0.2, delta_high=0.0, p=0.03),
+    ]  # fmt: skip
+    rows = [
+        {"sam": s, "p": float("nan")} | one | {"within": f"{s} · {t}"} for s in SAMS for t in TIERS for one in both
+    ]
+    text = chosen({"tiers-chosen": sweep(tmp_path / "x", *rows)})
+    assert text.splitlines()[2] == (
+        "| standard | `compact` | `box` | 0.700 **+0.200 [+0.100, +0.300]** | 0.004 "
+        "| `threshold sam=none` | 0.400 −0.100 [−0.200, +0.000] | 0.03 |"
+    )
+
+
+def on_val(folder: Path, split: str = "val", **means: float) -> list[Run]:
+    """Runs of compact, of a segmenter that is not there any more, and without one, on four images."""
+    for job, (name, mean) in enumerate(means.items()):
+        sam, pipeline = name.split("_", 1)
+        config = {
+            "task": {"name": "evaluate"}, "split": split, "compare_within": ["sam"], "limit": 100,
+            "sam": {"name": sam}, "pipeline": {"name": pipeline}, "data": {"background": {"name": "mixed"}},
+        }  # fmt: skip
+        given = {"sam": sam, "pipeline": pipeline}
+        write_run(folder / str(job), given, [mean] * 4, config=config, bound=pipeline == "oracle")
+    return find_runs(str(folder))
+
+
+def test_the_choice_is_the_best_automatic_run_on_val(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    means = {"compact_fg": 0.5, "compact_box": 0.7, "compact_mask": 0.7, "compact_oracle": 0.9, "vit_fg": 0.6}
+    runs = on_val(tmp_path / "val", **means, none_box=0.3, none_threshold=0.4)
+    found = choices(runs)
+    assert {place: [own["pipeline"] for own in settings] for place, settings in found.items()} == {
+        "compact": ["fg", "box", "threshold"],
+        "vit": ["fg", "fg", "threshold"],
+    }, "the first of equals; bounds are no choice; what needs no SAM is chosen beside it"
+    made = command(found, runs[0].config)
+    assert {"split=test", "compare_within=[sam]", "background=mixed", "limit=100"} <= set(made)
+    assert made[-4:] == [
+        "+hydra.sweeper.grids.g0={sam:compact,pipeline:fg}", "+hydra.sweeper.grids.g1={sam:compact,pipeline:box}",
+        "+hydra.sweeper.grids.g2={sam:none,pipeline:threshold}", "+hydra.sweeper.grids.g3={sam:vit,pipeline:fg}",
+    ]  # fmt: skip
+    sweeper = composed("hydra/sweeper=grids", *made[-4:]).hydra.sweeper
+    assert len(Grids(dict(sweeper.grids), {}).jobs([])) == 4, "what it prints is a sweep"
+    assert choice_main([str(tmp_path / "val")]) == 0
+    assert "compact: sam=compact pipeline=box" in capsys.readouterr().out
+    on_val(tmp_path / "test", "test", compact_fg=0.5, compact_box=0.6)
+    assert choice_main([str(tmp_path / "test")]) == 1
+    assert "choose on split=val, report on split=test" in capsys.readouterr().err
 
 
 def test_a_dry_run_prints_the_commands(capsys: pytest.CaptureFixture[str]):
