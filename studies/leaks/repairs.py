@@ -19,6 +19,8 @@ from studies.finished import finished_runs
 
 FG, RULE, TRUTH, BOX = "fg", "adaptive", "adaptive, decided by the truth", "oracle_box"
 """The runs that are compared; the last two are upper bounds and may be missing."""
+COMPARED = ("pipeline", "metrics")
+"""What the runs differ in; only those of fg need to know which masks leak."""
 FOUND = {"leaks": "leaks", "asked": "asked again", "precision": "precision", "recall": "recall"}
 NOTE = (
     "a mask of fg leaks if it covers more than half of the object and, beside it, more than half of the object's "
@@ -90,7 +92,7 @@ def write_repairs(given: Sequence[str], to: Path) -> str:
     Raises:
         InputError: there is no pair of runs of ``pipeline=fg`` and ``adaptive`` that differ in nothing else.
     """
-    groups, common = finished_runs(given, ["pipeline"])
+    groups, common = finished_runs(given, COMPARED)
     found: dict[str, dict[str, Summary]] = {}
     for alike in groups:
         own = runs_of(alike.runs)

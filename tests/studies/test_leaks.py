@@ -70,7 +70,7 @@ def test_finished_runs_are_grouped_and_written(tmp_path: Path, capsys: pytest.Ca
     for sam in ("compact", "compact_drawn"):
         for job, pipeline in enumerate(pipelines):
             own = {"sam": sam, "pipeline": pipeline["name"]}
-            own |= {"pipeline.decide": pipeline["decide"]} if "decide" in pipeline else {}
+            own |= {"pipeline.decide": pipeline["decide"]} if "decide" in pipeline else {"metrics": "full"}
             run = write_run(
                 tmp_path / "runs" / f"{sam}{job}", own, [0.5, 0.6, 0.7, 0.8 + job / 10],
                 config={"pipeline": pipeline, "sam": {"name": sam}},
