@@ -139,8 +139,6 @@ def check(cfg: DictConfig) -> Config:
         for knob in ("fg_threshold", "bg_threshold", "grid_offset"):
             if type(place.get(knob)) is int:
                 place[knob] = float(place[knob])
-    if config.dry_run and config.task.get("name") != "evaluate":
-        raise InputError(f"dry_run=true looks ahead of task=evaluate only, not of task={config.task.get('name')}")
     if config.batch_size <= 0:
         raise InputError(f"batch_size={config.batch_size}: must be positive")
     if config.batch_size > MAX_BATCH:

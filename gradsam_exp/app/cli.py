@@ -29,6 +29,7 @@ from gradsam_exp.app.composing import HYDRA, prepare_hydra
 from gradsam_exp.app.ending import Terminated, end_with_leader, ending_in_order, leading
 from gradsam_exp.app.launchers import is_parallel
 from gradsam_exp.app.messages import no_choice, one_line
+from gradsam_exp.app.refusals import check_dry_run
 from gradsam_exp.app.renamed import refuse_renamed
 from gradsam_exp.app.startup import compose_once, leave, load_task, share_store
 from gradsam_exp.config import check
@@ -124,6 +125,7 @@ def run_job(cfg: DictConfig) -> float | None:
             from gradsam_exp.console import console  # noqa: PLC0415  (rich takes its time)
 
             console.quiet = True  # jobs that run at once would print over one another
+        check_dry_run(settings)
         task = load_task(str(settings.task["name"]))
         # Not resolved: what ``${oc.env:KEY}`` gives may be a secret, and overrides are shown.
         overrides = OmegaConf.to_container(DictConfig(hydra_config.overrides), resolve=False)

@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from gradsam_exp.app.launchers import is_parallel
+from gradsam_exp.config import Config
 from gradsam_exp.errors import InputError, first_line, say
 
 
@@ -34,6 +35,16 @@ def check_sweep(config: DictConfig) -> None:
     _check_storage(plain["sweeper"])
     if "WANDB_RUN_ID" in os.environ and config.logger:
         say("WANDB_RUN_ID is one run's: the jobs of a sweep have ids of their own")
+
+
+def check_dry_run(config: Config) -> None:
+    """Refuse to look ahead of a task that cannot say what it would do.
+
+    Raises:
+        InputError: naming the task.
+    """
+    if config.dry_run and config.task["name"] != "evaluate":
+        raise InputError(f"dry_run=true looks ahead of task=evaluate only, not of task={config.task['name']}")
 
 
 def _check_storage(sweeper: Mapping[str, Any]) -> None:

@@ -53,9 +53,8 @@ class Forecast:
         seconds, sizes = measured(planned)
         clocks = {stage.clock: stage.name for stage in preparation.stages if stage.counted}
         for clock, each in seconds.items():
-            self.seconds += each * (
-                missing.get(clocks.get(clock, ""), 0) if clock in KEPT else len(planned.dataset)
-            )
+            images = missing.get(clocks.get(clock, ""), 0) if clock in KEPT else len(planned.dataset)
+            self.seconds += each * images
         if planned.store.root is not None:
             self.bytes += sum(sizes.get(name, 0.0) * images for name, images in missing.items())
             self.free = shutil.disk_usage(planned.store.root).free
