@@ -68,7 +68,8 @@ class Forecast:
             yield f"{name}: {there} images in the store, {sum(n for n, _ in chunks.values()) - there} missing"
         if self.free is not None:
             fits = "fits" if self.bytes < self.free else "DOES NOT FIT"
-            yield f"the store would grow by {self.bytes / 1e6:.1f} MB; {self.free / 1e9:.1f} GB are free: it {fits}"
+            grown = f"{self.bytes / 1e6:.1f} MB"
+            yield f"the store would grow by {grown}; {self.free / 1e9:.1f} GB are free: it {fits}"
         yield f"about {self.seconds:.0f} s on this machine as busy as it is now, from {FEW} images of each run"
         yield "dry_run=true: nothing was run or kept"
 
