@@ -39,6 +39,7 @@ class Config:
     device: str = "auto"
     devices: int = 1
     resume: bool = False
+    dry_run: bool = False
     compare_within: list[str] = field(default_factory=list)
     sweep: str | None = None
     name: str = "evaluate"

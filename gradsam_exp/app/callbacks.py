@@ -212,12 +212,33 @@ def conclude(folder: Path, store: Mapping[str, Any]) -> bool:
     return bool((table["status"] == "finished").all())
 
 
+def _say_forecast(folder: Path) -> None:
+    """Say what the sweep's jobs would take, and remove their folders; exits with 1 if one was refused."""
+    from gradsam_exp.app.cli import SESSION  # noqa: PLC0415  (which imports this)
+    from gradsam_exp.engine.forecast import forecast_of  # noqa: PLC0415  (slow to import)
+
+    runs = Runs(folder)
+    refused = [runs[job] for job in runs.jobs if runs[job].has_ended]
+    tell("\n".join(forecast_of(SESSION, folder).lines()))
+    for job in runs.jobs:
+        runs[job].discard()
+    (folder / "multirun.yaml").unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
+    if refused:
+        say(f"{len(refused)} jobs were refused, see above")
+        sys.exit(1)
+
+
 class SweepSummary(Callback):
     """Writes tables and a page when Hydra says that all jobs are done, even if some failed."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Summarise the sweep; exits with 1 if a job failed, or if there can be no table."""
         folder = Path(config.hydra.sweep.dir)
+        if config.dry_run:
+            _say_forecast(folder)
+            return
         if not Runs(folder).jobs:
             if any(folder.rglob(METRICS)):
                 say(f"the jobs lie too deep for a table: python run.py task=report runs={folder} makes it")

@@ -29,13 +29,14 @@ from gradsam_exp.app.composing import HYDRA, prepare_hydra
 from gradsam_exp.app.ending import Terminated, end_with_leader, ending_in_order, leading
 from gradsam_exp.app.launchers import is_parallel
 from gradsam_exp.app.messages import no_choice, one_line
+from gradsam_exp.app.refusals import check_dry_run
 from gradsam_exp.app.renamed import refuse_renamed
 from gradsam_exp.app.startup import compose_once, leave, load_task, share_store
 from gradsam_exp.config import check
 from gradsam_exp.engine.session import Job, Session
 from gradsam_exp.errors import InputError, first_line, harmless, keep_traceback, say
 from gradsam_exp.runs.comparison import Runs
-from gradsam_exp.runs.folder import Run
+from gradsam_exp.runs.folder import LOG, Run
 from gradsam_exp.runs.saved_config import calls_a_resolver
 
 log = logging.getLogger("gradsam_exp")
@@ -124,6 +125,7 @@ def run_job(cfg: DictConfig) -> float | None:
             from gradsam_exp.console import console  # noqa: PLC0415  (rich takes its time)
 
             console.quiet = True  # jobs that run at once would print over one another
+        check_dry_run(settings)
         task = load_task(str(settings.task["name"]))
         # Not resolved: what ``${oc.env:KEY}`` gives may be a secret, and overrides are shown.
         overrides = OmegaConf.to_container(DictConfig(hydra_config.overrides), resolve=False)
@@ -148,12 +150,14 @@ def run_job(cfg: DictConfig) -> float | None:
             raise
         log.exception("job failed")
     else:
-        if sweeping and not run.has_ended:  # a task without metrics of its own
+        if sweeping and not run.has_ended and not settings.dry_run:  # a task without metrics of its own
             run.finish_without_metrics()
         return value
     finally:
         logging.getLogger().removeHandler(handler)
         handler.close()
+        if cfg.dry_run and not sweeping:
+            run.discard()
     return None
 
 
@@ -267,7 +271,7 @@ class _Hiding(logging.Formatter):
 def _log_to(folder: Path, hidden: Mapping[str, str]) -> logging.Handler:
     """Send log lines to ``run.log`` as long as the job runs."""
     folder.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(folder / "run.log", encoding="utf-8")
+    handler = logging.FileHandler(folder / LOG, encoding="utf-8")
     handler.addFilter(lambda record: record.name.startswith("gradsam_exp") or record.levelno >= logging.WARNING)
     handler.setFormatter(_Hiding(hidden))
     root = logging.getLogger()

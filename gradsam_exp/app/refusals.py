@@ -7,6 +7,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from gradsam_exp.app.launchers import is_parallel
+from gradsam_exp.config import Config
 from gradsam_exp.errors import InputError, first_line, say
 
 
@@ -26,9 +28,23 @@ def check_sweep(config: DictConfig) -> None:
         raise InputError(
             "hydra.output_subdir=null: a sweep's table reads there what its jobs were given; leave it out"
         )
+    if config.dry_run and is_parallel(config.hydra.launcher):
+        raise InputError("dry_run=true looks at all jobs in one process: leave hydra/launcher out")
+    if config.dry_run and "direction" in config.hydra.sweeper:
+        raise InputError("dry_run=true cannot say which runs a search will choose: leave hydra/sweeper out")
     _check_storage(plain["sweeper"])
     if "WANDB_RUN_ID" in os.environ and config.logger:
         say("WANDB_RUN_ID is one run's: the jobs of a sweep have ids of their own")
+
+
+def check_dry_run(config: Config) -> None:
+    """Refuse to look ahead of a task that cannot say what it would do.
+
+    Raises:
+        InputError: naming the task.
+    """
+    if config.dry_run and config.task["name"] != "evaluate":
+        raise InputError(f"dry_run=true looks ahead of task=evaluate only, not of task={config.task['name']}")
 
 
 def _check_storage(sweeper: Mapping[str, Any]) -> None:

@@ -221,6 +221,13 @@ class Preparation:
                 missing.append(list(indices))
         return missing
 
+    def places(self, dataset: ExampleDataset) -> Iterator[tuple[Stage, str, int]]:
+        """Yield, chunk by chunk, each stage, its key in the store, and the number of the chunk's images."""
+        source = dataset.store_digest
+        for indices in _chunks(dataset):
+            keys = self._keys(source, indices)
+            yield from ((stage, keys[stage.label], len(indices)) for stage in self.stages)
+
     def _keys(self, source: str, indices: Sequence[int]) -> dict[str, str]:
         """The store's key of what each stage makes of a chunk, by the stage's label."""
         keys: dict[str, str] = {}

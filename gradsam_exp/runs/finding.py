@@ -12,8 +12,8 @@ from gradsam_exp.errors import InputError, warn
 from gradsam_exp.runs.folder import OVERRIDES, Run
 
 ELSEWHERE = (
-    "output_root", "name", "resume", "compare_within", "runs", "image", "sweep", "experiment", "logger", "metrics",
-    "store", "download", "task", "trainer",
+    "output_root", "name", "resume", "dry_run", "compare_within", "runs", "image", "sweep", "experiment", "logger",
+    "metrics", "store", "download", "task", "trainer",
 )  # fmt: skip
 """Groups and keys that no result depends on."""
 WHERE_IT_RAN = ("device", "devices", "batch_size")

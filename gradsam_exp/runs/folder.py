@@ -15,7 +15,7 @@ import shlex
 import shutil
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -44,6 +44,7 @@ PREDICTIONS = "predictions.parquet"
 COUNTS = "counts.parquet"
 PROBLEMS = "problems.csv"  # files of the data set that were left out
 FIGURES = "figures"
+LOG = "run.log"
 TABLES = (PER_IMAGE, PREDICTIONS)
 STATUSES = ("finished", "failed", "interrupted")
 MOST_TEXT = 2**26  # bytes of a file of text
@@ -395,6 +396,15 @@ class Run:
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         said = harmless(" ".join(str(error).split()))
         self.finish_without_metrics(status, error=said or type(error).__name__)
+
+    def discard(self) -> None:
+        """Remove the folder of a run that was only looked at; if it holds anything else, that stays."""
+        shutil.rmtree(self.folder / Path(OVERRIDES).parent, ignore_errors=True)
+        for name in (METRICS, LOG):
+            (self.folder / name).unlink(missing_ok=True)
+        with suppress(OSError):
+            self.folder.rmdir()
+        self._forget()
 
     def _forget(self) -> None:
         """Read the files anew when they are next asked for."""

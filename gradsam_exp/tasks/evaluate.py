@@ -18,6 +18,7 @@ from gradsam_exp.config import Config
 from gradsam_exp.console import console
 from gradsam_exp.engine.data_check import report_data_check
 from gradsam_exp.engine.experiment import Evaluation, Experiment
+from gradsam_exp.engine.forecast import forecast_of
 from gradsam_exp.engine.plan import Plan, plan
 from gradsam_exp.engine.preparation import Stopwatch
 from gradsam_exp.engine.progress import StageBars
@@ -80,6 +81,12 @@ def run(config: Config, job: Job) -> float:
         raise InputError(
             f"hydra/sweeper looks for the highest mIoU, but the images of data={config.data['name']} have no masks"
         )
+    if config.dry_run:
+        found = forecast_of(job.session, job.sweep or job.folder)
+        found.add(planned)
+        if job.sweep is None:
+            console.print("\n".join(found.lines()), soft_wrap=True)
+        return float("nan")
     tracker = wandb_settings(config.logger)
     _say_once(job, [*planned.notes, *planned.dataset.notes])
     alone = one_at_a_time(job.folder.parent / RUNNING, planned.identity) if job.sweep else nullcontext()

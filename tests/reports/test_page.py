@@ -76,6 +76,31 @@ def test_names_are_as_short_as_they_can_be():
     assert short_names([]) == []
 
 
+def test_runs_that_failed_are_together_and_bring_no_columns(tmp_path: Path):
+    for k, name in enumerate(("fg", "fgbg")):
+        write_run(tmp_path / str(k), {"pipeline": name}, [0.5, 0.6, 0.7, 0.8])
+    for k, key in enumerate(("bg_treshold", "bg_treshold", "limit")):
+        write_run(tmp_path / str(k + 2), {key: str(k)}, None, error=f"{key} is wrong")
+    content = gather(Runs(tmp_path), collect_runs(Runs(tmp_path)))
+    assert content["varied"] == ["pipeline"]
+    assert content["failures"] == [
+        {"status": "failed", "error": "bg_treshold is wrong", "runs": [2, 3]},
+        {"status": "failed", "error": "limit is wrong", "runs": [4]},
+    ]
+
+
+def test_the_answer_stands_first(tmp_path: Path):
+    for k, name in enumerate(("fg", EVIL)):
+        write_run(
+            tmp_path / str(k), {"pipeline": name}, [0.5 + 0.1 * k, 0.6 + 0.1 * k, 0.7 + 0.1 * k, 0.8 + 0.1 * k]
+        )
+    text = render(gather(Runs(tmp_path), collect_runs(Runs(tmp_path))))
+    answer = text.index("wins: mIoU is higher by 0.100 [0.100, 0.100] than with fg")
+    assert answer < text.index('id="forest"') < text.index('id="comparison"')
+    assert "&lt;script&gt;" in text
+    assert EVIL not in text
+
+
 def test_what_all_runs_have_in_common_takes_no_column(tmp_path: Path):
     for k, rate in enumerate((0.1, 0.2)):
         more = {"bg_hit_rate": {"mean": rate}, "accuracy": {"mean": 0.75}}
