@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from playwright.sync_api import sync_playwright
@@ -38,7 +39,6 @@ def main() -> None:
     """Move two sliders of ``pipeline=fgbg``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--values", type=int, default=40)
-    parser.add_argument("--patience", type=int, default=300, help="seconds for the program to start")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, str(RUN), "task=explore", "task.open_browser=false", "pipeline=fgbg"]
@@ -46,23 +46,22 @@ def main() -> None:
         assert program.stdout is not None
         address = next(line.strip() for line in iter(program.stdout.readline, "") if line.startswith("http://"))
         try:
-            figures = _timed(address, arguments.values, arguments.patience * 1000)
+            figures = _timed(address, arguments.values)
         finally:
             program.send_signal(signal.SIGINT)
             program.wait()
     result(**figures)
 
 
-def _timed(address: str, count: int, patience: int) -> dict[str, float]:
+def _timed(address: str, count: int) -> dict[str, float]:
     with sync_playwright() as started:
         path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
         browser = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
         page = browser.new_page()
-        page.set_default_timeout(patience)
         page.goto(address)
-        page.wait_for_function(
-            "byId('image').options.length === 500 && byId('sample').textContent.startsWith('mIoU')"
-        )
+        ready = "byId('image').options.length === 500 && byId('sample').textContent.startsWith('mIoU')"
+        while not page.evaluate(ready):  # the page's policy lets no other way in
+            time.sleep(0.1)
         figures = {}
         for key, low, high in (("pipeline-bg_threshold", 0.02, 0.6), ("pipeline-fg_threshold", 0.61, 0.99)):
             values = [round(low + k * (high - low) / count, 3) for k in range(count + 2)]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,13 +74,20 @@ class Opened:
         own = ("data:", "blob:", "{0.scheme}://{0.netloc}/".format(urlsplit(address)))
         self.page.on("request", lambda r: r.url.startswith(own) or self.problems.append(r.url))
         self.page.goto(address)
-        self.page.wait_for_selector("#stage canvas")
+        self.until("document.body.dataset.shown && !busy")
+
+    def until(self, script: str) -> None:
+        """Wait for something to become true; asked from outside, as the page's policy lets no script in."""
+        end = time.monotonic() + PATIENCE_MS / 1000
+        while not self.page.evaluate(script):
+            assert time.monotonic() < end, script
+            time.sleep(0.05)
 
     def change(self, script: str) -> None:
         """Do something in the page, and wait for the picture that follows."""
         before = self.page.evaluate("document.body.dataset.shown")
         self.page.evaluate(script)
-        self.page.wait_for_function(f"document.body.dataset.shown !== {before!r} && !busy")
+        self.until(f"document.body.dataset.shown !== {json.dumps(before)} && !busy")
 
     def drawn(self, selector: str) -> str:
         return self.page.evaluate(f"document.querySelector({selector!r}).toDataURL()")
@@ -136,7 +145,7 @@ def test_prompts_are_given_by_mouse_and_by_keyboard(opened: Opened):
         before = page.evaluate("document.body.dataset.shown")
         box = canvas.bounding_box()
         canvas.click(position={"x": x * box["width"], "y": y * box["height"]}, **options)
-        page.wait_for_function(f"document.body.dataset.shown !== {before!r} && !busy")
+        opened.until(f"document.body.dataset.shown !== {json.dumps(before)} && !busy")
 
     opened.change("state.hand = { points: [], box: null }; refresh()")
     assert page.locator("#offered").inner_text() == "Nothing was asked."
@@ -154,13 +163,13 @@ def test_prompts_are_given_by_mouse_and_by_keyboard(opened: Opened):
     page.mouse.down()
     page.mouse.move(box["x"] + 0.7 * box["width"], box["y"] + 0.8 * box["height"], steps=4)
     page.mouse.up()
-    page.wait_for_function(f"document.body.dataset.shown !== {before!r} && !busy")
+    opened.until(f"document.body.dataset.shown !== {json.dumps(before)} && !busy")
     assert len(page.evaluate("shown.prompts[2]")) == 4
     canvas.focus()
     before = page.evaluate("document.body.dataset.shown")
     for key in ("ArrowLeft", "Shift+ArrowUp", "b"):
         page.keyboard.press(key)
-    page.wait_for_function(f"document.body.dataset.shown !== {before!r} && !busy")
+    opened.until(f"document.body.dataset.shown !== {json.dumps(before)} && !busy")
     assert page.evaluate(labels) == "100"
     assert page.evaluate("byId('stage').contains(document.activeElement)"), "focus stays"
     opened.change("byId('reset').click()")
@@ -171,19 +180,19 @@ def test_settings_are_compared_on_a_sample_and_on_all(opened: Opened):
     page = opened.page
     page.locator("#pin").click()
     opened.change("choose('pipeline', 'fg')")
-    page.wait_for_function("byId('sample').textContent.includes('B − A')")
+    opened.until("byId('sample').textContent.includes('B − A')")
     assert "6 examples" in page.locator("#sample").inner_text()
     assert page.locator("#pinned figcaption").inner_text().startswith("A: IoU")
     page.locator("#all").click()
-    page.wait_for_function("byId('whole').textContent.startsWith('mIoU')")
-    page.wait_for_function("document.querySelectorAll('#strip circle').length >= 19")
-    page.wait_for_function("byId('sweep').textContent.includes(' -m ')")
+    opened.until("byId('whole').textContent.startsWith('mIoU')")
+    opened.until("document.querySelectorAll('#strip circle').length >= 19")
+    opened.until("byId('sweep').textContent.includes(' -m ')")
     point = page.locator("#strip circle").nth(4)
     value = point.get_attribute("aria-label").partition(":")[0]
     before = page.evaluate("document.body.dataset.shown")
     point.focus()
     page.keyboard.press("Enter")
-    page.wait_for_function(f"document.body.dataset.shown !== {before!r} && !busy")
+    opened.until(f"document.body.dataset.shown !== {json.dumps(before)} && !busy")
     assert page.locator("#command").inner_text().endswith(value)
     with page.expect_download() as saved:
         page.locator("#save").click()
@@ -192,7 +201,7 @@ def test_settings_are_compared_on_a_sample_and_on_all(opened: Opened):
 
 def test_names_stay_text_and_images_are_chosen(opened: Opened, started: Any):
     page, folder = opened.page, started[2]
-    page.wait_for_function("byId('only').options.length === 3")
+    opened.until("byId('only').options.length === 3")
     assert page.locator("#image option").count() == 6
     assert EVIL in page.locator("#only").inner_text()
     opened.change("byId('only').value = 'plain'; byId('only').dispatchEvent(new Event('change'))")
@@ -201,12 +210,12 @@ def test_names_stay_text_and_images_are_chosen(opened: Opened, started: Any):
     page.locator("h1").click()
     before = page.evaluate("document.body.dataset.shown")
     page.keyboard.press("j")
-    page.wait_for_function(f"document.body.dataset.shown !== {before!r} && !busy")
+    opened.until(f"document.body.dataset.shown !== {json.dumps(before)} && !busy")
     assert page.locator("#image").input_value() != first
     before = page.evaluate("document.body.dataset.shown")
     (dropped,) = folder.glob("*.png")
     page.set_input_files("#file", dropped)
-    page.wait_for_function(f"document.body.dataset.shown !== {before!r} && !busy && state.upload === 0")
+    opened.until(f"document.body.dataset.shown !== {json.dumps(before)} && !busy && state.upload === 0")
     assert "dropped here" in page.locator("#image option:checked").inner_text()
     assert page.locator("main img, main script").count() == 0
     assert page.title() == "explorer · gradsam_exp"
@@ -217,7 +226,7 @@ def test_any_width_in_light_and_dark_and_for_every_reader(chromium: Any, started
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="NO AXE: the page was not checked")
     page = Opened(chromium, started[1], viewport={"width": width, "height": 800}, color_scheme=scheme)
     page.page.locator("#pin").click()
-    page.page.wait_for_function("document.querySelectorAll('#strip circle').length >= 19")
+    page.until("document.querySelectorAll('#strip circle').length >= 19")
     assert page.page.evaluate("document.documentElement.scrollWidth") <= width, "nothing sticks out"
     problems = list(page.problems)
     page.context.close()
