@@ -31,6 +31,7 @@ from gradsam_exp.app.launchers import is_parallel
 from gradsam_exp.app.messages import no_choice, one_line
 from gradsam_exp.app.renamed import refuse_renamed
 from gradsam_exp.app.startup import compose_once, leave, load_task, share_store
+from gradsam_exp.app.targets import check_before_calling
 from gradsam_exp.config import check
 from gradsam_exp.engine.session import Job, Session
 from gradsam_exp.errors import InputError, first_line, harmless, keep_traceback, say
@@ -61,6 +62,7 @@ def main() -> NoReturn:
     sys.argv[1:] = as_meant(sys.argv[1:])
     share_store()
     compose_once()
+    check_before_calling()
     end_with_leader()
     with ending_in_order(), leading():
         leave(run_program(_run_hydra))

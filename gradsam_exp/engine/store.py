@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import re
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -106,7 +107,7 @@ class Store:
             return None
         path = self.root / stage / f"{key}.safetensors"
         with suppress(*_UNREADABLE):
-            return _whole(path) if path.is_file() else None
+            return _whole(path)
         return None
 
     def has(self, stage: str, key: str) -> bool:
@@ -152,7 +153,7 @@ class Store:
             return None
         except _UNREADABLE:
             found = None
-        if found is None and warn:
+        if found is None and warn and path.exists():
             log.warning("the stored chunk %s is damaged and is made again", path)
         if found is not None:
             with suppress(OSError):  # another user's chunk
@@ -220,11 +221,14 @@ class Store:
             self._warn(f"the store {self.root} exceeds its size by {excess / 2**30:.1f} GB that are in use")
 
 
-_UNREADABLE = (SafetensorError, OSError, KeyError, TypeError, ValueError)
+# PyTorch opens a file again to map it, and raises RuntimeError if another process has deleted it meanwhile.
+_UNREADABLE = (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError)
 
 
 def _whole(path: Path) -> tuple[Tensors, Any] | None:
     """The chunk in a file if its checksum is right; a file that is none raises one of `_UNREADABLE`."""
+    if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+        raise ValueError(f"{path} is no plain file")
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
         tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
