@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gradsam_exp import __version__
+from gradsam_exp.app.alone import let_go
 from gradsam_exp.app.arguments import as_meant
 from gradsam_exp.app.callbacks import RESUMED, conclude, end_watch, sweep_under_way
 from gradsam_exp.app.composing import HYDRA, prepare_hydra
@@ -97,6 +98,7 @@ def run_program(job: Callable[[], Any]) -> int:
         _input_errors.append(known or InputError(_end_early(error)))
     finally:
         end_watch()
+        let_go()
         gc.unfreeze()
     for problem in _input_errors:
         say(one_line(problem))

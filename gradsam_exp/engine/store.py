@@ -114,6 +114,12 @@ class Store:
         """Say whether there is a chunk of this key, whole or not."""
         return self.root is not None and (self.root / stage / f"{key}.safetensors").is_file()
 
+    def size(self, stage: str, key: str) -> int:
+        """Return the bytes of the chunk of this key; 0 if there is none."""
+        with suppress(OSError):
+            return 0 if self.root is None else (self.root / stage / f"{key}.safetensors").stat().st_size
+        return 0
+
     @contextmanager
     def claim(self, key: str) -> Iterator[bool]:
         """Try to reserve a chunk for this process; yields False if another process is computing it.
@@ -174,11 +180,17 @@ class Store:
 
     def _own_files(self, ending: str) -> Iterator[Path]:
         """The files that a store has made: whoever puts a store on a folder of their own loses nothing."""
-        assert self.root is not None
-        for stage in STAGES:
+        for stage in STAGES if self.root is not None else ():
             for path in (self.root / stage).glob(f"*{ending}"):
                 if _KEY.fullmatch(path.name.partition(".")[0]) and ".safetensors" in path.suffixes:
                     yield path
+
+    def chunks(self) -> Iterator[tuple[float, int, Path]]:
+        """List the chunks: when each was last in use (s since 1970), its bytes, its file."""
+        for path in self._own_files(".safetensors"):
+            with suppress(FileNotFoundError):
+                state = path.stat()
+                yield state.st_mtime, state.st_size, path
 
     def _evict(self, keep: Path) -> None:
         """Delete the least recently used chunks until the rest fits, and what was left half written.
@@ -191,11 +203,7 @@ class Store:
             with suppress(OSError):
                 if time.time() - path.stat().st_mtime > IN_USE_S:
                     path.unlink()
-        chunks = []
-        for path in self._own_files(".safetensors"):
-            with suppress(FileNotFoundError):
-                state = path.stat()
-                chunks.append((state.st_mtime, state.st_size, path))
+        chunks = list(self.chunks())
         excess = sum(size for _, size, _ in chunks) - self.max_bytes
         # Others write as well: the folder is looked at again long before it can be too large.
         self._room = -excess / LOOK_AGAIN
@@ -262,12 +270,14 @@ class StoreSettings:
         enabled: keep images, heatmaps and embeddings.
         root: where; safe for several processes and machines that share the folder.
         max_gb: above this (2³⁰ bytes) the least recently used go.
+        half: the segmenter's embeddings are kept, and used, in half precision.
         answers_gb: of the decoder's answers that the jobs of a sweep keep in memory for each other; 0 keeps none.
     """
 
     enabled: bool = True
     root: str = "outputs/.store"
     max_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10.0
+    half: bool = False
     answers_gb: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
 
 
