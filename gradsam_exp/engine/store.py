@@ -180,7 +180,9 @@ class Store:
 
     def _own_files(self, ending: str) -> Iterator[Path]:
         """The files that a store has made: whoever puts a store on a folder of their own loses nothing."""
-        for stage in STAGES if self.root is not None else ():
+        if self.root is None:
+            return
+        for stage in STAGES:
             for path in (self.root / stage).glob(f"*{ending}"):
                 if _KEY.fullmatch(path.name.partition(".")[0]) and ".safetensors" in path.suffixes:
                     yield path

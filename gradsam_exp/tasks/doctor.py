@@ -23,7 +23,7 @@ from gradsam_exp.digest import library_versions
 from gradsam_exp.engine.plan import plan
 from gradsam_exp.engine.session import Job
 from gradsam_exp.engine.store import STAGES
-from gradsam_exp.errors import InputError, first_line, keep_traceback
+from gradsam_exp.errors import InputError, first_line, harmless, keep_traceback
 from gradsam_exp.registry import build_checked
 from gradsam_exp.runs.provenance import git_state
 from gradsam_exp.segmenters.checkpoints import cache_folder
@@ -72,10 +72,10 @@ class _Report:
     def add(self, title: str, facts: Mapping[str, object]) -> None:
         """Print a section, and write all that there are so far."""
         lines = [f"- {name}: {value}" for name, value in facts.items()] or ["- nothing"]
-        section = _without_home("\n".join([f"## {title}", *lines]))
+        section = harmless(_without_home("\n".join([f"## {title}", *lines])), lines=True)
         console.print(section, soft_wrap=True)
         self.text += section + "\n"
-        self.path.write_text(self.text, encoding="utf-8", errors="backslashreplace")
+        self.path.write_text(self.text, encoding="utf-8")
 
 
 def _without_home(text: str) -> str:

@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from gradsam_exp.classifiers.networks import read_weights
+from gradsam_exp.errors import InputError
 from tests.reports.finished_runs import write_run
 from tests.reports.test_hostile import ask, keep
 
@@ -123,11 +125,18 @@ CHECKPOINTS = {
     "classifier.safetensors": ["model.checkpoint={}"],
     "compact.safetensors": ["sam.checkpoint={}"],
     "sam_vit_b.pth": ["sam=vit_b", "sam.checkpoint={}"],
-    "state.pt": ["model=timm", "model.name=test_resnet", "model.checkpoint={}"],
-    "vision.pth": ["model=torchvision", "model.checkpoint={}"],
     "start.safetensors": ["task=train", "task.start={}"],
     "compact_start.safetensors": ["task=train_sam", "task.start={}"],
 }
+
+
+@pytest.mark.parametrize("name", ["state.pt", "state.pth", "state.ckpt", "state.safetensors"])
+def test_weights_of_any_network_that_hold_a_program_are_refused(tmp_path: Path, name: str):
+    for write in (torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))):
+        write({"state_dict": {"x": Creates(tmp_path / "ran")}}, tmp_path / name)
+        with pytest.raises(InputError, match=name):
+            read_weights(tmp_path / name)
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
