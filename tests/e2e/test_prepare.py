@@ -60,13 +60,13 @@ def test_what_another_has_in_hand_is_left_to_it(run, monkeypatch: pytest.MonkeyP
 
 
 def test_half_precision_takes_half_the_room_and_is_a_run_of_its_own(run):
-    whole, half = (run("limit=8", "pipeline=fgbg", f"store.half={value}", f"name={value}") for value in
-                   ("false", "true"))  # fmt: skip
+    given = {"whole": "store.half=false", "half": "store.half=true"}
+    whole, half = (run("limit=8", "pipeline=fgbg", value, f"name={name}") for name, value in given.items())
     assert (whole.code, half.code) == (0, 0), half.err
     sizes = sorted(path.stat().st_size for path in chunks(half.folder))
     assert len(sizes) == 4
     assert sizes[-1] > 1.9 * sizes[0]
-    runs = [next(half.folder.glob(f"{name}/*/metrics.json")) for name in ("false", "true")]
+    runs = [next(half.folder.glob(f"{name}/*/metrics.json")) for name in given]
     said = [json.loads(path.read_text()) for path in runs]
     assert said[0]["identity"] != said[1]["identity"]
     tables = [pd.read_parquet(path.parent / "per_image.parquet") for path in runs]
