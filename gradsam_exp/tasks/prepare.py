@@ -41,7 +41,7 @@ def prepare(config: Config, job: Job) -> None:
     with StageBars(f"shard {shard} of {config.split}", sum(map(len, missing)), experiment.stopwatch):
         for item in preparation(dataset, batch_size=config.batch_size, chunks=turns):
             if made == 0:
-                _check_room(planned.store.max_bytes, preparation, dataset, missing)
+                _check_room(planned.settings.max_gb, preparation, dataset, missing)
             made += len(item.batch.images)
     left = sum(map(len, preparation.missing(dataset, missing)))
     there = len(dataset) - sum(map(len, missing))
@@ -79,13 +79,13 @@ def radical_inverse(number: int) -> float:
 
 
 def _check_room(
-    max_bytes: int, preparation: Preparation, dataset: ExampleDataset, missing: list[list[int]]
+    max_gb: float, preparation: Preparation, dataset: ExampleDataset, missing: list[list[int]]
 ) -> None:
     """Refuse to go on where what is made first would be deleted before the last is made."""
     first = next(indices for indices in missing if not preparation.missing(dataset, [indices]))
     needed = preparation.stored_bytes(dataset, first) / len(first) * len(dataset)
-    if needed > max_bytes:
+    if needed > max_gb * 2**30:
         raise InputError(
-            f"store.max_gb={max_bytes / 2**30:g} is too little: {len(dataset)} images need {needed / 2**30:.3g}, "
+            f"store.max_gb={max_gb:g} is too little: {len(dataset)} images need {needed / 2**30:.3g}, "
             "and the first would be deleted before the last are made; give more, or store.half=true"
         )
