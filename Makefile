@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 # Where this is set, every start would compile PyTorch's Python files anew: 15 seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run explore test test-ray docs quick bench answer figures check lock clean
+.PHONY: run explore test test-ray docs quick soak coverage bench answer figures check lock clean
 
 run: $(INSTALLED)
 	@$(BIN)/python run.py $(ARGS)
@@ -54,6 +54,14 @@ $(DOCS)/.installed: $(INSTALLED)
 # The tests that take no training and start no processes.
 quick: $(INSTALLED)
 	@$(PYTEST) -m "not slow" $(ARGS)
+
+# Faults, load and fuzzing with large counts: hours on two cores. See docs/reliability.md.
+soak: $(INSTALLED)
+	@GRADSAM_EXP_SOAK=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 tests/faults tests/engine/test_store.py $(ARGS)
+
+# The lines and branches that the tests run; of those in other processes as well.
+coverage: $(INSTALLED)
+	@$(PYTEST) --cov=gradsam_exp --cov-branch --cov-report=term:skip-covered $(ARGS)
 
 # Half an hour on two cores; each ends in one line of JSON. See benchmarks/RESULTS.md.
 # On a GPU those of networks alone: make bench ARGS=device=cuda

@@ -38,6 +38,7 @@ class Config:
     batch_size: int = 32
     device: str = "auto"
     devices: int = 1
+    shard: int | None = None
     resume: bool = False
     dry_run: bool = False
     compare_within: list[str] = field(default_factory=list)

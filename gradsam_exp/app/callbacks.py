@@ -14,6 +14,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from gradsam_exp.app.alone import hold
 from gradsam_exp.app.ending import first_finishing, leave_alone
 from gradsam_exp.app.launchers import (
     is_parallel,
@@ -161,10 +162,15 @@ def end_watch() -> None:
 class SweepProgress(Callback):
     """Says, when Hydra calls it, how far the sweep is; before the first job, shares out the cores."""
 
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Reserve the folder of a single run, before Hydra writes its configuration there."""
+        hold(Path(config.hydra.run.dir), "hydra.run.dir")
+
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Start to watch the sweep's folder, which must not hold another sweep."""
         end_watch()
         folder = Path(config.hydra.sweep.dir)
+        hold(folder, "hydra.sweep.dir")
         if any(folder.glob("*/.hydra")):
             say(
                 f"hydra.sweep.dir={folder} holds another sweep, whose jobs would mix with these; "

@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gradsam_exp import __version__
+from gradsam_exp.app.alone import let_go
 from gradsam_exp.app.arguments import as_meant
 from gradsam_exp.app.callbacks import RESUMED, conclude, end_watch, sweep_under_way
 from gradsam_exp.app.composing import HYDRA, prepare_hydra
@@ -32,6 +33,7 @@ from gradsam_exp.app.messages import no_choice, one_line
 from gradsam_exp.app.refusals import check_dry_run
 from gradsam_exp.app.renamed import refuse_renamed
 from gradsam_exp.app.startup import compose_once, leave, load_task, share_store
+from gradsam_exp.app.targets import check_before_calling
 from gradsam_exp.config import check
 from gradsam_exp.engine.session import Job, Session
 from gradsam_exp.errors import InputError, first_line, harmless, keep_traceback, say
@@ -63,6 +65,7 @@ def main() -> NoReturn:
     sys.argv[1:] = as_meant(sys.argv[1:])
     share_store()
     compose_once()
+    check_before_calling()
     end_with_leader()
     with ending_in_order(), leading():
         leave(run_program(_run_hydra))
@@ -97,6 +100,7 @@ def run_program(job: Callable[[], Any]) -> int:
         _input_errors.append(known or InputError(_end_early(error)))
     finally:
         end_watch()
+        let_go()
         gc.unfreeze()
     for problem in _input_errors:
         say(one_line(problem))

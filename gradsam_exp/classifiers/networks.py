@@ -3,6 +3,7 @@
 import sys
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib import import_module
 from itertools import takewhile
 from pathlib import Path
@@ -153,7 +154,7 @@ def read_weights(path: Path, *, key: str = "model.checkpoint") -> dict[str, Tens
         except SafetensorError as error:
             raise InputError(f"{place} is not a whole safetensors file ({error}); replace it") from error
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
+        with suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
             if any(name.endswith("/constants.pkl") for name in archive.namelist()):
                 raise InputError(
                     f"{place} is TorchScript, whose layers cannot be looked into: give the state dict of the "

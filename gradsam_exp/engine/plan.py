@@ -189,6 +189,7 @@ class Plan:
             asked_by=self._asking,
             refined_by=config.refine,
             metrics=self.metrics,
+            half=self.settings.half,
             modules={"data": data, "refine": refine, "sam": encode},
         )
 

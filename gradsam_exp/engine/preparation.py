@@ -105,6 +105,7 @@ class Preparation:
         everything: prepare for the strategy what the segmenter finds in each image in this mode; None: not.
         asked_by: plain values that say how it is asked, for the strategy and the refiner.
         metrics: what is measured; those that need no prompts and no masks are measured here.
+        half: the embeddings are rounded to half precision.
         modules: import paths of the plug-ins behind the data set (``data``), the refiner (``refine``) and the
             segmenter (``sam``); their source counts.
 
@@ -128,6 +129,7 @@ class Preparation:
         everything: EverythingMode | None = None,
         asked_by: Any = None,
         metrics: Sequence[ExampleMetric] = (),
+        half: bool = False,
         modules: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.explained, self.segmenter, self.metrics = explained, segmenter, tuple(metrics)
@@ -138,7 +140,7 @@ class Preparation:
         asking: list[Stage] = []
         finding: dict[EverythingMode, Stage] = {}
         if segmenter is not None:
-            asking.append(Encode(segmenter, segmented_by, code.get("sam", ())))
+            asking.append(Encode(segmenter, segmented_by, code.get("sam", ()), half=half))
             for mode in (refiner.everything, everything):
                 if mode is not None:
                     finding[mode] = Everything(segmenter, mode, asked_by, code.get("sam", ()))
@@ -228,6 +230,17 @@ class Preparation:
             keys = self._keys(source, indices)
             yield from ((stage, keys[stage.label], len(indices)) for stage in self.stages)
 
+    @contextmanager
+    def claimed(self, dataset: ExampleDataset, indices: Sequence[int]) -> Iterator[bool]:
+        """Try to reserve a chunk for this process; yields False if another one has it in hand."""
+        with self.store.claim(self._keys(dataset.store_digest, indices)["images"]) as free:
+            yield free
+
+    def stored_bytes(self, dataset: ExampleDataset, indices: Sequence[int]) -> int:
+        """Return how many bytes the store has of a chunk."""
+        keys = self._keys(dataset.store_digest, indices)
+        return sum(self.store.size(stage.name, keys[stage.label]) for stage in self.stages)
+
     def _keys(self, source: str, indices: Sequence[int]) -> dict[str, str]:
         """The store's key of what each stage makes of a chunk, by the stage's label."""
         keys: dict[str, str] = {}
@@ -247,7 +260,7 @@ class Preparation:
         clocks = dict.fromkeys(stage.clock for stage in stages)
         batches = {clock: AdaptiveBatch(clock, batch_size, hint=_HINTS.get(clock, "")) for clock in clocks}
         source = dataset.store_digest  # reads all backgrounds
-        for number, indices in enumerate(self._in_turn(dataset, source) if chunks is None else chunks):
+        for number, indices in enumerate(self._in_turn(dataset) if chunks is None else chunks):
             if number % TRIM_EVERY == TRIM_EVERY - 1:
                 return_freed_memory()
             chunk = Chunk(dataset, indices, self._keys(source, indices))
@@ -263,11 +276,11 @@ class Preparation:
             usable = partial(stage.is_usable, chunk)
             stage.take(chunk, *self.store.get(stage.name, chunk.keys[stage.label], make, usable))
 
-    def _in_turn(self, dataset: ExampleDataset, source: str) -> Iterator[list[int]]:
+    def _in_turn(self, dataset: ExampleDataset) -> Iterator[list[int]]:
         """All chunks; those that another process has in hand come last, and are then likely to be stored."""
         later = []
         for indices in _chunks(dataset):
-            with self.store.claim(self._keys(source, indices)["images"]) as free:
+            with self.claimed(dataset, indices) as free:
                 if free:
                     yield indices
                 else:

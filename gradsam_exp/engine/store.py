@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import re
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -106,12 +107,18 @@ class Store:
             return None
         path = self.root / stage / f"{key}.safetensors"
         with suppress(*_UNREADABLE):
-            return _whole(path) if path.is_file() else None
+            return _whole(path)
         return None
 
     def has(self, stage: str, key: str) -> bool:
         """Say whether there is a chunk of this key, whole or not."""
         return self.root is not None and (self.root / stage / f"{key}.safetensors").is_file()
+
+    def size(self, stage: str, key: str) -> int:
+        """Return the bytes of the chunk of this key; 0 if there is none."""
+        with suppress(OSError):
+            return 0 if self.root is None else (self.root / stage / f"{key}.safetensors").stat().st_size
+        return 0
 
     @contextmanager
     def claim(self, key: str) -> Iterator[bool]:
@@ -152,7 +159,7 @@ class Store:
             return None
         except _UNREADABLE:
             found = None
-        if found is None and warn:
+        if found is None and warn and path.exists():
             log.warning("the stored chunk %s is damaged and is made again", path)
         if found is not None:
             with suppress(OSError):  # another user's chunk
@@ -173,11 +180,19 @@ class Store:
 
     def _own_files(self, ending: str) -> Iterator[Path]:
         """The files that a store has made: whoever puts a store on a folder of their own loses nothing."""
-        assert self.root is not None
+        if self.root is None:
+            return
         for stage in STAGES:
             for path in (self.root / stage).glob(f"*{ending}"):
                 if _KEY.fullmatch(path.name.partition(".")[0]) and ".safetensors" in path.suffixes:
                     yield path
+
+    def chunks(self) -> Iterator[tuple[float, int, Path]]:
+        """List the chunks: when each was last in use (s since 1970), its bytes, its file."""
+        for path in self._own_files(".safetensors"):
+            with suppress(FileNotFoundError):
+                state = path.stat()
+                yield state.st_mtime, state.st_size, path
 
     def _evict(self, keep: Path) -> None:
         """Delete the least recently used chunks until the rest fits, and what was left half written.
@@ -190,11 +205,7 @@ class Store:
             with suppress(OSError):
                 if time.time() - path.stat().st_mtime > IN_USE_S:
                     path.unlink()
-        chunks = []
-        for path in self._own_files(".safetensors"):
-            with suppress(FileNotFoundError):
-                state = path.stat()
-                chunks.append((state.st_mtime, state.st_size, path))
+        chunks = list(self.chunks())
         excess = sum(size for _, size, _ in chunks) - self.max_bytes
         # Others write as well: the folder is looked at again long before it can be too large.
         self._room = -excess / LOOK_AGAIN
@@ -220,11 +231,14 @@ class Store:
             self._warn(f"the store {self.root} exceeds its size by {excess / 2**30:.1f} GB that are in use")
 
 
-_UNREADABLE = (SafetensorError, OSError, KeyError, TypeError, ValueError)
+# PyTorch opens a file again to map it, and raises RuntimeError if another process has deleted it meanwhile.
+_UNREADABLE = (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError)
 
 
 def _whole(path: Path) -> tuple[Tensors, Any] | None:
     """The chunk in a file if its checksum is right; a file that is none raises one of `_UNREADABLE`."""
+    if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+        raise ValueError(f"{path} is no plain file")
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
         tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
@@ -258,12 +272,14 @@ class StoreSettings:
         enabled: keep images, heatmaps and embeddings.
         root: where; safe for several processes and machines that share the folder.
         max_gb: above this (2³⁰ bytes) the least recently used go.
+        half: the segmenter's embeddings are kept, and used, in half precision.
         answers_gb: of the decoder's answers that the jobs of a sweep keep in memory for each other; 0 keeps none.
     """
 
     enabled: bool = True
     root: str = "outputs/.store"
     max_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10.0
+    half: bool = False
     answers_gb: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
 
 

@@ -265,13 +265,17 @@ class Run:
         """The path of a file that can be read to its end.
 
         Raises:
-            InputError: it is missing, a folder, a pipe or a device, or larger than ``most`` bytes.
+            InputError: it is missing, a folder, a pipe or a device, has more than ``most`` bytes, or is a link
+                out of the run's folder: what lies there is not the run's to show.
         """
         path = self.folder / name
         with self._reading(name):
             state = path.stat()
+            inside = path.resolve().is_relative_to(self.folder.resolve())
         if not stat.S_ISREG(state.st_mode):
             raise self._damaged(name, "cannot be read (it is no plain file)")
+        if not inside:
+            raise self._damaged(name, "cannot be read (it is a link out of the run's folder)")
         if state.st_size > most:
             raise self._damaged(name, f"cannot be read (it is larger than {most / 2**20:.0f} MB)")
         return path

@@ -30,7 +30,7 @@ def provenance(
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(["python", *sys.argv]),
-        "git": _git_state(),
+        "git": git_state(),
         "versions": {
             "python": platform.python_version(),
             **library_versions(),
@@ -44,7 +44,7 @@ def provenance(
 
 
 @cache
-def _git_state() -> dict[str, Any] | None:
+def git_state() -> dict[str, Any] | None:
     """Commit and dirty flag of the code that runs, as the process started; None outside of a git checkout."""
 
     def git(*arguments: str) -> str:

@@ -50,8 +50,8 @@ def show(config: Config, *, layers: bool = False) -> None:
             assert isinstance(node, dict)
             table.add_row(name, option.says, where(name, {str(k): v for k, v in node.items()}))
         console.print(table)
-    _say_files("in the caches", _cached())
-    _say_files(f"trained here, below {config.output_root}", _trained(Path(config.output_root)))
+    _say_files("in the caches", cached_weights())
+    _say_files(f"trained here, below {config.output_root}", trained_weights(Path(config.output_root)))
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -104,7 +104,7 @@ def _in_hub_cache(repository: str) -> Path | None:
     return Path(found).parent if isinstance(found, str) else None
 
 
-def _cached() -> Iterator[tuple[str, int]]:
+def cached_weights() -> Iterator[tuple[str, int]]:
     """Yield the weights in the caches of this package, of torch and of Hugging Face, with their bytes."""
     from huggingface_hub import CacheNotFound, scan_cache_dir  # noqa: PLC0415
 
@@ -118,7 +118,7 @@ def _cached() -> Iterator[tuple[str, int]]:
         return
 
 
-def _trained(root: Path) -> Iterator[tuple[str, int]]:
+def trained_weights(root: Path) -> Iterator[tuple[str, int]]:
     """Yield the weights files that trainings have left, with what they are."""
     for path in sorted(path for name in TRAINED for path in root.rglob(name)):
         try:

@@ -6,7 +6,6 @@ says what it is. The digests of the shipped ones are in ``index.json`` and are c
 
 import hashlib
 import json
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -65,7 +64,13 @@ def open_weights(path: str | Path, *, sha256: str | None = None, key: str = "che
             f"{key}={path} was not written by gradsam_exp: its header does not say what it holds; "
             "give such weights together with their network, as model=timm, torchvision and module do"
         )
-    return WeightsFile(path, json.loads(metadata["gradsam_exp"]), digest)
+    try:
+        header = json.loads(metadata["gradsam_exp"])
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{key}={path} is damaged: its header is no JSON; replace it") from error
+    if not isinstance(header, dict):
+        raise InputError(f"{key}={path} is damaged: its header says nothing of what it holds; replace it")
+    return WeightsFile(path, header, digest)
 
 
 def read_pickle(path: Path, what: str, *, key: str, mmap: bool = False) -> Any:
@@ -75,7 +80,7 @@ def read_pickle(path: Path, what: str, *, key: str, mmap: bool = False) -> Any:
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # of many kinds: the file says what is called with what
         raise InputError(f"{key}={path} is not a whole {what} ({first_line(error)})") from error
 
 

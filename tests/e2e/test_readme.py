@@ -169,7 +169,9 @@ def test_every_command_composes(run, command: str):
     arguments = shlex.split(command.removesuffix(" --cfg job"))
     if "-m" in arguments or any(a.startswith("experiment=") for a in arguments):
         arguments = [a for a in arguments if a != "-m"]
-        arguments = [a if re.search(r"[\[{]", a) else a.replace("interval(", "").split(",")[0] for a in arguments]
+        arguments = [
+            a if re.search(r"[\[{]", a) else re.sub(r"interval\(|range\(", "", a).split(",")[0] for a in arguments
+        ]
     done = run(*arguments, "--cfg=job", defaults=False)
     assert done.code == 0, done.err
 

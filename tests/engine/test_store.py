@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import pickle
+import random
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ import torch
 from gradsam_exp.digest import digest
 from gradsam_exp.engine import store as module
 from gradsam_exp.engine.store import Store
+from tests.faults.counts import soaked
 
 KEY = digest("key", size=16)
 
@@ -71,6 +75,61 @@ def test_a_damaged_chunk_is_reported_and_made_again(tmp_path: Path, damage: str,
     assert read["values"].eq(1).all()
     Store(tmp_path).get("heatmaps", KEY, make)
     assert make.calls == 2, "it is whole again"
+
+
+def test_whichever_bit_is_flipped_the_chunk_counts_as_damaged(tmp_path: Path):
+    def make():
+        return {"values": torch.arange(5.0) / 3, "flags": torch.tensor([True, False])}, {"size": [3, 4]}
+
+    Store(tmp_path).get("heatmaps", KEY, make)
+    path = tmp_path / "heatmaps" / f"{KEY}.safetensors"
+    whole = path.read_bytes()
+    assert Store(tmp_path).peek(f"heatmaps/{KEY}") is not None
+    unnoticed = []
+    for bit in range(0, 8 * len(whole), soaked(19, 1)):
+        content = bytearray(whole)
+        content[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(content)
+        if Store(tmp_path).peek(f"heatmaps/{KEY}") is not None:
+            unnoticed.append(bit)
+    assert unnoticed == []
+
+
+class _Runs:
+    """What runs a program when it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self):
+        return Path.touch, (self.trace,)
+
+
+@pytest.mark.parametrize("instead", ["pickle", "torch", "pipe", "folder", "device", "dangling"])
+def test_what_is_no_chunk_is_neither_run_nor_waited_for(
+    tmp_path: Path, instead: str, caplog: pytest.LogCaptureFixture
+):
+    path, ran = tmp_path / "heatmaps" / f"{KEY}.safetensors", tmp_path / "ran"
+    path.parent.mkdir()
+    make = {
+        "pickle": lambda: path.write_bytes(pickle.dumps(_Runs(ran))),
+        "torch": lambda: torch.save({"values": _Runs(ran)}, path),
+        "pipe": lambda: os.mkfifo(path),
+        "folder": path.mkdir,
+        "device": lambda: path.symlink_to("/dev/zero"),
+        "dangling": lambda: path.symlink_to(tmp_path / "nowhere"),
+    }
+    make[instead]()
+    for store in (Store(tmp_path), Store(tmp_path)):
+        made, _ = store.get("heatmaps", KEY, Maker())
+        assert made["values"].eq(1).all()
+    assert not ran.exists()
+    assert not (tmp_path / "nowhere").exists(), "nothing is written where a link leads"
+    if instead not in ("folder", "dangling"):  # a folder stays where it is
+        assert caplog.text.count("damaged") == 1
+    if instead != "folder":
+        assert path.is_file()
+        assert not path.is_symlink()
 
 
 def test_the_least_recently_used_go_but_not_what_is_in_use(tmp_path: Path):
@@ -160,6 +219,39 @@ def test_processes_that_need_the_same_chunk_make_it_once(tmp_path: Path):
         process.join(60)
     assert [process.exitcode for process in processes] == [0, 0, 0]
     assert calls.read_text() == "made\n"
+
+
+KEYS = [digest(["shared", k], size=16) for k in range(12)]
+
+
+def _worker(root: Path, number: int) -> None:
+    """Reads and writes chunks in an order of its own; the store holds few of them, and some are damaged."""
+    module.IN_USE_S = 0.05
+    store, order = Store(root, max_bytes=20_000), random.Random(number)
+    for turn in range(100):
+        k = order.randrange(len(KEYS))
+        tensors, facts = store.get("heatmaps", KEYS[k], Maker(value=float(k)))
+        assert facts == {"size": [3, 4]}
+        assert tensors["values"].tolist() == [float(k)] * 1000
+        path = root / "heatmaps" / f"{KEYS[k]}.safetensors"
+        if turn % 10 == number:
+            with suppress(FileNotFoundError):
+                half = path.with_suffix(f".{number}")
+                half.write_bytes(path.read_bytes()[:2000])
+                half.replace(path)
+
+
+@pytest.mark.slow
+def test_eight_processes_on_one_store_that_is_too_small_read_what_is_right(tmp_path: Path):
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=_worker, args=(tmp_path, number)) for number in range(8)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0] * 8
+    assert not list(tmp_path.rglob("*.partial"))
+    assert {path.stem for path in tmp_path.rglob("*.safetensors")} <= set(KEYS)
 
 
 @pytest.mark.slow

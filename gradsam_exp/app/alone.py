@@ -1,0 +1,37 @@
+"""This module keeps two commands from writing into one folder at the same time."""
+
+import sys
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from gradsam_exp.errors import say
+
+LOCK = ".lock"
+_held: list[FileLock] = []
+
+
+def hold(folder: Path, key: str) -> None:
+    """Reserve the folder of a run or a sweep for this process, or end the program with one line.
+
+    Args:
+        key: of the configuration, which chooses the folder.
+    """
+    lock = FileLock(folder / LOCK, mode=0o666)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+    except Timeout:
+        say(f"{key}={folder} is in use by another command, whose files would mix with these; give another folder")
+        sys.exit(1)
+    except (OSError, NotImplementedError):  # one that cannot hold locks; what cannot be written, Hydra says
+        return
+    _held.append(lock)
+
+
+def let_go() -> None:
+    """Free the folders that this process has reserved."""
+    while _held:
+        lock = _held.pop()
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()

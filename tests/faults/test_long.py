@@ -1,0 +1,106 @@
+"""Many jobs in one process, many images and little memory: nothing grows, nothing is killed."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+
+import psutil
+import pytest
+import torch
+
+from gradsam_exp.tasks import evaluate
+from tests.e2e.conftest import ROOT
+from tests.faults.counts import SOAKING, soaked
+
+JOBS = soaked(20, 200)
+WARM = 5  # jobs after which nothing new is loaded
+MOST_MB = 40.0  # that glibc's heap may go up and down by
+
+
+@dataclass
+class Measured:
+    """What a process has at the end of each job."""
+
+    descriptors: list[int] = field(default_factory=list)
+    threads: list[int] = field(default_factory=list)
+    megabytes: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_long_sweep_takes_no_more_at_its_end_than_at_its_beginning(run, monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setattr("gradsam_exp.reports.sweep.write_curves", lambda *_: None)
+    process, measured, evaluated = psutil.Process(), Measured(), evaluate.run
+
+    def measuring(config, job):
+        began = time.process_time()  # of this process alone, however busy the machine is
+        value = evaluated(config, job)
+        measured.seconds.append(time.process_time() - began)
+        measured.descriptors.append(process.num_fds())
+        measured.threads.append(process.num_threads())
+        measured.megabytes.append(process.memory_info().rss / 2**20)
+        return value
+
+    monkeypatch.setattr(evaluate, "run", measuring)
+    done = run(
+        "-m", "limit=4", "pipeline=fgbg", "bg_threshold=" + ",".join(f"{k / 1000}" for k in range(1, JOBS + 1))
+    )
+    assert done.code == 0, done.err
+    assert len(measured.seconds) == JOBS
+    quarter = JOBS // 4
+    early, late = (
+        statistics.median(part) for part in (measured.seconds[WARM:][:quarter], measured.seconds[-quarter:])
+    )
+    grown = measured.megabytes[-1] - measured.megabytes[WARM]
+    with capsys.disabled():
+        print(
+            f"\nsoak: {JOBS} jobs: descriptors {measured.descriptors[WARM]} to {measured.descriptors[-1]}, "
+            f"threads {measured.threads[WARM]} to {measured.threads[-1]}, memory {grown:+.1f} MB, "
+            f"CPU seconds of a job {early:.3f} to {late:.3f}"
+        )
+    assert max(measured.descriptors[WARM:]) <= measured.descriptors[WARM]
+    assert max(measured.threads[WARM:]) <= measured.threads[WARM]
+    assert grown <= MOST_MB
+    assert late <= 1.5 * early
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("megabytes", soaked([100, 400], [20, 50, 100, 200, 400, 800]))
+def test_little_memory_means_smaller_batches_or_one_line(run, capfd, megabytes: int):
+    """As ``ulimit -v`` does, but counted from what is there when everything is imported."""
+    import gradsam_exp.reports.page  # noqa: F401
+
+    def limited() -> None:
+        torch.set_num_threads(1)
+        most = psutil.Process().memory_info().vms + megabytes * 2**20
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        done = run("limit=400", "batch_size=4096", "pipeline=fgbg")
+        lines = done.err.strip().splitlines()
+        fine = done.code == 0 or (done.code == 1 and lines[-1].startswith("gradsam_exp: "))
+        os._exit(0 if fine and "Traceback" not in done.err else 3)
+
+    process = multiprocessing.get_context("fork").Process(target=limited)
+    process.start()
+    process.join()
+    assert process.exitcode == 0, capfd.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.skipif(not SOAKING, reason="minutes of CPU: make soak")
+def test_memory_does_not_depend_on_the_number_of_images(capsys):
+    command = [sys.executable, "-m", "benchmarks.growth", "--one", "5000"]
+    finished = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    found = json.loads(finished.stdout.splitlines()[-1])
+    with capsys.disabled():
+        print(f"\nsoak: 5000 images: {found}")
+    assert abs(found["mb_per_1000"]) < 25
