@@ -33,7 +33,7 @@ import torch
 from segment_anything import SamPredictor, sam_model_registry
 
 from benchmarks.timing import report, result
-from gradsam_exp.app import cli
+from gradsam_exp.app import cli, process
 from gradsam_exp.app.startup import load_task
 from gradsam_exp.classifiers.checkpoints import find_classifier
 from gradsam_exp.classifiers.classifier import ImageClassifier
@@ -121,7 +121,7 @@ def _sweep(overrides: list[str]) -> float:
         return answer
 
     before, cli.run_job = sys.argv, timed_job
-    cli.SESSION = Session()  # without what the round before has decoded
+    process.SESSION = Session()  # without what the round before has decoded
     sys.argv = [str(RUN), "-m", *JOBS, *overrides]
     try:
         runpy.run_path(str(RUN), run_name="__main__")

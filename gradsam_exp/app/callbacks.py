@@ -14,6 +14,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from gradsam_exp.app import process
 from gradsam_exp.app.alone import hold
 from gradsam_exp.app.ending import first_finishing, leave_alone
 from gradsam_exp.app.launchers import (
@@ -220,12 +221,11 @@ def conclude(folder: Path, store: Mapping[str, Any]) -> bool:
 
 def _say_forecast(folder: Path) -> None:
     """Say what the sweep's jobs would take, and remove their folders; exits with 1 if one was refused."""
-    from gradsam_exp.app.cli import SESSION  # noqa: PLC0415  (which imports this)
     from gradsam_exp.engine.forecast import forecast_of  # noqa: PLC0415  (slow to import)
 
     runs = Runs(folder)
     refused = [runs[job] for job in runs.jobs if runs[job].has_ended]
-    tell("\n".join(forecast_of(SESSION, folder).lines()))
+    tell("\n".join(forecast_of(process.SESSION, folder).lines()))
     for job in runs.jobs:
         runs[job].discard()
     (folder / "multirun.yaml").unlink(missing_ok=True)

@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gradsam_exp import __version__
+from gradsam_exp.app import process
 from gradsam_exp.app.alone import let_go
 from gradsam_exp.app.arguments import as_meant
 from gradsam_exp.app.callbacks import RESUMED, conclude, end_watch, sweep_under_way
@@ -35,7 +36,7 @@ from gradsam_exp.app.renamed import refuse_renamed
 from gradsam_exp.app.startup import compose_once, leave, load_task, share_store
 from gradsam_exp.app.targets import check_before_calling
 from gradsam_exp.config import check
-from gradsam_exp.engine.session import Job, Session
+from gradsam_exp.engine.session import Job
 from gradsam_exp.errors import InputError, first_line, harmless, keep_traceback, say
 from gradsam_exp.runs.comparison import Runs
 from gradsam_exp.runs.folder import LOG, Run
@@ -45,8 +46,6 @@ log = logging.getLogger("gradsam_exp")
 LEAST_HIDDEN = 4  # characters
 _INTERPOLATION = r"\$\{(?:[^${}]|\$\{[^${}]*\})*\}"  # one may stand in another
 
-SESSION = Session()
-"""What the jobs of this process share."""
 _job_began = threading.Event()
 _input_errors: list[Exception] = []  # of a single run: what passes through Hydra comes out with a banner
 
@@ -136,7 +135,9 @@ def run_job(cfg: DictConfig) -> float | None:
         assert isinstance(overrides, dict)
         sweep = Path(hydra_config.sweep.dir) if sweeping else None
         searched = "direction" in hydra_config.sweeper
-        value = task.run(settings, Job(folder, tuple(map(str, overrides["task"])), sweep, SESSION, searched))
+        value = task.run(
+            settings, Job(folder, tuple(map(str, overrides["task"])), sweep, process.SESSION, searched)
+        )
     except KeyboardInterrupt as error:
         run.fail(error)
         if not sweeping and cfg.task.name == RESUMED and cfg.store.enabled:
@@ -231,7 +232,7 @@ def _interrupted(error: KeyboardInterrupt) -> int:
     if not isinstance(error, Terminated):
         say("interrupted; what was finished is kept")
         return 130
-    if (uploads := SESSION.kept("uploads")) is not None:
+    if (uploads := process.SESSION.kept("uploads")) is not None:
         uploads.stop()  # whoever sends signals does not wait for them
     say(": ".join([f"ended by {error}; what was finished is kept", *hints[:1]]))
     return error.code

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -132,8 +132,8 @@ def curves_of(runs: Runs, table: pd.DataFrame, knob: str) -> list[Curve]:
 
 def _curve(name: str, knob: str, runs: pd.DataFrame) -> Curve:
     runs = runs.drop_duplicates(knob)
-    numbers = (runs[column].tolist() for column in ("miou", "low", "high"))
-    return Curve(name, runs[knob].tolist(), *numbers, [[str(job)] for job in runs["job"]])
+    mean, low, high = (runs[column].tolist() for column in ("miou", "low", "high"))
+    return Curve(name, runs[knob].tolist(), mean, low, high, [[str(job)] for job in runs["job"]])
 
 
 def with_intervals(runs: Runs, done: pd.DataFrame) -> pd.DataFrame:
@@ -196,7 +196,7 @@ def draw_curves(runs: Runs, table: pd.DataFrame, path: Path) -> Path | None:
         figure = Figure(figsize=(max(3.2 * across, 5.5), above + 2.9 * down), layout="constrained")
         below: Any = figure
         if dots:
-            top, below = figure.subfigures(2, 1, height_ratios=[above, 2.9 * down])
+            top, below = cast(Any, figure.subfigures(2, 1, height_ratios=[above, 2.9 * down]))
             _draw_dots(top.subplots(), dots)
         panels = below.subplots(down, across, squeeze=False, sharey=True).ravel()
         for axes, knob in zip(panels, varied, strict=False):
@@ -221,9 +221,11 @@ def dots_of(table: pd.DataFrame, varied: Sequence[str]) -> list[Dot]:
         values = [(knob, "" if is_unknown(row[knob]) else in_brief(str(row[knob]))) for knob in varied]
         star = BOUND if row.get("upper_bound") is True else ""
         name = " ".join([str(row["job"]), *(in_short(knob, value) for knob, value in values if value)]) + star
-        numbers = (row["delta_miou"], row["delta_low"], row["delta_high"])
-        known = (0.0, 0.0, 0.0) if is_unknown(row["delta_miou"]) else numbers
-        groups.setdefault(own, []).append(Dot(name, *map(float, known), is_baseline=is_unknown(row["delta_miou"])))
+        if is_unknown(row["delta_miou"]):
+            dot = Dot(name, 0.0, 0.0, 0.0, is_baseline=True)
+        else:
+            dot = Dot(name, float(row["delta_miou"]), float(row["delta_low"]), float(row["delta_high"]))
+        groups.setdefault(own, []).append(dot)
     compared = [own for own in groups.values() if len(own) > 1]
     return [dot for own in compared for dot in sorted(own, key=lambda dot: dot.mean, reverse=True)]
 
@@ -249,7 +251,12 @@ def _draw_dots(axes: Axes, dots: Sequence[Dot]) -> None:
         if not low <= dot.mean <= high:  # an arrow, and its number
             left = dot.mean < low
             axes.plot(low if left else high, k, "<" if left else ">", color=SERIES[5], ms=4, clip_on=False)
-            text = {"xytext": (6 if left else -6, 0), "textcoords": "offset points", "va": "center", "fontsize": 6}
+            text: Any = {
+                "xytext": (6 if left else -6, 0),
+                "textcoords": "offset points",
+                "va": "center",
+                "fontsize": 6,
+            }
             side = "left" if left else "right"
             axes.annotate(f"{dot.mean:+.3f}", (low if left else high, k), ha=side, **text)
             continue

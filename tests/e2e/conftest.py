@@ -69,7 +69,7 @@ def run(
         arguments = flags + [o for o in small if o.partition("=")[0] not in given] + plain
         monkeypatch.setattr(sys, "argv", [str(ROOT / "run.py"), *arguments])
         GlobalHydra.instance().clear()
-        monkeypatch.setattr("gradsam_exp.app.cli.SESSION", Session())  # a fresh process has nothing to share
+        monkeypatch.setattr("gradsam_exp.app.process.SESSION", Session())  # a fresh process has nothing to share
         capsys.readouterr()
         with pytest.raises(SystemExit) as end:
             runpy.run_path(str(ROOT / "run.py"), run_name="__main__")

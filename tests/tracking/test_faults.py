@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from gradsam_exp.app import cli
+from gradsam_exp.app import process
 from gradsam_exp.tasks import evaluate
 from gradsam_exp.tracking import evaluation
 from gradsam_exp.tracking.upload import PROBE_S, Uploads, why_not
@@ -172,7 +172,7 @@ def test_a_sweep_asks_a_dead_server_once(run, monkeypatch, hanging, seconds):
 @pytest.mark.slow
 def test_a_sweep_uploads_while_it_goes_on(run, server: Server):
     done = run("-m", "pipeline=fg,fgbg,argmax", "logger=wandb")
-    cli.SESSION.keep("uploads", None, Uploads).finish()  # at the end of a process
+    process.SESSION.keep("uploads", None, Uploads).finish()  # at the end of a process
     assert done.code == 0, done.err
     assert len(server.runs) == 3
     assert "W&B" not in done.err
