@@ -31,7 +31,7 @@ OUTLINES = {
 class NovelShapes(Shapes):
     """NovelShapes draws upright hearts, crosses, arrows, and capitals of DejaVu Sans Bold, as `Shapes` does."""
 
-    class_names = ("letter", "heart", "cross", "arrow")
+    class_names: tuple[str, ...] = ("letter", "heart", "cross", "arrow")
 
     def stencil(self, shape: str, size: int, index: int) -> Bool[np.ndarray, "size size"]:
         """Return the pixels of a shape in its box, hard-edged; letters and digits take turns."""
@@ -72,7 +72,7 @@ class NovelFills(Shapes):
                 paint(image, mask & half, rng.integers(0, 256, 3), 256)
         elif plain.shape == "texture alone":
             odd = (rows // CHECK_PX + columns // CHECK_PX) % 2
-            checked = image + CHECK_CONTRAST * (2 * odd - 1)[..., None]
+            checked = image + CHECK_CONTRAST * np.expand_dims(2 * odd - 1, -1)
             image[mask] = checked.clip(0, 255).astype(np.uint8)[mask]
         else:
             photos = photographs(self.split)
