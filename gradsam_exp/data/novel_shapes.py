@@ -71,8 +71,8 @@ class NovelFills(Shapes):
             for half in (left, ~left):
                 paint(image, mask & half, rng.integers(0, 256, 3), 256)
         elif plain.shape == "texture alone":
-            odd = np.asarray((rows // CHECK_PX + columns // CHECK_PX) % 2)
-            checked = image + CHECK_CONTRAST * (2 * odd - 1)[..., None]
+            odd = (rows // CHECK_PX + columns // CHECK_PX) % 2
+            checked = image + CHECK_CONTRAST * np.expand_dims(2 * odd - 1, -1)
             image[mask] = checked.clip(0, 255).astype(np.uint8)[mask]
         else:
             photos = photographs(self.split)
