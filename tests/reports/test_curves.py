@@ -11,9 +11,9 @@ from PIL import Image
 
 from gradsam_exp.metrics.points import PointDistance
 from gradsam_exp.reports import figures
-from gradsam_exp.reports.curves import charts, curves_of, draw_curves, in_order
+from gradsam_exp.reports.curves import charts, curves_of, dots_of, draw_curves, in_order, limits_of
 from gradsam_exp.runs.comparison import Runs
-from gradsam_exp.runs.sweep import collect_runs
+from gradsam_exp.runs.sweep import collect_runs, with_comparison
 from tests.reports.finished_runs import facts_of, write_run
 
 
@@ -34,7 +34,10 @@ def test_one_curve_for_each_combination_of_the_others(tmp_path: Path):
     assert (fg.name, fgbg.name) == ("fg", "fgbg")
     assert fg.x == ["0.05", "0.1", "0.2"], "by size, not as given"
     assert fg.mean == pytest.approx([0.4525, 0.455, 0.45])
-    assert fgbg.low == pytest.approx([0.34, 0.35, 0.33])
+    for low, mean, high in zip(fgbg.low, fgbg.mean, fgbg.high, strict=True):
+        assert low <= mean <= high
+        assert high - low < 0.03, "images differ by 0.3, the runs on them by 0.03 on one"
+    assert fgbg.jobs == [["4"], ["5"], ["3"]]
     by_word = curves_of(Runs(tmp_path), table, "pipeline")
     assert [curve.name for curve in by_word] == ["bg_threshold=0.2", "bg_threshold=0.05", "bg_threshold=0.1"]
 
@@ -72,8 +75,9 @@ def test_the_pages_charts(tmp_path: Path):
     assert set(found) == {"knob-0", "knob-1", "heatmap-0", "parallel"}
     band, line, *_ = found["knob-1"]["data"]
     assert line["x"] == [0.05, 0.1]
-    assert band["y"] == pytest.approx([0.6, 0.6, 0.31, 0.3]), "up along the high ends, back along the low"
-    assert found["knob-0"]["data"][0]["error_y"]["arrayminus"] == pytest.approx([0.15, 0.455 - 0.32])
+    assert band["y"][:2] > line["y"] > band["y"][:1:-1], "up along the high ends, back along the low"
+    assert band["meta"] == [["0"], ["1"], ["1"], ["0"]]
+    assert max(found["knob-0"]["data"][0]["error_y"]["arrayminus"]) < 0.02
     (cells,) = found["heatmap-0"]["data"]
     assert (cells["y"], cells["x"]) == (["fg", "fgbg"], ["0.05", "0.1"])
     assert cells["z"][1] == pytest.approx([0.455, 0.4575])
@@ -121,7 +125,7 @@ def test_a_curve_of_one_point_has_an_interval(tmp_path: Path):
     band, line, single = found["knob-1"]
     assert band["fill"] == "toself"
     assert "error_y" not in line
-    assert single["error_y"]["array"] == pytest.approx([0.15])
+    assert single["error_y"]["array"] == pytest.approx([0.0]), "the runs are the same on every image"
     assert (line["marker"]["symbol"], single["marker"]["symbol"]) == ("circle", "square"), "as in print"
 
 
@@ -153,6 +157,22 @@ def test_long_names_leave_room_for_the_curves(tmp_path: Path, monkeypatch: pytes
     assert chart["figure"]["layout"]["height"] > 300, "of four names below one another"
     widths = [axes.get_position().width for axes in drawn[0].axes]
     assert min(widths) > 0.25, "of three panels side by side"
+
+
+def test_a_run_far_outside_does_not_squeeze_the_others(tmp_path: Path):
+    added = {"fg": 0.0, "box": 0.02, "center": -0.25, "mask": 0.01, "fgbg": -0.01}
+    for k, (name, more) in enumerate(added.items()):
+        write_run(tmp_path / str(k), {"pipeline": name}, [0.3 + more, 0.4 + more, 0.5 + more, 0.6 + more])
+    runs = Runs(tmp_path)
+    table = with_comparison(runs, collect_runs(runs))
+    dots = dots_of(table, ["pipeline"])
+    assert [dot.name for dot in dots] == ["1 box", "3 mask", "0 fg", "4 fgbg", "2 center"]
+    assert [dot.is_baseline for dot in dots] == [False, False, True, False, False]
+    low, high = limits_of(dots)
+    assert (low, high) == pytest.approx((-0.01 - 0.06 * 0.03, 0.02 + 0.06 * 0.03))
+    assert limits_of(dots[:-1]) == pytest.approx((low, high))
+    draw_curves(runs, table, tmp_path / "sweep.png")
+    assert (tmp_path / "sweep.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_curves_for_print(tmp_path: Path):

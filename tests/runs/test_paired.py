@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import permutation_test, wilcoxon
 
-from gradsam_exp.runs.paired import all_pairs, holm, paired_difference, sign_flip_p
+from gradsam_exp.runs.paired import all_pairs, comparison_intervals, holm, paired_difference, sign_flip_p
 
 
 def test_a_paired_difference_worked_out_by_hand():
@@ -98,3 +98,19 @@ def test_ways_that_differ_by_rounding_are_as_extreme():
     assert -first - second + third < first + second + third, "by rounding"
     assert paired_difference(run, baseline).p == pytest.approx(6 / 8)
     assert all_pairs(np.stack([baseline, run]))[1, 0].p == pytest.approx(6 / 8)
+
+
+def test_comparison_intervals_of_two_runs_touch_where_their_difference_begins_to_be_clear():
+    """Images differ by 0.5, runs by 0.01: each half-width is half of that of the paired difference."""
+    rng = np.random.default_rng(0)
+    base = rng.random(200)
+    values = np.stack([base, base + rng.normal(0.01, 0.05, 200)])
+    low, high = comparison_intervals(values)
+    difference = paired_difference(values[1], values[0]).difference
+    width = difference.ci95[1] - difference.ci95[0]
+    assert high - low == pytest.approx([width / 2, width / 2], rel=0.05)
+    assert (low[1] > high[0]) == (difference.ci95[0] > 0)
+    for k in range(2):
+        assert low[k] < values[k].mean() < high[k]
+    single, same = comparison_intervals(values[:1])
+    assert single == same == pytest.approx([base.mean()])
