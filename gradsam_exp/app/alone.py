@@ -1,6 +1,7 @@
 """This module keeps two commands from writing into one folder at the same time."""
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -33,5 +34,6 @@ def let_go() -> None:
     """Free the folders that this process has reserved."""
     while _held:
         lock = _held.pop()
-        Path(lock.lock_file).unlink(missing_ok=True)
+        with suppress(OSError):  # Windows deletes no open file
+            Path(lock.lock_file).unlink()
         lock.release()

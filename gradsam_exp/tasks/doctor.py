@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import pandas as pd
 import torch
 from packaging.requirements import Requirement
 from pydantic import Field
@@ -208,7 +209,7 @@ def _self_test(config: Config, job: Job, images: int) -> tuple[dict[str, object]
         said = f"{type(error).__name__}: {first_line(error)}"
         return {"failed": f"{said} ({where})"}, f"the self-test has failed, {said} ({where})"
     table = tables[0].per_image
-    apart = max(_differences(*(one.per_image.select_dtypes("number").to_numpy("float64") for one in tables)))
+    apart = max(_differences(*(_numbers(one.per_image) for one in tables)))
     facts: dict[str, object] = {
         "chain": f"{planned.classifier.backbone}, {config.explainer['name']}, {config.pipeline['name']}, "
         f"{planned.segmenter_name}, {config.data['name']}/{config.split} on {planned.device}",
@@ -218,6 +219,10 @@ def _self_test(config: Config, job: Job, images: int) -> tuple[dict[str, object]
         "largest difference of a number with another batch size": f"{apart:.1e}",
     }
     return facts, None
+
+
+def _numbers(table: pd.DataFrame) -> np.ndarray:
+    return table.select_dtypes("number").to_numpy("float64", na_value=np.nan)
 
 
 def _differences(one: np.ndarray, other: np.ndarray) -> Iterator[float]:

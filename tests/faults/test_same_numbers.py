@@ -12,7 +12,8 @@ import torch
 from gradsam_exp.runs.folder import Run
 from tests.faults.counts import SOAKING
 
-SWEEP = ("-m", "limit=12", "explainer=gradcam++", "selector=agreement")
+# Behind layer4 there is only the mean and a linear layer: a ReLU that rounding turns would show in the heatmap.
+SWEEP = ("-m", "limit=12", "explainer=gradcam++", "explainer.target_layers=[layer4.-1]")
 JOBS = ("pipeline=fgbg,adaptive", "bg_threshold=0.1,0.2")
 OTHER_ORDER = ("bg_threshold=0.2,0.1", "pipeline=adaptive,fgbg")
 VARIANTS = {
@@ -54,4 +55,4 @@ def test_tables_are_equal(run, name: str, tmp_path: Path, request: pytest.Fixtur
     assert len(expected) == 4
     assert found.keys() == expected.keys()
     for job, table in expected.items():
-        pd.testing.assert_frame_equal(found[job], table, rtol=0, atol=1e-6, check_dtype=False, obj=str(job))
+        pd.testing.assert_frame_equal(found[job], table, rtol=1e-5, atol=1e-6, check_dtype=False, obj=str(job))
