@@ -63,7 +63,9 @@ def choices(found: Sequence[Run]) -> dict[str, list[Setting]]:
         bare = [row for row in automatic if without_network(str(row.get("sam", "")))]
         asked = [row for row in automatic if row not in bare]
         best = [max(kind, key=lambda row: float(row["miou"])) for kind in (asked, bare) if kind]
-        chosen[str(place)] = [_setting(row, keys) for row in (*asked[:1], *best)]
+        chosen[str(place)] = [
+            _setting(row, [key for key in keys if key in runs[row["job"]].given]) for row in (*asked[:1], *best)
+        ]
     return chosen
 
 
