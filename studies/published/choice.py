@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for place, settings in chosen.items():
         for setting in settings[1:]:
             console.print(f"{place}: {_written(setting)}", soft_wrap=True, markup=False, highlight=False)
-    print(shlex.join(["python", "run.py", *command(chosen, found[0].config)]))
+    print(shlex.join(["python", "run.py", "-m", *command(chosen, found[0].config)]))
     return 0
 
 
@@ -84,7 +84,7 @@ def command(chosen: Mapping[str, Sequence[Setting]], config: Mapping[str, Any]) 
     ]
     within = ",".join(config["compare_within"])
     same = [f"background={config['data']['background']['name']}", f"limit={as_override(config['limit'])}"]
-    return ["-m", "hydra/sweeper=grids", "split=test", "name=chosen", f"compare_within=[{within}]", *same,
+    return ["hydra/sweeper=grids", "split=test", "name=chosen", f"compare_within=[{within}]", *same,
             *written]  # fmt: skip
 
 
