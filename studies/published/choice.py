@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for place, settings in chosen.items():
         for setting in settings[1:]:
             console.print(f"{place}: {_written(setting)}", soft_wrap=True, markup=False, highlight=False)
-    print(shlex.join(["python", "run.py", *command(chosen, found[0].config)]))
+    print(shlex.join(["python", "run.py", "-m", *command(chosen, found[0].config)]))
     return 0
 
 
@@ -63,7 +63,9 @@ def choices(found: Sequence[Run]) -> dict[str, list[Setting]]:
         bare = [row for row in automatic if without_network(str(row.get("sam", "")))]
         asked = [row for row in automatic if row not in bare]
         best = [max(kind, key=lambda row: float(row["miou"])) for kind in (asked, bare) if kind]
-        chosen[str(place)] = [_setting(row, keys) for row in (*asked[:1], *best)]
+        chosen[str(place)] = [
+            _setting(row, [key for key in keys if key in runs[row["job"]].given]) for row in (*asked[:1], *best)
+        ]
     return chosen
 
 
@@ -82,7 +84,7 @@ def command(chosen: Mapping[str, Sequence[Setting]], config: Mapping[str, Any]) 
     ]
     within = ",".join(config["compare_within"])
     same = [f"background={config['data']['background']['name']}", f"limit={as_override(config['limit'])}"]
-    return ["-m", "hydra/sweeper=grids", "split=test", "name=chosen", f"compare_within=[{within}]", *same,
+    return ["hydra/sweeper=grids", "split=test", "name=chosen", f"compare_within=[{within}]", *same,
             *written]  # fmt: skip
 
 
