@@ -3,6 +3,7 @@
 Imports nothing heavy, so that ``--help`` and a mistyped override answer at once.
 """
 
+import errno
 import gc
 import io
 import logging
@@ -55,6 +56,7 @@ def main() -> NoReturn:
     if "--version" in sys.argv[1:]:
         print(f"gradsam_exp {__version__}")
         sys.exit(0)
+    logging.raiseExceptions = False  # a log on a full disk must not fill the terminal
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors reach us: we say them in one line
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads without work sleep: others may need the cores
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large tensors on huge pages: memory fragments less
@@ -150,20 +152,29 @@ def run_job(cfg: DictConfig) -> float | None:
             _input_errors.append(error)
     except Exception as error:
         hide(error, hidden)
-        run.fail(error)
-        if not sweeping:
-            raise
-        log.exception("job failed")
+        _failed(run, error, sweeping=sweeping)
     else:
         if sweeping and not run.has_ended and not settings.dry_run:  # a task without metrics of its own
             run.finish_without_metrics()
         return value
     finally:
         logging.getLogger().removeHandler(handler)
-        handler.close()
+        with suppress(OSError):  # of a full disk
+            handler.close()
         if cfg.dry_run and not sweeping:
             run.discard()
     return None
+
+
+def _failed(run: Run, error: Exception, *, sweeping: bool) -> None:
+    """Record that a job failed; raise the error of a single run again, unless one line says it."""
+    run.fail(error)
+    if sweeping:
+        log.exception("job failed")
+    elif (full := _full(error)) is not None:
+        _input_errors.append(full)
+    else:
+        raise error
 
 
 def hidden_values(cfg: DictConfig) -> dict[str, str]:
@@ -219,7 +230,18 @@ def _known(error: Exception) -> InputError | None:
         return InputError(
             f"{error.filename}: {error.strerror}; give output_root=… a folder that can be written to"
         )
-    return no_choice(error)
+    return _full(error) or no_choice(error)
+
+
+def _full(error: Exception) -> InputError | None:
+    """Say that the disk is full, if that is it."""
+    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return None
+    place = f" for {error.filename}" if error.filename else ""
+    return InputError(
+        f"there is no space left on the disk{place}: free some, or give output_root=… and store.root=… another; "
+        "with resume=true what was finished is taken from there"
+    )
 
 
 def _interrupted(error: KeyboardInterrupt) -> int:

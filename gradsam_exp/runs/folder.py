@@ -396,10 +396,11 @@ class Run:
 
     def fail(self, error: BaseException) -> None:
         """Record that the run did not finish, and why, where its metrics would be."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         said = harmless(" ".join(str(error).split()))
-        self.finish_without_metrics(status, error=said or type(error).__name__)
+        with suppress(OSError):  # of a full disk, which has no room for it either
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.finish_without_metrics(status, error=said or type(error).__name__)
 
     def discard(self) -> None:
         """Remove the folder of a run that was only looked at; if it holds anything else, that stays."""

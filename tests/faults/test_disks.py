@@ -80,7 +80,7 @@ def test_a_folder_that_cannot_be_written_to_is_one_line(run, disk, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_a_clock_that_jumps_changes_no_number(run, monkeypatch: pytest.MonkeyPatch):
+def test_a_clock_that_jumps_changes_no_number(run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     right = run("limit=8", "pipeline=fgbg", "name=right")
     now, jumps, asked = time.time, random.Random(22), itertools.count()
 
@@ -91,7 +91,9 @@ def test_a_clock_that_jumps_changes_no_number(run, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(store.time, "time", jumping)
     monkeypatch.setattr(store, "LOOK_AGAIN", 1e12)  # the folder is looked at after every chunk
     for number in range(soaked(2, 10)):
-        done = run("limit=8", "pipeline=fgbg", f"name=jumped{number}", "store.max_gb=1e-6")
+        done = run(
+            "limit=8", "pipeline=fgbg", f"name=jumped{number}", *small, f"store.root={tmp_path / str(number)}"
+        )
         assert done.code == 0, done.err
         (folder,) = (path.parent for path in done.folder.glob(f"jumped{number}/*/metrics.json"))
         (before,) = (path.parent for path in right.folder.glob("right/*/metrics.json"))

@@ -66,7 +66,7 @@ def finished(run: Run, root: Path, more: tuple[str, ...]) -> dict[str, pd.DataFr
     path = max(root.rglob("sweep.csv"), key=lambda path: path.stat().st_mtime)
     jobs = sorted(job.parent for job in path.parent.glob("*/metrics.json"))
     of_jobs = {f"{job.name}/{name}": pd.read_parquet(job / name) for job in jobs for name in TABLES}
-    return {"sweep": pd.read_csv(path), **of_jobs}
+    return {"sweep": pd.read_csv(path).drop(columns="output_root"), **of_jobs}
 
 
 @pytest.mark.slow
