@@ -127,13 +127,15 @@ def _within_tables(runs: Runs, table: pd.DataFrame) -> pd.DataFrame:
 
     found = [_compared_within(runs[job]) for job in table["job"]]
     rows: list[dict[Any, Any]] = []
+    beside: list[dict[Any, Any]] = []  # last, so that they are no baseline
     for row, own in zip(table.to_dict("records"), found, strict=True):
-        others = [own]
+        others = []
         if "sam" in own and without_network(own["sam"]):
             alike = [other for other in found if own | {"sam": other.get("sam", "")} == other]
-            others = [other for other in alike if not without_network(other["sam"])] or others
-        texts = dict.fromkeys(" · ".join(other.values()) for other in others)
-        rows += [row | {"within": text} for text in texts]
+            others = [other for other in alike if not without_network(other["sam"])]
+        texts = dict.fromkeys(" · ".join(other.values()) for other in others or [own])
+        (beside if others else rows).extend(row | {"within": text} for text in texts)
+    rows += beside
     if len({row["within"] for row in rows}) < 2:
         return table
     return pd.DataFrame(rows)[[*table, "within"]]

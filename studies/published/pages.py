@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from gradsam_exp.reports.tables import is_unknown, markdown_table
+from gradsam_exp.runs.finding import as_override
 from studies.published.figures import draw_differences
 from studies.published.tables import difference, number, runs_of, side_by_side
 
@@ -243,7 +244,7 @@ def photographs(made: Made) -> str:
 
 def _setting(run: Mapping[Any, Any]) -> str:
     """Write a run's pipeline and the knobs that it was given."""
-    given = [f"{key}={run[key]}" for key in KNOBS if key in run and not is_unknown(run[key])]
+    given = [f"{key}={as_override(run[key])}" for key in KNOBS if key in run and not is_unknown(run[key])]
     return " ".join([str(run["pipeline"]), *given])
 
 

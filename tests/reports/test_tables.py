@@ -270,6 +270,11 @@ def test_a_run_without_a_network_stands_in_the_table_of_each_segmenter(tmp_path:
     text = (tmp_path / "sweep.md").read_text()
     assert text.count("| 4 | none | threshold |") == 4, "in the tables of means and of differences of both"
     assert (tmp_path / "report.html").is_file()
+    first = tmp_path / "first"
+    for number, sam in enumerate(("none", "compact", "vit_b")):
+        given = {"sam": {"name": sam}, "compare_within": ["sam"]}
+        write_run(first / str(number), {"sam": sam}, [0.5] * 4, config=given)
+    assert summarize_sweep(first)["baseline"].dropna().tolist() == ["1", "2"], "it is no baseline, if it is first"
     alone = tmp_path / "alone"
     write_run(alone / "0", {"sam": "none"}, [0.5] * 4, config={"sam": {"name": "none"}, "compare_within": ["sam"]})
     write_run(alone / "1", {"sam": "x"}, [0.5] * 4, config={"sam": {"name": "gone"}, "compare_within": ["sam"]})
