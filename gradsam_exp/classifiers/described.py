@@ -17,7 +17,7 @@ from gradsam_exp.errors import InputError, harmless
 
 Side = Annotated[int, Field(ge=1)]
 Size = tuple[Side, Side] | Side | Literal["own"] | None
-"""``model.size``: ``(height, width)`` px, one number for both, or ``own``: the image's; None: as the weights want."""
+"""``model.size``: ``(height, width)`` px, one number for both, ``own``: the image's; None: as the weights want."""
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,14 @@ RECIPE = (
     "task=train_sam",
     "task.start=shipped:compact_drawn",
     "task.frozen_encoder=true",
-    "task.steps=200",
-    "task.steps_per_epoch=200",
-    "task.batch_size=4",
+    "task.steps=150",
+    "task.steps_per_epoch=150",
+    "task.batch_size=2",
     "task.targets=6",
-    "task.learning_rate=1e-3",
+    "task.learning_rate=1.5e-3",
     "task.average_decay=0.98",
     "task.plain_share=0",
+    "trainer.precision=32-true",
     "+trainer.limit_val_batches=0",
 )
 """Of all arms; what is given on the command line comes after it."""
