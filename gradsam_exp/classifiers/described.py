@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from torch import nn
@@ -16,8 +16,8 @@ from gradsam_exp.digest import digest
 from gradsam_exp.errors import InputError, harmless
 
 Side = Annotated[int, Field(ge=1)]
-Size = tuple[Side, Side] | Side | None
-"""``model.size``: ``(height, width)`` px, or one number for both; None: as the weights want."""
+Size = tuple[Side, Side] | Side | Literal["own"] | None
+"""``model.size``: ``(height, width)`` px, one number for both, ``own``: the image's; None: as the weights want."""
 
 
 @dataclass(frozen=True)
@@ -146,8 +146,10 @@ class Mapped:
 
 def changed_transform(transform: Transform, *, size: Size = None, **given: Any) -> Transform:
     """Replace what was given of ``size``, ``mean``, ``std`` and ``interpolation``; None keeps what there is."""
-    given["size"] = (size, size) if isinstance(size, int) else size
-    return replace(transform, **{name: value for name, value in given.items() if value is not None})
+    kept = {name: value for name, value in given.items() if value is not None}
+    if size is not None:
+        kept["size"] = None if size == "own" else (size, size) if isinstance(size, int) else size
+    return replace(transform, **kept)
 
 
 def find_names(given: str | Sequence[str] | None, known: Sequence[str]) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ def settled(config: Config, file: ClassifierSource, job: Job) -> Config:
 
     Raises `InputError` if something else was given of the network, or no target layer at all.
     """
-    size = None if file.size is None else list(file.size)
+    size = config.model.get("size") if file.size is None else list(file.size)
     model = {**config.model, "size": size}
     if config.model.get("source") == "checkpoint":
         _check_given(config.model, file, job)

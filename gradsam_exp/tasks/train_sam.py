@@ -62,7 +62,7 @@ class TrainSamSettings:
         start: weights to begin with: ``shipped``, ``shipped:compact_drawn``, or a file of an earlier training;
             those of another architecture give their prompt encoder and mask decoder. None starts anew.
         average_decay: of the weights' moving average, which is what is kept.
-        frozen_encoder, idle_background, tight_clusters: see `PromptableTraining`.
+        frozen_encoder, idle_background, idle_foreground, tight_clusters: see `PromptableTraining`.
         pictures: config node of a background whose pictures join the bundled ones.
         photographs: a folder or zip file of outlined photographs, see `read_photographs`; None: all scenes are
             drawn.
@@ -87,6 +87,7 @@ class TrainSamSettings:
     average_decay: Annotated[float, Field(ge=0, lt=1)]
     frozen_encoder: bool
     idle_background: Share
+    idle_foreground: Share
     tight_clusters: Share
     pictures: dict[str, Any] | None
     photographs: str | None
@@ -126,6 +127,7 @@ def run(config: Config, job: Job) -> None:
         average_decay=settings.average_decay,
         frozen_encoder=settings.frozen_encoder,
         idle_background=settings.idle_background,
+        idle_foreground=settings.idle_foreground,
         tight_clusters=settings.tight_clusters,
     )
     if checkpoint is not None:

@@ -60,6 +60,8 @@ class PromptableTraining(pl.LightningModule):
             layers of `LiteEncoder`. Another architecture learns at the full rate.
         idle_background: share of the steps whose first prompts also have one to eight background points anywhere
             off the target. SAM's recipe has none: there a background click always corrects something.
+        idle_foreground: share of the steps whose first prompts also have one to eight points anywhere on the
+            target; of two equal shares the same steps have both.
         tight_clusters: share of the steps whose single clicks are grids of 3×3 points, 1 to 8 px apart, instead.
     """
 
@@ -78,6 +80,7 @@ class PromptableTraining(pl.LightningModule):
         pretrained_rate: float = 0.35,
         frozen_encoder: bool = False,
         idle_background: float = 0.0,
+        idle_foreground: float = 0.0,
         tight_clusters: float = 0.0,
     ) -> None:
         super().__init__()
@@ -86,7 +89,8 @@ class PromptableTraining(pl.LightningModule):
         if isinstance(sam.image_encoder, LiteEncoder):
             _train_faster(sam.image_encoder)
         self.sam.image_encoder.requires_grad_(not frozen_encoder)
-        self.idle_background, self.tight_clusters = idle_background, tight_clusters
+        self.idle_background, self.idle_foreground = idle_background, idle_foreground
+        self.tight_clusters = tight_clusters
         self.averaged = AveragedModel(sam, multi_avg_fn=_moving_average(average_decay))
         self.averaged.requires_grad_(False)
         self.steps, self.learning_rate, self.weight_decay = steps, learning_rate, weight_decay
@@ -119,6 +123,7 @@ class PromptableTraining(pl.LightningModule):
             box_share=self.box_share,
             tight_clusters=self.tight_clusters,
             idle_background=self.idle_background,
+            idle_foreground=self.idle_foreground,
         )
         total, count = torch.zeros((), device=batch.masks.device), 0
         answered = []

@@ -71,7 +71,13 @@ def single_clicks(batch: SceneBatch, pick: Callable[[Masks, int], Cells]) -> Que
 
 
 def first_prompts(
-    batch: SceneBatch, *, click_share: float, box_share: float, tight_clusters: float, idle_background: float
+    batch: SceneBatch,
+    *,
+    click_share: float,
+    box_share: float,
+    tight_clusters: float,
+    idle_background: float,
+    idle_foreground: float,
 ) -> tuple[Queries, Queries]:
     """Ask for the targets once; the shares are those of `PromptableTraining`.
 
@@ -99,8 +105,11 @@ def first_prompts(
         others = every[rows[:, by_click:].flatten()]
         points = cells_to_pixels(random_cells(others.truth, random.randint(2, 9)))
         others = replace(others, points=points, labels=points.new_ones(points.shape[:2]))
-    if random.random() < idle_background:
+    drawn = random.random()  # one for both: of equal shares the same steps have them
+    if drawn < idle_background:
         clicks, others = with_idle_background(clicks, inside), with_idle_background(others, inside)
+    if drawn < idle_foreground:
+        clicks, others = with_idle_foreground(clicks), with_idle_foreground(others)
     return clicks, others
 
 
@@ -150,6 +159,12 @@ def with_idle_background(queries: Queries, inside: Bool[Tensor, "batch low low"]
     off = torch.where(filled[:, None, None], queries.truth, off)
     points = cells_to_pixels(random_cells(off, random.randint(1, 8)))
     return queries.with_points(points, filled.float()[:, None].expand(points.shape[:2]))
+
+
+def with_idle_foreground(queries: Queries) -> Queries:
+    """Add one to eight foreground points anywhere on the target."""
+    points = cells_to_pixels(random_cells(queries.truth, random.randint(1, 8)))
+    return queries.with_points(points, points.new_ones(points.shape[:2]))
 
 
 def random_cells(masks: Masks, count: int) -> Cells:

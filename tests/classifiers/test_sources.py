@@ -143,6 +143,14 @@ def test_timms_networks_with_a_local_file(name: str, side: int, tmp_path: Path):
     assert torch.equal(model(images(side=side)), network(model.transform(images(side=side))))
 
 
+def test_a_network_can_take_images_as_large_as_they_are():
+    source = CLASSIFIERS.build({"source": "timm", "name": "test_resnet", "pretrained": False, "size": "own"})
+    assert source.size is None
+    assert source.transform(images(side=40)).shape[-2:] == (40, 40)
+    with pytest.raises(InputError, match=r"model\.size"):
+        CLASSIFIERS.build({"source": "timm", "name": "test_resnet", "pretrained": False, "size": "theirs"})
+
+
 def test_timms_published_weights_come_from_the_hubs_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     network = randomized(timm.create_model("test_resnet"))
     file = tmp_path / "model.safetensors"

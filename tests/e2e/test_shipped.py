@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import gradsam_exp
+from gradsam_exp.classifiers.checkpoints import find_classifier
 from gradsam_exp.weights import shipped
 from tests.e2e.conftest import ROOT
 
@@ -16,9 +17,9 @@ WEIGHTS = Path(gradsam_exp.__file__).parent / "weights"
 
 def test_every_file_is_listed_whole_and_has_a_card():
     index = json.loads((WEIGHTS / "index.json").read_text())
-    assert set(index) == {"compact", "compact_drawn", "resnet18-shapes"}
+    assert set(index) == {"compact", "compact_drawn", "resnet18-shapes", "resnet18_weak"}
     assert {entry["file"] for entry in index.values()} == {path.name for path in WEIGHTS.glob("*.safetensors")}
-    for name, limit_mb in (("compact", 16), ("compact_drawn", 12), ("resnet18-shapes", 25)):
+    for name, limit_mb in (("compact", 16), ("compact_drawn", 12), ("resnet18-shapes", 25), ("resnet18_weak", 3)):
         file = shipped(name)  # checks the digest
         assert file.path.stat().st_size < limit_mb * 2**20
         card = (WEIGHTS / f"{name}.md").read_text(encoding="utf-8")
@@ -62,3 +63,19 @@ def test_the_runs_give_what_the_documentation_promises(run):
         assert (pipeline, " | ".join(written(metrics[name]) for name in COLUMNS)) == (pipeline, promised)
         assert metrics["miou"]["n"] == 500
         assert written(metrics["accuracy"]) == ACCURACY
+
+
+def test_the_weak_classifier_has_the_layers_of_the_good_one_and_takes_any_size():
+    weak, good = (find_classifier(f"shipped:{name}") for name in ("resnet18_weak", "resnet18-shapes"))
+    assert (weak.class_names, weak.size) == (good.class_names, None)
+    channels = [len(one.outline().backbone.get_submodule("layer2")[-1].conv2.weight) for one in (weak, good)]
+    assert channels == [128, 128]
+
+
+@pytest.mark.slow
+def test_the_weak_classifier_is_as_weak_as_its_card_says(run):
+    done = run("model=resnet18_weak", "logger=none", "task.figures=false", defaults=False)
+    assert done.code == 0, done.err
+    accuracy = json.loads(next(done.folder.rglob("metrics.json")).read_text())["metrics"]["accuracy"]
+    assert 0.86 <= accuracy["mean"] <= 0.90
+    assert f"| accuracy | {written(accuracy)} |" in (WEIGHTS / "resnet18_weak.md").read_text(encoding="utf-8")

@@ -74,7 +74,7 @@ def test_two_devices_are_told_apart(fake_cuda):
 )
 def test_a_step_of_a_promptable_segmenter(promptable: PromptableTraining, fake_cuda, extras: float, seed: int):
     model = on_cuda(promptable)
-    model.idle_background = model.tight_clusters = extras
+    model.idle_background = model.idle_foreground = model.tight_clusters = extras
     random.seed(seed)
     loss = model.loss(scenes())
     assert loss.device == CUDA

@@ -62,7 +62,12 @@ def test_a_click_does_not_train_the_single_mask_and_a_box_does():
         model = PromptableTraining(sam, steps=10, click_share=click_share, box_share=1.0)
         embeddings = model._embed(sam, batch)
         clicks, boxes = first_prompts(
-            batch, click_share=click_share, box_share=1.0, tight_clusters=0.0, idle_background=0.0
+            batch,
+            click_share=click_share,
+            box_share=1.0,
+            tight_clusters=0.0,
+            idle_background=0.0,
+            idle_foreground=0.0,
         )
         sam.zero_grad()
         click = click_share == 1.0

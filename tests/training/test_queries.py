@@ -16,7 +16,12 @@ from gradsam_exp.training.queries import (
     jittered_boxes,
     random_cells,
     with_idle_background,
+    with_idle_foreground,
 )
+
+PLAIN = {
+    "click_share": 0.75, "box_share": 0.0, "tight_clusters": 0.0, "idle_background": 0.0, "idle_foreground": 0.0,
+}  # fmt: skip
 
 
 def square(x0: int, y0: int, side: int) -> torch.Tensor:
@@ -91,6 +96,38 @@ def test_a_target_that_fills_the_image_has_no_background():
     assert not asked.labels[1, 1:].any()
 
 
+def test_idle_foreground_points_lie_on_the_target():
+    seed_everything(0, verbose=False)
+    truth = torch.cat([square(10, 10, 20), square(0, 0, 3)])
+    queries = Queries(torch.tensor([0, 1]), truth, torch.full((2, 1, 2), 70.0), torch.ones(2, 1))
+    counts = set()
+    for _ in range(40):
+        asked = with_idle_foreground(queries)
+        assert torch.equal(asked.points[:, :1], queries.points)
+        assert asked.labels.all()
+        counts.add(asked.points.shape[1] - 1)
+        x, y = ((asked.points[:, 1:] + 0.5) / 4).floor().long().unbind(-1)
+        assert truth[torch.arange(2)[:, None], y, x].all()
+    assert counts == set(range(1, 9))
+
+
+def test_equal_shares_show_idle_clicks_of_both_kinds_in_the_same_steps():
+    truth = torch.stack([square(4 + k, 5, 6) for k in range(8)]).view(2, 4, 64, 64)
+    images, inside = torch.zeros(2, 3, 256, 256, dtype=torch.uint8), torch.ones(2, 256, 256, dtype=torch.bool)
+    batch = SceneBatch(images, inside, truth)
+    counts, labels = {}, {}
+    for kind in ("background", "foreground"):
+        asked = []
+        for seed in range(40):
+            seed_everything(seed, verbose=False)
+            asked.append(first_prompts(batch, **PLAIN | {f"idle_{kind}": 0.4}))
+        counts[kind] = [[own.points.shape[1] for own in both] for both in asked]
+        labels[kind] = {int(value) for both in asked for own in both for value in own.labels[:, -1]}
+    assert counts["background"] == counts["foreground"]
+    assert 8 <= sum(clicks > 1 for clicks, _ in counts["background"]) <= 24
+    assert labels == {"background": {0, 1}, "foreground": {1}}
+
+
 def test_background_points_can_stand_beside_a_box():
     boxes = torch.tensor([[40.0, 40.0, 120.0, 120.0]])
     queries = Queries(torch.tensor([0]), square(10, 10, 20), None, None, boxes)
@@ -122,9 +159,7 @@ def test_a_perfect_answer_is_confirmed():
 def test_three_quarters_of_the_targets_are_asked_for_by_a_click(targets: int, by_click: int):
     truth = torch.stack([square(4 + k, 5, 6) for k in range(2 * targets)]).view(2, targets, 64, 64)
     images, inside = torch.zeros(2, 3, 256, 256, dtype=torch.uint8), torch.ones(2, 256, 256, dtype=torch.bool)
-    clicks, others = first_prompts(
-        SceneBatch(images, inside, truth), click_share=0.75, box_share=0.0, tight_clusters=0.0, idle_background=0.0
-    )
+    clicks, others = first_prompts(SceneBatch(images, inside, truth), **PLAIN)
     assert torch.equal(clicks.truth, truth[:, :by_click].flatten(0, 1))
     assert torch.equal(others.truth, truth[:, by_click:].flatten(0, 1))
     assert clicks.image_index.tolist() == [0] * by_click + [1] * by_click
@@ -150,7 +185,7 @@ def test_boxes_ask_for_things_where_there_are_any():
     inside = torch.ones(2, 256, 256, dtype=torch.bool)
     batch = SceneBatch(torch.zeros(2, 3, 256, 256, dtype=torch.uint8), inside, truth)
     seed_everything(0, verbose=False)
-    clicks, others = first_prompts(batch, click_share=0.75, box_share=1.0, tight_clusters=0.0, idle_background=0.0)
+    clicks, others = first_prompts(batch, **PLAIN | {"box_share": 1.0})
     assert clicks.boxes is None
     assert others.points is None
     assert torch.equal(others.truth, thing.expand(2, -1, -1))
@@ -168,7 +203,9 @@ def test_the_same_seed_gives_the_same_prompts():
     drawn = []
     for seed in (3, 3, 4):
         seed_everything(seed, verbose=False)
-        clicks, _ = first_prompts(batch, click_share=0.75, box_share=0.0, tight_clusters=0.5, idle_background=0.5)
+        clicks, _ = first_prompts(
+            batch, **PLAIN | dict.fromkeys(("tight_clusters", "idle_background", "idle_foreground"), 0.5)
+        )
         drawn.append(clicks.points)
     assert torch.equal(drawn[0], drawn[1])
     assert not (drawn[0].shape == drawn[2].shape and torch.equal(drawn[0], drawn[2]))
