@@ -59,7 +59,7 @@ def refused(done, message: str, read: list[str]) -> None:
         (["model=null"], r"a group cannot be null: leave it out"),
         (["experiment=strategis"], r"experiment='strategis' is not known; did you mean 'strategies'"),
         (["pipeline=adaptive", "bg_threshold=0.9"], r"bg_threshold=0\.9 must be below fg_threshold=0\.8"),
-        (["pipeline.bg_threshold=0.2"], r"of the chosen pipeline; adaptive, .*fgbg.* have bg_threshold$"),
+        (["pipeline.bg_threshold=0.2"], r"of the chosen pipeline; adaptive.* fgbg.* have bg_threshold$"),
         (["pipeline", "=", "fg"], r"'pipeline' is not understood: write key=value without spaces"),
         (["pipeline=[fg,fgbg]"], r"pipeline=\[fg,fgbg\]: a run has one pipeline; to run with each"),
         (["pipeline=fg,fgbg"], r"Ambiguous value .*; to run with each of them add -m"),
@@ -210,9 +210,7 @@ def test_an_official_checkpoint_is_downloaded_checked_and_used(
     www, url = served
     torch.save(sam_model_registry["vit_b"]().state_dict(), www / "sam_vit_b_01ec64.pth")
     done = run("sam=vit_b", "sam.checkpoint=null", f"sam.url={url}/sam_vit_b_01ec64.pth")
-    *progress, message = done.err.strip().splitlines()
-    assert f"Downloading data from '{url}/sam_vit_b_01ec64.pth'" in "".join(progress)
-    refused(replace(done, err=message), "could not be downloaded", no_model_is_read)
+    refused(replace(done, err=done.err.strip().splitlines()[-1]), "could not be downloaded", no_model_is_read)
     assert not list((tmp_path / "cache").rglob("*.pth")), "a file that fails its digest does not stay"
 
 

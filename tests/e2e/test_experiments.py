@@ -10,6 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from tests.faults.counts import only_soaking
+
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
 
@@ -47,6 +49,7 @@ def test_an_experiment_composes_and_opens_with_its_four_parts(run, name: str):
 
 
 @pytest.mark.slow
+@only_soaking
 @pytest.mark.parametrize("name", STATED)
 def test_a_stated_command_gives_its_figures(run, name: str):
     """`Small: COMMAND: METRIC figures of the jobs, in order; …`, with the weights that ship."""
@@ -65,6 +68,7 @@ def test_three_experiments_state_figures_that_a_test_makes_again():
 
 
 @pytest.mark.slow
+@only_soaking
 def test_the_oracles_run_by_name(run):
     done = run("experiment=oracles", "limit=2")
     assert done.code == 0, done.err

@@ -20,8 +20,9 @@ from PIL import Image
 from gradsam_exp.classifiers.checkpoints import save_classifier
 from gradsam_exp.classifiers.classifier import ImageClassifier
 from tests.e2e.conftest import ROOT
+from tests.faults.counts import only_soaking
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, only_soaking]
 
 EVIL = "<img src=x onerror=document.title='evil'>"
 CLASSES = (EVIL, "plain")

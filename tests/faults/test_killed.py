@@ -16,8 +16,10 @@ import pytest
 import torch
 
 from tests.e2e.conftest import Finished
-from tests.faults.counts import SOAKING, soaked
+from tests.faults.counts import SOAKING, only_soaking, soaked
 from tests.faults.test_signals import waited_for
+
+pytestmark = only_soaking
 
 SWEEP = ("-m", "pipeline=fg,fgbg", "bg_threshold=0.1,0.2", "resume=true")
 JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")

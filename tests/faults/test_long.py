@@ -18,7 +18,9 @@ import torch
 
 from gradsam_exp.tasks import evaluate
 from tests.e2e.conftest import ROOT
-from tests.faults.counts import SOAKING, soaked
+from tests.faults.counts import SOAKING, only_soaking, soaked
+
+pytestmark = only_soaking
 
 JOBS = soaked(20, 200)
 WARM = 5  # jobs after which nothing new is loaded

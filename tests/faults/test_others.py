@@ -16,8 +16,11 @@ import torch
 
 from gradsam_exp.classifiers.networks import read_weights
 from gradsam_exp.errors import InputError
+from tests.faults.counts import only_soaking
 from tests.reports.finished_runs import write_run
 from tests.reports.test_hostile import ask, keep
+
+pytestmark = only_soaking
 
 NEEDED = ("metrics.json", "per_image.parquet", "provenance.json", ".hydra/config.yaml", ".hydra/overrides.yaml")
 MORE = ("predictions.parquet", "prepared.json", "counts.parquet", "problems.csv", "run.log", "figures/figure1.png")

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from gradsam_exp.runs.folder import Run
-from tests.faults.counts import SOAKING
+from tests.faults.counts import SOAKING, only_soaking
+
+pytestmark = only_soaking
 
 # Behind layer4 there is only the mean and a linear layer: a ReLU that rounding turns would show in the heatmap.
 SWEEP = ("-m", "limit=12", "explainer=gradcam++", "explainer.target_layers=[layer4.-1]")

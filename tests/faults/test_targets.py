@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.counts import only_soaking
+
+pytestmark = only_soaking
+
 
 @pytest.mark.parametrize(
     "place",
