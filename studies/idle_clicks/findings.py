@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -155,5 +156,5 @@ def _draw_curve(axes: Axes, own: pd.DataFrame, colour: str, marker: str) -> None
         axes.plot(place, doses[seed], color=colour, marker=".", ms=3, ls="")
     control, beside = own.loc[CONTROL.name], 100 * CONTROL.share + 2
     spread = [[control["mean"] - control["low"]], [control["high"] - control["mean"]]]
-    look = {"color": colour, "marker": marker, "mfc": "white", "ms": 4, "capsize": 2}
+    look: dict[str, Any] = {"color": colour, "marker": marker, "mfc": "white", "ms": 4, "capsize": 2}
     axes.errorbar([beside], [control["mean"]], spread, **look)
