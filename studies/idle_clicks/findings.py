@@ -108,7 +108,7 @@ def dose_cells(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """Format `compared`'s rows of one data set, to four digits: headings and texts, a row per arm or pair."""
     rows = []
     for (arm, against), own in table.groupby(["arm", "against"], sort=False):
-        cells = []
+        cells: list[str] = []
         for row in own.set_index("measure").loc[list(MEASURES)].to_dict("records"):
             sign = "" if not against and not cells else "+"
             text = f"{row['mean']:{sign}.4f} [{row['low']:{sign}.4f}, {row['high']:{sign}.4f}]"
@@ -130,10 +130,11 @@ def draw_doses(tables: Mapping[str, pd.DataFrame], path: Path) -> Path:
         figure = Figure(figsize=(2.35 * len(tables), 3.6), layout="constrained")
         panels = figure.subplots(2, len(tables), sharex=True, sharey="row", squeeze=False, height_ratios=(3, 2))
         for column, (name, table) in zip(panels.T, tables.items(), strict=True):
-            own = table[table["against"] == ""].set_index(["measure", "arm"])
+            alone = table[table["against"] == ""]
+            own = {measure: alone[alone["measure"] == measure].set_index("arm") for measure in MEASURES}
             for measure, (_, colour, marker) in shown.items():
-                _draw_curve(column[0], own.loc[measure], colour, marker)
-            _draw_curve(column[1], own.loc["fg"], SERIES[2], "D")
+                _draw_curve(column[0], own[measure], colour, marker)
+            _draw_curve(column[1], own["fg"], SERIES[2], "D")
             column[0].axhline(0, color="black", lw=0.6)
             column[0].set_title(name)
             column[1].set_xlabel("steps with idle clicks (%)")
@@ -152,7 +153,7 @@ def _draw_curve(axes: Axes, own: pd.DataFrame, colour: str, marker: str) -> None
     place = np.array([100 * arm.share for arm in DOSES])
     axes.fill_between(place, doses["low"], doses["high"], color=colour, alpha=0.2, lw=0)
     axes.plot(place, doses["mean"], color=colour, marker=marker, ms=4, lw=1.2)
-    for seed in (name for name in own if name.startswith("seed")):
+    for seed in (name for name in own.columns.astype(str) if name.startswith("seed")):
         axes.plot(place, doses[seed], color=colour, marker=".", ms=3, ls="")
     control, beside = own.loc[CONTROL.name], 100 * CONTROL.share + 2
     spread = [[control["mean"] - control["low"]], [control["high"] - control["mean"]]]
