@@ -54,6 +54,7 @@ class Sources:
         self._scans: dict[str, _Scan | None] = {}
         self._roots: dict[str, Path | None] = {}
         self._versions: dict[str, str | None] = {}
+        self._digests: dict[tuple[str, ...], str] = {}
 
     def digest(self, *modules: str) -> str:
         """Digest the source code that modules run: their own, and what they import, directly or not.
@@ -64,6 +65,11 @@ class Sources:
 
         Raises ValueError if there is no such module.
         """
+        if modules not in self._digests:
+            self._digests[modules] = self._digest(modules)
+        return self._digests[modules]
+
+    def _digest(self, modules: tuple[str, ...]) -> str:
         homes = {_OWN, *(module.partition(".")[0] for module in modules)}
         found = {name: scan.digest for name, scan in self._closure(modules, homes)}
         for module in modules:

@@ -11,6 +11,7 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 MOST_NAMES = 200  # that a message lists
 _ACTING = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_ACTING_IN_A_LINE = re.compile(rf"(?![\n\t]){_ACTING.pattern}")
 
 
 class InputError(Exception):
@@ -68,16 +69,14 @@ def harmless(text: str, *, lines: bool = False) -> str:
     Args:
         lines: keep line breaks and tabs, for texts that are made of lines on purpose.
     """
+    return (_ACTING_IN_A_LINE if lines else _ACTING).sub(_escape, text)
 
-    def escape(found: re.Match[str]) -> str:
-        code = ord(found[0])
-        if lines and found[0] in "\n\t":
-            return found[0]
-        if 0xDC80 <= code <= 0xDCFF:  # an undecodable byte
-            code -= 0xDC00
-        return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
-    return _ACTING.sub(escape, text)
+def _escape(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    if 0xDC80 <= code <= 0xDCFF:  # an undecodable byte
+        code -= 0xDC00
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 def tell(text: object) -> None:

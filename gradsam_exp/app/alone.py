@@ -1,5 +1,6 @@
 """This module keeps two commands from writing into one folder at the same time."""
 
+import os
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -9,15 +10,20 @@ from filelock import FileLock, Timeout
 from gradsam_exp.errors import say
 
 LOCK = ".lock"
+RANKS = ("RANK", "LOCAL_RANK")  # set where a process is one of several, by Lightning and by torchrun
 _held: list[FileLock] = []
 
 
 def hold(folder: Path, key: str) -> None:
     """Reserve the folder of a run or a sweep for this process, or end the program with one line.
 
+    Of several processes that train together the first one reserves it for all.
+
     Args:
         key: of the configuration, which chooses the folder.
     """
+    if any(os.environ.get(rank, "0") != "0" for rank in RANKS):
+        return
     lock = FileLock(folder / LOCK, mode=0o666)
     try:
         folder.mkdir(parents=True, exist_ok=True)

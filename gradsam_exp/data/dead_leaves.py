@@ -11,6 +11,7 @@ pixels on every platform. Knows nothing of shapes, data sets or splits.
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from jaxtyping import Int32, UInt8
@@ -97,23 +98,23 @@ def _leaf(rng: Generator, radius: float) -> Callable[[np.ndarray, np.ndarray], n
     length2 = max(ax * ax + ay * ay, 1 / 64)
     if rng.random() < 0.5:
         oblong = 3 + int(rng.integers(8))
-
-        def ellipse(dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
-            along, across = dx * ax + dy * ay, dy * ax - dx * ay
-            return along * along + across * across * oblong <= radius * radius * length2
-
-        return ellipse
+        return partial(_ellipse, ax, ay, oblong, radius * radius * length2)
     sides = []
     for _ in range(5):
         nx, ny = _snap(2 * rng.random() - 1), _snap(2 * rng.random() - 1)
         reach = radius * (0.3 + 0.6 * rng.random())
         sides.append((nx, ny, reach * math.sqrt(nx * nx + ny * ny)))
+    return partial(_polygon, np.array(sides).T[..., None, None], radius * radius)
 
-    def polygon(dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
-        nx, ny, reach = np.array(sides).T[..., None, None]
-        return (dx * nx + dy * ny <= reach).all(0) & (dx * dx + dy * dy <= radius * radius)
 
-    return polygon
+def _ellipse(ax: float, ay: float, oblong: int, reach: float, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
+    along, across = dx * ax + dy * ay, dy * ax - dx * ay
+    return along * along + across * across * oblong <= reach
+
+
+def _polygon(sides: np.ndarray, radius2: float, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
+    nx, ny, reach = sides
+    return (dx * nx + dy * ny <= reach).all(0) & (dx * dx + dy * dy <= radius2)
 
 
 def _snap(value: float) -> float:

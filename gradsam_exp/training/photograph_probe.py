@@ -136,7 +136,8 @@ def _corrected(
         masks = segmenter.to_original(logits, embeddings).cpu()
         before = torch.cat([points.long(), labels[..., None]], 2).tolist()
         new = torch.tensor([
-            next_click((one & ~mask).numpy(), (mask & ~one).numpy(), own) or (0, 0, NO_POINT)
+            next_click((one & ~mask).numpy(), (mask & ~one).numpy(), [(x, y, label) for x, y, label in own])
+            or (0, 0, NO_POINT)
             for one, mask, own in zip(truth, masks, before, strict=True)
         ])  # fmt: skip
         points, labels = torch.cat([points, new[:, None, :2].float()], 1), torch.cat([labels, new[:, 2:]], 1)

@@ -38,7 +38,7 @@ def test_a_sweep_runs_every_combination_and_ends_with_a_table(run):
         assert row.miou_low == pytest.approx(metrics["miou"]["ci95"][0])
         assert row.miou_n == 8
     markdown = path.with_suffix(".md").read_text()
-    assert markdown.count("\n") == 23, "what all have in common, two tables of six different runs, and a note"
+    assert markdown.count("\n") == 33, "what all share, which knob matters, two tables of six runs, notes"
     assert "bg_threshold" in markdown
     assert "mIoU" in done.out
     baseline = (table["pipeline"] == "fg") & (table["grid_offset"] == 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,15 +19,23 @@ pytestmark = pytest.mark.slow
 MIOU = {"miou": MetricFacts("iou", "mIoU", higher_is_better=True, group="masks")}
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the sweep is, once it was made."""
+    return tmp_path_factory.mktemp("kept")
+
+
 @pytest.fixture
-def sweep(run):
+def sweep(run, kept: Path):
     """A sweep's folder: numbers and choices were varied."""
+    if made := next(kept.glob("*/"), None):
+        return made
     done = run("-m", "pipeline=fgbg", "grid_offset=1,2", "pipeline.tie=first,median", "logger=wandb")
     assert done.code == 0, done.err
     folder = done.runs[0].parent
     said = [line for line in done.out.splitlines() if "wandb sync" in line]
     assert said == [f"W&B: wandb sync {folder}/*/wandb/offline-run-*"], "one line for all"
-    return folder
+    return Path(shutil.copytree(folder, kept / folder.name, symlinks=True))
 
 
 def panels(spec: dict) -> list[dict]:
@@ -82,9 +91,11 @@ def test_every_panel_shows_what_the_runs_have(run, sweep: Path):
 def test_the_report_has_the_paired_table(run, sweep: Path):
     run("task=wandb_report", f"sweep={sweep}", "logger=wandb", defaults=False)
     spec = json.loads((sweep / "wandb_report.json").read_text())
-    (markdown,) = (block["content"] for block in spec["blocks"] if block["type"] == "markdown-block")
-    assert markdown == (sweep / "sweep.md").read_text()
-    assert "wins / ties / losses" in markdown
+    effects, tables = (block["content"] for block in spec["blocks"] if block["type"] == "markdown-block")
+    assert tables == (sweep / "sweep.md").read_text()
+    assert "wins / ties / losses" in tables
+    assert effects.strip() in tables
+    assert "grid_offset" in effects
 
 
 def test_with_a_key_both_are_uploaded(run, sweep: Path, server: Server):
@@ -116,12 +127,12 @@ def test_what_is_no_sweep_is_refused(run, tmp_path: Path):
 def test_an_upper_bound_is_not_the_best():
     means = [{"miou": 0.8}, {"miou": 0.95}, {"miou": 0.9}]
     knobs = {"pipeline": ["fg", "oracle", "fgbg"], "pipeline_tie": [None, "x", "first"]}
-    facts = report.SweepFacts("s", knobs, MIOU, means, [False, True, False], "", "")
+    facts = report.SweepFacts("s", knobs, MIOU, means, [False, True, False], "", "", "")
     assert facts.best == 2
     best, _, bounds = report.findings(facts)
     assert best == "Best mIoU 0.900: pipeline=fgbg, pipeline_tie=first."
     assert bounds == "1 of them look at the truth: upper bounds, no choice."
-    alone = report.SweepFacts("s", {}, MIOU, means[1:2], [True], "", "")
+    alone = report.SweepFacts("s", {}, MIOU, means[1:2], [True], "", "", "")
     assert (alone.best, report.findings(alone)) == (None, [bounds])
 
 
