@@ -25,13 +25,13 @@ from gradsam_exp.config import Config, check
 from gradsam_exp.errors import InputError, did_you_mean, first_line
 from gradsam_exp.explorer.recent import Recent
 from gradsam_exp.prompts.base import KNOBS
+from gradsam_exp.runs.folder import written
 
 GROUPS = ("explainer", "refine", "pipeline", "selector")
 """The groups that are chosen on the page."""
 KEPT = 256  # configurations and what is read of them
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 _SHARED = re.compile(r"\$\{(\w+)\}")
-_PLAIN = re.compile(r"[A-Za-z_][\w.+-]*(?::[\w.+-]+)?|\d+(?:\.\d+)?%")
 _NOT_OURS = {"task", "hydra", "name", "resume"}
 """Keys of the explorer's own command that an evaluation is not given."""
 Text = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^$\x00-\x1f]*$")]
@@ -176,22 +176,6 @@ class Choices:
             return hydra.compose("config", overrides, return_hydra_config=True)
 
         return self._composed.made(tuple(overrides), compose)
-
-
-def written(value: Value | Sequence[str]) -> str:
-    """Write a value as Hydra's grammar reads it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if value is None:
-        return "null"
-    if isinstance(value, int | float):
-        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
-    if isinstance(value, str):
-        if _PLAIN.fullmatch(value) and value.lower() not in {"true", "false", "null", "nan", "inf"}:
-            return value
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return f'"{escaped}"'
-    return f"[{','.join(map(written, value))}]"
 
 
 def _key_of(group: str, name: str, value: Any) -> str:

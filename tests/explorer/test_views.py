@@ -129,6 +129,12 @@ def test_images_are_named_with_their_classes(explorer: Explorer):
     assert answered(explorer.names()) == {"total": 8, "worst": []}
 
 
+def test_an_image_is_found_by_its_name(explorer: Explorer):
+    assert [explorer.find(f"test-0000{k}").image for k in range(8)] == list(range(8))
+    with pytest.raises(InputError, match=r"^task\.image=nope is not among the 8 images"):
+        explorer.find("nope")
+
+
 def test_the_worst_of_a_run_are_listed(explorer: Explorer, monkeypatch: pytest.MonkeyPatch):
     names = ["test-00003", "test-00001", "test-00002", "of another set"]
     table = pd.DataFrame({"image_id": names, "iou": [0.2, 0.1, float("nan"), 0.0]})
