@@ -108,8 +108,9 @@ function drawParallel({ id, figure: { data, layout } }) {
   });
 }
 const isNarrow = (id) => byId(id).clientWidth < 600;
-/** What a run is called on an axis. */
-const nameOn = (id, run) => (isNarrow(id) ? run.name : run.label);
+/** What runs are called on an axis: in full where that takes at most a third of the width. */
+const longest = Math.max(...finished.map((run) => run.label.length));
+const nameOn = (id, run) => (6.2 * longest > byId(id).clientWidth / 3 ? run.name : run.label);
 
 /** The runs on the baseline's images against it, the best first; without any there is no chart. */
 function drawForest() {
