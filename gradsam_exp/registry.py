@@ -11,6 +11,7 @@ import inspect
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import is_dataclass
+from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pkgutil import iter_modules
@@ -176,11 +177,16 @@ def check_value(key: str, annotation: Any, value: Any) -> Any:
     Raises:
         InputError: naming ``key`` if it does not fit.
     """
-    config = None if is_dataclass(annotation) else ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
     try:
-        return TypeAdapter(annotation, config=config).validate_python(value)
+        return _adapter(annotation).validate_python(value)
     except ValidationError as error:
         raise InputError(f"{key}={value!r}: {first_problem(error)}") from error
+
+
+@cache
+def _adapter(annotation: Any) -> TypeAdapter[Any]:
+    config = None if is_dataclass(annotation) else ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
+    return TypeAdapter(annotation, config=config)
 
 
 def first_problem(error: ValidationError) -> str:

@@ -505,7 +505,9 @@ class Explorer:
                     first = images.index(number)
                     return State(image=chunk[number], example=batch.example_ids.index(example) - first)
             known += batch.example_ids
-        raise InputError(f"task.image={name} is not among the {len(self.dataset)} images{did_you_mean(name, known)}")
+        raise InputError(
+            f"task.image={name} is not among the {len(self.dataset)} images{did_you_mean(name, known)}"
+        )
 
     def upload(self, name: str, content: bytes) -> Work:
         """Take a picture that was dropped on the page, read as any picture is."""

@@ -156,12 +156,12 @@ class Run:
     @property
     def command(self) -> str:
         """Writes the command that makes this run alone again, quoted for a shell."""
-        return self._command([o for o in self.overrides if _key(o) != "resume"])
+        return self._command([o for o in self.overrides if key_of(o) != "resume"])
 
     @property
     def exploring(self) -> str:
         """Writes the command that opens the explorer with this run's setting, quoted for a shell."""
-        kept = [o for o in self.overrides if _key(o).partition(".")[0] not in ("task", "resume", "name")]
+        kept = [o for o in self.overrides if key_of(o).partition(".")[0] not in ("task", "resume", "name")]
         return self._command(["task=explore", *kept])
 
     @staticmethod
@@ -451,7 +451,8 @@ def written(value: Any) -> str:
     return f"[{','.join(map(written, value))}]"
 
 
-def _key(override: str) -> str:
+def key_of(override: str) -> str:
+    """Return the key that an override sets: ``pipeline`` of ``+pipeline=fg``."""
     return override.lstrip("+~").partition("=")[0]
 
 

@@ -74,7 +74,7 @@ def test_texts_are_written_as_the_command_line_reads_them(composing: None):
     names = [
         "a b",
         'quote " and \\',
-        r'back\slash, \" and \\',
+        r"back\slash, \" and \\",
         r"\x1b\xff.png",
         "comma, and [brackets]",
         "null",
