@@ -208,6 +208,7 @@ def test_a_point_of_the_scatter_shows_its_image(opened: Opened):
 def test_the_command_below_a_picture_opens_it_in_the_explorer(opened: Opened):
     page = opened.page
     page.select_option("#run-a", "1")
+    page.select_option("#run-b", "0")
     page.locator("#explore summary").click()
     assert page.locator("#explore-b").is_visible()
     page.locator(".tile").nth(1).click()
