@@ -309,6 +309,9 @@ def test_any_width_in_light_and_dark(chromium: Any, sweep: Path, width: int, sch
     assert (red < 60) == (scheme == "dark")
     page.locator("#parallel").scroll_into_view_if_needed()
     page.wait_for_function("byId('parallel').childElementCount > 0 || byId('parallel').textContent")
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="NO AXE: the page was not checked")
+    found = axe.Axe().run(page).response["violations"]
+    assert [(one["id"], [node["html"][:120] for node in one["nodes"]]) for one in found] == []
     page.emulate_media(media="print", color_scheme="light")
     assert page.pdf().startswith(b"%PDF")
     assert [text for text in opened.problems if "GL Driver Message" not in text] == []
