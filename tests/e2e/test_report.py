@@ -222,8 +222,10 @@ def test_the_command_below_a_picture_opens_it_in_the_explorer(opened: Opened):
         try:
             assert program.stdout is not None
             lines = iter(program.stdout.readline, "")
+            address = next((line.strip() for line in lines if line.startswith("http://")), None)
+            assert address is not None, "the command was refused"
             explorer = opened.context.new_page()
-            explorer.goto(next(line.strip() for line in lines if line.startswith("http://")))
+            explorer.goto(address)
             explorer.locator("#seen b").wait_for(timeout=60_000)
             assert explorer.locator("#seen b").inner_text() == name
             assert "pipeline=fgbg bg_threshold=0.1" in explorer.locator("#command").inner_text()
