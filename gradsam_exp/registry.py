@@ -178,15 +178,19 @@ def check_value(key: str, annotation: Any, value: Any) -> Any:
         InputError: naming ``key`` if it does not fit.
     """
     try:
-        return _adapter(annotation).validate_python(value)
+        return validator_of(annotation)(value)
     except ValidationError as error:
         raise InputError(f"{key}={value!r}: {first_problem(error)}") from error
 
 
 @cache
-def _adapter(annotation: Any) -> TypeAdapter[Any]:
+def validator_of(annotation: Any) -> Callable[[Any], Any]:
+    """Return the function that converts a value to ``annotation``, or raises pydantic's `ValidationError`.
+
+    Made once, as that takes longer than most checks.
+    """
     config = None if is_dataclass(annotation) else ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
-    return TypeAdapter(annotation, config=config)
+    return TypeAdapter(annotation, config=config).validate_python
 
 
 def first_problem(error: ValidationError) -> str:
