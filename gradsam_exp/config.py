@@ -126,10 +126,18 @@ def check(cfg: DictConfig) -> Config:
     Raises:
         InputError: naming the key and the range.
     """
-    missing = OmegaConf.missing_keys(cfg)
-    if missing:
-        key = min(missing)
-        raise InputError(f"{key} has no default: give {key}=…")
+    refuse_missing(OmegaConf.missing_keys(cfg))
+    return check_values(cfg)
+
+
+def refuse_missing(keys: set[str]) -> None:
+    """Raise an `InputError` if there are keys without a value."""
+    if keys:
+        raise InputError(f"{min(keys)} has no default: give {min(keys)}=…")
+
+
+def check_values(cfg: DictConfig) -> Config:
+    """Do what `check` does with a configuration in which no key is without a value."""
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(plain, dict)
     for key in map(str, plain):

@@ -11,6 +11,7 @@ import inspect
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import is_dataclass
+from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pkgutil import iter_modules
@@ -176,11 +177,20 @@ def check_value(key: str, annotation: Any, value: Any) -> Any:
     Raises:
         InputError: naming ``key`` if it does not fit.
     """
-    config = None if is_dataclass(annotation) else ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
     try:
-        return TypeAdapter(annotation, config=config).validate_python(value)
+        return validator_of(annotation)(value)
     except ValidationError as error:
         raise InputError(f"{key}={value!r}: {first_problem(error)}") from error
+
+
+@cache
+def validator_of(annotation: Any) -> Callable[[Any], Any]:
+    """Return the function that converts a value to ``annotation``, or raises pydantic's `ValidationError`.
+
+    Made once, as that takes longer than most checks.
+    """
+    config = None if is_dataclass(annotation) else ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
+    return TypeAdapter(annotation, config=config).validate_python
 
 
 def first_problem(error: ValidationError) -> str:

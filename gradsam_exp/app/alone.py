@@ -8,8 +8,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from gradsam_exp.errors import say
+from gradsam_exp.runs.folder import LOCK
 
-LOCK = ".lock"
 RANKS = ("RANK", "LOCAL_RANK")  # set where a process is one of several, by Lightning and by torchrun
 _held: list[FileLock] = []
 
@@ -37,9 +37,11 @@ def hold(folder: Path, key: str) -> None:
 
 
 def let_go() -> None:
-    """Free the folders that this process has reserved."""
+    """Free the folders that this process has reserved; one in which nothing was left goes."""
     while _held:
         lock = _held.pop()
         with suppress(OSError):  # Windows deletes no open file
             Path(lock.lock_file).unlink()
         lock.release()
+        with suppress(OSError):  # as it should if the folder holds anything
+            Path(lock.lock_file).parent.rmdir()

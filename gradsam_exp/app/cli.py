@@ -112,14 +112,15 @@ def run_job(cfg: DictConfig) -> float | None:
     """Check the configuration and run its task.
 
     In a sweep an error becomes a failure record in the job's folder and the sweep goes on (an exception
-    would keep Hydra from running the jobs that follow and from writing the summary).
+    would keep Hydra from running the jobs that follow and from writing the summary). A single run that is
+    refused before it has left anything leaves no folder either.
     """
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
     sweeping = hydra_config.mode == RunMode.MULTIRUN
     _job_began.set()
     end_with_leader()
-    run = Run(folder)
+    run, refused = Run(folder), False
     run.begin()
     hidden = hidden_values(cfg)
     handler = _log_to(folder, hidden)
@@ -150,6 +151,7 @@ def run_job(cfg: DictConfig) -> float | None:
         run.fail(error)
         if not sweeping:  # of a job, the sweep says it
             _input_errors.append(error)
+            refused = not run.has_begun
     except Exception as error:
         hide(error, hidden)
         _failed(run, error, sweeping=sweeping)
@@ -161,7 +163,7 @@ def run_job(cfg: DictConfig) -> float | None:
         logging.getLogger().removeHandler(handler)
         with suppress(OSError):  # of a full disk
             handler.close()
-        if cfg.dry_run and not sweeping:
+        if refused or (cfg.dry_run and not sweeping):
             run.discard()
     return None
 

@@ -6,8 +6,9 @@ interpolated, and no path, model or data set can be chosen there.
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 import json
+import pickle
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -21,17 +22,17 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, Field, StringConstraints
 from pydantic.dataclasses import dataclass
 
-from gradsam_exp.config import Config, check
+from gradsam_exp.config import Config, check_values, refuse_missing
 from gradsam_exp.errors import InputError, did_you_mean, first_line
 from gradsam_exp.explorer.recent import Recent
 from gradsam_exp.prompts.base import KNOBS
+from gradsam_exp.runs.folder import key_of, written
 
 GROUPS = ("explainer", "refine", "pipeline", "selector")
 """The groups that are chosen on the page."""
 KEPT = 256  # configurations and what is read of them
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 _SHARED = re.compile(r"\$\{(\w+)\}")
-_PLAIN = re.compile(r"[A-Za-z_][\w.+-]*(?::[\w.+-]+)?|\d+(?:\.\d+)?%")
 _NOT_OURS = {"task", "hydra", "name", "resume"}
 """Keys of the explorer's own command that an evaluation is not given."""
 Text = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^$\x00-\x1f]*$")]
@@ -78,6 +79,16 @@ class State:
         return json.dumps([self.choices, self.knobs], sort_keys=True)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Composed:
+    """A configuration in which no knob is set yet: without Hydra's own part, with the option of each group."""
+
+    config: DictConfig
+    chosen: dict[str, str]
+    missing: set[str]  # keys without a value
+    packed: bytes  # the configuration, to be copied in a sixth of the time that deepcopy takes
+
+
 class Choices:
     """Composes configurations from the command line's overrides and what is chosen on the page.
 
@@ -91,8 +102,8 @@ class Choices:
     """
 
     def __init__(self, base: Sequence[str]) -> None:
-        self.base = [override for override in base if _key(override).partition(".")[0] not in _NOT_OURS]
-        self._composed: Recent[DictConfig] = Recent(KEPT)
+        self.base = [override for override in base if key_of(override).partition(".")[0] not in _NOT_OURS]
+        self._composed: Recent[_Composed] = Recent(KEPT)
         self._configs: Recent[Config] = Recent(KEPT)
         self._keys: Recent[list[tuple[str, str]]] = Recent(KEPT)
         loader = GlobalHydra.instance().config_loader()
@@ -102,8 +113,7 @@ class Choices:
 
     def chosen(self, state: State) -> dict[str, str]:
         """Return the option of each group; a strategy may bring a selector."""
-        chosen = self._compose(state).hydra.runtime.choices
-        return {group: str(chosen[group]) for group in GROUPS}
+        return self._compose(state).chosen
 
     def config(self, state: State) -> Config:
         """Compose and check the configuration.
@@ -114,9 +124,9 @@ class Choices:
         return self._configs.made(state.setting, lambda: self._checked(state))
 
     def _checked(self, state: State) -> Config:
-        composed = copy.deepcopy(self._compose(state))
-        with open_dict(composed):
-            del composed["hydra"]
+        whole = self._compose(state)
+        refuse_missing(whole.missing - state.knobs.keys())
+        composed = pickle.loads(whole.packed)
         known = {key for group in GROUPS for _, key in self.keys(state, group)} | set(KNOBS) | {"explainer.target"}
         for key, value in state.knobs.items():
             if key not in known:
@@ -125,13 +135,13 @@ class Choices:
                 OmegaConf.update(composed, key, value, force_add=False)
             except OmegaConfBaseException as error:
                 raise InputError(f"{key}: {first_line(error)}") from error
-        return check(composed)
+        return check_values(composed)
 
     def keys(self, state: State, group: str) -> list[tuple[str, str]]:
         """List a plug-in's parameters, each with the key that sets it: a shared knob, or its own."""
 
         def find() -> list[tuple[str, str]]:
-            node: Any = OmegaConf.to_container(self._compose(state)[group], resolve=False)
+            node: Any = OmegaConf.to_container(self._compose(state).config[group], resolve=False)
             return [(name, _key_of(group, name, value)) for name, value in node.items() if name != "name"]
 
         return self._keys.made((group, *sorted(state.choices.items())), find)
@@ -148,7 +158,7 @@ class Choices:
 
     def sweep(self, state: State, varied: Mapping[str, Sequence[Value]]) -> str:
         """Write the command of a sweep over the values of some keys (or options of groups)."""
-        fixed = [override for override in self.overrides(state) if _key(override) not in varied]
+        fixed = [override for override in self.overrides(state) if key_of(override) not in varied]
         grid = [f"{key}={','.join(map(written, dict.fromkeys(values)))}" for key, values in varied.items()]
         return shlex.join(["python", "run.py", "-m", *fixed, *grid])
 
@@ -158,11 +168,11 @@ class Choices:
         return [
             override
             for override in self.base
-            if _key(override) not in state.knobs
-            and not (_key(override) in changed or _key(override).partition(".")[0] in changed)
+            if key_of(override) not in state.knobs
+            and not (key_of(override) in changed or key_of(override).partition(".")[0] in changed)
         ]
 
-    def _compose(self, state: State) -> DictConfig:
+    def _compose(self, state: State) -> _Composed:
         if not set(state.choices) <= set(GROUPS):
             raise InputError(f"{min(set(state.choices) - set(GROUPS))} cannot be chosen here")
         for group, option in state.choices.items():
@@ -172,33 +182,17 @@ class Choices:
         unset = State(choices=state.choices)
         overrides = [*self._base(unset), *(f"{group}={option}" for group, option in unset.choices.items())]
 
-        def compose() -> DictConfig:
-            return hydra.compose("config", overrides, return_hydra_config=True)
+        def compose() -> _Composed:
+            composed = hydra.compose("config", overrides, return_hydra_config=True)
+            chosen = {group: str(composed.hydra.runtime.choices[group]) for group in GROUPS}
+            with open_dict(composed):
+                del composed["hydra"]  # the larger part, which would be copied for each value of a knob
+            return _Composed(composed, chosen, OmegaConf.missing_keys(composed), pickle.dumps(composed))
 
         return self._composed.made(tuple(overrides), compose)
-
-
-def written(value: Value | Sequence[str]) -> str:
-    """Write a value as Hydra's grammar reads it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if value is None:
-        return "null"
-    if isinstance(value, int | float):
-        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
-    if isinstance(value, str):
-        if _PLAIN.fullmatch(value) and value.lower() not in {"true", "false", "null", "nan", "inf"}:
-            return value
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return f'"{escaped}"'
-    return f"[{','.join(map(written, value))}]"
 
 
 def _key_of(group: str, name: str, value: Any) -> str:
     """The key that sets a parameter: that of the shared knob that it is taken from, or its own."""
     shared = _SHARED.fullmatch(value) if isinstance(value, str) else None
     return shared[1] if shared is not None and shared[1] in KNOBS else f"{group}.{name}"
-
-
-def _key(override: str) -> str:
-    return override.lstrip("+~").partition("=")[0]

@@ -14,7 +14,9 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, Literal
 
-from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+from pydantic import PydanticUserError, ValidationError
+
+from gradsam_exp.registry import validator_of
 
 WORDS = ("otsu", "quantile:0.9", "2%")
 """Texts that a number's field may take as well, tried on each."""
@@ -115,22 +117,16 @@ def _choices(annotation: Any) -> list[Any] | None:
 
 def _checker(annotation: Any) -> Callable[[Any], bool]:
     """Return a function that tells whether a value fits a field."""
-    adapter = _adapter(annotation)
+    validate = validator_of(annotation)
 
     def fits(value: Any) -> bool:
         try:
-            adapter.validate_python(value)
+            validate(value)
         except ValidationError:
             return False
         return True
 
     return fits
-
-
-@cache
-def _adapter(annotation: Any) -> TypeAdapter[Any]:
-    config = None if dataclasses.is_dataclass(annotation) else ConfigDict(arbitrary_types_allowed=True)
-    return TypeAdapter(annotation, config=config)
 
 
 def _range(fits: Callable[[Any], bool], value: Any) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,7 @@ from gradsam_exp.engine.predictions import encode_mask
 from gradsam_exp.engine.preparation import CHUNK, CHUNK_PIXELS, Prepared
 from gradsam_exp.engine.session import Job
 from gradsam_exp.engine.suitability import check_kinds
-from gradsam_exp.errors import InputError, harmless
+from gradsam_exp.errors import InputError, did_you_mean, harmless
 from gradsam_exp.explainers.base import EXPLAINERS
 from gradsam_exp.explainers.dry_run import default_frame, dry_run
 from gradsam_exp.explorer.choices import Choices, State, Value
@@ -52,7 +52,7 @@ from gradsam_exp.runs.summary import summarize
 from gradsam_exp.runs.units import Units
 from gradsam_exp.segmenters.base import Segmenter
 from gradsam_exp.selectors.base import SELECTORS
-from gradsam_exp.types import PromptContext
+from gradsam_exp.types import ExampleBatch, PromptContext
 
 REGISTRIES: dict[str, Any] = {
     "explainer": EXPLAINERS,
@@ -469,14 +469,12 @@ class Explorer:
 
     def names(self) -> Work:
         """Name all images with their classes, chunk by chunk; then list the worst of the run, if there is one."""
-        planned = self.plan(State())
-        prepare = planned.preparation()
+        names = self.plan(State()).classifier.class_names
         index_of: dict[str, int] = {}
-        for chunk in self._buckets:
-            batch = next(iter(prepare.images(planned.dataset, chunks=[chunk])))
+        for chunk, batch in self._batches():
             classes: list[list[str]] = [[] for _ in chunk]
             for image, label in zip(batch.image_of.tolist(), batch.labels.tolist(), strict=True):
-                classes[image].append(planned.classifier.class_names[label] if label >= 0 else "")
+                classes[image].append(names[label] if label >= 0 else "")
             index_of |= dict(zip(batch.image_ids, chunk, strict=True))
             yield {"names": [[k, *rest] for k, *rest in zip(chunk, batch.image_ids, classes, strict=True)]}
         worst: list[list[Any]] = []
@@ -485,6 +483,31 @@ class Explorer:
             found = zip(table.get("image_id", table.index), table["iou"], strict=True)
             worst = [[index_of[name], round(float(value), 4)] for name, value in found if name in index_of]
         return {"total": len(self.dataset), "worst": worst}
+
+    def _batches(self) -> Iterator[tuple[list[int], ExampleBatch]]:
+        """All images, chunk by chunk, with their numbers."""
+        planned = self.plan(State())
+        prepare = planned.preparation()
+        for chunk in self._buckets:
+            yield chunk, next(iter(prepare.images(planned.dataset, chunks=[chunk])))
+
+    def find(self, name: str) -> State:
+        """Return the state that shows an image or an example by its name.
+
+        Raises:
+            InputError: there is none of this name.
+        """
+        known: list[str] = []
+        for chunk, batch in self._batches():
+            images = batch.image_of.tolist()
+            for number, example in zip(images, batch.example_ids, strict=True):
+                if name in (example, batch.image_ids[number]):
+                    first = images.index(number)
+                    return State(image=chunk[number], example=batch.example_ids.index(example) - first)
+            known += batch.example_ids
+        raise InputError(
+            f"task.image={name} is not among the {len(self.dataset)} images{did_you_mean(name, known)}"
+        )
 
     def upload(self, name: str, content: bytes) -> Work:
         """Take a picture that was dropped on the page, read as any picture is."""

@@ -430,10 +430,12 @@ def _heatmap(done: pd.DataFrame, down: str, across: str, scale: Mapping[str, flo
         "meta": [[own.get((r, c), []) for c in columns] for r in rows],
         "hovertemplate": f"{down} %{{y}}, {across} %{{x}}: %{{z:.4f}}<extra></extra>",
     }  # fmt: skip
-    layout = {
+    layout: dict[str, Any] = {
         axis: {"type": "category", "title": {"text": name}, "showgrid": False, **_ticks(done, name)}
         for axis, name in (("xaxis", across), ("yaxis", down))
     }
+    if len(rows) > 8:  # numbers need their height, and names below may be turned
+        layout["height"] = 130 + 20 * len(rows) + 6 * max(len(str(column)) for column in columns)
     return {"figure": {"data": [cells], "layout": layout}}
 
 

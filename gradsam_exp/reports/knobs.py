@@ -112,7 +112,7 @@ def knob_rows(found: Effects) -> list[list[tuple[str, str]]]:
 
 
 def _share(share: float | None) -> str:
-    return "" if share is None else f"{share:.0%}".replace("%", " %")
+    return "" if share is None else f"{round(share, 2) or 0:.0%}".replace("%", " %")  # not -0 %
 
 
 def notes_on_knobs(effects: Sequence[Effects]) -> list[str]:

@@ -5,6 +5,7 @@ What is shown is gathered here as plain values; the files in ``templates`` make 
 
 import math
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -37,7 +38,7 @@ from gradsam_exp.reports.tables import (
 from gradsam_exp.runs.comparison import Runs
 from gradsam_exp.runs.effects import main_effects
 from gradsam_exp.runs.finding import differences, in_brief, in_short
-from gradsam_exp.runs.folder import Run
+from gradsam_exp.runs.folder import Run, written
 from gradsam_exp.runs.paired import TIE, all_pairs
 from gradsam_exp.runs.sweep import notes_on_units
 from gradsam_exp.runs.units import Units
@@ -226,6 +227,7 @@ def _run(
         "command": source.command,
     }
     with suppress(InputError):  # of a run that failed
+        run["explore"] = source.exploring
         run["provenance"] = _facts(source.provenance)
         run["seconds"] = _seconds(source.provenance)
     return run
@@ -287,6 +289,7 @@ def _image_set(
         "classes": names,
         "of_class": [names.index(name) for name in known],
         "predictable": predictable,
+        "given": [shlex.quote(f"task.image={written(name)}") for name in ids],
         "pictures": {
             "of": [place[name] for name in pictures.ids],
             "sizes": pictures.sizes,

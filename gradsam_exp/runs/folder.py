@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 log = logging.getLogger(__name__)
-OVERRIDES = ".hydra/overrides.yaml"
-CONFIG = ".hydra/config.yaml"
+_HYDRA = ".hydra"
+OVERRIDES = f"{_HYDRA}/overrides.yaml"
+CONFIG = f"{_HYDRA}/config.yaml"
 METRICS = "metrics.json"
 PREPARED = "prepared.json"
 PER_IMAGE = "per_image.parquet"
@@ -45,12 +46,15 @@ COUNTS = "counts.parquet"
 PROBLEMS = "problems.csv"  # files of the data set that were left out
 FIGURES = "figures"
 LOG = "run.log"
+LOCK = ".lock"  # of the command that writes there
 TABLES = (PER_IMAGE, PREDICTIONS)
 STATUSES = ("finished", "failed", "interrupted")
 MOST_TEXT = 2**26  # bytes of a file of text
 MOST_TABLE = 2**32
 _BYTES = re.compile(r"((?<!\\)(?:\\\\)*)\\u[dD][cC]([89a-fA-F][0-9a-fA-F])")
 """As YAML writes a byte of a name that is not UTF-8, which not every reader of YAML takes."""
+_BARE = re.compile(r"[A-Za-z_][\w.+-]*(?::[\w.+-]+)?|\d+(?:\.\d+)?%")
+"""Texts that need no quotes on the command line."""
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _DAMAGED = (yaml.YAMLError, OmegaConfBaseException)
 
@@ -152,9 +156,18 @@ class Run:
     @property
     def command(self) -> str:
         """Writes the command that makes this run alone again, quoted for a shell."""
-        overrides = [o for o in self.overrides if o.lstrip("+~").partition("=")[0] != "resume"]
+        return self._command([o for o in self.overrides if key_of(o) != "resume"])
+
+    @property
+    def exploring(self) -> str:
+        """Writes the command that opens the explorer with this run's setting, quoted for a shell."""
+        kept = [o for o in self.overrides if key_of(o).partition(".")[0] not in ("task", "resume", "name")]
+        return self._command(["task=explore", *kept])
+
+    @staticmethod
+    def _command(overrides: list[str]) -> str:
         if any(override.startswith("experiment=") for override in overrides):
-            overrides.append("hydra.mode=RUN")  # an experiment is a sweep otherwise
+            overrides = [*overrides, "hydra.mode=RUN"]  # an experiment is a sweep otherwise
         return shlex.join(["python", "run.py", *overrides])
 
     @cached_property
@@ -402,9 +415,14 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.finish_without_metrics(status, error=said or type(error).__name__)
 
+    @property
+    def has_begun(self) -> bool:
+        """Says whether the folder holds more than what was asked for and the log."""
+        return any(path.name not in (_HYDRA, METRICS, LOG, LOCK) for path in self.folder.glob("*"))
+
     def discard(self) -> None:
-        """Remove the folder of a run that was only looked at; if it holds anything else, that stays."""
-        shutil.rmtree(self.folder / Path(OVERRIDES).parent, ignore_errors=True)
+        """Remove what every run's folder holds, and then the folder unless there is more in it."""
+        shutil.rmtree(self.folder / _HYDRA, ignore_errors=True)
         for name in (METRICS, LOG):
             (self.folder / name).unlink(missing_ok=True)
         with suppress(OSError):
@@ -415,6 +433,27 @@ class Run:
         """Read the files anew when they are next asked for."""
         for name in [name for name in self.__dict__ if name != "folder"]:
             del self.__dict__[name]
+
+
+def written(value: Any) -> str:
+    """Write a plain value, or a list of them, as Hydra's grammar reads it on the command line."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if value is None:
+        return "null"
+    if isinstance(value, int | float):
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    if isinstance(value, str):
+        if _BARE.fullmatch(value) and value.lower() not in {"true", "false", "null", "nan", "inf"}:
+            return value
+        escaped = re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + ('\\"' if found[2] else ""), value)
+        return f'"{escaped}"'
+    return f"[{','.join(map(written, value))}]"
+
+
+def key_of(override: str) -> str:
+    """Return the key that an override sets: ``pipeline`` of ``+pipeline=fg``."""
+    return override.lstrip("+~").partition("=")[0]
 
 
 def unescaped(override: str) -> str:

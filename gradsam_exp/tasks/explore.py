@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import sys
 import webbrowser
+from dataclasses import asdict
 from typing import Annotated
+from urllib.parse import quote
 
 from pydantic import Field
 
@@ -35,6 +38,7 @@ def explore(
     job: Job,
     *,
     run: str | None = None,
+    image: str | int | None = None,
     port: Annotated[int, Field(ge=0, le=65535)] = 0,
     open_browser: bool = True,
     max_side: Annotated[int, Field(ge=16)] = 512,
@@ -55,6 +59,8 @@ def explore(
         )
         token, port = secrets.token_urlsafe(24), opened.getsockname()[1]
         address = f"http://{LOOPBACK}:{port}/?token={token}"
+        if image is not None:
+            address += f"#{quote(json.dumps({'s': asdict(explorer.find(str(image)))}, separators=(',', ':')))}"
         console.print(f"{address}\nCtrl-C ends it", soft_wrap=True, markup=False, highlight=False)
         if open_browser and _has_display():
             webbrowser.open(address)

@@ -31,6 +31,7 @@ def refused(done, message: str, read: list[str]) -> None:
     assert re.search(message, line), line
     assert "Traceback" not in done.out + done.err
     assert not read
+    assert not list(done.folder.glob("[!.]*/*")), "the folder of a run that was refused is not left behind"
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,8 @@ from PIL import Image
 from gradsam_exp.classifiers.checkpoints import save_classifier
 from gradsam_exp.classifiers.classifier import ImageClassifier
 from tests.e2e.conftest import ROOT
-from tests.faults.counts import only_soaking
 
-pytestmark = [pytest.mark.slow, only_soaking]
+pytestmark = pytest.mark.slow
 
 EVIL = "<img src=x onerror=document.title='evil'>"
 CLASSES = (EVIL, "plain")
@@ -227,7 +226,8 @@ def test_any_width_in_light_and_dark_and_for_every_reader(chromium: Any, started
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="NO AXE: the page was not checked")
     page = Opened(chromium, started[1], viewport={"width": width, "height": 800}, color_scheme=scheme)
     page.page.locator("#pin").click()
-    page.until("document.querySelectorAll('#strip circle').length >= 19")
+    # Twenty values, but those that are not above bg_threshold are refused.
+    page.until("document.querySelectorAll('#strip circle').length >= 15")
     assert page.page.evaluate("document.documentElement.scrollWidth") <= width, "nothing sticks out"
     problems = list(page.problems)
     page.context.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -178,17 +179,60 @@ def test_a_point_of_the_scatter_shows_its_image(opened: Opened):
     page = opened.page
     assert opened.texts("#panels figcaption")[:3] == ["image", "heatmap", "overlay"]
     assert page.locator("#panels canvas").count() == 6
-    point = page.locator("#scatter .points path.point").last
-    shown = page.evaluate("byId('scatter').data.slice(0, 3).flatMap((t) => t.customdata)")
-    point.click(force=True)
-    page.wait_for_function(f"Number(byId('image').value) === {shown[-1]}")
-    name = page.evaluate(f"report.sets[0].ids[{shown[-1]}]")
+    points = page.evaluate("byId('scatter').data.slice(0, 3).flatMap((t) => t.customdata)")
+    first = int(page.locator("#image").input_value())
+    apart = "Math.abs(chosen.a.iou[k] - chosen.b.iou[k])"
+    assert first == max(points, key=lambda k: page.evaluate(f"((k) => {apart})({k})")), "where A and B differ most"
+    page.evaluate("""() => {  // enlarged, as a reader would, so that points do not hide one another
+        const range = (axis) => {
+            const values = byId("scatter").data.slice(0, 3).flatMap((trace) => trace[axis]);
+            return [Math.min(...values) - 0.001, Math.max(...values) + 0.001];
+        };
+        return Plotly.relayout("scatter", { "xaxis.range": range("x"), "yaxis.range": range("y") });
+    }""")
+    at = next(at for at, k in enumerate(points) if k != first)
+    page.locator("#scatter .points path.point").nth(at).click(force=True)
+    page.wait_for_function(f"Number(byId('image').value) === {points[at]}")
+    name = page.evaluate(f"report.sets[0].ids[{points[at]}]")
     assert page.locator("#image option:checked").inner_text().startswith(name)
+    ring = page.evaluate("[byId('scatter').data[3].x[0], byId('scatter').data[3].y[0]]")
+    assert ring == page.evaluate(f"[chosen.a.iou[{points[at]}], chosen.b.iou[{points[at]}]]"), "it is marked"
     page.locator("#next").focus()
     page.keyboard.press("Enter")
-    page.wait_for_function(f"Number(byId('image').value) !== {shown[-1]}")
+    page.wait_for_function(f"Number(byId('image').value) !== {points[at]}")
     page.keyboard.press("ArrowLeft")
-    page.wait_for_function(f"Number(byId('image').value) === {shown[-1]}")
+    page.wait_for_function(f"Number(byId('image').value) === {points[at]}")
+
+
+@pytest.mark.slow
+def test_the_command_below_a_picture_opens_it_in_the_explorer(opened: Opened):
+    page = opened.page
+    page.select_option("#run-a", "1")
+    page.select_option("#run-b", "0")
+    page.locator("#explore summary").click()
+    assert page.locator("#explore-b").is_visible()
+    page.locator(".tile").nth(1).click()
+    name = page.evaluate("report.sets[0].ids[chosen.image]")
+    assert EVIL in name, "which has to be quoted"
+    command = shlex.split(page.locator("#explore-a code").inner_text())
+    page.locator("#explore-a button").click()
+    page.wait_for_function("document.querySelector('#explore-a [role=status]').textContent === 'copied'")
+    arguments = [sys.executable, *command[1:], "task.open_browser=false"]
+    with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True) as program:
+        try:
+            assert program.stdout is not None
+            lines = iter(program.stdout.readline, "")
+            address = next((line.strip() for line in lines if line.startswith("http://")), None)
+            assert address is not None, "the command was refused"
+            explorer = opened.context.new_page()
+            explorer.goto(address)
+            explorer.locator("#seen b").wait_for(timeout=60_000)
+            assert explorer.locator("#seen b").inner_text() == name
+            assert "pipeline=fgbg bg_threshold=0.1" in explorer.locator("#command").inner_text()
+        finally:
+            program.kill()
+    page.select_option("#run-b", "1")
+    page.wait_for_function("byId('explore-b').hidden")
 
 
 @pytest.mark.slow
@@ -267,6 +311,9 @@ def test_any_width_in_light_and_dark(chromium: Any, sweep: Path, width: int, sch
     assert (red < 60) == (scheme == "dark")
     page.locator("#parallel").scroll_into_view_if_needed()
     page.wait_for_function("byId('parallel').childElementCount > 0 || byId('parallel').textContent")
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="NO AXE: the page was not checked")
+    found = axe.Axe().run(page).response["violations"]
+    assert [(one["id"], [node["html"][:120] for node in one["nodes"]]) for one in found] == []
     page.emulate_media(media="print", color_scheme="light")
     assert page.pdf().startswith(b"%PDF")
     assert [text for text in opened.problems if "GL Driver Message" not in text] == []

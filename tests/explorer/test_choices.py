@@ -11,7 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from gradsam_exp.app.composing import compose
 from gradsam_exp.errors import InputError
-from gradsam_exp.explorer.choices import Choices, State, written
+from gradsam_exp.explorer.choices import Choices, State
+from gradsam_exp.runs.folder import written
 
 BASE = ["task=explore", "task.port=0", "pipeline=fg", "pipeline.region=peak", "limit=4", "bg_threshold=0.2"]
 
@@ -73,6 +74,8 @@ def test_texts_are_written_as_the_command_line_reads_them(composing: None):
     names = [
         "a b",
         'quote " and \\',
+        r"back\slash, \" and \\",
+        r"\x1b\xff.png",
         "comma, and [brackets]",
         "null",
         "1e5",

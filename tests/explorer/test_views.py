@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +15,9 @@ from gradsam_exp.engine.predictions import decode_mask
 from gradsam_exp.errors import InputError
 from gradsam_exp.explorer.choices import ByHand, State
 from gradsam_exp.explorer.views import Explorer
+from gradsam_exp.runs.folder import Run
 from tests.explorer.conftest import answered
+from tests.reports.finished_runs import write_run
 
 FGBG = {"pipeline": "fgbg"}
 
@@ -129,6 +130,12 @@ def test_images_are_named_with_their_classes(explorer: Explorer):
     assert answered(explorer.names()) == {"total": 8, "worst": []}
 
 
+def test_an_image_is_found_by_its_name(explorer: Explorer):
+    assert [explorer.find(f"test-0000{k}").image for k in range(8)] == list(range(8))
+    with pytest.raises(InputError, match=r"^task\.image=nope is not among the 8 images"):
+        explorer.find("nope")
+
+
 def test_the_worst_of_a_run_are_listed(explorer: Explorer, monkeypatch: pytest.MonkeyPatch):
     names = ["test-00003", "test-00001", "test-00002", "of another set"]
     table = pd.DataFrame({"image_id": names, "iou": [0.2, 0.1, float("nan"), 0.0]})
@@ -136,9 +143,9 @@ def test_the_worst_of_a_run_are_listed(explorer: Explorer, monkeypatch: pytest.M
     assert answered(explorer.names())["worst"] == [[1, 0.1], [3, 0.2]]
 
 
-def test_a_run_on_other_images_is_refused(explorer: Explorer):
-    other: Any = SimpleNamespace(data_digest="another", folder="there", command="python run.py limit=3")
-    with pytest.raises(InputError, match=r"^task\.run=there is on other images .* python run\.py limit=3$"):
+def test_a_run_on_other_images_is_refused(explorer: Explorer, tmp_path: Path):
+    other = Run(write_run(tmp_path / "there", {"limit": "3"}, [0.5] * 4, data="another"))
+    with pytest.raises(InputError, match=r"^task\.run=.*there is on other images .* python run\.py limit=3$"):
         Explorer(["limit=4"], explorer.job, run=other)
 
 

@@ -36,6 +36,7 @@ def test_rows_of_the_comparison(folder: Path):
     assert (bound["bound"], same["bound"]) == (True, False)
     assert failed["error"] == f"{EVIL} is not known"
     assert other["command"] == "python run.py pipeline=fg bg=0.3"
+    assert other["explore"] == "python run.py task=explore pipeline=fg bg=0.3"
     assert other["changed"] == {"bg": "0.3", "pipeline": "fg"}
     assert [notes[:20] for notes in content["notes"]][2].startswith("the runs are on 2")
 

@@ -492,7 +492,7 @@ function shape(tag, attributes, text = "") {
 }
 
 function plot(values, ious) {
-  const width = 640, height = 170, left = 34, bottom = 24, knob = knobAlong();
+  const width = Math.max(byId("strip").clientWidth, 240), height = 170, left = 34, bottom = 24, knob = knobAlong();
   const x = (k) => left + 8 + (k * (width - left - 20)) / Math.max(values.length - 1, 1), y = (iou) => 8 + (1 - iou) * (height - bottom - 12);
   const svg = shape("svg", { viewBox: `0 0 ${width} ${height}`, role: "group" });
   for (const iou of [0, 0.5, 1]) {
@@ -501,7 +501,7 @@ function plot(values, ious) {
   const known = ious.map((iou, k) => [iou, k]).filter(([iou]) => iou !== null);
   svg.append(shape("path", { class: "curve", d: known.map(([iou, k], n) => `${n ? "L" : "M"}${x(k)},${y(iou)}`).join("") }));
   values.forEach((value, k) => {
-    if (k % Math.ceil(values.length / 10) === 0) svg.append(shape("text", { x: x(k), y: height - 6, "text-anchor": "middle" }, String(value)));
+    if (k % Math.ceil((60 * values.length) / width) === 0) svg.append(shape("text", { x: x(k), y: height - 6, "text-anchor": "middle" }, String(value)));
     if (same(value, knob?.value)) svg.append(shape("line", { class: "here", x1: x(k), x2: x(k), y1: 4, y2: height - bottom }));
   });
   for (const [iou, k] of known) {

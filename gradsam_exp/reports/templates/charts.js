@@ -108,8 +108,9 @@ function drawParallel({ id, figure: { data, layout } }) {
   });
 }
 const isNarrow = (id) => byId(id).clientWidth < 600;
-/** What a run is called on an axis. */
-const nameOn = (id, run) => (isNarrow(id) ? run.name : run.label);
+/** What runs are called on an axis: in full where that takes at most a third of the width. */
+const longest = Math.max(...finished.map((run) => run.label.length));
+const nameOn = (id, run) => (6.2 * longest > byId(id).clientWidth / 3 ? run.name : run.label);
 
 /** The runs on the baseline's images against it, the best first; without any there is no chart. */
 function drawForest() {
@@ -176,7 +177,10 @@ function drawPareto() {
   const sets = report.sets.map((_, set) => shown.filter((run) => run.set === set && run.metrics.miou[0] !== null)).filter((runs) => runs.length);
   byId("pareto").parentElement.hidden = !sets.length;
   drawn.delete("pareto");
-  if (sets.length) draw("pareto", () => [sets.flatMap(paretoOf), { xaxis: { title: { text: "seconds" }, rangemode: "tozero" }, yaxis: { title: { text: "mIoU" } }, showlegend: false }]);
+  const seconds = shown.map((run) => run.seconds), least = Math.min(...seconds);
+  const wide = least > 0 && Math.max(...seconds) > 10 * least; // few slow runs would press all others together
+  const xaxis = wide ? { title: { text: "seconds (logarithmic)" }, type: "log", dtick: "D2" } : { title: { text: "seconds" }, rangemode: "tozero" };
+  if (sets.length) draw("pareto", () => [sets.flatMap(paretoOf), { xaxis, yaxis: { title: { text: "mIoU" } }, showlegend: false }]);
 }
 
 function paretoOf(runs, k) {

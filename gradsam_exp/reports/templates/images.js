@@ -36,7 +36,11 @@ async function showImage() {
   remember("image", set.ids[chosen.image]);
   const at = set.pictures.of.indexOf(chosen.image);
   byId("legend").hidden = at < 0;
-  byId("of-b").hidden = chosen.a === chosen.b;
+  byId("of-b").hidden = byId("explore-b").hidden = chosen.a === chosen.b;
+  for (const key of ["a", "b"]) {
+    byId(`explore-${key}`).querySelector("code").textContent = `${chosen[key].explore} ${set.given[chosen.image]}`;
+    byId(`explore-${key}`).querySelector("[role=status]").textContent = "";
+  }
   let figures = [Object.assign(document.createElement("p"), { textContent: "The picture of this image is not in this page." })];
   if (at >= 0) {
     figures = await Promise.all(panelsOf(at).map(async ([caption, drawn]) => {
