@@ -22,7 +22,7 @@ from typing import TypeVar
 
 from gradsam_exp.errors import InputError, say
 from gradsam_exp.runs.folder import Run
-from gradsam_exp.tracking.settings import WandbSettings, api_key, server, wandb_settings
+from gradsam_exp.tracking.settings import Settings, WandbSettings, api_key, logger_settings, server
 
 log = logging.getLogger(__name__)
 PROBE_S = 5.0
@@ -175,10 +175,10 @@ class Uploads:
             warn(f"{problem}; the runs are whole on disk, upload them later with: {later}")
 
 
-def warn(message: str) -> None:
+def warn(message: str, title: str = WandbSettings.title) -> None:
     """Tell the user, and the run's log."""
-    log.warning("W&B: %s", message)
-    say(f"W&B: {message}")
+    log.warning("%s: %s", title, message)
+    say(f"{title}: {message}")
 
 
 def _start(run: Path, seconds: float, later: str) -> _Upload:
@@ -195,15 +195,23 @@ def _start(run: Path, seconds: float, later: str) -> _Upload:
     return _Upload(run, process, time.monotonic() + seconds, later)
 
 
-def sync_command(folder: Path) -> str | None:
-    """Give the command that uploads a sweep's offline runs; None if there are none or they are on their way."""
-    offline = sorted(folder.glob("*/wandb/offline-run-*"))
-    if not offline:
+def see_sweep(folder: Path) -> str | None:
+    """Say in a line how to see a sweep's runs in their logger, or how to upload them.
+
+    None if no run was logged, or if all are on their way.
+    """
+    settings = next(filter(None, map(_logger_of, sorted(folder.glob("*/.hydra")))), None)
+    if settings is None:
         return None
+    if not isinstance(settings, WandbSettings):
+        return f"{settings.title}: {settings.seen_with(folder)}"
+    if settings.uploads or not any(folder.glob("*/wandb/offline-run-*")):
+        return None
+    return f"{settings.title}: wandb sync {shlex.quote(str(folder))}/*/wandb/offline-run-*"
+
+
+def _logger_of(described: Path) -> Settings | None:
     try:
-        settings = wandb_settings(Run(offline[0].parents[1]).config.get("logger") or {})
+        return logger_settings(Run(described.parent).config.get("logger") or {"name": "none"})
     except InputError:
         return None
-    if settings is None or settings.uploads:
-        return None
-    return f"wandb sync {shlex.quote(str(folder))}/*/wandb/offline-run-*"
