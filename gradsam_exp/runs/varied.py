@@ -63,7 +63,7 @@ def varied_keys(config: DictConfig) -> tuple[str, ...]:
 
 
 def varied_in(folder: Path) -> tuple[str, ...]:
-    """List the keys of what the sweep in this folder varies; none if it keeps no configuration that can be read."""
+    """List the keys of what the sweep in this folder varies; none if it keeps no readable configuration."""
     try:
         config = OmegaConf.load(folder / "multirun.yaml")
         return varied_keys(DictConfig(config))

@@ -68,7 +68,7 @@ class Heading:
 
 
 def group_name(sweep: Path) -> str:
-    """Name the group of a sweep's runs by its folder and by what it varies: ``2026-11-28_12-00-00 pipeline,sam``."""
+    """Name the group of a sweep's runs by its folder and what it varies: ``2026-11-28_12-00-00 pipeline,sam``."""
     return harmless(f"{sweep.resolve().name} {','.join(varied_in(sweep))}".strip())[:LONGEST_GROUP]
 
 

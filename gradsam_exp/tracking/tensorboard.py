@@ -46,7 +46,7 @@ class TensorboardRun:
             self._writer.add_scalar(name, value, step)
 
     def conclude(self, numbers: Mapping[str, float], files: Mapping[str, Path]) -> None:
-        """Log what the run depends on and its last numbers, for HParams, and those of the files that are pictures."""
+        """Log what the run depends on and its last numbers, for HParams, and the pictures among the files."""
         from matplotlib.image import imread  # noqa: PLC0415
 
         heading = self._heading

@@ -1,4 +1,4 @@
-"""What MLflow and TensorBoard show of runs, read back by their own readers; and what is said where they are missing."""
+"""What MLflow and TensorBoard show of runs, read back by their own readers, and what is said without them."""
 
 from __future__ import annotations
 
