@@ -22,7 +22,7 @@ from typing import TypeVar
 
 from gradsam_exp.errors import InputError, say
 from gradsam_exp.runs.folder import Run
-from gradsam_exp.tracking.settings import Settings, WandbSettings, api_key, logger_settings, server
+from gradsam_exp.tracking.settings import WandbSettings, api_key, logger_settings, server
 
 log = logging.getLogger(__name__)
 PROBE_S = 5.0
@@ -196,11 +196,15 @@ def _start(run: Path, seconds: float, later: str) -> _Upload:
 
 
 def see_sweep(folder: Path) -> str | None:
-    """Say in a line how to see a sweep's runs in their logger, or how to upload them.
+    """Say in a line how to see a sweep's runs in their logger, or how to upload them to W&B.
 
-    None if no run was logged, or if all are on their way.
+    None if there is no logger, or nothing to upload that is not on its way.
     """
-    settings = next(filter(None, map(_logger_of, sorted(folder.glob("*/.hydra")))), None)
+    first = min(folder.glob("*/.hydra"), default=None)
+    try:
+        settings = None if first is None else logger_settings(Run(first.parent).config.get("logger") or {})
+    except InputError:
+        return None
     if settings is None:
         return None
     if not isinstance(settings, WandbSettings):
@@ -208,10 +212,3 @@ def see_sweep(folder: Path) -> str | None:
     if settings.uploads or not any(folder.glob("*/wandb/offline-run-*")):
         return None
     return f"{settings.title}: wandb sync {shlex.quote(str(folder))}/*/wandb/offline-run-*"
-
-
-def _logger_of(described: Path) -> Settings | None:
-    try:
-        return logger_settings(Run(described.parent).config.get("logger") or {"name": "none"})
-    except InputError:
-        return None
