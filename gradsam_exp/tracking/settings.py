@@ -2,6 +2,7 @@
 
 import netrc
 import os
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Annotated, ClassVar, Literal
 from urllib.parse import urlsplit
@@ -62,7 +63,8 @@ def logger_settings(node: Node) -> Settings | None:
     if (local := _LOCAL.get(str(name))) is not None:
         if find_spec(local.package) is None:
             raise InputError(f"logger={name} needs another package: pip install 'gradsam_exp[{name}]'")
-        return build_checked("logger", local, node)
+        make: Callable[..., LocalSettings] = local
+        return build_checked("logger", make, node)
     silenced = node.get("mode") == "auto" and os.environ.get("WANDB_MODE") == "disabled"
     settings = build_checked("logger", WandbSettings, node)
     return None if silenced else settings
