@@ -23,7 +23,6 @@ from gradsam_exp.app.launchers import (
     runs_on_this_machine,
     share_cores,
     start_no_idle_worker,
-    varied_keys,
 )
 from gradsam_exp.app.refusals import check_sweep
 from gradsam_exp.engine.session import RUNNING
@@ -31,6 +30,7 @@ from gradsam_exp.errors import InputError, keep_traceback, say, tell
 from gradsam_exp.runs.comparison import Runs
 from gradsam_exp.runs.finding import in_brief
 from gradsam_exp.runs.folder import METRICS, Outcome, Run, unescaped
+from gradsam_exp.runs.varied import varied_keys
 
 POLL_S = 1.0
 RESUMED = "evaluate"  # the task whose finished runs ``resume=true`` takes
@@ -210,12 +210,12 @@ def conclude(folder: Path, store: Mapping[str, Any]) -> bool:
     # Here, as ``--help`` does without.
     from gradsam_exp.reports.sweep import summarize_sweep  # noqa: PLC0415
     from gradsam_exp.runs.stored import readers_store  # noqa: PLC0415
-    from gradsam_exp.tracking.upload import sync_command  # noqa: PLC0415
+    from gradsam_exp.tracking.upload import see_sweep  # noqa: PLC0415
 
     table = summarize_sweep(folder, readers_store(store))
-    command = sync_command(folder)
-    if command is not None:
-        tell(f"W&B: {command}")
+    line = see_sweep(folder)
+    if line is not None:
+        tell(line)
     return bool((table["status"] == "finished").all())
 
 

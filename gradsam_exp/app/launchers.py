@@ -5,19 +5,16 @@ The engines are Hydra's plugins: joblib, submitit (this machine or Slurm), Ray, 
 
 import math
 import os
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.config_source import ConfigLoadError
 from omegaconf import DictConfig, OmegaConf
+
+from gradsam_exp.runs.varied import grids_of
 
 PLUGINS = {  # choice: (the plugin's package, the extra it comes with)
     "hydra/launcher/joblib": ("hydra_joblib_launcher", "sweep"),
@@ -60,56 +57,6 @@ def runs_on_this_machine(launcher: DictConfig) -> bool:
     return str(launcher["_target_"]).endswith((".JoblibLauncher", ".LocalLauncher"))
 
 
-FIXED = "!"
-"""After a key of a grid whose value no command line changes: ``sam!: none``."""
-
-
-def parsed_grids(
-    grids: Sequence[Mapping[str, Any]],
-    params: Mapping[str, Any],
-    arguments: Sequence[str],
-    loader: ConfigLoader | None = None,
-) -> list[dict[str, Override]]:
-    """Parse what each grid of a sweep gives, by key: its own values, then ``params``, then the command line's.
-
-    Args:
-        grids: those of ``hydra/sweeper=grids``; of a key that ends in ``!`` the grid has the last word.
-        params: of ``hydra.sweeper.params``.
-        arguments: of the command line, which has the last word else.
-        loader: finds what ``glob(*)`` stands for.
-    """
-    parser = OverridesParser.create(config_loader=loader)
-    found = []
-    for grid in grids:
-        given = [f"{key}={value}" for key, value in [*grid.items(), *params.items()] if not key.endswith(FIXED)]
-        fixed = [f"{key.removesuffix(FIXED)}={value}" for key, value in grid.items() if key.endswith(FIXED)]
-        overrides = parser.parse_overrides([*given, *arguments, *fixed])
-        found.append({override.get_key_element(): override for override in overrides})
-    return found
-
-
-def _grids(config: DictConfig) -> list[dict[str, Override]]:
-    """Parse the grids of a sweep; of every sweeper but ``grids`` there is one, ``hydra.sweeper.params``."""
-    sweeper = config.hydra.sweeper
-    grids = list(sweeper.get("grids", {"": {}}).values())
-    return parsed_grids(grids, sweeper.get("params") or {}, config.hydra.overrides.task)
-
-
-def varied_keys(config: DictConfig) -> tuple[str, ...]:
-    """List the keys of what a sweep varies, as far as they can be known before it starts."""
-    own = {str(k).removesuffix(FIXED) for grid in config.hydra.sweeper.get("grids", {}).values() for k in grid}
-    try:
-        keys = {
-            key: None
-            for grid in _grids(config)
-            for key, override in grid.items()
-            if override.is_sweep_override() or key in own
-        }
-    except HydraException:
-        return ()
-    return tuple(key.lstrip("+~") for key in keys)
-
-
 def number_of_jobs(config: DictConfig) -> int | None:
     """Count the jobs of a sweep; None if that cannot be known (``pipeline=glob(*)``)."""
     trials = config.hydra.sweeper.get("n_trials")
@@ -122,7 +69,7 @@ def number_of_jobs(config: DictConfig) -> int | None:
                 for override in grid.values()
                 if override.is_sweep_override()
             )
-            for grid in _grids(config)
+            for grid in grids_of(config)
         )
     except (HydraException, TypeError, ValueError):
         return None

@@ -86,6 +86,7 @@ def load_task(name: str) -> ModuleType:
     finally:
         gc.freeze()
         gc.enable()
+        atexit.register(gc.unfreeze)  # else a process of joblib ends with complaints of what it "leaked"
 
 
 def leave(code: int) -> NoReturn:

@@ -35,7 +35,7 @@ from gradsam_exp.runs.summary import Summary, summarize_metrics
 from gradsam_exp.runs.units import Units
 from gradsam_exp.segmenters.cached import CachedSegmenter
 from gradsam_exp.tracking.evaluation import track_evaluation
-from gradsam_exp.tracking.settings import wandb_settings
+from gradsam_exp.tracking.settings import logger_settings
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +71,7 @@ def run(config: Config, job: Job) -> float:
     if config.data.get("check"):
         report_data_check(config, [config.split])
         return float("nan")
+    tracker = logger_settings(config.logger)
     started = perf_counter()
     planned, own = plan(config, job), Run(job.folder)
     checked = perf_counter() - started
@@ -87,7 +88,6 @@ def run(config: Config, job: Job) -> float:
         if job.sweep is None:
             console.print("\n".join(found.lines()), soft_wrap=True)
         return float("nan")
-    tracker = wandb_settings(config.logger)
     _say_once(job, [*planned.notes, *planned.dataset.notes])
     alone = one_at_a_time(job.folder.parent / RUNNING, planned.identity) if job.sweep else nullcontext()
     with alone:
@@ -103,7 +103,7 @@ def run(config: Config, job: Job) -> float:
     if tracker is not None and not of_this_sweep:
         seen_at = track_evaluation(tracker, planned)
         if seen_at:
-            console.print(f"W&B: {seen_at}", soft_wrap=True)
+            console.print(f"{tracker.title}: {seen_at}", soft_wrap=True)
     return metrics["miou"].mean
 
 

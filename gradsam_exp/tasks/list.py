@@ -6,7 +6,7 @@ from pydantic import TypeAdapter
 from pydantic.errors import PydanticUserError
 from rich.table import Table
 
-from gradsam_exp.config import GROUPS, Config, Option, options_of
+from gradsam_exp.config import GROUPS, Config, Option, conf_folder, options_of
 from gradsam_exp.console import console
 from gradsam_exp.data.backgrounds import BACKGROUNDS
 from gradsam_exp.data.base import DATASETS
@@ -23,6 +23,8 @@ REGISTRIES: dict[str, Registry[Any]] = {
     one.key: one for one in (STRATEGIES, EXPLAINERS, REFINERS, SELECTORS, SEGMENTERS, DATASETS, BACKGROUNDS)
 }
 """Where the ranges of an option's knobs are written, by group."""
+PICTURED = {"pipeline", "explainer", "refine"}
+"""Groups whose options the site's gallery draws."""
 
 
 def run(config: Config, job: Job) -> None:
@@ -47,6 +49,12 @@ def show(*, group: str | None = None) -> None:
             if group is not None:
                 _add_knobs(table, name, option, found)
         console.print(table)
+    site = conf_folder().parent / "docs" / "site"  # in a checkout
+    if group in PICTURED and (site / "pages.py").is_file():
+        page = site / "html" / "docs" / "site" / "generated" / f"{group}.html"
+        console.print(
+            f"with a picture of each: {'' if page.is_file() else 'make docs makes '}{page}", soft_wrap=True
+        )
 
 
 def _table(title: str) -> Table:

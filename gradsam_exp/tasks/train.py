@@ -35,7 +35,7 @@ from gradsam_exp.registry import build_checked, check_value
 from gradsam_exp.runs.folder import Run
 from gradsam_exp.runs.provenance import write_provenance
 from gradsam_exp.runs.writing import write_json
-from gradsam_exp.tracking.settings import wandb_settings
+from gradsam_exp.tracking.settings import logger_settings
 from gradsam_exp.tracking.training import track_training
 from gradsam_exp.training.classification import (
     Accuracy,
@@ -120,7 +120,7 @@ def run(config: Config, job: Job) -> float | None:
     settings, folder = build_checked("task", TrainSettings, config.task), job.folder
     build_checked("download", DownloadLimits, config.download)
     checkpoint = read_checkpoint(settings.resume)
-    tracker = wandb_settings(config.logger)
+    tracker = logger_settings(config.logger)
     chosen_model(config)
     start_from = None if settings.start is None else find_classifier(settings.start, key="task.start")
     seed = check_value("model.seed", Seed, config.model.get("seed", 0))
@@ -181,8 +181,8 @@ def run(config: Config, job: Job) -> float | None:
         if tracked is not None:
             tracked.log_result(accuracies, path)
     _say(accuracies, folder, next_command(job.overrides, path, foreign=config.model["source"] != "checkpoint"))
-    if tracked is not None and tracked.seen_at:
-        console.print(f"W&B: {tracked.seen_at}", soft_wrap=True)
+    if tracker is not None and tracked is not None and tracked.seen_at:
+        console.print(f"{tracker.title}: {tracked.seen_at}", soft_wrap=True)
     return accuracies["val"]["overall"]
 
 

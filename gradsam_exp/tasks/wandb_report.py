@@ -8,7 +8,7 @@ from gradsam_exp.console import console
 from gradsam_exp.engine.session import Job
 from gradsam_exp.errors import InputError
 from gradsam_exp.runs.writing import write_json
-from gradsam_exp.tracking.settings import wandb_settings
+from gradsam_exp.tracking.settings import WandbSettings, logger_settings
 from gradsam_exp.tracking.upload import warn
 
 
@@ -18,8 +18,8 @@ def run(config: Config, job: Job) -> None:
     Raises:
         InputError: no sweep, no W&B, or the extra is not installed.
     """
-    settings = wandb_settings(config.logger)
-    if settings is None:
+    settings = logger_settings(config.logger)
+    if not isinstance(settings, WandbSettings):
         raise InputError("task=wandb_report needs logger=wandb")
     if config.sweep is None:
         raise InputError("task=wandb_report needs a sweep's folder: sweep=outputs/evaluate/DATE_TIME")

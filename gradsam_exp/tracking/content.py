@@ -1,14 +1,18 @@
-"""This module makes the name, the flat configuration and the metrics that W&B shows of a run."""
+"""This module makes what W&B and other loggers show of a run: name, group, flat configuration, numbers."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import PurePath
+from dataclasses import dataclass
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from gradsam_exp.config import GROUPS, KNOBS, Config, Node
-from gradsam_exp.errors import InputError
+from gradsam_exp.engine.session import Job
+from gradsam_exp.errors import InputError, harmless
 from gradsam_exp.runs.finding import ELSEWHERE, WHERE_IT_RAN
 from gradsam_exp.runs.folder import Run, unescaped
+from gradsam_exp.runs.saved_config import with_strings
 from gradsam_exp.runs.summary import Summary
+from gradsam_exp.runs.varied import varied_in
 
 if TYPE_CHECKING:
     import wandb
@@ -29,6 +33,43 @@ _NO_KNOBS = {
     "layers",
     "download",
 }
+
+LONGEST_TAG, LONGEST_GROUP = 64, 128  # letters that W&B takes
+
+
+@dataclass(frozen=True)
+class Heading:
+    """Holds what every logger says of a run before its numbers; no text in it shows a secret.
+
+    Attributes:
+        name: what was varied, see `run_name`.
+        group: of a sweep's runs, see `group_name`; None for a single run.
+        task: such as ``evaluate``.
+        described: the configuration, flat, by the names that people sweep.
+    """
+
+    name: str
+    group: str | None
+    task: str
+    tags: tuple[str, ...]
+    described: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, job: Job, config: Config, *, tags: Sequence[str], described: Mapping[str, Any]) -> "Heading":
+        """Make a job's heading."""
+        sweep = job.sweep
+        return cls(
+            name=harmless(run_name(job.overrides, config.name)),
+            group=None if sweep is None else job.session.keep("group", str(sweep), lambda: group_name(sweep)),
+            task=config.task["name"],
+            tags=tuple(harmless(tag)[:LONGEST_TAG] for tag in tags),
+            described=with_strings(described, harmless),
+        )
+
+
+def group_name(sweep: Path) -> str:
+    """Name the group of a sweep's runs by its folder and what it varies: ``2026-11-28_12-00-00 pipeline,sam``."""
+    return harmless(f"{sweep.resolve().name} {','.join(varied_in(sweep))}".strip())[:LONGEST_GROUP]
 
 
 def run_name(overrides: Sequence[str], task: str) -> str:
@@ -136,6 +177,17 @@ def _parameters(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield f"{prefix}{key}", " ".join(map(str, value)) if isinstance(value, list) else value
 
 
+def flat_numbers(metrics: Mapping[str, Summary]) -> dict[str, float]:
+    """List the metrics that have values, each with its interval, its number of images and its parts."""
+    found: dict[str, float] = {}
+    for name, summary in metrics.items():
+        if summary.n:
+            low, high = summary.ci95
+            found |= {name: summary.mean, f"{name}_low": low, f"{name}_high": high, f"{name}_n": summary.n}
+            found |= {f"{name}_{part}": own.mean for part, own in summary.parts.items()}
+    return found
+
+
 def log_metrics(run: "wandb.Run", metrics: Mapping[str, Summary]) -> None:
     """Define every metric with its direction and log it; the summary has its interval and number of images."""
     known = {name: summary for name, summary in metrics.items() if summary.n}
@@ -144,8 +196,4 @@ def log_metrics(run: "wandb.Run", metrics: Mapping[str, Summary]) -> None:
         run.define_metric(name, summary="last" if better is None else "max" if better else "min")
     run.log({name: summary.mean for name, summary in known.items()})
     # W&B would write {"max": 0.9}; plain numbers can be sorted, filtered and drawn.
-    for name, summary in known.items():
-        low, high = summary.ci95
-        values = {name: summary.mean, f"{name}_low": low, f"{name}_high": high, f"{name}_n": summary.n}
-        values |= {f"{name}_{part}": own.mean for part, own in summary.parts.items()}
-        run.summary.update(values)
+    run.summary.update(flat_numbers(known))

@@ -1,4 +1,4 @@
-"""This module makes the W&B run of an evaluation from the files that the evaluation has left."""
+"""This module shows an evaluation in W&B or in another logger, from the files that the evaluation has left."""
 
 import logging
 from typing import TYPE_CHECKING, Any
@@ -6,10 +6,17 @@ from typing import TYPE_CHECKING, Any
 from gradsam_exp.engine.plan import Plan
 from gradsam_exp.runs.folder import Run
 from gradsam_exp.runs.summary import Summary
-from gradsam_exp.tracking.content import as_written, flat_config, log_metrics, weights_name
+from gradsam_exp.tracking.content import (
+    Heading,
+    as_written,
+    flat_config,
+    flat_numbers,
+    log_metrics,
+    weights_name,
+)
 from gradsam_exp.tracking.examples import chosen_images, common_images, examples_of
-from gradsam_exp.tracking.session import place_of, record
-from gradsam_exp.tracking.settings import WandbSettings
+from gradsam_exp.tracking.session import place_of, record, record_locally
+from gradsam_exp.tracking.settings import Settings, WandbSettings
 
 if TYPE_CHECKING:
     import wandb
@@ -19,8 +26,12 @@ _WORST = 8  # images beside the table, if that has all
 _COMMON = 10  # classes, of each of which every run shows one image
 
 
-def track_evaluation(settings: WandbSettings, planned: Plan) -> str | None:
-    """Log a finished evaluation, made now or taken from an earlier run; see `record`."""
+def track_evaluation(settings: Settings, planned: Plan) -> str | None:
+    """Log a finished evaluation, made now or taken from an earlier run; what goes wrong is a warning.
+
+    Returns:
+        How to see it, where that is not said at the end of a sweep; see `record`.
+    """
     config, own = planned.config, Run(planned.job.folder)
     described = {
         **as_written(flat_config(config), own, flat_config),
@@ -32,21 +43,26 @@ def track_evaluation(settings: WandbSettings, planned: Plan) -> str | None:
         "commit": (own.provenance.get("git") or {}).get("commit"),
     }
 
+    tags = [config.pipeline["name"], config.explainer["name"], planned.segmenter_name]
+    tags += ["upper bound"] if planned.upper_bound else []
+    heading = Heading.of(planned.job, config, tags=tags, described=described)
+    metrics = {name: Summary.from_json(name, value) for name, value in own.outcome.metrics.items()}
+    seconds = {f"seconds_{stage}": value for stage, value in own.provenance.get("seconds", {}).items()}
+    if not isinstance(settings, WandbSettings):
+        files = own.results() | {path.name: path for path in own.drawings().values()}
+        return record_locally(settings, planned.job, heading, {**flat_numbers(metrics), **seconds}, files)
+
     def fill(run: "wandb.Run") -> None:
         from gradsam_exp.tracking.artifacts import results_artifact, use_weights  # noqa: PLC0415  (import wandb)
 
-        metrics = own.outcome.metrics
-        log_metrics(run, {name: Summary.from_json(name, value) for name, value in metrics.items()})
-        seconds = own.provenance.get("seconds", {})
-        run.summary.update({f"seconds_{stage}": value for stage, value in seconds.items()})
+        log_metrics(run, metrics)
+        run.summary.update(seconds)
         _log_tables(run, settings, planned, own)
         run.log_artifact(results_artifact(own, planned.identity))
         if planned.classifier.path is not None:
             use_weights(run, planned.classifier.path, planned.classifier.digest)
 
-    tags = [config.pipeline["name"], config.explainer["name"], planned.segmenter_name]
-    tags += ["upper bound"] if planned.upper_bound else []
-    return record(settings, planned.job, config, fill, tags=tags, described=described)
+    return record(settings, planned.job, heading, fill)
 
 
 def _log_tables(run: "wandb.Run", settings: WandbSettings, planned: Plan, own: Run) -> None:

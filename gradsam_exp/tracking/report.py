@@ -19,7 +19,7 @@ from gradsam_exp.runs.comparison import Runs
 from gradsam_exp.runs.effects import main_effects
 from gradsam_exp.runs.summary import MetricFacts
 from gradsam_exp.runs.sweep import about, collect_runs
-from gradsam_exp.tracking.content import flat_config, saved_config
+from gradsam_exp.tracking.content import flat_config, group_name, saved_config
 from gradsam_exp.tracking.settings import WandbSettings, api_key, server
 from gradsam_exp.tracking.upload import why_not, within
 
@@ -31,7 +31,8 @@ class SweepFacts:
     """Holds what a view of a sweep is made of.
 
     Attributes:
-        name: of the runs' group.
+        name: of the sweep's folder.
+        group: of its runs, see `group_name`.
         knobs: what was varied, by its name in W&B, with its values in the runs' order; None where a run has none.
         metrics: what those are that every run has, by name.
         means: each run's metrics, in the runs' order.
@@ -42,6 +43,7 @@ class SweepFacts:
     """
 
     name: str
+    group: str
     knobs: Mapping[str, Sequence[Any]]
     metrics: Mapping[str, MetricFacts]
     means: Sequence[Mapping[str, float]]
@@ -82,6 +84,7 @@ def read_sweep(folder: Path) -> SweepFacts:
     facts = runs.metric_facts(table)
     return SweepFacts(
         name=folder.resolve().name,
+        group=group_name(folder),
         knobs={key: values for key, values in knobs.items() if len(set(values) - {None}) > 1},
         metrics={name: metric for name, metric in facts.items() if all(name in known for known in means)},
         means=means,
@@ -158,7 +161,7 @@ def findings(facts: SweepFacts) -> list[str]:
 
 
 def _of_sweep(facts: SweepFacts) -> str:
-    return f"Metric('Group') == '{facts.name}'"
+    return f"Metric('Group') == '{facts.group}'"
 
 
 def _parallel(facts: SweepFacts) -> wr.ParallelCoordinatesPlot:

@@ -1,43 +1,36 @@
-"""This module opens one W&B run, offline, and uploads it once it is written."""
+"""This module opens one run of a logger; one of W&B is offline, and uploaded once it is written."""
 
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from gradsam_exp.config import Config
 from gradsam_exp.engine.session import Job
 from gradsam_exp.errors import harmless
-from gradsam_exp.runs.saved_config import with_strings
-from gradsam_exp.tracking.content import run_name
-from gradsam_exp.tracking.settings import WandbSettings
+from gradsam_exp.tracking.content import Heading
+from gradsam_exp.tracking.settings import LocalSettings, WandbSettings
 from gradsam_exp.tracking.upload import Uploads, warn
 
 if TYPE_CHECKING:
     from wandb import Run
 
-LONGEST_TAG = 64  # letters that W&B takes
 
-
-def record(
-    settings: WandbSettings, job: Job, config: Config, fill: Callable[["Run"], None], **heading: Any
-) -> str | None:
+def record(settings: WandbSettings, job: Job, heading: Heading, fill: Callable[["Run"], None]) -> str | None:
     """Write an offline run into the job's folder and upload it if that is wanted; what goes wrong is a warning.
 
     Args:
         fill: logs everything.
-        heading: see `open_run`.
 
     Returns:
         What to do to see it: an address, or the command that uploads it. None if a warning has said so, if it is
         being uploaded, or if it is one of a sweep, which says at its end how to upload all.
     """
     try:
-        run = open_run(settings, job, config, **heading)
+        run = open_run(settings, job, heading)
         place, ended_well = place_of(run), False
         try:
             fill(run)
@@ -50,14 +43,29 @@ def record(
     return deliver(settings, job, place)
 
 
-def open_run(
-    settings: WandbSettings, job: Job, config: Config, *, tags: Sequence[str], described: Mapping[str, Any]
-) -> "Run":
-    """Begin an offline run in the job's folder; asks no server for anything.
+def record_locally(
+    settings: LocalSettings, job: Job, heading: Heading, numbers: Mapping[str, float], files: Mapping[str, Path]
+) -> str | None:
+    """Write a finished run where a local logger keeps it; what goes wrong is a warning.
 
-    Args:
-        described: the configuration that W&B shows, flat, by the names that people sweep.
+    Returns:
+        The command that shows it; None if a warning has said so, or if it is one of a sweep.
     """
+    try:
+        run, ended_well = settings.open(job, heading), False
+        try:
+            run.conclude(numbers, files)
+            ended_well = True
+        finally:
+            run.close(failed=not ended_well)
+    except Exception as error:  # a view must not cost the run, whatever happens in it
+        warn(f"not used ({type(error).__name__}: {error}); the run's own files are whole", settings.title)
+        return None
+    return settings.seen_with(job.folder) if job.sweep is None else None
+
+
+def open_run(settings: WandbSettings, job: Job, heading: Heading) -> "Run":
+    """Begin an offline run in the job's folder; asks no server for anything."""
     # The files of tables and artifacts are staged here; the default is below the home directory.
     os.environ["WANDB_DATA_DIR"] = str(job.folder.resolve() / "wandb")
     # W&B's reports about itself go to the server as well: they keep a process from ending if it hangs.
@@ -71,11 +79,11 @@ def open_run(
             entity=settings.entity,
             dir=job.folder,
             mode="offline",
-            name=harmless(run_name(job.overrides, config.name)),
-            group=job.sweep.name if job.sweep else None,
-            job_type=config.task["name"],
-            tags=[harmless(tag)[:LONGEST_TAG] for tag in tags],
-            config=with_strings(described, harmless),
+            name=heading.name,
+            group=heading.group,
+            job_type=heading.task,
+            tags=heading.tags,
+            config=dict(heading.described),
             reinit="create_new",
             # Versions and commit are in provenance.json; asking for them again takes longer than all the rest.
             settings=wandb.Settings(silent=True, console="off", disable_git=True, x_save_requirements=False),

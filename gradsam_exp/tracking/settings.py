@@ -1,15 +1,20 @@
-"""This module reads what ``logger=wandb`` is configured with, and finds W&B's server and key."""
+"""This module reads which logger is configured and how, and finds W&B's server and key."""
 
 import netrc
 import os
-from typing import Annotated, Literal
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Annotated, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from gradsam_exp.config import Node
+from gradsam_exp.errors import InputError
 from gradsam_exp.registry import build_checked
+from gradsam_exp.tracking.mlflow import MlflowSettings
+from gradsam_exp.tracking.tensorboard import TensorboardSettings
 
 Mode = Literal["auto", "online", "offline"]
 
@@ -31,6 +36,7 @@ class WandbSettings:
     entity: str | None = None
     images: Literal["all"] | Annotated[int, Field(ge=0)] = 3
     upload_seconds: Annotated[float, Field(gt=0)] = 60.0
+    title: ClassVar[str] = "W&B"
 
     @property
     def uploads(self) -> bool:
@@ -40,15 +46,26 @@ class WandbSettings:
         return self.mode == "online"
 
 
-def wandb_settings(node: Node) -> WandbSettings | None:
-    """Read what ``logger=…`` asks for; None for local files only.
+LocalSettings = MlflowSettings | TensorboardSettings
+Settings = WandbSettings | LocalSettings
+_LOCAL: dict[str, type[LocalSettings]] = {"mlflow": MlflowSettings, "tensorboard": TensorboardSettings}
+
+
+def logger_settings(node: Node) -> Settings | None:
+    """Read what ``logger=…`` asks for; None for the run's own files only.
 
     Raises:
-        InputError: naming the key.
+        InputError: naming the key, or the extra that is not installed.
     """
-    silenced = node.get("mode") == "auto" and os.environ.get("WANDB_MODE") == "disabled"
-    if node.get("name") == "none":
+    name = node.get("name")
+    if name == "none":
         return None
+    if (local := _LOCAL.get(str(name))) is not None:
+        if find_spec(local.package) is None:
+            raise InputError(f"logger={name} needs another package: pip install 'gradsam_exp[{name}]'")
+        make: Callable[..., LocalSettings] = local
+        return build_checked("logger", make, node)
+    silenced = node.get("mode") == "auto" and os.environ.get("WANDB_MODE") == "disabled"
     settings = build_checked("logger", WandbSettings, node)
     return None if silenced else settings
 

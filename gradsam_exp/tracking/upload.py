@@ -22,7 +22,7 @@ from typing import TypeVar
 
 from gradsam_exp.errors import InputError, say
 from gradsam_exp.runs.folder import Run
-from gradsam_exp.tracking.settings import WandbSettings, api_key, server, wandb_settings
+from gradsam_exp.tracking.settings import WandbSettings, api_key, logger_settings, server
 
 log = logging.getLogger(__name__)
 PROBE_S = 5.0
@@ -175,10 +175,10 @@ class Uploads:
             warn(f"{problem}; the runs are whole on disk, upload them later with: {later}")
 
 
-def warn(message: str) -> None:
+def warn(message: str, title: str = WandbSettings.title) -> None:
     """Tell the user, and the run's log."""
-    log.warning("W&B: %s", message)
-    say(f"W&B: {message}")
+    log.warning("%s: %s", title, message)
+    say(f"{title}: {message}")
 
 
 def _start(run: Path, seconds: float, later: str) -> _Upload:
@@ -195,15 +195,20 @@ def _start(run: Path, seconds: float, later: str) -> _Upload:
     return _Upload(run, process, time.monotonic() + seconds, later)
 
 
-def sync_command(folder: Path) -> str | None:
-    """Give the command that uploads a sweep's offline runs; None if there are none or they are on their way."""
-    offline = sorted(folder.glob("*/wandb/offline-run-*"))
-    if not offline:
-        return None
+def see_sweep(folder: Path) -> str | None:
+    """Say in a line how to see a sweep's runs in their logger, or how to upload them to W&B.
+
+    None if there is no logger, or nothing to upload that is not on its way.
+    """
+    first = min(folder.glob("*/.hydra"), default=None)
     try:
-        settings = wandb_settings(Run(offline[0].parents[1]).config.get("logger") or {})
+        settings = None if first is None else logger_settings(Run(first.parent).config.get("logger") or {})
     except InputError:
         return None
-    if settings is None or settings.uploads:
+    if settings is None:
         return None
-    return f"wandb sync {shlex.quote(str(folder))}/*/wandb/offline-run-*"
+    if not isinstance(settings, WandbSettings):
+        return f"{settings.title}: {settings.seen_with(folder)}"
+    if settings.uploads or not any(folder.glob("*/wandb/offline-run-*")):
+        return None
+    return f"{settings.title}: wandb sync {shlex.quote(str(folder))}/*/wandb/offline-run-*"

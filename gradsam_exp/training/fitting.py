@@ -24,7 +24,7 @@ Say = Callable[[str], None]
 _INSTEAD = {
     "max_epochs": "task.epochs (task.steps of task=train_sam)",
     "limit_train_batches": "task.steps_per_epoch",
-    "logger": "logger=none or logger=wandb",
+    "logger": "logger=wandb, mlflow, tensorboard or none",
 }
 
 

@@ -20,7 +20,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from gradsam_exp.app.launchers import parsed_grids
+from gradsam_exp.runs.varied import parsed_grids
 
 
 @dataclass

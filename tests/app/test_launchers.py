@@ -11,7 +11,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from gradsam_exp.app.composing import HYDRA, prepare_hydra
-from gradsam_exp.app.launchers import THREADS, number_of_jobs, share_cores, threads_of_a_job, varied_keys
+from gradsam_exp.app.launchers import THREADS, number_of_jobs, share_cores, threads_of_a_job
+from gradsam_exp.runs.varied import varied_keys
 from hydra_plugins.gradsam_exp_sweeper import Grids
 
 

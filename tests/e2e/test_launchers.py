@@ -90,7 +90,8 @@ def test_a_parallel_sweep_gives_what_a_sequential_one_gives(launcher: str, sweep
     assert done.out.count("4 of 4 done, 1 failed") == 1
     assert "best so far" in done.out
     assert "95 % interval" not in done.out, "the jobs' own tables would be mixed up"
-    assert "Traceback" not in done.out + done.err
+    for complaint in ("Traceback", "leaked"):  # nanobind's, at the end of a process
+        assert complaint not in done.out + done.err
 
 
 def reused(done: Sweep) -> int:

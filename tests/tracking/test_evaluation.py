@@ -129,13 +129,16 @@ def test_a_sweep_of_twelve_is_twelve_runs_in_one_group(run):
         assert 0 <= content["summary"]["miou_low"] <= content["summary"]["miou"] <= content["summary"]["miou_high"]
         assert content["summary"]["examples"]["nrows"] == content["summary"]["per_image"]["nrows"] == 4
         header = records(path, "run")[0]
-        assert (header["run_group"], header["job_type"]) == (sweep.name, "evaluate")
+        group = f"{sweep.name} bg_threshold,grid_offset"
+        assert (header["run_group"], header["job_type"]) == (group, "evaluate")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dashes", ["", "--"])
-def test_a_run_of_an_agent_joins_its_sweep(run, monkeypatch, dashes: str):
+def test_a_run_of_an_agent_joins_its_sweep(run, monkeypatch, request, dashes: str):
     """The example's keys and values, given as ``wandb agent`` gives them; it sets two variables."""
+    wandb.teardown()  # W&B reads variables once per process, and earlier tests have used it in this one
+    request.addfinalizer(wandb.teardown)
     planned = yaml.safe_load((ROOT / "examples/wandb_sweep.yaml").read_text())
     chosen = {
         key: own.get("value", own.get("min", own.get("values", [None])[0]))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gradsam_exp.runs.summary import MetricFacts
-from tests.tracking.conftest import inspect, offline_runs
+from tests.tracking.conftest import inspect, offline_runs, records
 from tests.tracking.server import Server, closed_port
 
 report = pytest.importorskip("gradsam_exp.tracking.report")
@@ -62,6 +62,7 @@ def test_every_panel_shows_what_the_runs_have(run, sweep: Path):
     assert "not uploaded" in done.out
     runs = [inspect(path) for path in offline_runs(sweep)]
     assert len(runs) == 4
+    (group,) = {records(path, "run")[0]["run_group"] for path in offline_runs(sweep)}
     for name in ("wandb_workspace.json", "wandb_report.json"):
         spec = json.loads((sweep / name).read_text())
         text = json.dumps(spec)
@@ -69,9 +70,7 @@ def test_every_panel_shows_what_the_runs_have(run, sweep: Path):
             assert len({found["config"][key] for found in runs}) > 1, key
         for metric in re.findall(r'summary:(\w+)"', text):
             assert all(metric in found["summary"] for found in runs)
-        assert (
-            json.dumps({"key": {"section": "run", "name": "group"}, "op": "=", "value": sweep.name})[:-1] in text
-        )
+        assert json.dumps({"key": {"section": "run", "name": "group"}, "op": "=", "value": group})[:-1] in text
         shown = {panel["viewType"]: panel["config"] for panel in panels(spec)}
         axes = [column["accessor"] for column in shown["Parallel Coordinates Plot"]["columns"]]
         assert axes[:2] == ["config:grid_offset.value", "config:pipeline_tie.value"]
@@ -127,12 +126,12 @@ def test_what_is_no_sweep_is_refused(run, tmp_path: Path):
 def test_an_upper_bound_is_not_the_best():
     means = [{"miou": 0.8}, {"miou": 0.95}, {"miou": 0.9}]
     knobs = {"pipeline": ["fg", "oracle", "fgbg"], "pipeline_tie": [None, "x", "first"]}
-    facts = report.SweepFacts("s", knobs, MIOU, means, [False, True, False], "", "", "")
+    facts = report.SweepFacts("s", "s pipeline", knobs, MIOU, means, [False, True, False], "", "", "")
     assert facts.best == 2
     best, _, bounds = report.findings(facts)
     assert best == "Best mIoU 0.900: pipeline=fgbg, pipeline_tie=first."
     assert bounds == "1 of them look at the truth: upper bounds, no choice."
-    alone = report.SweepFacts("s", {}, MIOU, means[1:2], [True], "", "", "")
+    alone = report.SweepFacts("s", "s", {}, MIOU, means[1:2], [True], "", "", "")
     assert (alone.best, report.findings(alone)) == (None, [bounds])
 
 
