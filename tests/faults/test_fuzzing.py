@@ -24,10 +24,8 @@ from gradsam_exp.engine.store import Store
 from gradsam_exp.errors import InputError
 from gradsam_exp.runs.folder import Run
 from gradsam_exp.weights import open_weights, read_pickle, save_weights
-from tests.faults.counts import only_soaking, soaked
+from tests.faults.counts import soaked
 from tests.reports.finished_runs import write_run
-
-pytestmark = only_soaking
 
 SECONDS = soaked(1.0, 120.0)
 LEAST = 20  # files, however slow the machine is
