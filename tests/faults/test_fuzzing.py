@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import random
 import time
@@ -32,6 +31,9 @@ LEAST = 20  # files, however slow the machine is
 NAMES = ("metrics.json", "provenance.json", "per_image.parquet", ".hydra/config.yaml", ".hydra/overrides.yaml")
 WORDS = (b"${oc.env:HOME}", b"!!python/name:os.system", b"\x00", b"\xff\xfe", b"NaN", b"-1", b"1e999", b"[" * 500)
 KEY = digest("key", size=16)
+COLOURS = np.random.default_rng(0).integers(0, 256, (9, 11, 4), dtype=np.uint8)
+OBJECT = np.zeros((9, 11, 3), dtype=np.uint8)
+OBJECT[2:6, 3:9] = 255
 
 
 def damaged(content: bytes, chance: random.Random) -> bytes:
@@ -54,24 +56,21 @@ def damaged(content: bytes, chance: random.Random) -> bytes:
     return bytes(made)
 
 
-def whole_picture(kind: str, mode: str) -> bytes:
-    values = np.random.default_rng(0).integers(0, 256, (9, 11, 4), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(values).convert(mode).save(buffer, kind)
-    return buffer.getvalue()
-
-
-def pictures(folder: Path) -> Mapping[Path, Callable[[Path], object]]:
+def pictures(
+    folder: Path, values: np.ndarray = COLOURS, read: Callable[[Path], object] = read_rgb
+) -> Mapping[Path, Callable[[Path], object]]:
     found = {}
     for kind, mode in (("png", "P"), ("png", "RGBA"), ("jpeg", "L"), ("gif", "P"), ("bmp", "RGB"), ("tiff", "L")):
+        if values is OBJECT and kind == "jpeg":
+            continue  # whose values are no longer two
         path = folder / f"{mode}.{kind}"
-        path.write_bytes(whole_picture(kind, mode))
-        found[path] = read_rgb
+        Image.fromarray(values).convert(mode).save(path)
+        found[path] = read
     return found
 
 
 def masks(folder: Path) -> Mapping[Path, Callable[[Path], object]]:
-    return {path: lambda path: (inspect_picture(path), read_mask(path)) for path in pictures(folder)}
+    return pictures(folder, OBJECT, lambda path: (inspect_picture(path), read_mask(path)))
 
 
 def checkpoints(folder: Path) -> Mapping[Path, Callable[[Path], object]]:
