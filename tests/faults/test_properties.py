@@ -152,7 +152,10 @@ def rankings(draw: st.DrawFn) -> torch.Tensor:
     return torch.tensor(order, dtype=torch.float32).view(height, width) / (height * width - 1)
 
 
-def asked(name: str, values: torch.Tensor, **knobs: Any) -> tuple[list[tuple[float, float, int]], list[float]]:
+Asked = tuple[list[tuple[float, float, int]], list[float]]
+
+
+def asked(name: str, values: torch.Tensor, **knobs: Any) -> Asked:
     """The points, sorted, and the box that a strategy asks one image with."""
     heatmaps = Heatmaps(values[None], torch.tensor([False]), torch.tensor([0]))
     prompts = STRATEGIES.build({"name": name, **knobs}).propose(context(heatmaps, values[None] > 0.5))
@@ -187,7 +190,7 @@ def test_a_mirrored_heatmap_gives_mirrored_prompts(name: str, values: torch.Tens
         back = [(x, round(last - y, 3), label) for x, y, label in turned]
     else:
         back = [(round(last - x, 3), y, label) for x, y, label in turned]
-    assert sorted(back) == pytest.approx(points, abs=2e-3)
+    assert np.array(sorted(back)) == pytest.approx(np.array(points), abs=2e-3)
     if box:
         low, high = (1, 3) if axis == 0 else (0, 2)
         turned_box[low], turned_box[high] = last - turned_box[high], last - turned_box[low]
@@ -205,7 +208,8 @@ def test_a_shifted_heatmap_gives_shifted_prompts(name: str, values: torch.Tensor
     canvas[1][5 + down : 5 + down + height, 5 + across : 5 + across + width] = values
     points, box = asked(name, canvas[0])
     moved, moved_box = asked(name, canvas[1])
-    assert moved == pytest.approx([(x + across, y + down, label) for x, y, label in points], abs=2e-3)
+    shifted = [(x + across, y + down, label) for x, y, label in points]
+    assert np.array(moved) == pytest.approx(np.array(shifted), abs=2e-3)
     shift = [across, down, across, down]
     assert moved_box == pytest.approx([side + by for side, by in zip(box, shift, strict=False)], abs=2e-3)
 
