@@ -25,7 +25,7 @@ from gradsam_exp.selectors.base import SELECTORS, MaskSelector
 from gradsam_exp.types import NO_POINT, Heatmaps, Masks, PromptContext, Prompts, Segmentation
 from tests.faults.counts import only_soaking, soaked
 
-TIMES = soaked(8, 150)
+TIMES = soaked(3, 150)
 drawing = settings(
     max_examples=TIMES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None
 )
