@@ -7,7 +7,9 @@ import hashlib
 import io
 import mimetypes
 import stat
+import struct
 import threading
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +33,9 @@ _PHOTOMETRIC = 262  # the TIFF tag
 _ORIENTATION = 0x0112  # the EXIF tag
 _ON_ITS_SIDE = {5, 6, 7, 8}  # of its values
 _opening = threading.Lock()
+# What Pillow raises where a file is damaged:
+_DAMAGE = (ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError, SyntaxError,
+           TypeError, ValueError, struct.error, zlib.error)  # fmt: skip
 
 
 class FileProblem(InputError):
@@ -188,7 +193,7 @@ def _problems(path: Path) -> Iterator[None]:
         ending = path.suffix.lower()
         reason = "it is of no kind that is read" + (f", whatever its ending {ending} says" if ending else "")
         raise FileProblem(path, f"cannot be read as a picture ({reason})") from error
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, MemoryError, OverflowError) as error:
+    except _DAMAGE as error:
         reason = str(error) or type(error).__name__
         reason = type(error).__name__ if str(path) in reason or "object at" in reason else reason
         raise FileProblem(path, f"cannot be read as a picture ({reason})") from error

@@ -263,6 +263,18 @@ def test_a_cut_off_picture_is_refused_by_its_name(tmp_path: Path):
             reading(path)
 
 
+def test_a_tiff_whose_second_page_has_no_size_is_refused_by_its_name(tmp_path: Path):
+    """Pillow raises a TypeError."""
+    path = stored(tmp_path, Image.new("L", (5, 4)), "tif")
+    content = bytearray(path.read_bytes())
+    (first,) = struct.unpack_from("<I", content, 4)
+    (tags,) = struct.unpack_from("<H", content, first)
+    struct.pack_into("<I", content, first + 2 + 12 * tags, len(content))
+    path.write_bytes(content + struct.pack("<HHHIII", 1, 259, 3, 1, 1, 0))
+    with pytest.raises(FileProblem, match=r"picture\.tif cannot be read as a picture \(Missing dimensions\)"):
+        inspect_picture(path)
+
+
 @pytest.mark.parametrize("name", ["x.avif", "x.gif", "x.jfif", "x.JPG", "x.tif", "x.webp"])
 def test_what_pillow_reads_is_a_picture_by_its_ending(name: str):
     assert is_picture(Path(name))

@@ -90,10 +90,10 @@ def test_a_clock_that_jumps_changes_no_number(run, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(store.time, "time", jumping)
     monkeypatch.setattr(store, "LOOK_AGAIN", 1e12)  # the folder is looked at after every chunk
+    full = "store.max_gb=0.0001"  # so that what was used long ago is deleted
     for number in range(soaked(2, 10)):
-        done = run(
-            "limit=8", "pipeline=fgbg", f"name=jumped{number}", *small, f"store.root={tmp_path / str(number)}"
-        )
+        root = f"store.root={tmp_path / str(number)}"
+        done = run("limit=8", "pipeline=fgbg", f"name=jumped{number}", root, full)
         assert done.code == 0, done.err
         (folder,) = (path.parent for path in done.folder.glob(f"jumped{number}/*/metrics.json"))
         (before,) = (path.parent for path in right.folder.glob("right/*/metrics.json"))

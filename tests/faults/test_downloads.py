@@ -14,14 +14,15 @@ from types import SimpleNamespace
 import pytest
 
 from gradsam_exp.classifiers.classifier import build_backbone
+from gradsam_exp.data import download
 from gradsam_exp.data.backgrounds import BACKGROUNDS
-from gradsam_exp.data.download import fetch_archive
+from gradsam_exp.data.download import fetch_archive, unpack
 from gradsam_exp.errors import InputError
 from gradsam_exp.segmenters.checkpoints import cached_or_downloaded
 from gradsam_exp.weights import transfer
 from gradsam_exp.weights.hub import hub_file
 from gradsam_exp.weights.transfer import DownloadLimits, Transfer, fetch_weights
-from tests.data.test_download import zipped
+from tests.data.test_download import FILES, zipped
 
 Send = Callable[[bytes], None]
 LIMITS = DownloadLimits(timeout=0.4, min_rate=1000)
@@ -170,6 +171,26 @@ def test_two_who_fetch_one_file_at_once_fetch_it_once(tmp_path: Path):
         assert len({one.result() for one in found}) == 1
         assert server.asked == 1
     assert [path.name for path in (tmp_path / "weights").iterdir()] == ["file.bin"]
+    server.socket.close()
+
+
+def test_two_who_unpack_one_file_at_once_unpack_it_once(monkeypatch: pytest.MonkeyPatch):
+    """Two addresses, one archive; the second comes while the first unpacks."""
+    content, unpacked, coming = zipped(), [], threading.Barrier(2)
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(content)}\r\n\r\n".encode()
+    server = Slow(lambda send: (coming.wait(60), send(head + content)))
+
+    def slowly(archive: Path, *others, **more) -> None:
+        time.sleep(0.3)
+        unpack(archive, *others, **more)
+        unpacked.append(archive)
+
+    monkeypatch.setattr(download, "unpack", slowly)
+    with ThreadPoolExecutor(2) as threads:
+        found = [threads.submit(fetch_archive, f"{server.url}?{number}") for number in range(2)]
+    (folder,) = {one.result() for one in found}
+    assert (server.asked, len(unpacked)) == (2, 1)
+    assert {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.*")} == FILES
     server.socket.close()
 
 

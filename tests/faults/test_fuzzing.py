@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 import random
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -24,16 +24,17 @@ from gradsam_exp.engine.store import Store
 from gradsam_exp.errors import InputError
 from gradsam_exp.runs.folder import Run
 from gradsam_exp.weights import open_weights, read_pickle, save_weights
-from tests.faults.counts import only_soaking, soaked
+from tests.faults.counts import SOAKING, soaked
 from tests.reports.finished_runs import write_run
-
-pytestmark = only_soaking
 
 SECONDS = soaked(1.0, 120.0)
 LEAST = 20  # files, however slow the machine is
 NAMES = ("metrics.json", "provenance.json", "per_image.parquet", ".hydra/config.yaml", ".hydra/overrides.yaml")
 WORDS = (b"${oc.env:HOME}", b"!!python/name:os.system", b"\x00", b"\xff\xfe", b"NaN", b"-1", b"1e999", b"[" * 500)
 KEY = digest("key", size=16)
+COLOURS = np.random.default_rng(0).integers(0, 256, (9, 11, 4), dtype=np.uint8)
+OBJECT = np.zeros((9, 11, 3), dtype=np.uint8)
+OBJECT[2:6, 3:9] = 255
 
 
 def damaged(content: bytes, chance: random.Random) -> bytes:
@@ -56,24 +57,21 @@ def damaged(content: bytes, chance: random.Random) -> bytes:
     return bytes(made)
 
 
-def whole_picture(kind: str, mode: str) -> bytes:
-    values = np.random.default_rng(0).integers(0, 256, (9, 11, 4), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(values).convert(mode).save(buffer, kind)
-    return buffer.getvalue()
-
-
-def pictures(folder: Path) -> Mapping[Path, Callable[[Path], object]]:
+def pictures(
+    folder: Path, values: np.ndarray = COLOURS, read: Callable[[Path], object] = read_rgb
+) -> Mapping[Path, Callable[[Path], object]]:
     found = {}
     for kind, mode in (("png", "P"), ("png", "RGBA"), ("jpeg", "L"), ("gif", "P"), ("bmp", "RGB"), ("tiff", "L")):
+        if values is OBJECT and kind == "jpeg":
+            continue  # whose values are no longer two
         path = folder / f"{mode}.{kind}"
-        path.write_bytes(whole_picture(kind, mode))
-        found[path] = read_rgb
+        Image.fromarray(values).convert(mode).save(path)
+        found[path] = read
     return found
 
 
 def masks(folder: Path) -> Mapping[Path, Callable[[Path], object]]:
-    return {path: lambda path: (inspect_picture(path), read_mask(path)) for path in pictures(folder)}
+    return pictures(folder, OBJECT, lambda path: (inspect_picture(path), read_mask(path)))
 
 
 def checkpoints(folder: Path) -> Mapping[Path, Callable[[Path], object]]:
@@ -141,5 +139,5 @@ def test_damaged_files_are_read_or_refused(
         finally:
             path.write_bytes(whole[path])
         given += 1
-    with capsys.disabled():
+    with capsys.disabled() if SOAKING else nullcontext():
         print(f"\nsoak: {readers.__name__}: {given} damaged files, {refused} refused, none did anything else")

@@ -16,11 +16,9 @@ import torch
 
 from gradsam_exp.classifiers.networks import read_weights
 from gradsam_exp.errors import InputError
-from tests.faults.counts import only_soaking
+from tests.faults.counts import soaked
 from tests.reports.finished_runs import write_run
 from tests.reports.test_hostile import ask, keep
-
-pytestmark = only_soaking
 
 NEEDED = ("metrics.json", "per_image.parquet", "provenance.json", ".hydra/config.yaml", ".hydra/overrides.yaml")
 MORE = ("predictions.parquet", "prepared.json", "counts.parquet", "problems.csv", "run.log", "figures/figure1.png")
@@ -87,7 +85,8 @@ def other(runs: Path, name: str) -> Path:
     return run
 
 
-@pytest.mark.parametrize("name", NEEDED)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", soaked(NEEDED[:2], NEEDED))
 def test_a_run_without_a_file_that_is_needed_is_left_out_by_name(
     runs: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ):
@@ -102,7 +101,8 @@ def test_a_run_without_a_file_that_is_needed_is_left_out_by_name(
     assert not list(tmp_path.rglob("ran"))
 
 
-@pytest.mark.parametrize("name", MORE)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", soaked(MORE[:1], MORE))
 def test_a_run_without_a_file_that_is_not_needed_is_shown(
     runs: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ):
@@ -148,6 +148,7 @@ def test_weights_of_any_network_that_hold_a_program_are_refused(tmp_path: Path, 
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHECKPOINTS)
 @pytest.mark.parametrize("form", ["torch", "pickle"])
 def test_a_checkpoint_that_holds_a_program_is_refused_in_one_line(run, tmp_path: Path, name: str, form: str):

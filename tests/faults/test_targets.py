@@ -6,11 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.counts import only_soaking
 
-pytestmark = only_soaking
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "place",
     [
@@ -30,6 +27,7 @@ def test_nothing_else_is_called(run, place: str, capsys: pytest.CaptureFixture[s
     assert not list(done.folder.rglob("run.log"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", ["data", "model", "pipeline", "sam", "explainer", "task", "store", "selector"])
 def test_groups_of_our_own_call_nothing(run, group: str, tmp_path: Path):
     done = run("limit=4", f"+{group}._target_=pathlib.Path.touch", f"+{group}.self={tmp_path / 'ran'}")
