@@ -17,6 +17,7 @@ from gradsam_exp.classifiers.classifier import ImageClassifier
 from gradsam_exp.data.shapes import SHAPES
 from gradsam_exp.training.promptable import PromptableTraining
 from gradsam_exp.weights import open_weights
+from tests.faults.counts import only_soaking
 
 pytestmark = pytest.mark.slow
 SMALL = [
@@ -129,9 +130,9 @@ def same_training(one: Path, other: Path) -> bool:
 @pytest.mark.parametrize(
     ("drawn", "workers", "at", "extra"),
     [
-        (True, 0, (3, 1), []),
+        pytest.param(True, 0, (3, 1), [], marks=only_soaking),
         (True, 2, (1, 0), ["task.fresh=false", "+trainer.accumulate_grad_batches=2"]),
-        (False, 2, (3, 1), ["task.learning_rate=0.03"]),
+        pytest.param(False, 2, (3, 1), ["task.learning_rate=0.03"], marks=only_soaking),
         (False, 0, (2, 2), ["task.learning_rate=0.03", "+trainer.accumulate_grad_batches=2"]),
     ],
 )
@@ -223,7 +224,7 @@ def outlined(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("architecture", ["vit", "lite0"])
+@pytest.mark.parametrize("architecture", [pytest.param("vit", marks=only_soaking), "lite0"])
 def test_an_interrupted_and_resumed_training_of_a_sam_is_uninterrupted(run, monkeypatch, outlined, architecture):
     given = [*TINY_SAM, "task.steps=6", "task.tight_clusters=0.5", "task.idle_background=0.5"]
     given += [f"task.architecture={architecture}", f"task.photographs={outlined}", "task.drawn_share=0.5"]
@@ -438,6 +439,7 @@ def test_a_network_that_starts_from_imagenet_loads_from_its_own_file(run, monkey
     torch.testing.assert_close(network.stem[0][0].weight, hub["stem.0.0.weight"], rtol=1e-2, atol=1e-3)
 
 
+@only_soaking
 def test_two_processes_train_together(command, tmp_path: Path):
     """Batches of two of 5 and 4 images of one size: five batches, three steps of which the last has one empty."""
     some = {"dog": 2, "emu": 1}

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -26,6 +26,16 @@ from tests.e2e.conftest import ROOT
 from tests.tracking.conftest import inspect, offline_runs
 
 SWEEP = ("-m", "limit=4", "pipeline=fgbg", "bg_threshold=0.1,0.2")
+
+
+@pytest.fixture(autouse=True)
+def as_at_a_terminal() -> Iterator[None]:
+    """Where tests run in the background, a shell has these signals ignored."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def sent_in_job(number: int, sent: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:

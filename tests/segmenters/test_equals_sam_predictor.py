@@ -16,6 +16,7 @@ from gradsam_exp.segmenters.compact import build_compact
 from gradsam_exp.segmenters.decoder import predict_masks
 from gradsam_exp.segmenters.sam import SamSegmenter
 from gradsam_exp.types import Prompts
+from tests.faults.counts import only_soaking
 
 # How many points each kind of prompt has beside its box or mask.
 KINDS = {"points": 1, "9 points": 9, "13 points": 13, "box": 0, "box+points": 3, "mask+points": 2, "mask": 0}
@@ -108,6 +109,7 @@ def test_compact(compact: SamSegmenter, size: tuple[int, int]):
     check(compact, size, KINDS, count=3)
 
 
+@only_soaking
 @pytest.mark.slow
 def test_vit_b(vit_b: SamSegmenter):
     check(vit_b, (300, 200), KINDS, count=1)

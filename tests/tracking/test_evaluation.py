@@ -113,16 +113,14 @@ def test_every_metric_of_a_run_has_a_direction(run):
 
 
 @pytest.mark.slow
-def test_a_sweep_of_twelve_is_twelve_runs_in_one_group(run):
-    done = run(
-        "-m", "pipeline=fgbg", "bg_threshold=0.05,0.1,0.2", "grid_offset=1,2,3,4", "logger=wandb", "limit=4"
-    )
+def test_a_sweep_of_four_is_four_runs_in_one_group(run):
+    done = run("-m", "pipeline=fgbg", "bg_threshold=0.05,0.2", "grid_offset=1,4", "logger=wandb", "limit=4")
     assert done.code == 0, done.err
     sweep = done.runs[0].parent
     offline = sorted((sweep / "wandb").iterdir())
     assert {path.resolve() for path in offline} == {path.resolve() for path in offline_runs(done.folder)}
     found = [inspect(path) for path in offline]
-    assert len({(f["config"]["bg_threshold"], f["config"]["grid_offset"]) for f in found}) == 12
+    assert len({(f["config"]["bg_threshold"], f["config"]["grid_offset"]) for f in found}) == 4
     assert {f["name"].partition("·fgbg·")[2] for f in found} >= {"bg0.05·off1", "bg0.20·off4"}
     for path, content in zip(offline, found, strict=True):
         assert content["state"] == "finished"
