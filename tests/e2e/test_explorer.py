@@ -47,6 +47,7 @@ def started(tmp_path_factory: pytest.TempPathFactory, random_weights: list[str])
     )
     torch.manual_seed(0)
     classifier = save_classifier(ImageClassifier("resnet18", sorted(CLASSES)), folder / "classifier.safetensors")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
     program = subprocess.Popen(
         [sys.executable, "run.py", "task=explore", "task.open_browser=false", "data=folder", "pipeline=fgbg"]
         + [f"data.root={folder / 'data'}", f"output_root={folder / 'outputs'}", random_weights[1]]
