@@ -85,20 +85,26 @@ def other(runs: Path, name: str) -> Path:
     return run
 
 
+def asked_beside_hostile(runs: Path, tmp_path: Path, name: str) -> str:
+    """The report's page where other runs have each hostile thing instead of a file; no secret, nothing has run."""
+    for kind, spoil in HOSTILE.items():
+        spoil(other(runs, kind) / name)
+    page = ask(runs, tmp_path / "report", root=str(tmp_path / "store"))
+    assert SECRET not in page
+    assert not list(tmp_path.rglob("ran"))
+    return page
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", soaked(NEEDED[:2], NEEDED))
 def test_a_run_without_a_file_that_is_needed_is_left_out_by_name(
     runs: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ):
-    for kind, spoil in HOSTILE.items():
-        spoil(other(runs, kind) / name)
-    page = ask(runs, tmp_path / "report", root=str(tmp_path / "store"))
+    page = asked_beside_hostile(runs, tmp_path, name)
     said = capsys.readouterr().err.splitlines()
     for kind in HOSTILE:
         assert sum(f"/{kind} is left out: " in line for line in said) == 1, (kind, said)
     assert "seed=7" in page
-    assert SECRET not in page
-    assert not list(tmp_path.rglob("ran"))
 
 
 @pytest.mark.slow
@@ -106,14 +112,10 @@ def test_a_run_without_a_file_that_is_needed_is_left_out_by_name(
 def test_a_run_without_a_file_that_is_not_needed_is_shown(
     runs: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ):
-    for kind, spoil in HOSTILE.items():
-        spoil(other(runs, kind) / name)
-    page = ask(runs, tmp_path / "report", root=str(tmp_path / "store"))
+    asked_beside_hostile(runs, tmp_path, name)
     assert "left out" not in capsys.readouterr().err
     table = pd.read_csv(tmp_path / "report" / "sweep.csv")
     assert table["status"].tolist() == ["finished"] * (1 + len(HOSTILE))
-    assert SECRET not in page
-    assert not list(tmp_path.rglob("ran"))
 
 
 def test_a_table_that_names_a_pickled_type_runs_nothing(runs: Path, tmp_path: Path):
