@@ -12,10 +12,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pandas as pd
-from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
@@ -35,6 +33,7 @@ from gradsam_exp.reports.tables import (
     shown,
     varied_columns,
 )
+from gradsam_exp.reports.templating import filled
 from gradsam_exp.runs.comparison import Runs
 from gradsam_exp.runs.effects import main_effects
 from gradsam_exp.runs.finding import differences, in_brief, in_short
@@ -46,10 +45,10 @@ from gradsam_exp.runs.writing import replaced
 
 IOU_DIGITS = 12  # so that the same images are ties in the charts as in the table
 _STAMP = re.compile(r"(\d{4}-\d\d-\d\d)_(\d\d-\d\d-\d\d)(?:-\d{6})?")  # of a run's or a sweep's folder
-_BEFORE, _AFTER = (
-    ("shared.js", "page.js", "table.js"),
-    ("charts.js", "drawing.js", "images.js"),
-)  # the library for charts
+_STYLES = ("reports/templates/report.css",)
+# Between the two stands the library for charts.
+_BEFORE = tuple(f"reports/templates/{name}.js" for name in ("shared", "page", "table"))
+_AFTER = tuple(f"reports/templates/{name}.js" for name in ("charts", "drawing", "images"))
 
 
 def write_page(
@@ -72,20 +71,12 @@ def write_page(
 
 def render(content: Mapping[str, Any]) -> str:
     """Make the page that shows what `gather` found."""
-    loader = jinja2.PackageLoader("gradsam_exp", "reports/templates")
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["number"] = shown
-
-    def source(name: str) -> Markup:
-        return Markup(loader.get_source(environment, name)[0])
-
-    data = {key: value for key, value in content.items() if key not in ("title", "folder")}
-    return environment.get_template("report.html").render(
+    return filled(
+        "reports/templates/report.html",
+        {key: value for key, value in content.items() if key not in ("title", "folder")},
+        styles=_STYLES,
+        scripts=[*_BEFORE, Markup(get_plotlyjs()), *_AFTER],
         **content,
-        content_json=htmlsafe_json_dumps(data, separators=(",", ":"), allow_nan=False),
-        scripts=[*map(source, _BEFORE), Markup(get_plotlyjs()), *map(source, _AFTER)],
-        style=source("report.css"),
-        colours=colours,
     )
 
 
