@@ -19,8 +19,9 @@ from gradsam_exp.console import console
 from gradsam_exp.engine.data_check import report_data_check
 from gradsam_exp.engine.experiment import Evaluation, Experiment
 from gradsam_exp.engine.forecast import forecast_of
+from gradsam_exp.engine.pipeline import PipelineResult
 from gradsam_exp.engine.plan import Plan, plan
-from gradsam_exp.engine.preparation import Stopwatch
+from gradsam_exp.engine.preparation import Prepared, Stopwatch
 from gradsam_exp.engine.progress import StageBars
 from gradsam_exp.engine.session import RUNNING, Job
 from gradsam_exp.errors import InputError
@@ -34,7 +35,8 @@ from gradsam_exp.runs.provenance import provenance
 from gradsam_exp.runs.summary import Summary, summarize_metrics
 from gradsam_exp.runs.units import Units
 from gradsam_exp.segmenters.cached import CachedSegmenter
-from gradsam_exp.tracking.evaluation import track_evaluation
+from gradsam_exp.tracking.evaluation import live, track_evaluation
+from gradsam_exp.tracking.live import Live
 from gradsam_exp.tracking.settings import logger_settings
 
 log = logging.getLogger(__name__)
@@ -89,19 +91,22 @@ def run(config: Config, job: Job) -> float:
             console.print("\n".join(found.lines()), soft_wrap=True)
         return float("nan")
     _say_once(job, [*planned.notes, *planned.dataset.notes])
+    shown: Live | None = None
     alone = one_at_a_time(job.folder.parent / RUNNING, planned.identity) if job.sweep else nullcontext()
     with alone:
         same = (run for run in _earlier_runs(planned, settings, job) if run.identity == planned.identity)
         earlier = next((run for run in same if run.is_whole), None)
         if earlier is None:
-            metrics = _evaluate(planned, settings, job, checked)
+            shown = live(tracker, planned) if tracker else None
+            with shown or nullcontext():
+                metrics = _evaluate(planned, settings, job, checked, shown)
         else:
             own.reuse(earlier)
             metrics = {name: Summary.from_json(name, value) for name, value in own.outcome.metrics.items()}
             console.print(f"{own.folder} is the same run as {earlier.folder}: taken from there", soft_wrap=True)
     of_this_sweep = job.sweep is not None and earlier is not None and earlier.folder.parent == own.folder.parent
     if tracker is not None and not of_this_sweep:
-        seen_at = track_evaluation(tracker, planned)
+        seen_at = track_evaluation(tracker, planned, shown)
         if seen_at:
             console.print(f"{tracker.title}: {seen_at}", soft_wrap=True)
     return metrics["miou"].mean
@@ -138,16 +143,23 @@ def _drawn_alike(run: Run, settings: EvaluateSettings) -> bool:
     return run.figures.is_dir() and shown == (settings.examples, settings.worst)
 
 
-def _evaluate(planned: Plan, settings: EvaluateSettings, job: Job, checked: float) -> dict[str, Summary]:
+def _evaluate(
+    planned: Plan, settings: EvaluateSettings, job: Job, checked: float, shown: Live | None
+) -> dict[str, Summary]:
     """Make the run, whose checks took ``checked`` seconds; returns the metrics."""
     config, run, draws = planned.config, Run(job.folder), settings.draws(job)
     gallery = Gallery(planned.classifier.class_names, first=settings.examples, worst=settings.worst)
     experiment = planned.experiment(among_others=job.sweep is not None)
     if config.devices > 1:
         _prepare_on_devices(planned, experiment)
-    observer = gallery if draws else None
+    observers = [observer for observer in (gallery if draws else None, shown) if observer is not None]
+
+    def seen(part: Prepared, result: PipelineResult) -> None:
+        for observer in observers:
+            observer(part, result)
+
     with StageBars(f"{config.pipeline['name']} on {config.split}", len(planned.dataset), experiment.stopwatch):
-        evaluation = experiment.run(planned.dataset, batch_size=config.batch_size, on_batch=observer)
+        evaluation = experiment.run(planned.dataset, batch_size=config.batch_size, on_batch=seen)
     if isinstance(segmenter := experiment.pipeline.segmenter, CachedSegmenter):
         log.info("%d of %d queries so far were decoded, the others known", segmenter.decoded, segmenter.asked)
     seconds = {"check": checked, **evaluation.seconds}

@@ -1,10 +1,12 @@
 """This module shows an evaluation in W&B or in another logger, from the files that the evaluation has left."""
 
 import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from gradsam_exp.engine.plan import Plan
 from gradsam_exp.runs.folder import Run
+from gradsam_exp.runs.provenance import git_state
 from gradsam_exp.runs.summary import Summary
 from gradsam_exp.tracking.content import (
     Heading,
@@ -15,6 +17,7 @@ from gradsam_exp.tracking.content import (
     weights_name,
 )
 from gradsam_exp.tracking.examples import chosen_images, common_images, examples_of
+from gradsam_exp.tracking.live import Live
 from gradsam_exp.tracking.session import place_of, record, record_locally
 from gradsam_exp.tracking.settings import Settings, WandbSettings
 
@@ -26,31 +29,28 @@ _WORST = 8  # images beside the table, if that has all
 _COMMON = 10  # classes, of each of which every run shows one image
 
 
-def track_evaluation(settings: Settings, planned: Plan) -> str | None:
+def live(settings: Settings, planned: Plan) -> Live:
+    """Return what shows an evaluation's mIoU while it is being made: an observer of its chunks."""
+    return Live(settings, planned.job, _heading(planned, git_state()))
+
+
+def track_evaluation(settings: Settings, planned: Plan, begun: Live | None = None) -> str | None:
     """Log a finished evaluation, made now or taken from an earlier run; what goes wrong is a warning.
+
+    Args:
+        begun: what has shown it so far; its run is filled and ended.
 
     Returns:
         How to see it, where that is not said at the end of a sweep; see `record`.
     """
-    config, own = planned.config, Run(planned.job.folder)
-    described = {
-        **as_written(flat_config(config), own, flat_config),
-        "images": len(planned.dataset),
-        "upper_bound": planned.upper_bound,
-        "identity": planned.identity,
-        **{f"{what}_digest": digest for what, digest in planned.digests.items()},
-        "classifier_artifact": weights_name(planned.classifier.digest),
-        "commit": (own.provenance.get("git") or {}).get("commit"),
-    }
-
-    tags = [config.pipeline["name"], config.explainer["name"], planned.segmenter_name]
-    tags += ["upper bound"] if planned.upper_bound else []
-    heading = Heading.of(planned.job, config, tags=tags, described=described)
+    own = Run(planned.job.folder)
+    heading = begun.heading if begun else _heading(planned, own.provenance.get("git"))
     metrics = {name: Summary.from_json(name, value) for name, value in own.outcome.metrics.items()}
     seconds = {f"seconds_{stage}": value for stage, value in own.provenance.get("seconds", {}).items()}
     if not isinstance(settings, WandbSettings):
         files = own.results() | {path.name: path for path in own.drawings().values()}
-        return record_locally(settings, planned.job, heading, {**flat_numbers(metrics), **seconds}, files)
+        numbers = {**flat_numbers(metrics), **seconds}
+        return record_locally(settings, planned.job, heading, numbers, files, begun.local if begun else None)
 
     def fill(run: "wandb.Run") -> None:
         from gradsam_exp.tracking.artifacts import results_artifact, use_weights  # noqa: PLC0415  (import wandb)
@@ -62,7 +62,23 @@ def track_evaluation(settings: Settings, planned: Plan) -> str | None:
         if planned.classifier.path is not None:
             use_weights(run, planned.classifier.path, planned.classifier.digest)
 
-    return record(settings, planned.job, heading, fill)
+    return record(settings, planned.job, heading, fill, begun.wandb if begun else None)
+
+
+def _heading(planned: Plan, git: Mapping[str, Any] | None) -> Heading:
+    config = planned.config
+    described = {
+        **as_written(flat_config(config), Run(planned.job.folder), flat_config),
+        "images": len(planned.dataset),
+        "upper_bound": planned.upper_bound,
+        "identity": planned.identity,
+        **{f"{what}_digest": digest for what, digest in planned.digests.items()},
+        "classifier_artifact": weights_name(planned.classifier.digest),
+        "commit": (git or {}).get("commit"),
+    }
+    tags = [config.pipeline["name"], config.explainer["name"], planned.segmenter_name]
+    tags += ["upper bound"] if planned.upper_bound else []
+    return Heading.of(planned.job, config, tags=tags, described=described)
 
 
 def _log_tables(run: "wandb.Run", settings: WandbSettings, planned: Plan, own: Run) -> None:

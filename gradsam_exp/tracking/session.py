@@ -12,25 +12,32 @@ from typing import TYPE_CHECKING
 from gradsam_exp.engine.session import Job
 from gradsam_exp.errors import harmless
 from gradsam_exp.tracking.content import Heading
-from gradsam_exp.tracking.settings import LocalSettings, WandbSettings
+from gradsam_exp.tracking.settings import LocalRun, LocalSettings, WandbSettings
 from gradsam_exp.tracking.upload import Uploads, warn
 
 if TYPE_CHECKING:
     from wandb import Run
 
 
-def record(settings: WandbSettings, job: Job, heading: Heading, fill: Callable[["Run"], None]) -> str | None:
+def record(
+    settings: WandbSettings,
+    job: Job,
+    heading: Heading,
+    fill: Callable[["Run"], None],
+    begun: "Run | None" = None,
+) -> str | None:
     """Write an offline run into the job's folder and upload it if that is wanted; what goes wrong is a warning.
 
     Args:
         fill: logs everything.
+        begun: the run, if it is open already.
 
     Returns:
         What to do to see it: an address, or the command that uploads it. None if a warning has said so, if it is
         being uploaded, or if it is one of a sweep, which says at its end how to upload all.
     """
     try:
-        run = open_run(settings, job, heading)
+        run = begun or open_run(settings, job, heading)
         place, ended_well = place_of(run), False
         try:
             fill(run)
@@ -44,15 +51,23 @@ def record(settings: WandbSettings, job: Job, heading: Heading, fill: Callable[[
 
 
 def record_locally(
-    settings: LocalSettings, job: Job, heading: Heading, numbers: Mapping[str, float], files: Mapping[str, Path]
+    settings: LocalSettings,
+    job: Job,
+    heading: Heading,
+    numbers: Mapping[str, float],
+    files: Mapping[str, Path],
+    begun: LocalRun | None = None,
 ) -> str | None:
     """Write a finished run where a local logger keeps it; what goes wrong is a warning.
+
+    Args:
+        begun: the run, if it is open already.
 
     Returns:
         The command that shows it; None if a warning has said so, or if it is one of a sweep.
     """
     try:
-        run, ended_well = settings.open(job, heading), False
+        run, ended_well = begun or settings.open(job, heading), False
         try:
             run.conclude(numbers, files)
             ended_well = True

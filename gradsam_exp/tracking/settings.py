@@ -13,8 +13,8 @@ from pydantic.dataclasses import dataclass
 from gradsam_exp.config import Node
 from gradsam_exp.errors import InputError
 from gradsam_exp.registry import build_checked
-from gradsam_exp.tracking.mlflow import MlflowSettings
-from gradsam_exp.tracking.tensorboard import TensorboardSettings
+from gradsam_exp.tracking.mlflow import MlflowRun, MlflowSettings
+from gradsam_exp.tracking.tensorboard import TensorboardRun, TensorboardSettings
 
 Mode = Literal["auto", "online", "offline"]
 
@@ -47,6 +47,7 @@ class WandbSettings:
 
 
 LocalSettings = MlflowSettings | TensorboardSettings
+LocalRun = MlflowRun | TensorboardRun
 Settings = WandbSettings | LocalSettings
 _LOCAL: dict[str, type[LocalSettings]] = {"mlflow": MlflowSettings, "tensorboard": TensorboardSettings}
 

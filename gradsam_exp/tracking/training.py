@@ -13,10 +13,8 @@ from gradsam_exp.config import Config
 from gradsam_exp.engine.session import Job
 from gradsam_exp.runs import folder as results
 from gradsam_exp.tracking.content import Heading, as_written, flat_training_config, weights_name
-from gradsam_exp.tracking.mlflow import MlflowRun
 from gradsam_exp.tracking.session import deliver, open_run, place_of
-from gradsam_exp.tracking.settings import LocalSettings, Settings, WandbSettings
-from gradsam_exp.tracking.tensorboard import TensorboardRun
+from gradsam_exp.tracking.settings import LocalRun, LocalSettings, Settings, WandbSettings
 from gradsam_exp.tracking.upload import warn
 from gradsam_exp.training.classification import Accuracy
 from gradsam_exp.weights import file_digest
@@ -128,7 +126,7 @@ class LocalTraining(TrainingRun):
 
     def __init__(self, settings: LocalSettings, config: Config, job: Job) -> None:
         self.settings = settings
-        self._run: MlflowRun | TensorboardRun
+        self._run: LocalRun
         super().__init__(settings.title, config, job)
 
     def _open(self, heading: Heading) -> None:

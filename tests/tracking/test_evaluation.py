@@ -15,7 +15,11 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from gradsam_exp.config import Config
+from gradsam_exp.errors import InputError
 from gradsam_exp.reports.gallery import Example, fitted
+from gradsam_exp.runs.folder import Run
+from gradsam_exp.tasks import evaluate
+from gradsam_exp.tracking import live
 from gradsam_exp.tracking.content import flat_config, run_name
 from gradsam_exp.tracking.examples import chosen_images, common_images
 from gradsam_exp.tracking.pictures import numbers_table, plain
@@ -298,6 +302,70 @@ def test_runs_with_different_answers_show_common_images_commit_and_seconds(track
         assert found["config"].get("commit") == (provenance["git"] or {}).get("commit")
         assert found["summary"]["seconds_segment"] == provenance["seconds"]["segment"]
     assert [text.split()[0] for text in shown[0]] == [text.split()[0] for text in shown[1]]
+
+
+@pytest.fixture
+def at_once(monkeypatch):
+    """Every chunk is a point of the live curve, however short the run."""
+    monkeypatch.setattr(live, "AFTER_S", 0.0)
+    monkeypatch.setattr(live, "EVERY_S", 0.0)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("at_once")
+def test_the_miou_so_far_is_a_curve_of_the_same_run(run):
+    done = run("logger=wandb", "limit=20")
+    assert done.code == 0, done.err
+    (folder,) = done.runs
+    (offline,) = offline_runs(folder)
+    curve = history(offline)
+    counts = [count for count, _ in curve]
+    assert len(counts) > 1
+    assert counts == sorted(counts)
+    assert counts[-1] == 20
+    outcome = Run(folder).outcome
+    assert curve[-1][1] == pytest.approx(outcome.metrics["miou"]["mean"])
+    first = Run(folder).images["iou"]  # in the images' order, as they are scored
+    assert curve[0][1] == pytest.approx(first[: counts[0]].mean())
+    summary = inspect(offline)["summary"]
+    assert "miou_so_far" not in summary, "at the end there is miou"
+    assert summary["miou"] == pytest.approx(curve[-1][1])
+    assert inspect(offline)["config"]["identity"] == outcome.identity
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("at_once")
+def test_a_run_that_fails_half_way_is_shown_as_failed(run, monkeypatch):
+    def full(*_: object) -> None:
+        raise InputError("no space left")
+
+    monkeypatch.setattr(evaluate, "write", full)
+    done = run("logger=wandb")
+    assert done.code != 0
+    (offline,) = offline_runs(done.folder)
+    assert history(offline)
+    assert [exit_["exit_code"] for exit_ in records(offline, "exit")] == [1]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("at_once")
+def test_what_goes_wrong_with_the_curve_costs_one_line(run, monkeypatch):
+    def broken(_: live.Live) -> None:
+        raise RuntimeError("no socket")
+
+    monkeypatch.setattr(live.Live, "_log", broken)
+    done = run("logger=wandb", "limit=20")
+    assert done.code == 0, done.err
+    assert (done.out + done.err).count("W&B: no curve (RuntimeError: no socket); the run goes on") == 1
+    (offline,) = offline_runs(done.folder)
+    assert not history(offline)
+    assert inspect(offline)["summary"]["miou_n"] == 20
+
+
+def history(offline: Path) -> list[tuple[int, float]]:
+    """The live curve: examples so far, mIoU so far."""
+    points = (record["item"] for record in records(offline, "history"))
+    return [(point["examples_so_far"], point["miou_so_far"]) for point in points if "miou_so_far" in point]
 
 
 def test_where_there_is_no_truth_the_score_decides():
