@@ -247,10 +247,12 @@ def limits_of(dots: Sequence[Dot]) -> tuple[float, float]:
 
 def _draw_dots(axes: Axes, dots: Sequence[Dot]) -> None:
     low, high = limits_of(dots)
+    inset = 0.012 * (high - low)  # so that arrows stay clear of the names
     for k, dot in enumerate(dots):
         if not low <= dot.mean <= high:  # an arrow, and its number
             left = dot.mean < low
-            axes.plot(low if left else high, k, "<" if left else ">", color=SERIES[5], ms=4, clip_on=False)
+            place = low + inset if left else high - inset
+            axes.plot(place, k, "<" if left else ">", color=SERIES[5], ms=4, clip_on=False)
             text: Any = {
                 "xytext": (6 if left else -6, 0),
                 "textcoords": "offset points",
@@ -258,7 +260,7 @@ def _draw_dots(axes: Axes, dots: Sequence[Dot]) -> None:
                 "fontsize": 6,
             }
             side = "left" if left else "right"
-            axes.annotate(f"{dot.mean:+.3f}", (low if left else high, k), ha=side, **text)
+            axes.annotate(f"{dot.mean:+.3f}", (place, k), ha=side, **text)
             continue
         axes.plot([max(dot.low, low), min(dot.high, high)], [k, k], color=SERIES[0], lw=1)
         axes.plot(

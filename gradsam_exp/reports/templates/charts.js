@@ -129,20 +129,21 @@ const quantile = (sorted, share) => {
   return sorted[below] + (at - below) * ((sorted[below + 1] ?? sorted[below]) - sorted[below]);
 };
 
-/** The ends of an axis without the runs far outside the middle half: Tukey's outer fences (1977). */
-function limitsOf(found) {
+/** The ends of an axis through `always`, without the runs far outside the middle half: Tukey's outer fences (1977). */
+function limitsOf(found, always = []) {
   const sorted = (values) => [...values].sort((a, b) => a - b);
   const means = sorted(found.map((one) => one.mean));
   const [low, high] = [quantile(means, 0.25), quantile(means, 0.75)];
   const reach = 3 * Math.max(high - low, quantile(sorted(found.map((one) => one.high - one.low)), 0.5));
   const kept = found.filter((one) => one.mean >= low - reach && one.mean <= high + reach);
-  const ends = [Math.min(0, ...kept.map((one) => one.low)), Math.max(0, ...kept.map((one) => one.high))];
+  const ends = [Math.min(...always, ...kept.map((one) => one.low)), Math.max(...always, ...kept.map((one) => one.high))];
   const margin = 0.06 * (ends[1] - ends[0]) || 0.01;
   return [ends[0] - margin, ends[1] + margin];
 }
 
 function forestOf(shown, baseline) {
-  const [low, high] = limitsOf(shown.map(([, found]) => found));
+  const [low, high] = limitsOf(shown.map(([, found]) => found), [0]);
+  const inset = 0.012 * (high - low); // an arrow's half, so that it stays clear of the names
   const name = ([run]) => nameOn("forest", run);
   const outside = shown.filter(([, found]) => found.mean < low || found.mean > high);
   const inside = shown.filter((one) => !outside.includes(one));
@@ -158,7 +159,7 @@ function forestOf(shown, baseline) {
     },
     hovertemplate: "%{y}: %{x:+.4f}<extra></extra>",
   }, {
-    type: "scatter", mode: "markers+text", x: outside.map(([, found]) => (found.mean < low ? low : high)), y: outside.map(name),
+    type: "scatter", mode: "markers+text", x: outside.map(([, found]) => (found.mean < low ? low + inset : high - inset)), y: outside.map(name),
     marker: { size: 11, color: report.series[5], symbol: outside.map(([, found]) => (found.mean < low ? "triangle-left" : "triangle-right")) },
     text: outside.map(([, found]) => signed(found.mean)), cliponaxis: false, hoverinfo: "text+y",
     textposition: outside.map(([, found]) => (found.mean < low ? "middle right" : "middle left")),
@@ -177,14 +178,28 @@ function drawPareto() {
   const sets = report.sets.map((_, set) => shown.filter((run) => run.set === set && run.metrics.miou[0] !== null)).filter((runs) => runs.length);
   byId("pareto").parentElement.hidden = !sets.length;
   drawn.delete("pareto");
-  const seconds = shown.map((run) => run.seconds), least = Math.min(...seconds);
-  const wide = least > 0 && Math.max(...seconds) > 10 * least; // few slow runs would press all others together
-  const xaxis = wide ? { title: { text: "seconds (logarithmic)" }, type: "log", dtick: "D2" } : { title: { text: "seconds" }, rangemode: "tozero" };
-  if (sets.length) draw("pareto", () => [sets.flatMap(paretoOf), { xaxis, yaxis: { title: { text: "mIoU" } }, showlegend: false }]);
+  const seconds = shown.map((run) => run.seconds), least = Math.min(...seconds), most = Math.max(...seconds);
+  const wide = least > 0 && most > 10 * least; // few slow runs would press all others together
+  const ticks = wide ? ticksOf(least, most) : [];
+  const xaxis = wide
+    ? { title: { text: "seconds (logarithmic)" }, type: "log", tickmode: "array", tickvals: ticks, ticktext: ticks.map(String) }
+    : { title: { text: "seconds" }, rangemode: "tozero" };
+  if (sets.length) {
+    const range = limitsOf(sets.flat().map((run) => ({ mean: run.metrics.miou[0], low: run.metrics.miou[0], high: run.metrics.miou[0] })));
+    draw("pareto", () => [sets.flatMap((runs, k) => paretoOf(runs, k, range)), { xaxis, yaxis: { title: { text: "mIoU" }, range }, showlegend: false }]);
+  }
 }
 
-function paretoOf(runs, k) {
+/** 1, 2, 5, 10, 20, … around two numbers above 0. */
+function ticksOf(least, most) {
+  const first = Math.floor(Math.log10(least)), last = Math.ceil(Math.log10(most));
+  const decades = Array.from({ length: last - first + 1 }, (_, k) => first + k);
+  return decades.flatMap((power) => [1, 2, 5].map((digit) => Number(`${digit}e${power}`)));
+}
+
+function paretoOf(all, k, [low, high]) {
   const y = (run) => run.metrics.miou[0];
+  const below = all.filter((run) => y(run) < low), runs = all.filter((run) => !below.includes(run));
   let best = -Infinity;
   const front = runs.filter((run) => !run.bound).sort((one, other) => one.seconds - other.seconds || y(other) - y(one))
     .filter((run) => y(run) > best && ((best = y(run)), true));
@@ -195,6 +210,11 @@ function paretoOf(runs, k) {
     {
       ...common, mode: "markers", x: runs.map((run) => run.seconds), y: runs.map(y), text: runs.map((run) => run.label),
       marker: { color, size: 8, symbol: runs.map((run) => (run.bound ? "diamond-open" : front.includes(run) ? "circle" : "circle-open")) },
+    },
+    {
+      ...common, mode: "markers+text", x: below.map((run) => run.seconds), y: below.map(() => low + 0.02 * (high - low)),
+      marker: { size: 11, color: report.series[5], symbol: "triangle-down" }, text: below.map((run) => y(run).toFixed(3)),
+      hovertext: below.map((run) => run.label), textposition: "middle right", cliponaxis: false, hovertemplate: "%{hovertext}<br>%{x:.1f} s, %{text}<extra></extra>",
     },
   ];
 }
