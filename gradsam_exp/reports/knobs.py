@@ -101,10 +101,10 @@ def _interval(difference: Summary, digits: int = 4) -> str:
 
 def knob_rows(found: Effects) -> list[list[tuple[str, str]]]:
     """Make the rows of a table, one for each knob, of heading and text; interactions come last."""
-    headings = ("knob", "best", "Δ mIoU to the others", "next", "Δ mIoU to the next", "share")
+    headings = ("knob", "best", "next", "Δ mIoU to the next", "Δ mIoU to the others' mean", "share")
     rows = []
     for one in found.knobs:
-        said = (_interval(one.over_rest), _level(one.next), _interval(one.over[one.next]), _share(one.share))
+        said = (_level(one.next), _interval(one.over[one.next]), _interval(one.over_rest), _share(one.share))
         rows.append((one.knob, "any" if one.is_nothing else _level(one.best), *said))
     rows += [(" × ".join(pair), "", "", "", "", _share(share)) for pair, share in found.interactions.items()]
     rows += [(knob, "", "", "", "", "") for knob in found.untold]

@@ -112,6 +112,7 @@ def gather(
     for run in finished:
         run["changed"] = changed[run["job"]]
     number = {job: k for k, run in enumerate(runs) for job in run["jobs"]}
+    cautions = notes_on_units(comparison, table)
     folder, here = comparison.folder.resolve(), Path.cwd().resolve()
     chosen = None if baseline is None else number.get(baseline)
     return {
@@ -128,12 +129,13 @@ def gather(
             {"said": said, "rows": knob_rows(found) if found.knobs else []}
             for said, found in zip(in_words(effects), effects, strict=True)
         ],
+        "cautions": cautions if effects else [],
         "failures": _failures(runs),
         "charts": [_by_number(chart, number) for chart in charts(comparison, table)],
         "notes": [
             *_notes(runs, sets),
             *notes_on_knobs(effects),
-            *notes_on_units(comparison, table),
+            *([] if effects else cautions),
             *same.values(),
         ],
         "tie": TIE,

@@ -52,8 +52,9 @@ class Units:
         if independent < FEWEST:
             return cls(
                 images,
-                f"intervals and p are over images, and hold for the {photographs} behind {of_images} of them: "
-                f"with others in their place, the {number} images count as {independent:.1f} units, too few",
+                f"{of_images} of the {number} images are on only {photographs}: intervals and p are over images "
+                f"and hold for these; on others it may come out otherwise (the images count as {independent:.1f} "
+                f"independent units, fewer than {FEWEST})",
             )
         return cls(
             groups,

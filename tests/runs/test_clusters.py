@@ -89,8 +89,8 @@ def test_two_photographs_are_too_few_to_be_drawn():
     assert effective_number(table["group"].to_numpy()) == pytest.approx(500**2 / 31_500)
     assert units.names.tolist() == table["image_id"].tolist()
     assert units.note == (
-        "intervals and p are over images, and hold for the 2 photographs behind 250 of them: "
-        "with others in their place, the 500 images count as 7.9 units, too few"
+        "250 of the 500 images are on only 2 photographs: intervals and p are over images and hold for these; "
+        "on others it may come out otherwise (the images count as 7.9 independent units, fewer than 10)"
     )
     values = np.random.default_rng(0).random(500)
     assert summarize(values, units=units.names) == summarize(values), "as if no photograph were known"

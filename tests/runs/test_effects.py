@@ -70,7 +70,7 @@ def test_what_wins_is_said_and_what_does_not_matter(tmp_path: Path):
     ]
     rows = [[text for _, text in row] for row in knob_rows(found)]
     by = "+0.1000 [+0.1000, +0.1000]"
-    assert rows[0] == ["pipeline", "fg", by, "fgbg", by, "100 %"]
+    assert rows[0] == ["pipeline", "fg", "fgbg", by, by, "100 %"]
     assert rows[1][:2] == ["bg", "any"]
 
 

@@ -205,7 +205,9 @@ function paretoOf(all, k, [low, high]) {
     .filter((run) => y(run) > best && ((best = y(run)), true));
   const color = report.series[k % report.series.length];
   const common = { type: "scatter", hovertemplate: "%{text}<br>%{x:.1f} s, %{y:.3f}<extra></extra>" };
+  const named = (run) => (run.label.length > 24 ? run.name : run.label);
   return [
+    { ...common, mode: "text", x: front.map((run) => run.seconds), y: front.map(y), text: front.map((run) => `${named(run)}\u00a0\u00a0`), textposition: "middle left", textfont: { size: 11 }, cliponaxis: false, hoverinfo: "skip", hovertemplate: null },
     { ...common, mode: "lines", x: front.map((run) => run.seconds), y: front.map(y), line: { color, shape: "hv", width: 1 }, hoverinfo: "skip", hovertemplate: null },
     {
       ...common, mode: "markers", x: runs.map((run) => run.seconds), y: runs.map(y), text: runs.map((run) => run.label),
