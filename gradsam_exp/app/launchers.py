@@ -5,6 +5,7 @@ The engines are Hydra's plugins: joblib, submitit (this machine or Slurm), Ray, 
 
 import math
 import os
+import warnings
 from contextlib import suppress
 from pathlib import Path
 
@@ -105,9 +106,15 @@ def share_cores(config: DictConfig) -> None:
 
 
 def start_no_idle_worker(config: DictConfig) -> None:
-    """Let joblib start no more processes than there are jobs: one without a job would wait for minutes."""
+    """Let joblib start no more processes than there are jobs: one without a job would wait for minutes.
+
+    A process that has grown by 300 MB is replaced by a fresh one, about which joblib would warn.
+    """
     launcher, jobs = config.hydra.launcher, number_of_jobs(config)
-    if jobs is None or not str(launcher["_target_"]).endswith(".JoblibLauncher"):
+    if not str(launcher["_target_"]).endswith(".JoblibLauncher"):
+        return
+    warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given", category=UserWarning)
+    if jobs is None:
         return
     wanted = int(launcher.get("n_jobs", -1))
     if max(jobs, 2) < (wanted if wanted > 0 else available_cores()):  # one alone would run in this process

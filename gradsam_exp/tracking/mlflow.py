@@ -16,7 +16,7 @@ from gradsam_exp.engine.session import Job
 from gradsam_exp.tracking.content import Heading
 
 AT_ONCE = 100  # parameters that MLflow takes in one call
-_REFUSED = re.compile(r"[^\w. :/-]", re.ASCII)  # in the name of a number
+_REFUSED = re.compile(r"[^\w. :-]", re.ASCII)  # in the name of a number
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -73,7 +73,9 @@ class MlflowRun:
         from mlflow.entities import Metric  # noqa: PLC0415
 
         now = int(time.time() * 1000)
-        points = [Metric(_REFUSED.sub("_", name), value, now, step) for name, value in numbers.items()]
+        # A folder of files has no place for val/accuracy beside val/accuracy/star.
+        plain = {_REFUSED.sub("_", name.replace("/", ".")): value for name, value in numbers.items()}
+        points = [Metric(name, value, now, step) for name, value in plain.items()]
         self._client.log_batch(self.id, metrics=points)
 
     def conclude(self, numbers: Mapping[str, float], files: Mapping[str, Path]) -> None:

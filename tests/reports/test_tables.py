@@ -147,7 +147,10 @@ def test_tables_and_page_say_over_which_units_intervals_are_and_what_p_means(
             "n the images of job 0, intervals and p are over 14 independent units: 28 of the 28 images are on 14"
         )
         assert many in text
-        assert "n the images of job 2, 28 of the 28 images are on only 2 photographs: intervals and p are over images" in text
+        assert (
+            "n the images of job 2, 28 of the 28 images are on only 2 photographs: intervals and p are over images"
+            in text
+        )
         assert "on the images of job 1" not in text, "they are those of job 0"
     for text in texts:
         assert "sign-flip permutation test" in text

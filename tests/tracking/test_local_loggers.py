@@ -11,18 +11,70 @@ import pytest
 
 from gradsam_exp.errors import InputError
 from gradsam_exp.runs.folder import Run
+from gradsam_exp.tracking import live
 from gradsam_exp.tracking.settings import logger_settings
+from tests.tracking.test_training import SMALL
 
 SWEEP = ("-m", "pipeline=fg,fgbg", "limit=4")
+Curves = dict[str, list[tuple[int, float]]]
+LOGGERS = ("mlflow", "tensorboard")
 
 
 def means(folder: Path) -> dict[str, float]:
     return {name: metric["mean"] for name, metric in Run(folder).outcome.metrics.items() if metric["n"]}
 
 
+def curves(name: str, folder: Path) -> Curves:
+    """The curves of the only run below a folder, step and value, as the logger's own reader finds them."""
+    if name == "mlflow":
+        from mlflow.tracking import MlflowClient
+
+        client = MlflowClient(tracking_uri=next(folder.rglob("mlruns")).as_uri())
+        (run,) = client.search_runs([client.get_experiment_by_name("gradsam_exp").experiment_id])
+        found = {metric: client.get_metric_history(run.info.run_id, metric) for metric in run.data.metrics}
+    else:
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        events = EventAccumulator(str(next(folder.rglob("tensorboard"))))
+        events.Reload()
+        found = {metric: events.Scalars(metric) for metric in events.Tags()["scalars"]}
+    return {metric: [(point.step, point.value) for point in points] for metric, points in found.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LOGGERS)
+def test_the_miou_so_far_is_a_curve_of_the_same_run(run, name: str, monkeypatch):
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setattr(live, "AFTER_S", 0.0)
+    monkeypatch.setattr(live, "EVERY_S", 0.0)
+    done = run(f"logger={name}", "limit=20")
+    assert done.code == 0, done.err
+    found = curves(name, done.folder)
+    steps = [step for step, _ in found["miou_so_far"]]
+    assert len(steps) > 1
+    assert steps == sorted(steps)
+    assert steps[-1] == 20
+    (folder,) = (done.folder / "evaluate").iterdir()  # MLflow has copies of its files
+    assert found["miou_so_far"][-1][1] == pytest.approx(means(folder)["miou"], rel=1e-5)
+    assert found["miou"][-1][1] == pytest.approx(means(folder)["miou"], rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LOGGERS)
+def test_a_training_has_its_curve_and_accuracies(run, name: str, monkeypatch):
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    done = run(*SMALL, f"logger={name}", defaults=False)
+    assert done.code == 0, done.err
+    found = curves(name, done.folder)
+    apart = "." if name == "mlflow" else "/"
+    for curve in (f"val{apart}accuracy", f"val{apart}accuracy{apart}star"):
+        assert len({step for step, _ in found[curve]}) == 2, "one point an epoch"
+    accuracies = json.loads(next(done.folder.rglob("accuracy.json")).read_text())
+    assert found["test_accuracy"][-1][1] == pytest.approx(accuracies["test"]["overall"], rel=1e-5)
+
+
 @pytest.mark.slow
 def test_mlflow_has_every_run_of_a_sweep(run, monkeypatch):
-    pytest.importorskip("mlflow", reason="NOT TESTED: logger=mlflow needs pip install -e '.[mlflow]'")
     from mlflow.tracking import MlflowClient
 
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
@@ -47,9 +99,6 @@ def test_mlflow_has_every_run_of_a_sweep(run, monkeypatch):
 
 @pytest.mark.slow
 def test_tensorboard_has_hparams_and_numbers(run):
-    pytest.importorskip(
-        "tensorboard", reason="NOT TESTED: logger=tensorboard needs pip install -e '.[tensorboard]'"
-    )
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
@@ -67,7 +116,7 @@ def test_tensorboard_has_hparams_and_numbers(run):
     assert given["bg_threshold"].number_value == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize("name", ["mlflow", "tensorboard"])
+@pytest.mark.parametrize("name", LOGGERS)
 def test_a_missing_package_is_one_line(name: str, monkeypatch):
     monkeypatch.delitem(sys.modules, name, raising=False)
     find = PathFinder.find_spec
@@ -82,7 +131,6 @@ def test_a_missing_package_is_one_line(name: str, monkeypatch):
 @pytest.mark.slow
 def test_what_goes_wrong_in_a_logger_costs_a_warning(run, tmp_path: Path):
     """Its folder cannot be made: a file is in the way."""
-    pytest.importorskip("mlflow", reason="NOT TESTED: logger=mlflow needs pip install -e '.[mlflow]'")
     (tmp_path / "taken").write_text("")
     done = run("logger=mlflow", f"logger.root={tmp_path / 'taken'}", "limit=2")
     assert done.code == 0, done.err
