@@ -57,8 +57,8 @@ quick: $(INSTALLED)
 
 # Faults, load and fuzzing with large counts: hours on two cores. See docs/reliability.md.
 soak: $(INSTALLED)
-	@GRADSAM_EXP_SOAK=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 tests/faults tests/engine/test_store.py tests/e2e/test_experiments.py \
-		tests/e2e/test_training.py tests/segmenters/test_equals_sam_predictor.py $(ARGS)
+	@GRADSAM_EXP_SOAK=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 tests/faults \
+		$$(grep -rl --include="test_*.py" "faults.counts" tests | grep -v ^tests/faults/) $(ARGS)
 
 # The lines and branches that the tests run; of those in other processes as well.
 coverage: $(INSTALLED)

@@ -11,6 +11,7 @@ import gradsam_exp
 from gradsam_exp.classifiers.checkpoints import find_classifier
 from gradsam_exp.weights import shipped
 from tests.e2e.conftest import ROOT
+from tests.faults.counts import only_soaking
 
 WEIGHTS = Path(gradsam_exp.__file__).parent / "weights"
 
@@ -73,6 +74,7 @@ def test_the_weak_classifier_has_the_layers_of_the_good_one_and_takes_any_size()
 
 
 @pytest.mark.slow
+@only_soaking
 def test_the_weak_classifier_is_as_weak_as_its_card_says(run):
     done = run("model=resnet18_weak", "logger=none", "task.figures=false", defaults=False)
     assert done.code == 0, done.err

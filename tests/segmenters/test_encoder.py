@@ -11,6 +11,7 @@ from gradsam_exp.segmenters import encoder as fused
 from gradsam_exp.segmenters.compact import build_compact
 from gradsam_exp.segmenters.encoder import encode_frames
 from gradsam_exp.segmenters.sam import SamSegmenter
+from tests.faults.counts import only_soaking
 
 
 def small(**options: object) -> ImageEncoderViT:
@@ -61,6 +62,7 @@ def test_bf16_loses_about_a_hundredth():
 
 
 @pytest.mark.slow
+@only_soaking
 def test_compiled_is_the_same():
     encoder, frames = small(), torch.randn(2, 3, 128, 128)
     expected = encoder(frames)
