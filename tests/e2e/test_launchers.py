@@ -8,10 +8,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -23,6 +24,7 @@ from tests.app.test_launchers import composed
 from tests.e2e.conftest import ROOT
 
 pytestmark = pytest.mark.slow
+ADDRESS = "hydra.launcher.ray.init.address"
 SWEEP = ("pipeline=fg,fgbg", "bg_threshold=0.1,0.9")  # 0 and 1 are the same run, 3 is refused
 
 
@@ -96,6 +98,47 @@ def test_a_parallel_sweep_gives_what_a_sequential_one_gives(launcher: str, sweep
 
 def reused(done: Sweep) -> int:
     return sum("reused_from" in json.loads(p.read_text()) for p in done.folder.glob("[01]/provenance.json"))
+
+
+@pytest.fixture
+def ray_nodes() -> Iterator[tuple[Any, Any]]:
+    """A Ray cluster on this machine, and its second node; each node runs one job at a time."""
+    installed("hydra/launcher/ray")
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    second = cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    yield cluster, second
+    cluster.shutdown()
+
+
+def test_a_sweep_on_two_ray_nodes_gives_what_a_sequential_one_gives(ray_nodes, sweep, sequential: Sweep):
+    cluster, _ = ray_nodes
+    done = sweep("hydra/launcher=ray", f"{ADDRESS}={cluster.address}", *SWEEP)
+    assert done.code == 1, done.out + done.err
+    columns = ["job", "pipeline", "bg_threshold", "status", "error", "miou", "miou_low", "delta_miou"]
+    pd.testing.assert_frame_equal(done.table[columns], sequential.table[columns], check_exact=True)
+
+
+def test_a_ray_node_that_dies_does_not_end_the_sweep(ray_nodes, tmp_path: Path, random_weights: list[str]):
+    """Ray gives the dead node's job to the other node."""
+    cluster, second = ray_nodes
+    process = subprocess.Popen(
+        [sys.executable, "run.py", "-m", "hydra/launcher=ray", f"{ADDRESS}={cluster.address}", "pipeline=fgbg"]
+        + ["bg_threshold=range(0.1,0.7,0.1)", "logger=none", "limit=16", f"output_root={tmp_path}"]
+        + random_weights,
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and not list(tmp_path.rglob("metrics.json")):
+        time.sleep(0.1)
+    cluster.remove_node(second, allow_graceful=False)
+    out, err = process.communicate(timeout=400)
+    (path,) = tmp_path.rglob("sweep.csv")
+    statuses = pd.read_csv(path)["status"].tolist()
+    assert len(statuses) == 6, out + err
+    assert statuses.count("finished") >= 5, "at most the job of the dead node is lost"
 
 
 def test_ctrl_c_in_a_parallel_sweep_keeps_what_was_finished(tmp_path: Path, random_weights: list[str]):
