@@ -19,6 +19,7 @@ from gradsam_exp.app.alone import hold
 from gradsam_exp.app.ending import first_finishing, leave_alone
 from gradsam_exp.app.launchers import (
     is_parallel,
+    join_cluster,
     number_of_jobs,
     runs_on_this_machine,
     share_cores,
@@ -191,6 +192,7 @@ class SweepProgress(Callback):
         if is_parallel(config.hydra.launcher):
             share_cores(config)
             start_no_idle_worker(config)
+            join_cluster(config)
             if not runs_on_this_machine(config.hydra.launcher):
                 leave_alone()
             watch.start()

@@ -119,3 +119,10 @@ def start_no_idle_worker(config: DictConfig) -> None:
     wanted = int(launcher.get("n_jobs", -1))
     if max(jobs, 2) < (wanted if wanted > 0 else available_cores()):  # one alone would run in this process
         launcher.n_jobs = max(jobs, 2)
+
+
+def join_cluster(config: DictConfig) -> None:
+    """Leave a Ray cluster that runs already its object store: Ray refuses the size that the plugin would set."""
+    init = OmegaConf.select(config.hydra.launcher, "ray.init")
+    if init is not None and init.get("address") and "object_store_memory" not in init:
+        OmegaConf.update(init, "object_store_memory", None, force_add=True)

@@ -100,7 +100,7 @@ def reused(done: Sweep) -> int:
     return sum("reused_from" in json.loads(p.read_text()) for p in done.folder.glob("[01]/provenance.json"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def ray_nodes() -> Iterator[tuple[Any, Any]]:
     """A Ray cluster on this machine, and its second node; each node runs one job at a time."""
     installed("hydra/launcher/ray")
@@ -122,7 +122,7 @@ def test_a_sweep_on_two_ray_nodes_gives_what_a_sequential_one_gives(ray_nodes, s
 
 
 def test_a_ray_node_that_dies_does_not_end_the_sweep(ray_nodes, tmp_path: Path, random_weights: list[str]):
-    """Ray gives the dead node's job to the other node."""
+    """Ray gives the dead node's job to the other node. The last test of this cluster, which is one node then."""
     cluster, second = ray_nodes
     process = subprocess.Popen(
         [sys.executable, "run.py", "-m", "hydra/launcher=ray", f"{ADDRESS}={cluster.address}", "pipeline=fgbg"]
