@@ -62,7 +62,7 @@ soak: $(INSTALLED)
 
 # The lines and branches that the tests run; of those in other processes as well.
 coverage: $(INSTALLED)
-	@$(PYTEST) --cov=gradsam_exp --cov-branch --cov-report=term:skip-covered $(ARGS)
+	@$(PYTEST) --cov --cov-report=term $(ARGS)
 
 # Half an hour on two cores; each ends in one line of JSON. See benchmarks/RESULTS.md.
 # On a GPU those of networks alone: make bench ARGS=device=cuda
