@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from gradsam_exp.app.composing import HYDRA, prepare_hydra
-from gradsam_exp.app.launchers import THREADS, number_of_jobs, share_cores, threads_of_a_job
+from gradsam_exp.app.launchers import THREADS, join_cluster, number_of_jobs, share_cores, threads_of_a_job
 from gradsam_exp.runs.varied import varied_keys
 from hydra_plugins.gradsam_exp_sweeper import Grids
 
@@ -138,3 +138,22 @@ def test_a_searchs_jobs_share_the_cores_among_those_that_run_at_once(monkeypatch
     launcher = {"_target_": "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher", "n_jobs": -1}
     share_cores(OmegaConf.create({"hydra": {"launcher": launcher, "sweeper": {"n_trials": 20, "n_jobs": 4}}}))
     assert os.environ[THREADS] == "4"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"address": "auto"}, {"address": "auto", "object_store_memory": None}),
+        ({"address": "auto", "object_store_memory": 7}, {"address": "auto", "object_store_memory": 7}),
+        ({"address": None}, {"address": None}),
+    ],
+)
+def test_a_ray_cluster_that_runs_already_keeps_its_object_store(given: dict, expected: dict):
+    """Ray's own refuses any size then; what a person gives is theirs to be refused."""
+    config = OmegaConf.create({"hydra": {"launcher": {"ray": {"init": given}}}})
+    OmegaConf.set_struct(config, True)
+    join_cluster(config)
+    assert OmegaConf.to_container(config.hydra.launcher.ray.init) == expected
+    other = OmegaConf.create({"hydra": {"launcher": {"n_jobs": 1}}})
+    join_cluster(other)
+    assert other.hydra.launcher == {"n_jobs": 1}
