@@ -97,7 +97,9 @@ figures: $(INSTALLED)
 	@$(BIN)/python run.py -m resume=true logger=none output_root=$(FIGURES)/faithfulness split=test limit=100 background=mixed_more \
 		metrics=faithfulness sam=compact,compact_drawn compare_within=[sam] hydra/launcher=joblib $(FAITHFUL)
 	@$(BIN)/python -m studies.heatmap_metrics $(FIGURES)/faithfulness --to $(FIGURES)/heatmap_metrics
-	@$(BIN)/python -m studies.sanity_checks output_root=$(FIGURES)/sanity_checks
+	@for name in gradcam layercam gradcam++ eigencam; do \
+		for sam in compact compact_drawn; do $(BIN)/python -m studies.sanity_checks limit=64 explainer=$$name sam=$$sam \
+			output_root=$(FIGURES)/sanity_checks/$$sam-$$name || exit 1; done; done
 
 # Format, lint, types and who imports whom, as pre-commit and CI see them.
 check: $(INSTALLED)
