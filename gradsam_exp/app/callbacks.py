@@ -22,6 +22,7 @@ from gradsam_exp.app.launchers import (
     join_cluster,
     number_of_jobs,
     runs_on_this_machine,
+    say_nothing_of_fresh_workers,
     share_cores,
     start_no_idle_worker,
 )
@@ -192,6 +193,7 @@ class SweepProgress(Callback):
         if is_parallel(config.hydra.launcher):
             share_cores(config)
             start_no_idle_worker(config)
+            say_nothing_of_fresh_workers()
             join_cluster(config)
             if not runs_on_this_machine(config.hydra.launcher):
                 leave_alone()

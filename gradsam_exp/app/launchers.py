@@ -106,19 +106,18 @@ def share_cores(config: DictConfig) -> None:
 
 
 def start_no_idle_worker(config: DictConfig) -> None:
-    """Let joblib start no more processes than there are jobs: one without a job would wait for minutes.
-
-    A process that has grown by 300 MB is replaced by a fresh one, about which joblib would warn.
-    """
+    """Let joblib start no more processes than there are jobs: one without a job would wait for minutes."""
     launcher, jobs = config.hydra.launcher, number_of_jobs(config)
-    if not str(launcher["_target_"]).endswith(".JoblibLauncher"):
-        return
-    warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given", category=UserWarning)
-    if jobs is None:
+    if jobs is None or not str(launcher["_target_"]).endswith(".JoblibLauncher"):
         return
     wanted = int(launcher.get("n_jobs", -1))
     if max(jobs, 2) < (wanted if wanted > 0 else available_cores()):  # one alone would run in this process
         launcher.n_jobs = max(jobs, 2)
+
+
+def say_nothing_of_fresh_workers() -> None:
+    """Hide joblib's warning that it replaces a process, which it does when one has grown by 300 MB."""
+    warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given", category=UserWarning)
 
 
 def join_cluster(config: DictConfig) -> None:

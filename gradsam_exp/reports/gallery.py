@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
+from torch import Tensor
 
 from gradsam_exp.engine.pipeline import PipelineResult
 from gradsam_exp.engine.preparation import Prepared
@@ -49,6 +50,12 @@ class Example:
 Ranked = tuple[tuple[Any, ...], Example]  # with what it is ranked by
 
 
+def ious_of(item: Prepared, result: PipelineResult) -> Float[Tensor, " examples"]:
+    """Compute the IoU of each example of a chunk, over the pixels that count; NaN without a true mask."""
+    known = {"masks": result.masks, "truth": item.batch.masks, "counted": item.batch.counted}
+    return MeanMaskIoU().measure_known(known, len(item.batch))
+
+
 class Gallery:
     """Keeps the first images of a run by name, and the worst, of batches that come in any order.
 
@@ -69,10 +76,7 @@ class Gallery:
 
     def __call__(self, item: Prepared, result: PipelineResult) -> None:
         """Look at one batch, and keep what belongs to the first or the worst."""
-        truth = item.batch.masks
-        known = {"masks": result.masks, "truth": truth, "counted": item.batch.counted}
-        ious = MeanMaskIoU().measure_known(known, len(item.batch)).tolist()
-        for k, value in enumerate(ious):
+        for k, value in enumerate(ious_of(item, result).tolist()):
             name, make = item.batch.example_ids[k], partial(self._example, item, result, k, value)
             of_class = self._by_class.setdefault(int(item.batch.labels[k]), [])
             _offer(of_class, (name,), self.first, make)

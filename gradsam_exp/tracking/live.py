@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from gradsam_exp.engine.pipeline import PipelineResult
 from gradsam_exp.engine.preparation import Prepared
 from gradsam_exp.engine.session import Job
-from gradsam_exp.metrics.masks import MeanMaskIoU
+from gradsam_exp.reports.gallery import ious_of
 from gradsam_exp.tracking.content import Heading
 from gradsam_exp.tracking.session import open_run
 from gradsam_exp.tracking.settings import LocalRun, Settings, WandbSettings
@@ -41,10 +41,9 @@ class Live:
 
     def __call__(self, part: Prepared, result: PipelineResult) -> None:
         """Count a chunk that is done; log a point if one is due."""
-        if part.batch.masks is None or not self._works:
+        if not self._works:
             return
-        known = {"masks": result.masks, "truth": part.batch.masks, "counted": part.batch.counted}
-        ious = MeanMaskIoU().measure_known(known, len(part.batch))
+        ious = ious_of(part, result)
         self._sum += float(ious.nansum())
         self._count += int(ious.isfinite().sum())
         if not self._count or time.monotonic() < self._next:

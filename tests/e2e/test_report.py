@@ -344,6 +344,18 @@ def test_charts_follow_the_window_and_offer_no_upload(chromium: Any, sweep: Path
 
 
 @pytest.mark.slow
+def test_a_run_far_above_the_others_stays_on_the_axis_of_miou_and_seconds(chromium: Any, sweep: Path):
+    opened = Opened(chromium, sweep / "report.html")
+    low, high = opened.page.evaluate("paretoRange([0.38, 0.39, 0.37, 0.36, 0.385, 0.885])")
+    assert low < 0.36
+    assert high > 0.885, "an upper bound in a crowd"
+    low, high = opened.page.evaluate("paretoRange([0.95, 0.96, 0.955, 0.958, 0.137])")
+    assert 0.9 < low < 0.95, "an arrow stands for it"
+    assert high > 0.96
+    opened.context.close()
+
+
+@pytest.mark.slow
 def test_a_scrolled_table_is_printed_in_order(opened: Opened):
     first = opened.page.locator("#comparison tbody th").first
     assert first.evaluate("cell => getComputedStyle(cell).position") == "sticky"

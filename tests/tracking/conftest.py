@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from gradsam_exp.tracking import live
 from tests.e2e.conftest import random_weights, run  # noqa: F401  (fixtures)
 from tests.tracking.server import Server
 
@@ -24,6 +25,13 @@ def no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every chunk is a point of the live curve, however short the run."""
+    monkeypatch.setattr(live, "AFTER_S", 0.0)
+    monkeypatch.setattr(live, "EVERY_S", 0.0)
 
 
 @pytest.fixture

@@ -304,13 +304,6 @@ def test_runs_with_different_answers_show_common_images_commit_and_seconds(track
     assert [text.split()[0] for text in shown[0]] == [text.split()[0] for text in shown[1]]
 
 
-@pytest.fixture
-def at_once(monkeypatch):
-    """Every chunk is a point of the live curve, however short the run."""
-    monkeypatch.setattr(live, "AFTER_S", 0.0)
-    monkeypatch.setattr(live, "EVERY_S", 0.0)
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("at_once")
 def test_the_miou_so_far_is_a_curve_of_the_same_run(run):

@@ -11,7 +11,6 @@ import pytest
 
 from gradsam_exp.errors import InputError
 from gradsam_exp.runs.folder import Run
-from gradsam_exp.tracking import live
 from gradsam_exp.tracking.settings import logger_settings
 from tests.tracking.test_training import SMALL
 
@@ -42,11 +41,10 @@ def curves(name: str, folder: Path) -> Curves:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("name", LOGGERS)
 def test_the_miou_so_far_is_a_curve_of_the_same_run(run, name: str, monkeypatch):
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    monkeypatch.setattr(live, "AFTER_S", 0.0)
-    monkeypatch.setattr(live, "EVERY_S", 0.0)
     done = run(f"logger={name}", "limit=20")
     assert done.code == 0, done.err
     found = curves(name, done.folder)

@@ -185,9 +185,15 @@ function drawPareto() {
     ? { title: { text: "seconds (logarithmic)" }, type: "log", tickmode: "array", tickvals: ticks, ticktext: ticks.map(String) }
     : { title: { text: "seconds" }, rangemode: "tozero" };
   if (sets.length) {
-    const range = limitsOf(sets.flat().map((run) => ({ mean: run.metrics.miou[0], low: run.metrics.miou[0], high: run.metrics.miou[0] })));
+    const range = paretoRange(sets.flat().map((run) => run.metrics.miou[0]));
     draw("pareto", () => [sets.flatMap((runs, k) => paretoOf(runs, k, range)), { xaxis, yaxis: { title: { text: "mIoU" }, range }, showlegend: false }]);
   }
+}
+
+/** The ends of the mIoU axis: what is far below the others is cut, what is far above them never. */
+function paretoRange(mious) {
+  const [low, high] = limitsOf(mious.map((mean) => ({ mean, low: mean, high: mean }))), best = Math.max(...mious);
+  return [low, Math.max(high, best + 0.06 * (best - low))];
 }
 
 /** 1, 2, 5, 10, 20, … around two numbers above 0. */
