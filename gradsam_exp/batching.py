@@ -1,7 +1,9 @@
 """This module limits the batch size of network calls, and halves it after an out-of-memory error."""
 
 import ctypes
+import errno
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import TypeVar
@@ -10,7 +12,7 @@ import torch
 from pytorch_lightning.utilities.memory import garbage_collection_cuda, is_oom_error
 from torch import Tensor
 
-from gradsam_exp.errors import InputError
+from gradsam_exp.errors import OutOfMemory
 
 log = logging.getLogger(__name__)
 TRIM_EVERY = 4  # chunks between two calls of `return_freed_memory`, which takes some 40 ms
@@ -58,7 +60,7 @@ class AdaptiveBatch:
     def slices(self, count: int, call: Callable[[slice], T]) -> Iterator[T]:
         """Apply ``call`` to consecutive slices that cover ``count`` rows; an out-of-memory error halves them.
 
-        Raises `InputError` if even one row is too much.
+        Raises `OutOfMemory` if even one row is too much.
         """
         start = 0
         while start < count:
@@ -66,11 +68,11 @@ class AdaptiveBatch:
             try:
                 answer = call(slice(start, end))
             except (RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise
                 tried = end - start
                 if tried == 1:
-                    raise InputError(
+                    raise OutOfMemory(
                         f"{self.stage}: one {self.row} alone does not fit into memory; "
                         f"use {self.hint}smaller images, a smaller network or another device"
                     ) from error
@@ -85,13 +87,21 @@ class AdaptiveBatch:
             log.warning("%s: out of memory with %d at once; going on with %d", self.stage, tried, self.size)
 
 
-def _out_of_memory(error: Exception) -> bool:
-    """Says whether that is what PyTorch, CUDA's libraries or Python say when memory is used up."""
+_USED_UP = (
+    os.strerror(errno.ENOMEM),  # the system
+    "STATUS_ALLOC_FAILED",  # cuBLAS, cuDNN
+    "out of memory",  # HIP, MPS
+    "could not create a primitive",  # oneDNN
+    "could not create a memory",
+)
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Return whether this is what PyTorch, the libraries below it, Python or the system say without memory."""
     text = str(error)
     # As text alone, since Lightning's function fails on an error whose first argument is no string.
-    if isinstance(error, MemoryError) or is_oom_error(RuntimeError(text)):
-        return True
-    return "STATUS_ALLOC_FAILED" in text or "out of memory" in text  # cuBLAS and cuDNN; HIP and MPS
+    said = is_oom_error(RuntimeError(text)) or any(words in text for words in _USED_UP)
+    return isinstance(error, MemoryError) or said
 
 
 def return_freed_memory() -> None:

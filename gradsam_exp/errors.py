@@ -26,6 +26,10 @@ class InputError(Exception):
     is_list = False
 
 
+class OutOfMemory(InputError):
+    """Memory is used up, and what helps is said."""
+
+
 def did_you_mean(given: str, known: Iterable[str]) -> str:
     """Word the end of an unknown-name message: ``"; did you mean 'fgbg'? Known: center, fg, fgbg"``.
 

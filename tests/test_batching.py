@@ -54,6 +54,8 @@ def test_a_batch_that_does_not_fit_is_halved_and_nothing_is_lost(caplog: pytest.
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB)"),
         MemoryError("Unable to allocate 8.00 GiB for an array"),
+        RuntimeError("could not create a primitive"),
+        RuntimeError("unable to mmap 22426748 bytes from file <a.safetensors>: Cannot allocate memory (12)"),
         RuntimeError(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 8 GiB")),
     ],
 )

@@ -38,7 +38,7 @@ from gradsam_exp.app.startup import compose_once, leave, load_task, share_store
 from gradsam_exp.app.targets import check_before_calling
 from gradsam_exp.config import check
 from gradsam_exp.engine.session import Job
-from gradsam_exp.errors import InputError, first_line, harmless, keep_traceback, say
+from gradsam_exp.errors import InputError, OutOfMemory, first_line, harmless, keep_traceback, say
 from gradsam_exp.runs.comparison import Runs
 from gradsam_exp.runs.folder import LOG, Run
 from gradsam_exp.runs.saved_config import calls_a_resolver
@@ -90,7 +90,7 @@ def run_program(job: Callable[[], Any]) -> int:
     except KeyboardInterrupt as error:
         return _interrupted(error)
     except (InputError, HydraException, OmegaConfBaseException) as error:
-        _input_errors.append(error)
+        _input_errors.append(_used_up(error) or error)
     except BrokenPipeError:  # whoever read has seen enough, as ``| head``
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -148,9 +148,10 @@ def run_job(cfg: DictConfig) -> float | None:
         raise
     except (InputError, OmegaConfBaseException) as error:
         hide(error, hidden)
-        run.fail(error)
+        said = _used_up(error) or error
+        run.fail(said)
         if not sweeping:  # of a job, the sweep says it
-            _input_errors.append(error)
+            _input_errors.append(said)
             refused = not run.has_begun
     except Exception as error:
         hide(error, hidden)
@@ -173,8 +174,8 @@ def _failed(run: Run, error: Exception, *, sweeping: bool) -> None:
     run.fail(error)
     if sweeping:
         log.exception("job failed")
-    elif (full := _full(error)) is not None:
-        _input_errors.append(full)
+    elif (used_up := _used_up(error)) is not None:
+        _input_errors.append(used_up)
     else:
         raise error
 
@@ -228,22 +229,41 @@ def _known(error: Exception) -> InputError | None:
     """Say what to do about a plugin without its package, a folder that cannot be made, or a group that is null."""
     if isinstance(error, ImportError) and "IS THE PLUGIN INSTALLED?" in str(error):
         return InputError(f"{first_line(error)}; its extra brings it: pip install -e '.[sweep]' or '.[ray]'")
+    if (used_up := _used_up(error)) is not None:
+        return used_up
     if isinstance(error, OSError) and not _job_began.is_set():
         return InputError(
             f"{error.filename}: {error.strerror}; give output_root=… a folder that can be written to"
         )
-    return _full(error) or no_choice(error)
+    return no_choice(error)
 
 
-def _full(error: Exception) -> InputError | None:
-    """Say that the disk is full, if that is it."""
-    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+def _used_up(error: Exception) -> InputError | None:
+    """Say that the disk is full or memory used up, if that is it; also where another error followed from it."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        place = f" for {error.filename}" if error.filename else ""
+        return InputError(
+            f"there is no space left on the disk{place}: free some, or give output_root=… and store.root=… "
+            "another place; with resume=true what was finished is taken from there"
+        )
+    causes: list[BaseException] = [error]
+    while (cause := causes[-1].__cause__) is not None:
+        causes.append(cause)
+    used_up = [one for one in causes if _no_memory(one)]
+    if not used_up or any(isinstance(one, OutOfMemory) for one in causes):
         return None
-    place = f" for {error.filename}" if error.filename else ""
-    return InputError(
-        f"there is no space left on the disk{place}: free some, or give output_root=… and store.root=… another; "
-        "with resume=true what was finished is taken from there"
+    return OutOfMemory(
+        f"there is no memory left ({first_line(used_up[-1])}): use smaller images, a smaller network or fewer jobs "
+        "at once; with resume=true what was finished is taken from there"
     )
+
+
+def _no_memory(error: BaseException) -> bool:
+    if "torch" not in sys.modules:  # a refusal does not wait for it
+        return isinstance(error, MemoryError)
+    from gradsam_exp.batching import out_of_memory  # noqa: PLC0415
+
+    return isinstance(error, Exception) and out_of_memory(error)
 
 
 def _interrupted(error: KeyboardInterrupt) -> int:

@@ -3,6 +3,7 @@
 The engines are Hydra's plugins: joblib, submitit (this machine or Slurm), Ray, Optuna.
 """
 
+import functools
 import math
 import os
 import warnings
@@ -27,6 +28,7 @@ PLUGINS = {  # choice: (the plugin's package, the extra it comes with)
 THREADS = "OMP_NUM_THREADS"  # read by PyTorch, and by everything else that computes, when a process starts
 
 
+@functools.cache
 def register_presets(folder: Path) -> None:
     """Merge ``<folder>/launcher/joblib.yaml`` and the like into the defaults of the plugins that are installed.
 

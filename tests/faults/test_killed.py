@@ -16,10 +16,8 @@ import pytest
 import torch
 
 from tests.e2e.conftest import Finished
-from tests.faults.counts import SOAKING, only_soaking, soaked
+from tests.faults.counts import only_soaking, soaked
 from tests.faults.test_signals import waited_for
-
-pytestmark = only_soaking
 
 SWEEP = ("-m", "pipeline=fg,fgbg", "bg_threshold=0.1,0.2", "resume=true")
 JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
@@ -76,10 +74,8 @@ def finished(run: Run, root: Path, more: tuple[str, ...]) -> dict[str, pd.DataFr
 @pytest.mark.parametrize(
     ("more", "wanted"),
     [
-        pytest.param((), soaked(4, 50), id="plain"),
-        pytest.param(
-            JOBLIB, 10, id="joblib", marks=pytest.mark.skipif(not SOAKING, reason="minutes of CPU: make soak")
-        ),
+        pytest.param((), soaked(3, 50), id="plain"),
+        pytest.param(JOBLIB, 10, id="joblib", marks=only_soaking),
     ],
 )
 def test_killed_at_random_moments(run: Run, tmp_path: Path, more: tuple[str, ...], wanted: int, capsys):

@@ -125,7 +125,7 @@ def test_each_strategy_asks_inside_of_the_image_and_gets_a_finite_answer(
     assert ((result.choice.query >= 0) & (result.choice.query < len(result.prompts))).all()
 
 
-ALONE = [name for name in STRATEGIES.names() if not strategy_named(name).needs - {"truth"}]
+ALONE = [name for name in STRATEGIES.names() if not STRATEGIES.get(name).needs - {"truth"}]
 
 
 @pytest.mark.parametrize("name", ALONE)
