@@ -253,8 +253,8 @@ def _used_up(error: Exception) -> InputError | None:
     if not used_up or any(isinstance(one, OutOfMemory) for one in causes):
         return None
     return OutOfMemory(
-        f"there is no memory left ({first_line(used_up[-1])}): use smaller images, a smaller network or fewer jobs "
-        "at once; with resume=true what was finished is taken from there"
+        f"there is no memory left ({first_line(used_up[-1])}): use smaller images, a smaller network or fewer "
+        "jobs at once; with resume=true what was finished is taken from there"
     )
 
 
