@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.e2e.conftest import ROOT
+from tests.faults.counts import only_soaking
 
 pytestmark = pytest.mark.slow
 
@@ -55,6 +57,13 @@ main()
 """
 
 
+def assert_trained_once(seen: Path) -> None:
+    """Both processes have trained, and no image came twice or not at all."""
+    each = [(seen / f"seen {rank}").read_text().splitlines() for rank in (0, 1)]
+    assert sorted(each[0] + each[1]) == sorted(f"{name}/{k}" for name in ("all", "cat dog") for k in range(5))
+    assert all(each)
+
+
 def test_no_image_comes_twice_or_is_lost_and_the_weights_are_scored(own: Path, tmp_path: Path):
     script = tmp_path / "watched.py"
     script.write_text(WATCHED)
@@ -67,9 +76,35 @@ def test_no_image_comes_twice_or_is_lost_and_the_weights_are_scored(own: Path, t
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    each = [(tmp_path / f"seen {rank}").read_text().splitlines() for rank in (0, 1)]
-    assert sorted(each[0] + each[1]) == sorted(f"{name}/{k}" for name in ("all", "cat dog") for k in range(5))
-    assert all(each), "both have trained"
+    assert_trained_once(tmp_path)
     (accuracy,) = (tmp_path / "outputs").rglob("accuracy.json")
     assert json.loads(accuracy.read_text())["test"].keys() == {"overall", "macro", "classes"}
     assert (accuracy.parent / "classifier.safetensors").is_file()
+
+
+@only_soaking
+def test_two_nodes_train_as_two_processes_of_one_do(own: Path, tmp_path: Path):
+    """Each node gives the command; here both are on this machine."""
+    script = tmp_path / "watched.py"
+    script.write_text(WATCHED)
+    given = [one for one in overrides(own) if not one.startswith("trainer.devices")]
+    of_all = {**os.environ, "SEEN": str(tmp_path), "PYTHONPATH": str(ROOT), "MASTER_ADDR": "127.0.0.1"}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        of_all["MASTER_PORT"] = str(free.getsockname()[1])
+    nodes = [
+        subprocess.Popen(
+            [sys.executable, str(script), *given, "+trainer.num_nodes=2", f"output_root={tmp_path / str(rank)}"],
+            cwd=ROOT,
+            env={**of_all, "NODE_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    said = [node.communicate(timeout=200)[1] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], said
+    assert_trained_once(tmp_path)
+    (accuracy,) = (tmp_path / "0").rglob("accuracy.json")
+    assert (accuracy.parent / "classifier.safetensors").is_file()
+    assert not list((tmp_path / "1").rglob("*.safetensors")), "one of them writes"
