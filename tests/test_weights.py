@@ -1,10 +1,11 @@
 """A weights file is half as large where that changes nothing that matters; what is no number is not loaded."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 
 from gradsam_exp.errors import InputError
 from gradsam_exp.weights import open_weights, save_weights
@@ -29,6 +30,54 @@ def test_what_half_precision_cannot_hold_is_in_single_precision(tmp_path: Path):
         assert torch.equal(kept[name], state[name]), name
     exactly = saved(tmp_path, exact=True, **state)
     assert all(torch.equal(exactly[name], state[name]) for name in state)
+
+
+def test_a_weights_file_says_what_it_is(tmp_path: Path):
+    state = {"steps": torch.tensor(3), "kernel": torch.ones(2)}
+    path = save_weights(tmp_path / "w.safetensors", state, {"kind": "classifier", "classes": ["a"]})
+    opened = open_weights(path)
+    assert (opened.header["kind"], opened.header["classes"]) == ("classifier", ["a"])
+    assert opened.digest == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert {name: value.dtype for name, value in opened.tensors().items()} == {
+        "steps": torch.int64,
+        "kernel": torch.float32,
+    }
+    assert open_weights(str(path), sha256=opened.digest).path == path
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            None,
+            "sam.checkpoint={path} does not exist; give a file that does, or leave sam.checkpoint at its default",
+        ),
+        (b"no weights", "sam.checkpoint={path} is not a whole safetensors file ("),
+        (save({"a": torch.ones(1)}), "sam.checkpoint={path} was not written by gradsam_exp: "),
+        (
+            save({"a": torch.ones(1)}, {"gradsam_exp": "["}),
+            "sam.checkpoint={path} is damaged: its header is no JSON",
+        ),
+        (
+            save({"a": torch.ones(1)}, {"gradsam_exp": "1"}),
+            "sam.checkpoint={path} is damaged: its header says noth",
+        ),
+    ],
+)
+def test_what_is_no_weights_file_is_named(tmp_path: Path, content: bytes | None, said: str):
+    path = tmp_path / "w.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError) as refused:
+        open_weights(path, key="sam.checkpoint")
+    assert str(refused.value).startswith(said.format(path=path))
+
+
+def test_another_file_than_expected_is_refused(tmp_path: Path):
+    path = save_weights(tmp_path / "w.safetensors", {"a": torch.ones(1)}, {"kind": "compact"})
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    with pytest.raises(InputError, match=f"fails its check: SHA-256 {digest[:12]}… instead of 000000000000…"):
+        open_weights(path, sha256="0" * 64)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])

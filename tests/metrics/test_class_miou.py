@@ -51,6 +51,8 @@ def test_a_mask_is_scored_by_predicted_iou_and_mean_heat():
     heatmaps = Heatmaps(maps, torch.zeros(2, dtype=torch.bool), torch.zeros(2, dtype=torch.long))
     masks = torch.tensor([[[1, 1, 0]], [[0, 0, 0]]]).bool()
     assert merge_scores(masks, heatmaps, torch.tensor([0.8, 0.9])).tolist() == pytest.approx([0.6, 0])
+    one = torch.tensor([[[0, 1, 0]], [[0, 0, 1]]]).bool()
+    assert merge_scores(one, heatmaps, torch.tensor([0.8, 0.9])).tolist() == pytest.approx([0.4, 0.9])
     unknown = torch.full((2,), torch.nan)
     assert merge_scores(masks, heatmaps, unknown).tolist() == pytest.approx([0.75, 0]), "by mean heat alone"
 

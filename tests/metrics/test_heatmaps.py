@@ -25,13 +25,17 @@ def test_pointing_games():
     assert PointingGame().measure(heatmaps(HEAT.flip(2)[:, :, [1, 0, 2]]), MASK).tolist() == [0.0]
     assert PointingGame(tolerance=1.0).measure(heatmaps(HEAT[:, :, [1, 0, 2]]), MASK).tolist() == [1.0]
     assert EnergyInMask().measure(heatmaps(HEAT), MASK)[0] == pytest.approx(1.4 / 2.0)
-    assert EnergyInMask().measure(heatmaps(torch.zeros_like(HEAT)), MASK).isnan().all()
+    two = heatmaps(torch.cat([HEAT, torch.zeros_like(HEAT)]))
+    assert EnergyInMask().measure(two, MASK.repeat(2, 1, 1)).tolist() == pytest.approx([0.7, np.nan], nan_ok=True)
 
 
 def test_the_best_threshold():
     """From 0.4 on: 3 warm pixels, 2 of them right; above: 1 of 2."""
     assert BestThresholdIoU().measure(heatmaps(HEAT), MASK)[0] == pytest.approx(2 / 3)
     assert BestThresholdIoU().measure(heatmaps(MASK.float()), MASK).tolist() == [1.0]
+    one = torch.tensor([[[0.0, 0.7]], [[0.7, 0.0]], [[0.0, 0.0]]])
+    truth = torch.tensor([[[False, True]], [[False, True]], [[False, False]]])
+    assert BestThresholdIoU().measure(heatmaps(one), truth).tolist() == [1.0, 0.0, 1.0], "nothing is nothing"
 
 
 def test_sparsity_is_the_gini_index():
@@ -59,6 +63,19 @@ def test_deleting_what_matters_first_is_a_small_area():
     assert area[1] > 0.4
     inserted = InsertionAUC(steps=4).react(left_column, pixels, torch.stack([good, bad]), targets)
     assert inserted == pytest.approx(torch.ones(2).double(), abs=1e-6), "a flat image has nothing to blur"
+
+
+def test_an_insertion_begins_with_a_blurred_image():
+    """A tenth of the shorter side, 2 px, is the Gaussian's standard deviation; it ends 4 px from its middle."""
+    pixels = torch.zeros(1, 1, 20, 30)
+    pixels[0, 0, 10, 15] = 1
+    blurred, whole = InsertionAUC().ends(pixels)
+    assert torch.equal(whole, pixels)
+    weights = torch.exp(-(torch.arange(-4.0, 5.0) ** 2) / 8)
+    weights /= weights.sum()
+    torch.testing.assert_close(blurred[0, 0, 6:15, 11:20], torch.outer(weights, weights))
+    assert blurred.sum().item() == pytest.approx(1)
+    assert InsertionAUC().ends(torch.ones(1, 1, 1, 30))[0].tolist() == torch.ones(1, 1, 1, 30).tolist()
 
 
 def test_imputation_equals_the_grad_cam_package():

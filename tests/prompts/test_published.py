@@ -127,6 +127,8 @@ def test_the_hottest_pixels_in_scan_order():
     heat = [[0.1, 0.9, 0.9], [1.0, 0.2, 0.9]]
     assert strategy(name="hottest_k", k=3).propose(context(heat)).points[0].tolist() == [[0, 1], [1, 0], [2, 0]]
     assert strategy(name="hottest_k", k=2).propose(context(EMPTY)).points[0].tolist() == [[4, 3]] * 2
+    equal = strategy(name="hottest_k", k=60).propose(context(filled(40, 30, (0, 0, 39, 29, 1.0)))).points[0]
+    assert equal.tolist() == [[k % 40, k // 40] for k in range(60)]
 
 
 def test_subsets_are_small_sets_of_the_warm_regions_centres():
@@ -156,7 +158,9 @@ def test_subsets_keep_the_mask_of_the_best_purity_and_coverage():
     logits = torch.stack([Doubled().to_low_res(torch.where(own, 1.0, -1.0)) for own in (masks, better)])
     answer = Segmentation(logits, torch.rand(2, 4), torch.tensor([0, 0]))
     assert choose(strategy(name="subsets"), ctx, answer[:1]).candidate.tolist() == [1], "the first of equals"
-    assert choose(strategy(name="subsets", exponent=2), ctx, answer[:1]).candidate.tolist() == [2]
+    squared = choose(strategy(name="subsets", exponent=2), ctx, answer[:1])
+    assert squared.candidate.tolist() == [2]
+    assert squared.predicted_iou.tolist() == [answer.predicted_iou[0, 2]]
     kept = choose(strategy(name="subsets"), ctx, answer)
     assert (kept.query.tolist(), kept.candidate.tolist()) == ([1], [3])
 

@@ -76,6 +76,8 @@ def test_several_peaks_become_several_points_of_one_query():
     prompts = strategy(name="multi_peak", peaks=3, min_distance=3, min_heat=0.5).propose(ctx)
     assert sorted(prompts.points[0].tolist()) == [[3, 4], [15, 4]], "one is too near, one too cold"
     assert prompts.points[1][prompts.labels[1] == 1].tolist() == [[9.5, 4]]
+    two = strategy(name="multi_peak", peaks=2, min_distance=1, min_heat=0.5).propose(ctx)
+    assert sorted(two.points[0].tolist()) == [[3, 4], [5, 4]], "the hottest"
 
 
 def test_a_box_holds_the_component_of_the_peak():
