@@ -96,7 +96,6 @@ answer: $(INSTALLED)
 # (photographs: the folder of BSDS500). Half a day on two cores; finished runs are kept and taken when it is started again.
 given = $(patsubst $(1)=%,%,$(filter $(1)=%,$(ARGS)))
 FIGURES := outputs/figures
-FAITHFUL := explainer=gradcam,gradcam++,hirescam,xgradcam,layercam,elementwise_gradcam,eigengradcam,shapleycam,finercam,smoothgradcam++,eigencam,kpcacam,cam,gradient_x_input,integrated_gradients,fullgrad
 figures: $(INSTALLED)
 	@test -n "$(call given,cifar10_root)" -a -n "$(call given,photographs)" || \
 		{ echo 'make figures needs ARGS="cifar10_root=PATH photographs=PATH"'; exit 1; }
@@ -105,8 +104,7 @@ figures: $(INSTALLED)
 	@$(MAKE) --no-print-directory answer ARGS="cifar10_root=$(call given,cifar10_root)"
 	@$(BIN)/python -m studies.background_points.by_hit $(FIGURES)/tiers
 	@$(BIN)/python -m studies.stage_losses $(FIGURES)/oracles-mixed $(FIGURES)/oracles-cifar10 --to $(FIGURES)/stage_losses
-	@$(BIN)/python run.py -m resume=true logger=none output_root=$(FIGURES)/faithfulness split=test limit=100 background=mixed_more \
-		metrics=faithfulness sam=compact,compact_drawn compare_within=[sam] hydra/launcher=joblib $(FAITHFUL)
+	@$(BIN)/python run.py experiment=faithfulness resume=true logger=none output_root=$(FIGURES)/faithfulness
 	@$(BIN)/python -m studies.heatmap_metrics $(FIGURES)/faithfulness --to $(FIGURES)/heatmap_metrics
 	@for name in gradcam layercam gradcam++ eigencam; do \
 		for sam in compact compact_drawn; do $(BIN)/python -m studies.sanity_checks limit=64 explainer=$$name sam=$$sam \
