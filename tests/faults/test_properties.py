@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -35,7 +35,7 @@ LEVELS = st.sampled_from([-1.0, 0.0, 0.0, 0.1, 0.25, 0.5, 0.8, 1.0, 3.0])  # so 
 RAW = st.one_of(LEVELS, st.floats(width=32), st.floats(0, 1, width=32))
 SLOW = {"everything_merge", "everything_vote", "box_then_everything"}  # a thousand clicks each
 PIPELINES = [
-    pytest.param(name, marks=[pytest.mark.slow, only_soaking] if name in SLOW else [])
+    pytest.param(name, marks=[pytest.mark.slow, only_soaking, pytest.mark.timeout(3600)] if name in SLOW else [])
     for name in STRATEGIES.names()
 ]
 
@@ -205,7 +205,8 @@ def test_a_mirrored_heatmap_gives_mirrored_prompts(name: str, values: torch.Tens
 @drawing
 @given(values=rankings(), across=st.integers(0, 6), down=st.integers(0, 6))
 def test_a_shifted_heatmap_gives_shifted_prompts(name: str, values: torch.Tensor, across: int, down: int):
-    """Far enough from the border that nothing is clipped."""
+    """Far enough from the border that nothing is clipped; without heat, the first pixels are as hot as any."""
+    assume(name != "hottest_k" or (values > 0).sum() >= strategy_named(name).k)
     height, width = values.shape
     canvas = [torch.zeros(height + 16, width + 16) for _ in range(2)]
     canvas[0][5 : 5 + height, 5 : 5 + width] = values
