@@ -304,6 +304,23 @@ def test_each_metric_of_masks_points_and_heatmaps(name: str, known: dict[str, An
         assert values_of(metric, alone) == pytest.approx([found[row]], abs=1e-12, nan_ok=True)
 
 
+@pytest.mark.parametrize("name", sorted(set(RATED) - {"box_iou"}))  # heat there is part of the estimated boxes
+@drawing
+@given(known=measured(), drawn=st.data())
+def test_what_does_not_count_changes_no_metric(name: str, known: dict[str, Any], drawn: st.DataObject):
+    truth, heatmaps = known["truth"], known["heatmaps"]
+    counted = torch.from_numpy(drawn.draw(arrays(bool, tuple(truth.shape))))
+    (metric,) = build_metrics({name: True})
+    otherwise = {
+        "masks": known["masks"] ^ ~counted,
+        "truth": truth ^ ~counted,
+        "heatmaps": replace(heatmaps, values=torch.where(counted, heatmaps.values, 1 - heatmaps.values)),
+    }
+    given = {**known, "counted": counted}
+    found = values_of(metric, given)
+    assert values_of(metric, {**given, **otherwise}) == pytest.approx(found, abs=1e-9, nan_ok=True)
+
+
 @pytest.mark.parametrize("name", ["miou", "dice", "boundary_iou", "mask_box_iou"])
 @drawing
 @given(known=measured())
