@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save
 
 from gradsam_exp.errors import InputError
-from gradsam_exp.weights import open_weights, save_weights
+from gradsam_exp.weights import open_weights, read_pickle, save_weights, shape_differences, shipped, unnested
 
 
 def saved(path: Path, exact: bool = False, **state: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -86,3 +86,30 @@ def test_weights_that_are_no_numbers_are_not_loaded(tmp_path: Path, bad: float):
     with pytest.raises(InputError, match=r"w\.safetensors: the weights in second are not all finite") as refused:
         open_weights(tmp_path / "w.safetensors").tensors()
     assert "\n" not in str(refused.value)
+
+
+def test_shapes_are_compared_by_name():
+    one = {"a": torch.zeros(2, 3), "b": torch.zeros(4), "c": torch.zeros(1)}
+    other = {"a": torch.zeros(2, 3), "b": torch.zeros(5), "d": torch.zeros(())}
+    assert shape_differences(one, other) == [("b", (4,), (5,)), ("c", (1,), None), ("d", None, ())]
+
+
+def test_a_state_dict_is_found_below_what_holds_it():
+    state = {"weight": 1}
+    assert unnested({"epoch": 3, "model": {"state_dict": state}}, ["state_dict", "model"]) is state
+    assert unnested({"model": "resnet18"}, ["state_dict", "model"]) == {"model": "resnet18"}
+    assert unnested([1], ["model"]) == [1]
+
+
+def test_a_pickle_is_read_as_tensors_and_plain_values(tmp_path: Path):
+    torch.save({"a": torch.arange(3)}, tmp_path / "good.pt")
+    assert read_pickle(tmp_path / "good.pt", "checkpoint", key="model.file")["a"].tolist() == [0, 1, 2]
+    torch.save({"a": Path("x")}, tmp_path / "bad.pt")
+    with pytest.raises(InputError, match=r"model\.file=.*bad\.pt is not a whole checkpoint \("):
+        read_pickle(tmp_path / "bad.pt", "checkpoint", key="model.file")
+
+
+def test_shipped_weights_are_known_by_name():
+    assert shipped("compact").header["kind"] == "compact"
+    with pytest.raises(InputError, match="compact"):
+        shipped("compct")

@@ -53,8 +53,8 @@ MOST_TEXT = 2**26  # bytes of a file of text
 MOST_TABLE = 2**32
 _BYTES = re.compile(r"((?<!\\)(?:\\\\)*)\\u[dD][cC]([89a-fA-F][0-9a-fA-F])")
 """As YAML writes a byte of a name that is not UTF-8, which not every reader of YAML takes."""
-_BARE = re.compile(r"[A-Za-z_][\w.+-]*(?::[\w.+-]+)?|\d+(?:\.\d+)?%")
-"""Texts that need no quotes on the command line."""
+_BARE = re.compile(r"[A-Za-z_][\w.+-]*(?::[\w.+-]+)?|\d+(?:\.\d+)?%", re.ASCII)
+"""Texts that need no quotes on the command line; Hydra's grammar knows no other letters."""
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _DAMAGED = (yaml.YAMLError, OmegaConfBaseException)
 
@@ -437,11 +437,11 @@ class Run:
 
 def written(value: Any) -> str:
     """Write a plain value, or a list of them, as Hydra's grammar reads it on the command line."""
-    if isinstance(value, bool):
-        return str(value).lower()
     if value is None:
         return "null"
-    if isinstance(value, int | float):
+    if isinstance(value, int):  # a bool is one
+        return str(value).lower()
+    if isinstance(value, float):
         return f"{value:g}" if float(f"{value:g}") == value else repr(value)
     if isinstance(value, str):
         if _BARE.fullmatch(value) and value.lower() not in {"true", "false", "null", "nan", "inf"}:

@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from gradsam_exp.data.pictures import FileProblem, inspect_picture, is_picture, is_unread_picture, read_rgb
+from gradsam_exp.data.pictures import (
+    FileProblem,
+    inspect_picture,
+    is_picture,
+    is_unread_picture,
+    read_rgb,
+    rgb_of,
+)
+from gradsam_exp.errors import InputError
 from tests.data.turned import UPRIGHT
 
 quick = settings(
@@ -317,3 +325,35 @@ def test_sixteen_bits_in_either_byte_order_are_read(tmp_path: Path):
     Image.fromarray(np.array([[0, 65535]], dtype=">u2")).save(tmp_path / "x.tif")
     assert read_rgb(tmp_path / "x.tif")[0, :, 0].tolist() == [0, 255]
     assert inspect_picture(tmp_path / "x.tif").size == (2, 1)
+
+
+def test_a_picture_in_memory_is_what_its_file_would_be(tmp_path: Path):
+    drawn = np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    path = stored(tmp_path, Image.fromarray(drawn), orientation=6)
+    assert np.array_equal(rgb_of(path), drawn)
+    assert np.array_equal(rgb_of(str(path)), drawn)
+    with Image.open(path) as picture:
+        assert np.array_equal(rgb_of(picture), drawn), "turned upright"
+    assert np.array_equal(rgb_of(drawn), drawn)
+    assert np.array_equal(rgb_of(drawn / 255), drawn)
+    assert np.array_equal(rgb_of(drawn[..., 0]), grey(drawn[..., 0]))
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (
+            np.zeros((4, 5, 4), np.uint8),
+            r"shape \(4, 5, 4\) is no picture: give \(height, width, 3\), RGB, or grey",
+        ),
+        (np.zeros(5, np.uint8), r"shape \(5,\) is no picture"),
+        (np.zeros((0, 5), np.uint8), r"shape \(0, 5\) is no picture"),
+        (np.full((2, 2), 1.5), r"outside of \[0, 1\] are no picture: give uint8, or values in \[0, 1\]"),
+        (np.full((2, 2), -0.5), r"outside of \[0, 1\]"),
+        (np.full((2, 2), np.nan), r"outside of \[0, 1\]"),
+        (np.zeros((2, 2), np.int64), "an array of int64 is no picture: give uint8, or floating-point values"),
+    ],
+)
+def test_what_is_no_picture_in_memory_is_refused(values: np.ndarray, said: str):
+    with pytest.raises(InputError, match=said):
+        rgb_of(values)

@@ -16,7 +16,9 @@ import torch
 
 from gradsam_exp.digest import digest
 from gradsam_exp.engine import store as module
-from gradsam_exp.engine.store import Store
+from gradsam_exp.engine.session import Session
+from gradsam_exp.engine.store import Store, StoreSettings, find_store
+from gradsam_exp.errors import InputError
 from tests.faults.counts import soaked
 
 KEY = digest("key", size=16)
@@ -55,6 +57,23 @@ def test_without_a_folder_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.Mo
         Store(None).get("heatmaps", KEY, make)
     assert make.calls == 2
     assert not list(tmp_path.iterdir())
+
+
+def test_the_settings_choose_a_store_once_for_a_process(tmp_path: Path):
+    session, root = Session(), tmp_path / "a" / "b"
+    store = find_store(StoreSettings(root=str(root), max_gb=0.5), session)
+    assert (store.root, store.max_bytes) == (root, 2**29)
+    assert find_store(StoreSettings(root=f"{root}/../b", max_gb=0.5), session) is store
+    assert find_store(StoreSettings(root=str(root), max_gb=1.0), session) is not store
+    assert find_store(StoreSettings(enabled=False, root=str(root)), session).root is None
+    assert not store.has("heatmaps", KEY)
+    store.get("heatmaps", KEY, Maker())
+    assert store.has("heatmaps", KEY)
+    assert store.size("heatmaps", KEY) == (root / "heatmaps" / f"{KEY}.safetensors").stat().st_size
+    assert not Store(None).has("heatmaps", KEY)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"store.root=.*file cannot be written to .* or store.enabled=false"):
+        find_store(StoreSettings(root=str(tmp_path / "file")), session)
 
 
 @pytest.mark.parametrize("damage", ["flipped byte", "other facts", "truncated", "empty"])

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gradsam_exp.errors import InputError
-from gradsam_exp.runs.folder import Run
+from gradsam_exp.runs.folder import Run, key_of, unescaped, written
 from tests.reports.finished_runs import write_run
 
 SECRET = "s3cret-0123456789"
@@ -179,3 +182,44 @@ def test_what_is_written_is_read_and_the_outcome_comes_last(tmp_path: Path, monk
     assert other.is_whole
     assert not list(tmp_path.rglob("*.partial"))
     pd.testing.assert_frame_equal(other.images, given.images)
+
+
+PLAIN = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False),
+    st.text(st.characters(exclude_categories=["C", "Z"], include_characters=" \\\"'$,=:[]{}()")),
+    st.sampled_from(["true", "False", "null", "NaN", "inf", "fg", "", "1", "a\\", 'a\\"']),
+)  # fmt: skip
+
+
+@settings(derandomize=True, database=None, deadline=None, max_examples=200)
+@given(value=PLAIN | st.lists(PLAIN, max_size=3))
+def test_what_is_written_for_a_command_is_what_hydra_reads(value):
+    found = OverridesParser.create().parse_override(f"key={written(value)}").value()
+    for read, meant in zip(found, value, strict=True) if isinstance(value, list) else [(found, value)]:
+        assert read == meant
+        assert isinstance(read, type(meant) if not isinstance(meant, float) else (int, float))
+
+
+def test_a_command_says_plain_values_plainly():
+    assert [written(one) for one in (0.1, 1.0, 3, True, None, "otsu", ["a", 0.5], "true")] == [
+        "0.1", "1", "3", "true", "null", "otsu", "[a,0.5]", '"true"',
+    ]  # fmt: skip
+
+
+def test_the_parts_of_an_override():
+    assert [key_of(one) for one in ("pipeline=fg", "+pipeline=fg", "++a.b=c=d", "~trainer")] == [
+        "pipeline", "pipeline", "a.b", "trainer",
+    ]  # fmt: skip
+    assert unescaped(r"fg_threshold=quantile\:0.9") == "fg_threshold=quantile:0.9"
+
+
+def test_what_was_left_out_is_a_table(tmp_path: Path):
+    Run(tmp_path).keep_problems([(tmp_path / "a\x1b.png", "is damaged", "replace it")])
+    (row,) = pd.read_csv(tmp_path / "problems.csv").to_dict("records")
+    assert row == {"file": f"{tmp_path}/a\\x1b.png", "what": "is damaged", "hint": "replace it"}
+    assert [path.name for path in tmp_path.iterdir()] == ["problems.csv"]
+
+
+def test_an_experiments_job_is_run_alone_by_its_command(tmp_path: Path):
+    run = Run(write_run(tmp_path / "0", {"experiment": "fixes", "pipeline": "fg"}, [0.5] * 4))
+    assert run.command == "python run.py experiment=fixes pipeline=fg hydra.mode=RUN"
