@@ -115,7 +115,7 @@ def run(config: Config, job: Job) -> float:
 def _earlier_runs(planned: Plan, settings: EvaluateSettings, job: Job) -> Iterator[Run]:
     """Where this run may have been made before: by another job of the sweep; with ``resume``, at any time."""
     config = planned.config
-    places = [Run(folder) for folder in sorted(job.folder.parent.iterdir())] if job.sweep else []
+    places = _jobs_of_the_sweep(job, planned.identity) if job.sweep else []
     if config.resume:
         root, asking = Path(config.output_root) / config.name, job.sweep or job.folder
         before = job.session.keep("runs before", (root, asking), lambda: _finished_runs(root))
@@ -123,6 +123,15 @@ def _earlier_runs(planned: Plan, settings: EvaluateSettings, job: Job) -> Iterat
     for run in places:
         if run.folder != job.folder and (not settings.draws(job) or _drawn_alike(run, settings)):
             yield run
+
+
+def _jobs_of_the_sweep(job: Job, identity: str) -> list[Run]:
+    """The sweep's jobs of this identity that have ended; what has ended is read once, however many jobs ask."""
+    known: dict[Path, str | None] = job.session.keep("jobs that have ended", job.folder.parent, dict)
+    for folder in set(job.folder.parent.iterdir()) - known.keys():
+        if (run := Run(folder)).has_ended:
+            known[folder] = run.identity
+    return [Run(folder) for folder in sorted(known) if known[folder] == identity]
 
 
 def _finished_runs(root: Path) -> Mapping[str | None, list[Run]]:

@@ -15,9 +15,13 @@ import pytest
 from omegaconf import OmegaConf
 
 from gradsam_exp.engine.experiment import Experiment
+from gradsam_exp.engine.session import Job
 from gradsam_exp.reports import sweep
+from gradsam_exp.runs.folder import Run
 from gradsam_exp.segmenters.sam import SamSegmenter
+from gradsam_exp.tasks.evaluate import _jobs_of_the_sweep
 from tests.e2e.conftest import ROOT
+from tests.reports.finished_runs import write_run
 
 
 @pytest.mark.slow
@@ -265,3 +269,17 @@ def test_a_threshold_is_a_number_or_a_rule_in_one_sweep(run):
     assert done.code == 0, done.err
     (table,) = done.folder.rglob("sweep.csv")
     assert pd.read_csv(table)["fg_threshold"].tolist() == ["0.8", "otsu", "quantile:0.9"]
+
+
+def test_what_has_ended_is_read_once_however_many_jobs_ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    first = write_run(tmp_path / "0", {"pipeline": "fg"}, [0.5] * 4, identity="one")
+    write_run(tmp_path / "1", {"pipeline": "fgbg"}, [0.5] * 4, identity="other")
+    read, outcome = [], Run._json
+    monkeypatch.setattr(Run, "_json", lambda run, *given: read.append(run.folder.name) or outcome(run, *given))
+    job = Job(tmp_path / "2", sweep=tmp_path)
+    job.folder.mkdir()
+    for _ in range(3):
+        assert [run.folder for run in _jobs_of_the_sweep(job, "one")] == [first]
+    assert sorted(read) == ["0", "1"]
+    write_run(tmp_path / "3", {"pipeline": "box"}, [0.5] * 4, identity="one")
+    assert [run.folder.name for run in _jobs_of_the_sweep(job, "one")] == ["0", "3"], "another process's"
