@@ -64,7 +64,8 @@ soak: $(INSTALLED)
 coverage: $(INSTALLED)
 	@$(PYTEST) --cov --cov-report=term $(ARGS)
 
-# Which small changes of the code no quick test notices; some 7 000, a second each: make mutants ARGS="'gradsam_exp.metrics.dice*'"
+# Which small changes of the code no quick test notices; all 7 000 take hours:
+# make mutants ARGS="'gradsam_exp.metrics.dice*'"
 MUTMUT := .venv-mutmut
 mutants: $(MUTMUT)/.installed
 	@OMP_NUM_THREADS=1 $(MUTMUT)/bin/mutmut run $(ARGS)

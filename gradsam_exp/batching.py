@@ -17,6 +17,13 @@ from gradsam_exp.errors import OutOfMemory
 log = logging.getLogger(__name__)
 TRIM_EVERY = 4  # chunks between two calls of `return_freed_memory`, which takes some 40 ms
 MULTIPLE = 8  # a batch has a multiple of so many rows, so that matrix kernels round all of them in one way
+_USED_UP = (
+    os.strerror(errno.ENOMEM),  # the system
+    "STATUS_ALLOC_FAILED",  # cuBLAS, cuDNN
+    "out of memory",  # HIP, MPS
+    "could not create a primitive",  # oneDNN
+    "could not create a memory",
+)
 T = TypeVar("T")
 
 
@@ -85,15 +92,6 @@ class AdaptiveBatch:
             garbage_collection_cuda()
             self.most = self.size = tried // 2
             log.warning("%s: out of memory with %d at once; going on with %d", self.stage, tried, self.size)
-
-
-_USED_UP = (
-    os.strerror(errno.ENOMEM),  # the system
-    "STATUS_ALLOC_FAILED",  # cuBLAS, cuDNN
-    "out of memory",  # HIP, MPS
-    "could not create a primitive",  # oneDNN
-    "could not create a memory",
-)
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -128,6 +128,7 @@ def _earlier_runs(planned: Plan, settings: EvaluateSettings, job: Job) -> Iterat
 def _jobs_of_the_sweep(job: Job, identity: str) -> list[Run]:
     """The sweep's jobs of this identity that have ended; what has ended is read once, however many jobs ask."""
     known: dict[Path, str | None] = job.session.keep("jobs that have ended", job.folder.parent, dict)
+    known.pop(job.folder, None)  # of an earlier sweep in the same folder: it is made again
     for folder in set(job.folder.parent.iterdir()) - known.keys():
         if (run := Run(folder)).has_ended:
             known[folder] = run.identity

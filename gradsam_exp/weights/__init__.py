@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gradsam_exp.errors import InputError, did_you_mean, first_line
+from gradsam_exp.types import is_finite
 
 FOLDER = Path(__file__).parent
 """Where the shipped weights lie."""
@@ -114,12 +115,7 @@ def shape_differences(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) ->
 
 def not_finite(state: Mapping[str, Tensor]) -> str | None:
     """Name the first tensor with a value that is NaN or infinite; None if all are finite."""
-    return next((name for name, value in state.items() if not _finite(value)), None)
-
-
-def _finite(value: Tensor) -> bool:
-    # A sum that is finite has finite terms alone, and takes a thirtieth of the time.
-    return bool(torch.isfinite(value.sum())) or bool(torch.isfinite(value).all())
+    return next((name for name, value in state.items() if not is_finite(value)), None)
 
 
 def unnested(content: Any, keys: Sequence[str]) -> Any:

@@ -283,3 +283,8 @@ def test_what_has_ended_is_read_once_however_many_jobs_ask(tmp_path: Path, monke
     assert sorted(read) == ["0", "1"]
     write_run(tmp_path / "3", {"pipeline": "box"}, [0.5] * 4, identity="one")
     assert [run.folder.name for run in _jobs_of_the_sweep(job, "one")] == ["0", "3"], "another process's"
+    remade = Job(tmp_path / "1", sweep=tmp_path, session=job.session)
+    Run(remade.folder).begin()
+    assert [run.folder.name for run in _jobs_of_the_sweep(remade, "other")] == []
+    (tmp_path / "1" / "metrics.json").write_text((tmp_path / "0" / "metrics.json").read_text())
+    assert [run.folder.name for run in _jobs_of_the_sweep(job, "one")] == ["0", "1", "3"], "made again"

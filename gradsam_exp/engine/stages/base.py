@@ -13,7 +13,7 @@ from gradsam_exp.batching import AdaptiveBatch
 from gradsam_exp.data.base import ExampleDataset
 from gradsam_exp.digest import digest, library_versions, source_digest
 from gradsam_exp.segmenters.base import Embeddings
-from gradsam_exp.types import EverythingMode, ExampleBatch, Heatmaps, MaskSet, Tensors
+from gradsam_exp.types import EverythingMode, ExampleBatch, Heatmaps, MaskSet, Tensors, is_finite
 
 
 @dataclass
@@ -93,14 +93,8 @@ class Stage(ABC):
             self.take(chunk, tensors, facts)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError):
             return False
-        return not self.finite or all(map(_is_finite, tensors.values()))
+        return not self.finite or all(map(is_finite, tensors.values()))
 
     @abstractmethod
     def take(self, chunk: Chunk, tensors: Tensors, facts: Any) -> None:
         """Store the stage's output, computed or read from the store, in the chunk's fields."""
-
-
-def _is_finite(values: Tensor) -> bool:
-    if not values.is_floating_point() or not values.numel():
-        return True
-    return all(bool(end.isfinite()) for end in values.aminmax())  # in half the time that each value takes

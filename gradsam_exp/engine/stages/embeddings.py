@@ -7,7 +7,7 @@ from gradsam_exp.batching import AdaptiveBatch
 from gradsam_exp.engine.stages.base import Chunk, Stage
 from gradsam_exp.errors import InputError
 from gradsam_exp.segmenters.base import Embeddings, Segmenter
-from gradsam_exp.types import Tensors
+from gradsam_exp.types import Tensors, is_finite
 
 
 class Encode(Stage):
@@ -34,8 +34,8 @@ class Encode(Stage):
         parts = list(batches.slices(len(images), lambda rows: self.segmenter.encode(images[rows])))
         encoded = Embeddings.joined(parts)
         levels = [level.half() if self.half else level for level in encoded.levels]
-        if not all(level.isfinite().all() for level in levels):
-            if all(level.isfinite().all() for level in encoded.levels):
+        if not all(map(is_finite, levels)):
+            if all(map(is_finite, encoded.levels)):
                 raise InputError("store.half=true: the embeddings have values above 65504: leave it off")
             raise InputError("the segmenter gives embeddings that are NaN or infinite: check the weights of sam")
         sizes = {"input_size": encoded.input_size, "original_size": encoded.original_size}
