@@ -8,7 +8,15 @@ import torch
 from safetensors.torch import load_file, save
 
 from gradsam_exp.errors import InputError
-from gradsam_exp.weights import open_weights, read_pickle, save_weights, shape_differences, shipped, unnested
+from gradsam_exp.weights import (
+    file_digest,
+    open_weights,
+    read_pickle,
+    save_weights,
+    shape_differences,
+    shipped,
+    unnested,
+)
 
 
 def saved(path: Path, exact: bool = False, **state: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -53,7 +61,11 @@ def test_a_weights_file_says_what_it_is(tmp_path: Path):
             "sam.checkpoint={path} does not exist; give a file that does, or leave sam.checkpoint at its default",
         ),
         (b"no weights", "sam.checkpoint={path} is not a whole safetensors file ("),
-        (save({"a": torch.ones(1)}), "sam.checkpoint={path} was not written by gradsam_exp: "),
+        (
+            save({"a": torch.ones(1)}),
+            "sam.checkpoint={path} was not written by gradsam_exp: its header does not say what it holds; give "
+            "such weights together with their network, as model=timm, torchvision and module do",
+        ),
         (
             save({"a": torch.ones(1)}, {"gradsam_exp": "["}),
             "sam.checkpoint={path} is damaged: its header is no JSON",
@@ -76,8 +88,10 @@ def test_what_is_no_weights_file_is_named(tmp_path: Path, content: bytes | None,
 def test_another_file_than_expected_is_refused(tmp_path: Path):
     path = save_weights(tmp_path / "w.safetensors", {"a": torch.ones(1)}, {"kind": "compact"})
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    with pytest.raises(InputError, match=f"fails its check: SHA-256 {digest[:12]}… instead of 000000000000…"):
-        open_weights(path, sha256="0" * 64)
+    said = f"^checkpoint=.*w.safetensors fails its check: SHA-256 {digest[:12]}… instead of 000000000000…; it is"
+    for read in (open_weights, file_digest):
+        with pytest.raises(InputError, match=said):
+            read(path, sha256="0" * 64)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
@@ -85,7 +99,20 @@ def test_weights_that_are_no_numbers_are_not_loaded(tmp_path: Path, bad: float):
     saved(tmp_path, first=torch.zeros(2), second=torch.tensor([[0.0, bad]]))
     with pytest.raises(InputError, match=r"w\.safetensors: the weights in second are not all finite") as refused:
         open_weights(tmp_path / "w.safetensors").tensors()
-    assert "\n" not in str(refused.value)
+    assert str(refused.value).endswith("; use another file, or train again with a lower task.learning_rate")
+
+
+def test_large_weights_of_either_sign_are_numbers(tmp_path: Path):
+    large = torch.tensor([3e38, 3e38, -3e38, -3e38])
+    assert torch.equal(saved(tmp_path, large=large)["large"], large)
+    assert torch.equal(open_weights(tmp_path / "w.safetensors").tensors()["large"], large)
+
+
+def test_weights_that_are_being_written_stand_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("gradsam_exp.weights.save_file", lambda state, path, metadata: path.touch())
+    monkeypatch.setattr(Path, "replace", lambda path, to: None)
+    save_weights(tmp_path / "w.safetensors", {}, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["w.safetensors.partial"]
 
 
 def test_shapes_are_compared_by_name():

@@ -156,7 +156,7 @@ def _plain(
     if mode in {"P", "PA"}:
         palette = np.array(picture.getpalette() or [0, 0, 0]).reshape(-1, 3)
         if len(np.unique(palette, axis=0)) > 2:
-            return np.asarray(picture if mode == "P" else picture.getchannel(0)).astype(np.int64), {}
+            return np.asarray(picture.getchannel(0)).astype(np.int64), {}
         picture = picture.convert("RGB")
     elif mode == "LA":
         picture = picture.getchannel("L")
@@ -254,9 +254,9 @@ def _hint(found: np.ndarray, names: dict[int, str]) -> str:
     if len(found) > _SHOWN:
         return "save it with a value for each thing, or give data.mask.object=nonzero if all but 0 is the object"
     shown = [names.get(int(value), int(value)) for value in found]
-    proper = [value for value in shown if value not in (0, "#000000", 255)] or [value for value in shown if value]
-    said = f"data.mask.object={proper[0]}"
-    if isinstance(proper[0], str):
-        said = f"\"data.mask.object='{proper[0]}'\""  # for a shell, and Hydra's inner quotes
-    ignoring = " data.mask.ignore=255" if 255 in shown and proper[0] != 255 else ""
+    proper = next(value for value in shown if value not in (0, "#000000", 255))
+    said = f"data.mask.object={proper}"
+    if isinstance(proper, str):
+        said = f"\"data.mask.object='{proper}'\""  # for a shell, and Hydra's inner quotes
+    ignoring = " data.mask.ignore=255" if 255 in shown else ""
     return f"say what they mean, as in {said}{ignoring} (or several values, nonzero, classes, instances)"

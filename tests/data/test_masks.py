@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from scipy import ndimage
 
 from gradsam_exp.data.masks import MaskFile, MaskValues, read_mask
@@ -325,3 +325,119 @@ def test_one_value_only_is_empty_or_left_to_the_other_masks(tmp_path: Path):
     black = read_mask(stored(tmp_path, Image.new("L", (6, 5))))
     assert (black.lone, one_object(black).any()) == (False, False)
     assert read_mask(stored(tmp_path, Image.new("L", (6, 5), 9))).lone
+
+
+def ramp(*shades: int, size: tuple[int, int] = (40, 60)) -> np.ndarray:
+    """Dark at the left and light at the right, with one column of each shade between."""
+    values = np.zeros(size, np.uint8)
+    values[:, 30:] = 255
+    values[:, 30 : 30 + len(shades)] = shades
+    return values
+
+
+def spotted(values: np.ndarray, spots: dict[tuple[int, int], int]) -> np.ndarray:
+    for place, value in spots.items():
+        values[place] = value
+    return values
+
+
+STEP = {(row, column): 0 for row in range(10) for column in range(30, 60)} | {(9, 29): 60, (10, 30): 200}
+SMOOTHED = {
+    "three shades": ramp(40, 128, 200),
+    "a shade of the light inside it": spotted(ramp(40, 128, 200), {(20, 36): 245}),
+    "a shade of the dark inside it": spotted(ramp(40, 128, 200), {(20, 26): 16}),
+    "a border of shades that touch at corners": spotted(ramp(40, 128, 200), STEP | {(10, 31): 255, (11, 30): 255}),
+}
+UNCLEAR = {
+    "two shades": ramp(90, 160),
+    "two shades and a dark one": ramp(10, 90, 160),
+    "two shades and a light one": ramp(90, 160, 250),
+    "a spot far from any border": spotted(ramp(40, 128, 200), {(20, 5): 128}),
+    "a spot in the dark": spotted(ramp(40, 128, 200), {(20, 26): 100}),
+    "a spot in the light": spotted(ramp(40, 128, 200), {(20, 36): 150}),
+    "shades in most places": np.tile(np.uint8([0, 60, 120, 180, 255, 180, 120, 60]), (40, 7)),
+    "a flat part": ramp(40, *[128] * 6, 200),
+    "more than 8 bits": ramp(40, 128, 200).astype(np.uint16) * 2,
+    "no light": np.minimum(ramp(40, 128, 200), 230),
+}
+
+
+@pytest.mark.parametrize("which", SMOOTHED)
+def test_what_is_a_smoothed_border(tmp_path: Path, which: str):
+    values = SMOOTHED[which]
+    read = read_mask(stored(tmp_path, Image.fromarray(values)))
+    assert (one_object(read) == (values > 127)).all()
+    assert read.notes == ("smoothed borders are cut in the middle, at 128",)
+
+
+@pytest.mark.parametrize("which", UNCLEAR)
+def test_what_is_no_smoothed_border(tmp_path: Path, which: str):
+    with pytest.raises(FileProblem, match="no clear meaning"):
+        read_mask(stored(tmp_path, Image.fromarray(UNCLEAR[which])))
+
+
+COMPRESSED = {
+    "ripples": spotted(ramp(20, 128, 240), {(20, 45): 250, (20, 17): 8}),
+    "ripples far from the border": spotted(ramp(128), {(20, 45): 250, (20, 15): 8}),
+    "faint and strong ripples": spotted(ramp(30, 128, 225), {(20, 40): 239, (20, 20): 16}),
+}
+SPOILT = {
+    "a flat band": ramp(*[128] * 6),
+    "lines only": np.where(np.arange(60) < 36, ramp(20), 0).astype(np.uint8),
+    "a spot in the dark": spotted(ramp(128), {(20, 20): 100}),
+    "shades in a quarter": np.where(np.arange(60) % 4, ramp(128), np.where(ramp() > 0, 230, 25)).astype(np.uint8),
+}
+
+
+@pytest.mark.parametrize("which", COMPRESSED)
+def test_what_compression_leaves_of_two_values(tmp_path: Path, which: str):
+    values = COMPRESSED[which]
+    read = read_mask(stored(tmp_path, Image.fromarray(values), "webp", lossless=True))
+    assert (one_object(read) == (values > 127)).all()
+
+
+@pytest.mark.parametrize("which", SPOILT)
+def test_what_compression_leaves_of_more_than_two_values(tmp_path: Path, which: str):
+    with pytest.raises(FileProblem, match="no clear meaning"):
+        read_mask(stored(tmp_path, Image.fromarray(SPOILT[which]), "webp", lossless=True))
+
+
+def test_a_colour_of_equal_parts_is_a_grey_and_no_other_colour_is(tmp_path: Path):
+    values = np.zeros((40, 60), np.uint8)
+    values[10:20], values[20:30] = 0x1F, 0x71
+    path = stored(tmp_path, Image.fromarray(values))
+    assert (one_object(read_mask(path, meaning(object="#1f1f1f"))) == (values == 0x1F)).all()
+    assert (one_object(read_mask(path, meaning(object=["#717171", 0x1F]))) == (values > 0)).all()
+    for colour in ("#1f0000", "#001f1f", "#1f1f00", "#1fffff"):
+        assert not one_object(read_mask(path, meaning(object=colour))).any()
+
+
+def test_a_mask_that_does_not_fit_what_is_said_is_named(tmp_path: Path):
+    opaque = stored(tmp_path, Image.new("L", (6, 5)))
+    with pytest.raises(FileProblem) as refused:
+        read_mask(opaque, meaning(object="alpha"))
+    assert str(refused.value) == f"{opaque} has no transparency; data.mask.object=alpha needs masks that have"
+    clear = stored(tmp_path, Image.new("LA", (6, 5), (9, 100)))
+    with pytest.raises(FileProblem) as refused:
+        read_mask(clear)
+    assert str(refused.value).startswith(
+        f"{clear} is a mask with transparent parts; say what the object is: data."
+    )
+
+
+def test_of_many_values_the_most_frequent_are_said(tmp_path: Path):
+    values = np.zeros((10, 40), np.uint8)
+    for number in range(9):
+        values[: 9 - number, number] = 10 * number + 7
+    with pytest.raises(FileProblem) as refused:
+        read_mask(stored(tmp_path, Image.fromarray(values)))
+    said = "0 (88.8%), 7 (2.2%), 17 (2.0%), 27 (1.8%), 37 (1.5%), 47 (1.2%) and 4 more; save it with a value"
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize("given", ["objects", 1.5, True, "#12345"])
+def test_a_meaning_that_is_none_is_refused_with_those_there_are(given: Any):
+    with pytest.raises(ValidationError) as refused:
+        meaning(object=given)
+    assert f"{given!r} is no value; give a whole number, or a colour such as '#ff0000'" in str(refused.value)
+    assert ", or nonzero, alpha, classes, instances" in str(refused.value)

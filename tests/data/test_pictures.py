@@ -288,7 +288,7 @@ def test_what_pillow_reads_is_a_picture_by_its_ending(name: str):
     assert is_picture(Path(name))
 
 
-@pytest.mark.parametrize("name", ["x.heic", "x.svg", "x.NEF"])
+@pytest.mark.parametrize("name", ["x.heic", "x.svg", "x.NEF", "x.ief"])
 def test_other_kinds_of_pictures_are_known_and_not_read(name: str):
     assert not is_picture(Path(name))
     assert is_unread_picture(Path(name))
@@ -357,3 +357,8 @@ def test_a_picture_in_memory_is_what_its_file_would_be(tmp_path: Path):
 def test_what_is_no_picture_in_memory_is_refused(values: np.ndarray, said: str):
     with pytest.raises(InputError, match=said):
         rgb_of(values)
+
+
+def test_a_picture_in_memory_has_no_file_to_name():
+    with pytest.raises(FileProblem, match=r"^the picture holds 32-bit values from 0 to 70000, and what is white"):
+        rgb_of(Image.fromarray(np.array([[0, 70000]], dtype=np.int32)))

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 import multiprocessing
 import os
 import random
+import runpy
+import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import psutil
 import pytest
-import torch
 
-from tests.e2e.conftest import Finished
+from tests.e2e.conftest import ROOT
 from tests.faults.counts import only_soaking, soaked
 from tests.faults.test_signals import waited_for
 
@@ -23,31 +22,37 @@ SWEEP = ("-m", "pipeline=fg,fgbg", "bg_threshold=0.1,0.2", "resume=true")
 JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
 IN_A_ROW = 5  # times that one sweep is killed before it is let come to its end
 TABLES = ("per_image.parquet", "predictions.parquet")
-Run = Callable[..., Finished]
+PRELOADED = ("gradsam_exp.tasks.evaluate", "gradsam_exp.reports.page", "gradsam_exp.reports.sweep")
+CLEAN = multiprocessing.get_context("forkserver")
 
 
-def start(run: Run, root: Path, more: tuple[str, ...]) -> multiprocessing.Process:
-    """Start the sweep in a process that has imported everything already."""
+def _sweep(overrides: list[str], said: Path) -> None:
+    """``python run.py …`` with everything it prints in a file."""
+    file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.chdir(ROOT)
+    sys.argv = ["run.py", *overrides]
+    runpy.run_path("run.py", run_name="__main__")
 
-    def work() -> None:
-        torch.set_num_threads(1)  # OpenMP's threads do not outlive a fork
-        code = run(*SWEEP, *more, f"output_root={root}").code
-        os._exit(code)
 
-    process = multiprocessing.get_context("fork").Process(target=work)
+def start(root: Path, overrides: list[str]) -> multiprocessing.process.BaseProcess:
+    """Start the sweep in a child of a process that has imported everything already and done nothing else."""
+    root.mkdir(exist_ok=True)
+    process = CLEAN.Process(target=_sweep, args=([*SWEEP, *overrides, f"output_root={root}"], root / "said.txt"))
     process.start()
     return process
 
 
-def killed_after(seconds: float, run: Run, root: Path, more: tuple[str, ...]) -> bool:
+def killed_after(seconds: float, root: Path, overrides: list[str]) -> bool:
     """Start the sweep and kill it at this moment; False if it has come to its end before."""
-    process = start(run, root, more)
+    process = start(root, overrides)
     process.join(seconds)
     family = [] if process.exitcode is not None else psutil.Process(process.pid).children(recursive=True)
     process.kill()  # it alone: what it has started ends by itself
     process.join()
     assert waited_for(lambda: not any(map(_works, family)), 30), "what the sweep had started works on"
-    assert process.exitcode in (0, -9)
+    assert process.exitcode in (0, -9), (root / "said.txt").read_text()
     return process.exitcode == -9
 
 
@@ -58,11 +63,11 @@ def _works(process: psutil.Process) -> bool:
         return False
 
 
-def finished(run: Run, root: Path, more: tuple[str, ...]) -> dict[str, pd.DataFrame]:
+def finished(root: Path, overrides: list[str]) -> dict[str, pd.DataFrame]:
     """Let the sweep come to its end; gives its table, and the tables of its jobs."""
-    process = start(run, root, more)
+    process = start(root, overrides)
     process.join()
-    assert process.exitcode == 0
+    assert process.exitcode == 0, (root / "said.txt").read_text()
     path = max(root.rglob("sweep.csv"), key=lambda path: path.stat().st_mtime)
     jobs = sorted(job.parent for job in path.parent.glob("*/metrics.json"))
     of_jobs = {f"{job.name}/{name}": pd.read_parquet(job / name) for job in jobs for name in TABLES}
@@ -78,21 +83,27 @@ def finished(run: Run, root: Path, more: tuple[str, ...]) -> dict[str, pd.DataFr
         pytest.param(JOBLIB, 10, id="joblib", marks=only_soaking),
     ],
 )
-def test_killed_at_random_moments(run: Run, tmp_path: Path, more: tuple[str, ...], wanted: int, capsys):
-    for module in ("gradsam_exp.tasks.evaluate", "gradsam_exp.reports.page", "gradsam_exp.reports.sweep"):
-        importlib.import_module(module)
+def test_killed_at_random_moments(
+    random_weights: list[str], tmp_path: Path, more: tuple[str, ...], wanted: int, monkeypatch, capsys
+):
+    monkeypatch.chdir(ROOT)
+    overrides = ["limit=8", "logger=none", "task.figures=false", *random_weights, *more]
+    CLEAN.set_forkserver_preload([*PRELOADED, __name__])
+    first = CLEAN.Process(target=int)  # does nothing; the process that all are children of starts with it
+    first.start()
+    first.join()
     began = time.monotonic()
-    right = finished(run, tmp_path / "undisturbed", more)
+    right = finished(tmp_path / "undisturbed", overrides)
     whole = time.monotonic() - began
     assert len(right["sweep"]) == 4
     moments, killed = random.Random(22), 0
     for number in range(2 * wanted):
         root = tmp_path / str(number)
         for _ in range(min(IN_A_ROW, wanted - killed)):
-            if not killed_after(moments.uniform(0.02, 0.98) * whole, run, root, more):
+            if not killed_after(moments.uniform(0.02, 0.98) * whole, root, overrides):
                 break
             killed += 1
-        again = finished(run, root, more)
+        again = finished(root, overrides)
         assert again.keys() == right.keys()
         for name, rows in again.items():
             pd.testing.assert_frame_equal(rows, right[name], obj=name)

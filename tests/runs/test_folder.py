@@ -125,13 +125,38 @@ def instead(name: str, make: Callable[[Path], object]) -> Callable[[Path], None]
         (instead("per_image.parquet", os.mkfifo), "per_image.parquet cannot be read (it is no plain file)"),
         (instead("metrics.json", lambda p: p.symlink_to("/dev/zero")), "metrics.json cannot be read (it is no pl"),
         (instead(".hydra/config.yaml", os.mkfifo), ".hydra/config.yaml cannot be read (it is no plain file)"),
-        (instead("metrics.json", lambda p: os.truncate(os.open(p, os.O_CREAT | os.O_RDWR), 2**30)), "larger than"),
+        (
+            instead("metrics.json", lambda p: os.truncate(os.open(p, os.O_CREAT | os.O_RDWR), 2**30)),
+            "metrics.json cannot be read (it is larger than 64 MB)",
+        ),
         (instead("metrics.json", lambda p: p.write_text("[" * 100_000)), "metrics.json cannot be read"),
+        (instead("metrics.json", lambda p: p.write_text("{}")), "metrics.json has no status, identity, metrics"),
+        (instead("metrics.json", lambda p: p.write_text("[]")), "metrics.json has no status, identity, metrics"),
+        (instead("metrics.json", lambda p: None), "metrics.json is missing"),
+        (instead("provenance.json", lambda p: None), "provenance.json is missing"),
+        (instead("provenance.json", lambda p: p.write_text('{"digests": 1}')), "provenance.json has no digests"),
+        (
+            instead("provenance.json", lambda p: p.write_text('{"digests": {}}')),
+            "provenance.json has no digest of the data",
+        ),
+        (
+            instead("provenance.json", lambda p: p.symlink_to(p.parents[1] / "outside.json")),
+            "provenance.json cannot be read (it is a link out of the run's folder)",
+        ),
+        (
+            instead("per_image.parquet", lambda p: p.write_bytes(b"PAR1 and no more")),
+            "per_image.parquet cannot be read (",
+        ),
+        (
+            instead(".hydra/overrides.yaml", lambda p: p.write_text("a: 1")),
+            ".hydra/overrides.yaml cannot be read (it is no list)",
+        ),
     ],
 )
 def test_a_hostile_or_damaged_file_is_named(tmp_path: Path, spoil: Callable[[Path], None], said: str):
     folder = write_run(tmp_path / "0", {"pipeline": "fg"}, [0.5] * 4)
     assert Run(folder).problem is None
+    (tmp_path / "outside.json").write_text("{}")
     spoil(folder)
     problem = Run(folder).problem
     assert problem is not None
@@ -211,6 +236,86 @@ def test_the_parts_of_an_override():
         "pipeline", "pipeline", "a.b", "trainer",
     ]  # fmt: skip
     assert unescaped(r"fg_threshold=quantile\:0.9") == "fg_threshold=quantile:0.9"
+
+
+def test_a_name_that_is_no_utf8_is_shown_as_its_bytes(tmp_path: Path):
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "overrides.yaml").write_text('- "data.root=a\\uDCE9b\\\\udce9"\n')
+    assert Run(tmp_path).overrides == [r"data.root=a\xe9b\udce9"]
+
+
+@pytest.mark.parametrize(
+    ("chunks", "understood"),
+    [
+        ([{"example_ids": ["a"], "stored": {"images": "images/0"}}], True),
+        ([{"image_ids": ["a"], "stored": {"images": "images/0"}}], True),
+        ([{"ids": ["a"], "stored": {}}], False),
+        ([{"example_ids": ["a"]}], False),
+        ([{"image_ids": ["a"], "STORED": {}}], False),
+        ([{"example_ids": [1], "stored": {}}], False),
+        ([{"example_ids": ["a"], "stored": {"images": 1}}], False),
+        ({}, False),
+    ],
+)
+def test_what_was_taken_from_the_store_is_understood_or_refused(tmp_path: Path, chunks: object, understood: bool):
+    (tmp_path / "prepared.json").write_text(json.dumps({"chunks": chunks}))
+    if understood:
+        assert Run(tmp_path).prepared == chunks
+    else:
+        with pytest.raises(InputError, match=r"prepared\.json is not understood"):
+            _ = Run(tmp_path).prepared
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (InputError("no\n  such"), "failed", "no such"),
+        (ValueError(), "failed", "ValueError"),
+        (KeyboardInterrupt(), "interrupted", "KeyboardInterrupt"),
+    ],
+)
+def test_how_a_run_ended_stands_where_its_metrics_would(
+    tmp_path: Path, error: BaseException, status: str, said: str
+):
+    run = Run(tmp_path / "of a sweep" / "0")
+    run.fail(error)
+    assert json.loads((run.folder / "metrics.json").read_text()) == {
+        "identity": None, "status": status, "error": said, "metrics": {},
+    }  # fmt: skip
+    assert (run.outcome.status, run.outcome.error) == (status, said)
+    run.begin()
+    run.begin()  # there is nothing to forget
+    assert not run.has_ended
+    run.finish_without_metrics()
+    assert run.outcome.status == "finished"
+
+
+def test_a_full_disk_has_no_room_for_why_a_run_failed(tmp_path: Path):
+    (tmp_path / "0").touch()  # no folder can be made there
+    Run(tmp_path / "0").fail(InputError("no room"))
+    assert (tmp_path / "0").read_bytes() == b""
+
+
+def test_a_run_is_finished_with_a_note_and_taken_over_drawings(tmp_path: Path):
+    given = Run(write_run(tmp_path / "given", {}, [0.5] * 4))
+    run = Run(tmp_path / "of a sweep" / "0")
+    run.finish(
+        identity="x",
+        metrics={},
+        per_image=given.images.reset_index(),
+        predictions=given.predictions.reset_index(),
+        prepared=[],
+        provenance=given.provenance,
+        upper_bound=False,
+        note="few clusters",
+    )
+    assert json.loads((run.folder / "metrics.json").read_text())["note"] == "few clusters"
+    for folder, content in ((run.folder, b"new"), (tmp_path / "1", b"old")):
+        (folder / "figures").mkdir(parents=True)
+        (folder / "figures" / "worst.png").write_bytes(content)
+    other = Run(tmp_path / "1")
+    other.reuse(run)
+    assert other.drawings()["worst"].read_bytes() == b"new"
 
 
 def test_what_was_left_out_is_a_table(tmp_path: Path):
