@@ -171,13 +171,14 @@ def run_job(cfg: DictConfig) -> float | None:
 
 def _failed(run: Run, error: Exception, *, sweeping: bool) -> None:
     """Record that a job failed; raise the error of a single run again, unless one line says it."""
-    run.fail(error)
-    if sweeping:
+    used_up = _used_up(error)
+    run.fail(used_up or error)
+    if used_up is None:
+        if not sweeping:
+            raise error
         log.exception("job failed")
-    elif (used_up := _used_up(error)) is not None:
+    elif not sweeping:  # of a job, the sweep says it
         _input_errors.append(used_up)
-    else:
-        raise error
 
 
 def hidden_values(cfg: DictConfig) -> dict[str, str]:

@@ -100,6 +100,24 @@ def test_a_bug_in_a_job_does_not_end_the_sweep(run, monkeypatch):
     assert "ZeroDivisionError: a bug" in (path.parent / "0" / "run.log").read_text()
 
 
+def test_a_job_without_memory_says_what_to_do(run, monkeypatch):
+    evaluate, asked = Experiment.evaluate, iter([MemoryError("Unable to allocate 8.00 GiB for an array")])
+
+    def greedy(*given: object, **more: object) -> object:
+        for error in asked:
+            raise error
+        return evaluate(*given, **more)
+
+    monkeypatch.setattr(Experiment, "evaluate", greedy)
+    done = run("-m", "pipeline=fgbg,fg")
+    assert done.code == 1
+    (path,) = done.folder.rglob("sweep.csv")
+    table = pd.read_csv(path)
+    assert table["status"].tolist() == ["failed", "finished"]
+    assert table["error"][0].startswith("there is no memory left (Unable to allocate 8.00 GiB for an array): use")
+    assert "Traceback" not in done.err
+
+
 def test_a_typo_in_a_sweep_is_refused_before_any_job(run):
     done = run("-m", "pipeline=fg,fgbg", "bg_treshold=0.1,0.2")
     assert done.code == 1
