@@ -18,11 +18,11 @@ explore: $(INSTALLED)
 	@$(BIN)/python run.py task=explore $(ARGS)
 
 # A process per core, up to four, with one thread each: most tests keep no second one busy.
-# Shapes and dtypes of annotations are checked meanwhile, which takes half as long again.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+MAY_BE_NONE = $(if $(ARGS),|| test $$? = 5)# as ARGS="-k …" may choose slow tests only
 
-test: $(INSTALLED)
-	@$(PYTEST) --jaxtyping-packages=gradsam_exp,studies,beartype.beartype $(ARGS)
+test: quick
+	@$(PYTEST) -m slow $(ARGS) $(MAY_BE_NONE)
 
 # What is installed in the environment shows through in another, whose own packages count first.
 beneath = $(BIN)/python -c 'import site; print("import site; site.addsitedir(%r)" % site.getsitepackages()[0])' \
@@ -51,9 +51,10 @@ $(DOCS)/.installed: $(INSTALLED)
 	@$(call beneath,$(DOCS))
 	@touch $@
 
-# The tests that take no training and start no processes.
+# The tests that take no training and start no processes, with the shapes and dtypes of annotations checked; what
+# runs whole commands does without, which take half as long again with them.
 quick: $(INSTALLED)
-	@$(PYTEST) -m "not slow" $(ARGS)
+	@$(PYTEST) -m "not slow" --jaxtyping-packages=gradsam_exp,studies,beartype.beartype $(ARGS) $(MAY_BE_NONE)
 
 # Faults, load and fuzzing with large counts: hours on two cores. See docs/reliability.md.
 soak: $(INSTALLED)

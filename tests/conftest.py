@@ -11,7 +11,6 @@ import threading
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
-import jaxtyping
 import pytest
 import torch
 
@@ -28,7 +27,6 @@ os.environ["WANDB_MODE"] = "offline"
 os.environ["WANDB_SILENT"] = "true"
 
 COMMANDS = ("python", "wandb", "gradsam")
-AS_RUN = {"e2e", "faults", "packaging", "tracking"}  # whose slow tests run without checks of shapes and types
 _quick: list[str] = []  # the test that is running, unless it is slow
 _started: list[str] = []  # what it has started
 
@@ -46,11 +44,9 @@ sys.addaudithook(_refuse_processes)
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Keep the quick tests from starting processes, by whichever way; run whole commands as a person runs them."""
-    slow = item.get_closest_marker("slow") is not None
-    if not slow:
+    """Keep the quick tests from starting processes, by whichever way."""
+    if item.get_closest_marker("slow") is None:
         _quick.append(item.nodeid)
-    jaxtyping.config.update("jaxtyping_disable", slow and item.path.parent.name in AS_RUN)
     try:
         return (yield)
     finally:

@@ -2,46 +2,29 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import random
-import runpy
-import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pandas as pd
 import psutil
 import pytest
 
-from tests.e2e.conftest import ROOT
+from tests.faults import clean
 from tests.faults.counts import only_soaking, soaked
 from tests.faults.test_signals import waited_for
 
 SWEEP = ("-m", "pipeline=fg,fgbg", "bg_threshold=0.1,0.2", "resume=true")
 JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
 IN_A_ROW = 5  # times that one sweep is killed before it is let come to its end
+SAID = "said.txt"
 TABLES = ("per_image.parquet", "predictions.parquet")
-PRELOADED = ("gradsam_exp.tasks.evaluate", "gradsam_exp.reports.page", "gradsam_exp.reports.sweep")
-CLEAN = multiprocessing.get_context("forkserver")
 
 
-def _sweep(overrides: list[str], said: Path) -> None:
-    """``python run.py …`` with everything it prints in a file."""
-    file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
-    os.chdir(ROOT)
-    sys.argv = ["run.py", *overrides]
-    runpy.run_path("run.py", run_name="__main__")
-
-
-def start(root: Path, overrides: list[str]) -> multiprocessing.process.BaseProcess:
-    """Start the sweep in a child of a process that has imported everything already and done nothing else."""
+def start(root: Path, overrides: list[str]) -> BaseProcess:
     root.mkdir(exist_ok=True)
-    process = CLEAN.Process(target=_sweep, args=([*SWEEP, *overrides, f"output_root={root}"], root / "said.txt"))
-    process.start()
-    return process
+    return clean.start([*SWEEP, *overrides, f"output_root={root}"], root / SAID)
 
 
 def killed_after(seconds: float, root: Path, overrides: list[str]) -> bool:
@@ -52,7 +35,7 @@ def killed_after(seconds: float, root: Path, overrides: list[str]) -> bool:
     process.kill()  # it alone: what it has started ends by itself
     process.join()
     assert waited_for(lambda: not any(map(_works, family)), 30), "what the sweep had started works on"
-    assert process.exitcode in (0, -9), (root / "said.txt").read_text()
+    assert process.exitcode in (0, -9), (root / SAID).read_text()
     return process.exitcode == -9
 
 
@@ -67,7 +50,7 @@ def finished(root: Path, overrides: list[str]) -> dict[str, pd.DataFrame]:
     """Let the sweep come to its end; gives its table, and the tables of its jobs."""
     process = start(root, overrides)
     process.join()
-    assert process.exitcode == 0, (root / "said.txt").read_text()
+    assert process.exitcode == 0, (root / SAID).read_text()
     path = max(root.rglob("sweep.csv"), key=lambda path: path.stat().st_mtime)
     jobs = sorted(job.parent for job in path.parent.glob("*/metrics.json"))
     of_jobs = {f"{job.name}/{name}": pd.read_parquet(job / name) for job in jobs for name in TABLES}
@@ -84,14 +67,10 @@ def finished(root: Path, overrides: list[str]) -> dict[str, pd.DataFrame]:
     ],
 )
 def test_killed_at_random_moments(
-    random_weights: list[str], tmp_path: Path, more: tuple[str, ...], wanted: int, monkeypatch, capsys
+    random_weights: list[str], tmp_path: Path, more: tuple[str, ...], wanted: int, capsys
 ):
-    monkeypatch.chdir(ROOT)
     overrides = ["limit=8", "logger=none", "task.figures=false", *random_weights, *more]
-    CLEAN.set_forkserver_preload([*PRELOADED, __name__])
-    first = CLEAN.Process(target=int)  # does nothing; the process that all are children of starts with it
-    first.start()
-    first.join()
+    clean.warm()
     began = time.monotonic()
     right = finished(tmp_path / "undisturbed", overrides)
     whole = time.monotonic() - began
