@@ -77,7 +77,7 @@ def test_a_long_sweep_takes_no_more_at_its_end_than_at_its_beginning(run, monkey
 def test_little_memory_means_smaller_batches_or_one_line(
     random_weights: list[str], tmp_path: Path, megabytes: int, capsys
 ):
-    """PyTorch's own kernels do not check each allocation: now and then one ends the process (docs/reliability.md)."""
+    """PyTorch's kernels do not check each allocation: now and then one ends the process (docs/reliability.md)."""
     clean.warm()
     overrides = [
         "limit=400",
