@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.e2e.conftest import ROOT
+from tests import preloaded
 from tests.packaging.conftest import install_plugin
 
 pytestmark = pytest.mark.slow
@@ -33,8 +30,8 @@ class Copy:
 
     def fill(self) -> None:
         for name in ("gradsam_exp", "conf"):
-            shutil.copytree(ROOT / name, self.root / name, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(ROOT / "run.py", self.root)
+            shutil.copytree(preloaded.ROOT / name, self.root / name)
+        shutil.copy(preloaded.ROOT / "run.py", self.root)
 
     def run(self, *overrides: str) -> tuple[Mapping[str, int], dict[str, float], bool]:
         """How many chunks of each stage were made, the metrics, and whether an earlier run was taken."""
@@ -52,13 +49,13 @@ class Copy:
         found = {edit: set(names) for edit, names in json.loads(out).items()}
         return {edit: {name.partition(" ")[0] for name in names} for edit, names in found.items()}
 
-    def _python(self, *command: str | Path) -> str:
-        environment = {**os.environ, "PYTHONPATH": f"{self.root}{os.pathsep}{self.folder / 'plugins'}"}
-        done = subprocess.run(
-            [sys.executable, *command], cwd=self.root, env=environment, capture_output=True, text=True, check=False
+    def _python(self, script: str | Path, *arguments: str) -> str:
+        started = preloaded.start(
+            script, arguments, self.folder, root=self.root, packages=[self.folder / "plugins"]
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        started.process.join()
+        assert started.process.exitcode == 0, started.err.read_text()
+        return started.out.read_text()
 
     def _stored(self) -> Counter[str]:
         return Counter({stage: len(list((self.store / stage).glob("*.safetensors"))) for stage in STAGES})

@@ -4,38 +4,37 @@ from __future__ import annotations
 
 import random
 import time
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pandas as pd
 import psutil
 import pytest
 
-from tests.faults import clean
+from tests import preloaded
 from tests.faults.counts import only_soaking, soaked
 from tests.faults.test_signals import waited_for
+from tests.preloaded import Preloaded
 
 SWEEP = ("-m", "pipeline=fg,fgbg", "bg_threshold=0.1,0.2", "resume=true")
 JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
 IN_A_ROW = 5  # times that one sweep is killed before it is let come to its end
-SAID = "said.txt"
 TABLES = ("per_image.parquet", "predictions.parquet")
 
 
-def start(root: Path, overrides: list[str]) -> BaseProcess:
+def start(root: Path, overrides: list[str]) -> Preloaded:
     root.mkdir(exist_ok=True)
-    return clean.start([*SWEEP, *overrides, f"output_root={root}"], root / SAID)
+    return preloaded.start("run.py", [*SWEEP, *overrides, f"output_root={root}"], root)
 
 
 def killed_after(seconds: float, root: Path, overrides: list[str]) -> bool:
     """Start the sweep and kill it at this moment; False if it has come to its end before."""
-    process = start(root, overrides)
+    process, _, err = start(root, overrides)
     process.join(seconds)
     family = [] if process.exitcode is not None else psutil.Process(process.pid).children(recursive=True)
     process.kill()  # it alone: what it has started ends by itself
     process.join()
     assert waited_for(lambda: not any(map(_works, family)), 30), "what the sweep had started works on"
-    assert process.exitcode in (0, -9), (root / SAID).read_text()
+    assert process.exitcode in (0, -9), err.read_text()
     return process.exitcode == -9
 
 
@@ -48,9 +47,9 @@ def _works(process: psutil.Process) -> bool:
 
 def finished(root: Path, overrides: list[str]) -> dict[str, pd.DataFrame]:
     """Let the sweep come to its end; gives its table, and the tables of its jobs."""
-    process = start(root, overrides)
+    process, _, err = start(root, overrides)
     process.join()
-    assert process.exitcode == 0, (root / SAID).read_text()
+    assert process.exitcode == 0, err.read_text()
     path = max(root.rglob("sweep.csv"), key=lambda path: path.stat().st_mtime)
     jobs = sorted(job.parent for job in path.parent.glob("*/metrics.json"))
     of_jobs = {f"{job.name}/{name}": pd.read_parquet(job / name) for job in jobs for name in TABLES}
@@ -70,7 +69,7 @@ def test_killed_at_random_moments(
     random_weights: list[str], tmp_path: Path, more: tuple[str, ...], wanted: int, capsys
 ):
     overrides = ["limit=8", "logger=none", "task.figures=false", *random_weights, *more]
-    clean.warm()
+    preloaded.warm()
     began = time.monotonic()
     right = finished(tmp_path / "undisturbed", overrides)
     whole = time.monotonic() - began

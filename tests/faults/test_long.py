@@ -15,8 +15,7 @@ import psutil
 import pytest
 
 from gradsam_exp.tasks import evaluate
-from tests.e2e.conftest import ROOT
-from tests.faults import clean
+from tests import preloaded
 from tests.faults.counts import only_soaking, soaked
 
 JOBS = soaked(20, 200)
@@ -78,22 +77,17 @@ def test_little_memory_means_smaller_batches_or_one_line(
     random_weights: list[str], tmp_path: Path, megabytes: int, capsys
 ):
     """PyTorch's kernels do not check each allocation: now and then one ends the process (docs/reliability.md)."""
-    clean.warm()
-    overrides = [
-        "limit=400",
-        "batch_size=4096",
-        "pipeline=fgbg",
-        "logger=none",
-        "task.figures=false",
-        *random_weights,
-    ]
-    process = clean.start([*overrides, f"output_root={tmp_path}"], tmp_path / "said", megabytes)
+    much = ["limit=400", "batch_size=4096", "pipeline=fgbg", "task.figures=false", f"output_root={tmp_path}"]
+    modules = ["gradsam_exp.tasks.evaluate", "gradsam_exp.reports.page"]
+    process, _, err = preloaded.start(
+        "run.py", [*much, "logger=none", *random_weights], tmp_path, imports=modules, megabytes=megabytes
+    )
     process.join()
     if process.exitcode == -signal.SIGSEGV:
         with capsys.disabled():
             print(f"\nsoak: with {megabytes} MB a library ended the process")
         return
-    said = (tmp_path / "said").read_text()
+    said = err.read_text()
     assert process.exitcode in (0, 1), said
     assert process.exitcode == 0 or said.strip().splitlines()[-1].startswith("gradsam_exp: "), said
     assert "Traceback" not in said
@@ -104,7 +98,7 @@ def test_little_memory_means_smaller_batches_or_one_line(
 @only_soaking
 def test_memory_does_not_depend_on_the_number_of_images(capsys):
     command = [sys.executable, "-m", "benchmarks.growth", "--one", "5000"]
-    finished = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    finished = subprocess.run(command, cwd=preloaded.ROOT, check=True, stdout=subprocess.PIPE, text=True)
     found = json.loads(finished.stdout.splitlines()[-1])
     with capsys.disabled():
         print(f"\nsoak: 5000 images: {found}")
