@@ -19,10 +19,16 @@ explore: $(INSTALLED)
 
 # A process per core, up to four, with one thread each: most tests keep no second one busy.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
-MAY_BE_NONE = $(if $(ARGS),|| test $$? = 5)# as ARGS="-k …" may choose slow tests only
 
-test: quick
-	@$(PYTEST) -m slow $(ARGS) $(MAY_BE_NONE)
+# Where tensors are computed with, shapes and dtypes of annotations are checked, which takes half as long again.
+CHECKED := $(addprefix tests/,classifiers data engine explainers metrics prompts refiners segmenters selectors training)
+test: $(INSTALLED)
+ifdef ARGS
+	@$(PYTEST) $(ARGS)
+else
+	@$(PYTEST) $(CHECKED) --jaxtyping-packages=gradsam_exp,beartype.beartype
+	@$(PYTEST) $(addprefix --ignore=,$(CHECKED))
+endif
 
 # What is installed in the environment shows through in another, whose own packages count first.
 beneath = $(BIN)/python -c 'import site; print("import site; site.addsitedir(%r)" % site.getsitepackages()[0])' \
@@ -51,10 +57,9 @@ $(DOCS)/.installed: $(INSTALLED)
 	@$(call beneath,$(DOCS))
 	@touch $@
 
-# The tests that take no training and start no processes, with the shapes and dtypes of annotations checked; what
-# runs whole commands does without, which take half as long again with them.
+# The tests that train nothing, run no commands and start no processes.
 quick: $(INSTALLED)
-	@$(PYTEST) -m "not slow" --jaxtyping-packages=gradsam_exp,studies,beartype.beartype $(ARGS) $(MAY_BE_NONE)
+	@$(PYTEST) -m "not slow" $(ARGS)
 
 # Faults, load and fuzzing with large counts: hours on two cores. See docs/reliability.md.
 soak: $(INSTALLED)

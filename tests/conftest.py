@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import http.server
 import os
 import shutil
@@ -27,6 +28,7 @@ os.environ["WANDB_MODE"] = "offline"
 os.environ["WANDB_SILENT"] = "true"
 
 COMMANDS = ("python", "wandb", "gradsam")
+gc.set_threshold(50_000, 20, 20)  # so many objects are there that looking at all takes a second
 _quick: list[str] = []  # the test that is running, unless it is slow
 _started: list[str] = []  # what it has started
 
@@ -40,6 +42,14 @@ def _refuse_processes(event: str, arguments: tuple[object, ...]) -> None:
 
 
 sys.addaudithook(_refuse_processes)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What runs commands is slow."""
+    for item in items:
+        if {"run", "command"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker("slow")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -13,6 +13,7 @@ import gradsam_exp as gs
 from gradsam_exp.engine.plan import plan
 from gradsam_exp.engine.session import Job
 from gradsam_exp.segmenters.sam import SamSegmenter
+from tests.faults.counts import only_soaking
 
 
 def files(folder: Path) -> list[bytes]:
@@ -26,7 +27,10 @@ def made_here(*_: object) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("limit", "devices", "chunks"),
-    [pytest.param(150, 2, 3, id="uneven"), pytest.param(72, 3, 2, id="fewer-chunks-than-processes")],
+    [
+        pytest.param(150, 2, 3, id="uneven"),
+        pytest.param(72, 3, 2, id="fewer-chunks-than-processes", marks=only_soaking),
+    ],
 )
 def test_two_processes_give_what_one_gives(
     run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, devices: int, chunks: int
@@ -50,6 +54,7 @@ def test_two_processes_give_what_one_gives(
 
 
 @pytest.mark.slow
+@only_soaking
 def test_a_sweep_on_two_processes_is_one_sweep_and_spawns_them_once(run):
     done = run("-m", "pipeline=fg,fgbg", "devices=2", "limit=72")
     assert done.code == 0, done.err

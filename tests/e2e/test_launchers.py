@@ -22,6 +22,7 @@ from hydra.core.config_store import ConfigStore
 from gradsam_exp.app.launchers import PLUGINS
 from tests.app.test_launchers import composed
 from tests.e2e.conftest import ROOT
+from tests.faults.counts import only_soaking
 
 pytestmark = pytest.mark.slow
 ADDRESS = "hydra.launcher.ray.init.address"
@@ -74,7 +75,7 @@ def sequential(sweep: Callable[..., Sweep]) -> Sweep:
     return sweep(*SWEEP)
 
 
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "ray"])
+@pytest.mark.parametrize("launcher", ["joblib", pytest.param("submitit_local", marks=only_soaking), "ray"])
 def test_a_parallel_sweep_gives_what_a_sequential_one_gives(launcher: str, sweep, sequential: Sweep):
     installed(f"hydra/launcher/{launcher}")
     done = sweep(f"hydra/launcher={launcher}", *SWEEP)
@@ -141,6 +142,7 @@ def test_a_ray_node_that_dies_does_not_end_the_sweep(ray_nodes, tmp_path: Path, 
     assert statuses.count("finished") >= 5, "at most the job of the dead node is lost"
 
 
+@only_soaking
 def test_ctrl_c_in_a_parallel_sweep_keeps_what_was_finished(tmp_path: Path, random_weights: list[str]):
     installed("hydra/launcher/joblib")
     process = subprocess.Popen(

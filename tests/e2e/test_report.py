@@ -23,6 +23,7 @@ from gradsam_exp.runs.comparison import Runs
 from gradsam_exp.runs.folder import Run
 from gradsam_exp.runs.sweep import collect_runs
 from tests.e2e.conftest import ROOT
+from tests.faults.counts import only_soaking
 from tests.reports.finished_runs import write_run
 
 EVIL = "<script>document.title='evil'<"  # a class, and so the start of its images' names
@@ -205,6 +206,7 @@ def test_a_point_of_the_scatter_shows_its_image(opened: Opened):
 
 
 @pytest.mark.slow
+@only_soaking
 def test_the_command_below_a_picture_opens_it_in_the_explorer(opened: Opened):
     page = opened.page
     page.select_option("#run-a", "1")
@@ -302,7 +304,7 @@ def test_the_command_that_makes_a_run_again_is_copied(opened: Opened, sweep: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("width", "scheme"), [(400, "light"), (1600, "dark")])
+@pytest.mark.parametrize(("width", "scheme"), [(400, "light"), pytest.param(1600, "dark", marks=only_soaking)])
 def test_any_width_in_light_and_dark(chromium: Any, sweep: Path, width: int, scheme: str):
     opened = Opened(chromium, sweep / "report.html", viewport={"width": width, "height": 800}, color_scheme=scheme)
     page = opened.page
@@ -447,6 +449,7 @@ def test_without_true_masks_there_are_pictures_all_the_same(chromium: Any, run, 
 
 
 @pytest.mark.slow
+@only_soaking
 def test_runs_whose_images_are_gone_are_compared_without(chromium: Any, sweep: Path, run, tmp_path: Path):
     moved = tmp_path / "elsewhere"
     shutil.copytree(sweep, moved)

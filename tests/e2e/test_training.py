@@ -65,6 +65,7 @@ def test_a_trained_classifier_is_trained_further(run, random_weights):
     assert "task.start is a classifier with backbone_name=resnet18, but this training has resnet34" in other.err
 
 
+@only_soaking
 def test_trainings_can_be_swept(run):
     done = run("-m", "task=train", "task.epochs=1", "model.seed=0,1", *SMALL, defaults=False)
     assert done.code == 0, done.err
@@ -224,7 +225,8 @@ def outlined(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("architecture", [pytest.param("vit", marks=only_soaking), "lite0"])
+@only_soaking
+@pytest.mark.parametrize("architecture", ["vit", "lite0"])
 def test_an_interrupted_and_resumed_training_of_a_sam_is_uninterrupted(run, monkeypatch, outlined, architecture):
     given = [*TINY_SAM, "task.steps=6", "task.tight_clusters=0.5", "task.idle_background=0.5"]
     given += [f"task.architecture={architecture}", f"task.photographs={outlined}", "task.drawn_share=0.5"]
@@ -313,6 +315,7 @@ def coloured(root: Path, counts: dict[str, dict[str, int]]) -> Path:
     return root
 
 
+@only_soaking
 def test_a_split_may_lack_a_class_and_the_printed_command_runs(run, tmp_path: Path):
     """A class called "all" that only train has; the folder's name needs quotes in a shell and in Hydra."""
     some = {"dog": 3, "emu": 3}
@@ -367,6 +370,7 @@ def test_a_training_without_a_best_epoch_keeps_no_weights(run, tmp_path: Path, o
     assert not list(done.folder.rglob("classifier.safetensors"))
 
 
+@only_soaking
 def test_the_number_of_workers_changes_no_weight(run, tmp_path: Path):
     some = {"dog": 4, "emu": 4}
     root = coloured(tmp_path / "own", {"train": some, "val": some, "test": some})
@@ -416,6 +420,7 @@ def test_a_classifier_with_nan_is_not_evaluated(run, tmp_path: Path, suffix: str
         assert done.err.count("\n") == 1
 
 
+@only_soaking
 def test_a_network_that_starts_from_imagenet_loads_from_its_own_file(run, monkeypatch, tmp_path: Path):
     """`maxvit_t` has a last layer without bias. The weights of the hub are ones that are made here."""
     import torchvision

@@ -20,6 +20,7 @@ from gradsam_exp.metrics.heatmaps import PointingGame, Sparsity
 from gradsam_exp.metrics.masks import MeanMaskIoU
 from gradsam_exp.metrics.points import PointDistance
 from gradsam_exp.types import Heatmaps
+from tests.faults.counts import only_soaking
 
 CONF = Path(__file__).parents[2] / "conf" / "metrics"
 
@@ -165,6 +166,7 @@ def _measure(rank: int, port: int, folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
+@only_soaking
 def test_processes_find_the_mean_over_all_images(tmp_path: Path):
     spawn(_measure, (_free_port(), tmp_path), nprocs=2)
     predicted, truth = masks()

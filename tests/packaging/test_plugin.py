@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.counts import only_soaking
 from tests.packaging.conftest import ROOT, Environment
 from tests.packaging.test_wheel import FOUR_IMAGES
 
@@ -27,6 +28,7 @@ def test_its_strategy_is_listed_and_runs(environment: Environment, plugin: Path,
     assert metrics["miou"]["mean"] > 0.5
 
 
+@only_soaking
 def test_its_knobs_are_checked_and_it_is_swept_in_other_processes(
     environment: Environment, plugin: Path, tmp_path: Path
 ):

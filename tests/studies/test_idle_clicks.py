@@ -16,7 +16,7 @@ from studies.idle_clicks import study
 from studies.idle_clicks.__main__ import main
 from studies.idle_clicks.arms import ARMS, CONTROL, DOSES, NONE, Arm
 from studies.idle_clicks.findings import MEASURES, compared, dose_cells, draw_doses, measured, two_level
-from tests.faults.counts import SOAKING, soaked
+from tests.faults.counts import SOAKING, only_soaking
 
 TINY = ("task.steps=2", "task.steps_per_epoch=2", "task.batch_size=1", "task.targets=2", "limit=5")
 
@@ -123,16 +123,14 @@ def small_cifar10(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_the_study_of_idle_clicks(
-    tmp_path: Path, small_cifar10: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    monkeypatch.setattr(study, "GROUNDS", grounds := soaked({"leaky": study.GROUNDS["leaky"]}, study.GROUNDS))
+@only_soaking
+def test_the_study_of_idle_clicks(tmp_path: Path, small_cifar10: Path, capsys: pytest.CaptureFixture[str]):
     given = [f"output_root={tmp_path}", f"cifar10_root={small_cifar10}", *TINY]
     assert main(["--seeds=1", *given]) == 0
     assert "## leaky, 5 examples" in capsys.readouterr().out
     (text,) = (tmp_path / "idle_clicks").rglob("idle.md")
     found = pd.read_csv(text.parent / "idle.csv")
-    assert len(found) == len(grounds) * (6 + 5 + 1) * 3
+    assert len(found) == len(study.GROUNDS) * (6 + 5 + 1) * 3
     assert {path.name for path in text.parent.iterdir()} == {"runs", "idle.md", "idle.csv", "idle.png", "idle.pdf"}
     ious = [
         pd.read_parquet(text.parent / "runs" / f"leaky_background-40-seed0_{name}" / "per_image.parquet")["iou"]

@@ -25,6 +25,7 @@ from gradsam_exp.tracking.examples import chosen_images, common_images
 from gradsam_exp.tracking.pictures import numbers_table, plain
 from gradsam_exp.tracking.settings import api_key
 from tests.e2e.conftest import ROOT
+from tests.faults.counts import only_soaking
 from tests.tracking.conftest import artifact, inspect, offline_runs, records, table
 
 
@@ -136,7 +137,7 @@ def test_a_sweep_of_four_is_four_runs_in_one_group(run):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dashes", ["", "--"])
+@pytest.mark.parametrize("dashes", ["", pytest.param("--", marks=only_soaking)])
 def test_a_run_of_an_agent_joins_its_sweep(run, monkeypatch, request, dashes: str):
     """The example's keys and values, given as ``wandb agent`` gives them; it sets two variables."""
     wandb.teardown()  # W&B reads variables once per process, and earlier tests have used it in this one
@@ -159,6 +160,7 @@ def test_a_run_of_an_agent_joins_its_sweep(run, monkeypatch, request, dashes: st
 
 
 @pytest.mark.slow
+@only_soaking
 def test_jobs_that_are_the_same_run_are_shown_once(run):
     done = run("-m", "pipeline=fg", "bg_threshold=0.05,0.1", "logger=wandb", "limit=4")
     assert len(done.runs) == 2

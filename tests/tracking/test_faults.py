@@ -18,6 +18,7 @@ from gradsam_exp.app import process
 from gradsam_exp.tasks import evaluate
 from gradsam_exp.tracking import evaluation, upload
 from gradsam_exp.tracking.upload import PROBE_S, Uploads, why_not
+from tests.faults.counts import only_soaking, soaked
 from tests.tracking.conftest import inspect, offline_runs, table
 from tests.tracking.server import Server, closed_port
 
@@ -122,7 +123,7 @@ def test_a_server_that_works_gets_everything(run, server: Server):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", ["refuses", "hangs", "401", "500"])
+@pytest.mark.parametrize("fault", soaked(["refuses", "500"], ["refuses", "hangs", "401", "500"]))
 def test_a_server_out_of_order_costs_a_warning(run, monkeypatch, server, hanging, seconds, fault: str):
     server.answer = int(fault) if fault.isdigit() else None
     address = {"refuses": closed_port(), "hangs": hanging}.get(fault, server.url)
@@ -138,7 +139,7 @@ def test_a_server_out_of_order_costs_a_warning(run, monkeypatch, server, hanging
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("fault", "after"), [(500, 1), (500, 5), ("hang", 3), (401, 2)])
+@pytest.mark.parametrize(("fault", "after"), soaked([("hang", 3)], [(500, 1), (500, 5), ("hang", 3), (401, 2)]))
 def test_a_server_that_fails_in_the_middle(run, monkeypatch, server, seconds, fault, after: int):
     server.answer, server.after = fault, after
     done = online(run, monkeypatch, server.url)
@@ -159,6 +160,7 @@ def test_a_server_that_fails_in_the_middle(run, monkeypatch, server, seconds, fa
 
 
 @pytest.mark.slow
+@only_soaking
 def test_a_sweep_asks_a_dead_server_once(run, monkeypatch, hanging, seconds):
     asked: list[str] = []
     monkeypatch.setattr(upload, "why_not", lambda address, key: asked.append(address) or why_not(address, key))

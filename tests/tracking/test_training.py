@@ -9,6 +9,7 @@ import pytest
 from gradsam_exp.classifiers.checkpoints import find_classifier
 from gradsam_exp.engine.session import Job
 from gradsam_exp.tracking import training
+from tests.faults.counts import only_soaking
 from tests.tracking.conftest import artifact, inspect, offline_runs, records
 from tests.tracking.server import Server, closed_port
 
@@ -38,6 +39,7 @@ def test_the_curve_the_accuracies_and_the_weights_are_shown(run):
     assert files == {"classifier.safetensors": weights.resolve()}, "not copied"
 
 
+@only_soaking
 def test_an_evaluation_leads_back_to_the_training(run, monkeypatch):
     """Offline first; the server is told later, and by then knows the same artifact from both."""
     run(*SMALL, "task.epochs=1", defaults=False)
