@@ -79,11 +79,12 @@ def run_study(overrides: Sequence[str]) -> Path:
     """
     common = common_overrides("background_points", overrides, CHOSEN)
     chosen = {name: (*common, *own) for name, own in variants(compose(common)).items()}
-    configs = {name: compose(own) for name, own in chosen.items()}
-    folder = new_folder(configs["fg"])
+    oracle = compose(chosen["fg-oracle"])
+    folder = new_folder(oracle)
     runs, session = folder / "runs", Session()
     jobs = {name: Job(runs / name, own, sweep=runs, session=session) for name, own in chosen.items()}
-    dataset = plan(configs["fg-oracle"], jobs["fg-oracle"]).dataset  # refuses images without true masks
+    dataset = plan(oracle, jobs["fg-oracle"]).dataset  # refuses what is wrong, and images without true masks
+    configs = {name: compose(own) for name, own in chosen.items()}
     for name, job in jobs.items():
         miou = run_variant(configs[name], job)
         console.print(f"{name}: mIoU {miou:.4f}")

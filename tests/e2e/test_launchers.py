@@ -186,6 +186,7 @@ def test_optuna_looks_for_the_highest_miou(run):
     assert again["fg_threshold"].tolist() == table["fg_threshold"][:2].tolist(), "the same seed, the same search"
 
 
+@only_soaking
 def test_a_search_on_test_is_warned_about_and_one_that_finds_nothing_ends_in_one_line(sweep):
     installed("hydra/sweeper/optuna")
     done = sweep("hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "pipeline=fgbg",

@@ -10,6 +10,7 @@ import pytest
 
 from gradsam_exp.engine.stages.heatmaps import Explained
 from tests.e2e.conftest import Finished
+from tests.faults.counts import only_soaking
 
 SMALL = ["pipeline.points_per_side=3", "pipeline.pred_iou_thresh=0", "pipeline.stability_score_thresh=0"]
 Run = Callable[..., Finished]
@@ -24,6 +25,7 @@ def identity(folder: Path) -> str:
     return str(json.loads(newest.read_text())["identity"])
 
 
+@only_soaking
 def test_everything_mode_is_made_once_for_all_heatmaps_and_strategies(run: Run):
     folder = run("pipeline=fg").folder
     assert stored(folder, "everything") == 0

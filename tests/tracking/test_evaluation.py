@@ -235,6 +235,7 @@ def test_without_a_store_heatmaps_are_left_out_rather_than_computed_twice(tracke
 
 
 @pytest.mark.slow
+@only_soaking
 def test_a_run_that_was_taken_from_an_earlier_one_is_shown_as_well(run):
     run("pipeline=fg")
     done = run("pipeline=fg", "resume=true", "logger=wandb")
