@@ -21,12 +21,13 @@ explore: $(INSTALLED)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 # Where tensors are computed with, shapes and dtypes of annotations are checked, which takes half as long again.
-CHECKED := $(addprefix tests/,classifiers data engine explainers metrics prompts refiners segmenters selectors training)
+CHECKED := $(addprefix tests/,classifiers data engine explainers metrics prompts refiners segmenters selectors studies \
+	training faults/test_boundaries.py faults/test_properties.py)
 test: $(INSTALLED)
 ifdef ARGS
 	@$(PYTEST) $(ARGS)
 else
-	@$(PYTEST) $(CHECKED) --jaxtyping-packages=gradsam_exp,beartype.beartype
+	@$(PYTEST) $(CHECKED) --jaxtyping-packages=gradsam_exp,studies,beartype.beartype
 	@$(PYTEST) $(addprefix --ignore=,$(CHECKED))
 endif
 

@@ -99,6 +99,7 @@ def test_weights_that_are_no_numbers_are_not_loaded(tmp_path: Path, bad: float):
     saved(tmp_path, first=torch.zeros(2), second=torch.tensor([[0.0, bad]]))
     with pytest.raises(InputError, match=r"w\.safetensors: the weights in second are not all finite") as refused:
         open_weights(tmp_path / "w.safetensors").tensors()
+    assert "\n" not in str(refused.value)
     assert str(refused.value).endswith("; use another file, or train again with a lower task.learning_rate")
 
 

@@ -47,6 +47,7 @@ log = logging.getLogger("gradsam_exp")
 LEAST_HIDDEN = 4  # characters
 _INTERPOLATION = r"\$\{(?:[^${}]|\$\{[^${}]*\})*\}"  # one may stand in another
 
+_SAID_IN_ONE_LINE = (InputError, OmegaConfBaseException)
 _job_began = threading.Event()
 _input_errors: list[Exception] = []  # of a single run: what passes through Hydra comes out with a banner
 
@@ -146,16 +147,17 @@ def run_job(cfg: DictConfig) -> float | None:
         if not sweeping and cfg.task.name == RESUMED and cfg.store.enabled:
             error.add_note("the same command goes on with what is in the store")
         raise
-    except (InputError, OmegaConfBaseException) as error:
+    except Exception as error:
         hide(error, hidden)
         said = _used_up(error) or error
         run.fail(said)
-        if not sweeping:  # of a job, the sweep says it
+        if not isinstance(said, _SAID_IN_ONE_LINE):
+            if not sweeping:
+                raise
+            log.exception("job failed")
+        elif not sweeping:  # of a job, the sweep says it
             _input_errors.append(said)
-            refused = not run.has_begun
-    except Exception as error:
-        hide(error, hidden)
-        _failed(run, error, sweeping=sweeping)
+            refused = isinstance(error, _SAID_IN_ONE_LINE) and not run.has_begun
     else:
         if sweeping and not run.has_ended and not settings.dry_run:  # a task without metrics of its own
             run.finish_without_metrics()
@@ -167,18 +169,6 @@ def run_job(cfg: DictConfig) -> float | None:
         if refused or (cfg.dry_run and not sweeping):
             run.discard()
     return None
-
-
-def _failed(run: Run, error: Exception, *, sweeping: bool) -> None:
-    """Record that a job failed; raise the error of a single run again, unless one line says it."""
-    used_up = _used_up(error)
-    run.fail(used_up or error)
-    if used_up is None:
-        if not sweeping:
-            raise error
-        log.exception("job failed")
-    elif not sweeping:  # of a job, the sweep says it
-        _input_errors.append(used_up)
 
 
 def hidden_values(cfg: DictConfig) -> dict[str, str]:
