@@ -17,8 +17,9 @@ run: $(INSTALLED)
 explore: $(INSTALLED)
 	@$(BIN)/python run.py task=explore $(ARGS)
 
-# A process per core, up to four, with one thread each: most tests keep no second one busy.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+# A process more than there are cores, as tests also wait, up to four. One thread each: most keep no second core busy.
+WORKERS = $(shell $(BIN)/python -c "import os; print(min(4, os.cpu_count() + 1))")
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 # Where tensors are computed with, shapes and dtypes of annotations are checked, which takes half as long again.
 CHECKED := $(addprefix tests/,classifiers data engine explainers metrics prompts refiners segmenters selectors studies \

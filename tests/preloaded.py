@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import resource
 import runpy
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -65,6 +66,13 @@ def start(
     return Preloaded(process, said / "out.txt", said / "err.txt")
 
 
+def ended(program: Preloaded) -> tuple[int, str, str]:
+    """Wait for its end: the exit code and what it has printed."""
+    program.process.join()
+    assert program.process.exitcode is not None
+    return program.process.exitcode, program.out.read_text(), program.err.read_text()
+
+
 def warm() -> None:
     """Start the process that all scripts are children of, unless it runs."""
     process = _CONTEXT.Process(target=int)  # does nothing
@@ -83,6 +91,7 @@ def _run(
 ) -> None:
     for number, name in ((1, "out.txt"), (2, "err.txt")):
         os.dup2(os.open(said / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
     os.chdir(root)
     os.environ.clear()
     os.environ.update(environment)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 
 from gradsam_exp.classifiers.checkpoints import save_classifier
@@ -64,6 +65,12 @@ def run(
         given = {o.lstrip("+").partition("=")[0] for o in overrides}
         if defaults and "task" not in given:
             small.append("task.figures=false")  # drawing takes longer than everything else
+        if "task.figures" not in given:
+            monkeypatch.setattr("gradsam_exp.reports.sweep.write_curves", lambda *_: None)
+        if not any(o.startswith(("experiment=", "+experiment=", "hydra.mode=")) for o in overrides):
+            monkeypatch.setattr(
+                Hydra, "get_mode", lambda *_, **__: None
+            )  # which composes all to see that nobody set it
         flags = [o for o in overrides if o.startswith("-")]
         plain = [o for o in overrides if not o.startswith("-")]
         arguments = flags + [o for o in small if o.partition("=")[0] not in given] + plain
@@ -103,6 +110,6 @@ def chromium() -> Iterator[Any]:
         pytest.skip("NO CHROMIUM HERE: pages were not tried in a browser (apt-get install chromium)")
     api = pytest.importorskip("playwright.sync_api", reason="NO PLAYWRIGHT: pages were not tried in a browser")
     with api.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        browser = started.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
         yield browser
         browser.close()

@@ -28,7 +28,7 @@ def made_here(*_: object) -> None:
 @pytest.mark.parametrize(
     ("limit", "devices", "chunks"),
     [
-        pytest.param(150, 2, 3, id="uneven"),
+        pytest.param(130, 2, 3, id="uneven"),
         pytest.param(72, 3, 2, id="fewer-chunks-than-processes", marks=only_soaking),
     ],
 )

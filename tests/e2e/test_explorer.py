@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +18,8 @@ from PIL import Image
 
 from gradsam_exp.classifiers.checkpoints import save_classifier
 from gradsam_exp.classifiers.classifier import ImageClassifier
-from tests.e2e.conftest import ROOT
+from tests import preloaded
+from tests.faults.counts import only_soaking
 
 pytestmark = pytest.mark.slow
 
@@ -47,19 +47,21 @@ def started(tmp_path_factory: pytest.TempPathFactory, random_weights: list[str])
     )
     torch.manual_seed(0)
     classifier = save_classifier(ImageClassifier("resnet18", sorted(CLASSES)), folder / "classifier.safetensors")
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
-    program = subprocess.Popen(
-        [sys.executable, "run.py", "task=explore", "task.open_browser=false", "data=folder", "pipeline=fgbg"]
-        + [f"data.root={folder / 'data'}", f"output_root={folder / 'outputs'}", random_weights[1]]
-        + [f"model.checkpoint={classifier}"],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert program.stdout is not None
-    lines = iter(program.stdout.readline, "")
-    address = next((line.strip() for line in lines if line.startswith("http://")), None)
+    given = ["task=explore", "task.open_browser=false", "data=folder", "pipeline=fgbg", random_weights[1]]
+    given += [
+        f"data.root={folder / 'data'}",
+        f"output_root={folder / 'outputs'}",
+        f"model.checkpoint={classifier}",
+    ]
+    program = preloaded.start("run.py", given, folder)
+    address = None
+    while address is None and program.process.is_alive():
+        time.sleep(0.1)
+        lines = program.out.read_text().splitlines() if program.out.exists() else []
+        address = next((line.strip() for line in lines if line.startswith("http://")), None)
     yield program, address, folder
-    program.kill()
-    program.wait()
+    program.process.kill()
+    program.process.join()
 
 
 class Opened:
@@ -222,7 +224,7 @@ def test_names_stay_text_and_images_are_chosen(opened: Opened, started: Any):
     assert page.title() == "explorer · gradsam_exp"
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(400, "light"), (1600, "dark")])
+@pytest.mark.parametrize(("width", "scheme"), [(400, "light"), pytest.param(1600, "dark", marks=only_soaking)])
 def test_any_width_in_light_and_dark_and_for_every_reader(chromium: Any, started: Any, width: int, scheme: str):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="NO AXE: the page was not checked")
     page = Opened(chromium, started[1], viewport={"width": width, "height": 800}, color_scheme=scheme)
@@ -244,9 +246,9 @@ def test_any_width_in_light_and_dark_and_for_every_reader(chromium: Any, started
 
 def test_ctrl_c_ends_it_in_order(started: Any):
     program, _, folder = started
-    program.send_signal(signal.SIGINT)
-    out, err = program.communicate(timeout=60)
-    assert program.returncode == 130
+    os.kill(program.process.pid, signal.SIGINT)
+    code, out, err = preloaded.ended(program)
+    assert code == 130
     assert err.strip() == "gradsam_exp: interrupted; what was finished is kept"
     assert "Traceback" not in out
     assert not list(Path(folder).rglob("error.txt"))

@@ -20,6 +20,7 @@ import yaml
 from hydra.core.config_store import ConfigStore
 
 from gradsam_exp.app.launchers import PLUGINS
+from tests import preloaded
 from tests.app.test_launchers import composed
 from tests.e2e.conftest import ROOT
 from tests.faults.counts import only_soaking
@@ -71,11 +72,18 @@ def sweep(tmp_path_factory: pytest.TempPathFactory, random_weights: list[str]) -
 
 
 @pytest.fixture(scope="module")
-def sequential(sweep: Callable[..., Sweep]) -> Sweep:
-    return sweep(*SWEEP)
+def sequential(tmp_path_factory: pytest.TempPathFactory, random_weights: list[str]) -> Sweep:
+    root = tmp_path_factory.mktemp("sequential")
+    given = [*SWEEP, f"output_root={root}", "limit=8", "logger=none", *random_weights]
+    ended = preloaded.ended(preloaded.start("run.py", ["-m", *given], root))
+    (folder,) = (root / "evaluate").iterdir()
+    return Sweep(*ended, folder)
 
 
-@pytest.mark.parametrize("launcher", ["joblib", pytest.param("submitit_local", marks=only_soaking), "ray"])
+@pytest.mark.parametrize(
+    "launcher",
+    ["joblib", pytest.param("submitit_local", marks=only_soaking), pytest.param("ray", marks=only_soaking)],
+)
 def test_a_parallel_sweep_gives_what_a_sequential_one_gives(launcher: str, sweep, sequential: Sweep):
     installed(f"hydra/launcher/{launcher}")
     done = sweep(f"hydra/launcher={launcher}", *SWEEP)

@@ -22,6 +22,7 @@ from gradsam_exp.reports.page import write_page
 from gradsam_exp.runs.comparison import Runs
 from gradsam_exp.runs.folder import Run
 from gradsam_exp.runs.sweep import collect_runs
+from tests import preloaded
 from tests.e2e.conftest import ROOT
 from tests.faults.counts import only_soaking
 from tests.reports.finished_runs import write_run
@@ -47,12 +48,13 @@ def sweep(tmp_path_factory: pytest.TempPathFactory, random_weights: list[str]) -
         Image.fromarray(mask).save(folder / "data" / "masks" / "test" / name / f"{number:02}.png")
     torch.manual_seed(0)
     classifier = save_classifier(ImageClassifier("resnet18", sorted(CLASSES)), folder / "classifier.safetensors")
-    subprocess.run(
-        [sys.executable, "run.py", "-m", "pipeline=fg,fgbg", "bg_threshold=0.1,0.9", "logger=none", "data=folder"]
-        + [f"data.root={folder / 'data'}", f"output_root={folder / 'outputs'}", random_weights[1]]
-        + [f"model.checkpoint={classifier}", f"hydra.sweep.dir={folder / 'sweep'}"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    given = ["-m", "pipeline=fg,fgbg", "bg_threshold=0.1,0.9", "logger=none", "data=folder", random_weights[1]]
+    given += [
+        f"data.root={folder / 'data'}",
+        f"output_root={folder / 'outputs'}",
+        f"model.checkpoint={classifier}",
+    ]
+    preloaded.ended(preloaded.start("run.py", [*given, f"hydra.sweep.dir={folder / 'sweep'}"], folder))
     return folder / "sweep"
 
 

@@ -11,6 +11,7 @@ from pycocotools import mask as coco
 
 from gradsam_exp.data.backgrounds import Mixed, MixedMore
 from gradsam_exp.data.shapes import Crowded, Shapes
+from tests.faults.counts import only_soaking
 
 
 def metrics_of(finished) -> dict:
@@ -82,7 +83,7 @@ def test_a_run_says_if_its_intervals_hold_for_a_few_photographs(run):
     assert "note" not in json.loads((done.runs[-1] / "metrics.json").read_text())
 
 
-@pytest.mark.parametrize("size", [1, 5])
+@pytest.mark.parametrize("size", [pytest.param(1, marks=only_soaking), 5])
 def test_results_depend_on_the_batch_size_by_rounding_only(run, size: int):
     """Where nothing between layer and score has a kink.
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -20,7 +18,8 @@ from gradsam_exp.reports import sweep
 from gradsam_exp.runs.folder import Run
 from gradsam_exp.segmenters.sam import SamSegmenter
 from gradsam_exp.tasks.evaluate import _jobs_of_the_sweep
-from tests.e2e.conftest import ROOT
+from tests import preloaded
+from tests.faults.counts import only_soaking
 from tests.reports.finished_runs import write_run
 
 
@@ -160,7 +159,8 @@ def test_a_run_that_does_not_depend_on_what_is_varied_is_made_once(run, monkeypa
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("override", "queries"), [("", 8), ("store.answers_gb=0", 16), ("store.enabled=false", 16)]
+    ("override", "queries"),
+    [("", 8), ("store.answers_gb=0", 16), pytest.param("store.enabled=false", 16, marks=only_soaking)],
 )
 def test_prompts_that_jobs_have_in_common_are_decoded_once(
     run, monkeypatch: pytest.MonkeyPatch, override: str, queries: int
@@ -250,15 +250,16 @@ def test_runs_of_a_sweep_equal_single_runs(run):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sweep", [False, True], ids=["run", "sweep"])
-def test_ctrl_c_keeps_what_was_finished(tmp_path: Path, random_weights: list[str], sweep: bool):
-    arguments = ["-m", "limit=200", "bg_threshold=0.1,0.2,0.3,0.4,0.5,0.6"] if sweep else []
-    process = subprocess.Popen(
-        [sys.executable, "run.py", *arguments, "pipeline=fgbg", "logger=none", f"output_root={tmp_path}"]
-        + ["store.enabled=false", *random_weights],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "150"},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  (background jobs ignore it)
-    )  # fmt: skip
+@pytest.mark.parametrize(
+    "sweep", [pytest.param(False, marks=only_soaking, id="run"), pytest.param(True, id="sweep")]
+)
+def test_ctrl_c_keeps_what_was_finished(
+    tmp_path: Path, random_weights: list[str], sweep: bool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("COLUMNS", "150")
+    given = ["pipeline=fgbg", "logger=none", f"output_root={tmp_path}", "store.enabled=false", *random_weights]
+    many = ["-m", "limit=64", "bg_threshold=0.1,0.2,0.3,0.4,0.5,0.6"] if sweep else []
+    program = preloaded.start("run.py", [*many, *given], tmp_path)
     deadline = time.monotonic() + 120
     while (
         time.monotonic() < deadline
@@ -267,10 +268,11 @@ def test_ctrl_c_keeps_what_was_finished(tmp_path: Path, random_weights: list[str
         if started > ended and (ended or not sweep):
             break
         time.sleep(0.1)
-    time.sleep(1 if sweep else 4)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, out + err
+    time.sleep(1)
+    assert program.process.pid is not None
+    os.kill(program.process.pid, signal.SIGINT)
+    code, out, err = preloaded.ended(program)
+    assert code == 130, out + err
     assert err.strip().splitlines()[-1] == "gradsam_exp: interrupted; what was finished is kept"
     assert "Traceback" not in out + err
     statuses = [json.loads(path.read_text())["status"] for path in tmp_path.rglob("metrics.json")]

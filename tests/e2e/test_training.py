@@ -132,7 +132,9 @@ def same_training(one: Path, other: Path) -> bool:
     ("drawn", "workers", "at", "extra"),
     [
         pytest.param(True, 0, (3, 1), [], marks=only_soaking),
-        (True, 2, (1, 0), ["task.fresh=false", "+trainer.accumulate_grad_batches=2"]),
+        pytest.param(
+            True, 2, (1, 0), ["task.fresh=false", "+trainer.accumulate_grad_batches=2"], marks=only_soaking
+        ),
         pytest.param(False, 2, (3, 1), ["task.learning_rate=0.03"], marks=only_soaking),
         (False, 0, (2, 2), ["task.learning_rate=0.03", "+trainer.accumulate_grad_batches=2"]),
     ],

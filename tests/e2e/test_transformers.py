@@ -25,6 +25,7 @@ from gradsam_exp.engine import plan as assembly
 from gradsam_exp.engine.plan import Plan
 from gradsam_exp.tasks import evaluate
 from gradsam_exp.tracking.content import flat_config
+from tests.faults.counts import only_soaking
 
 
 def tiny_vit(num_classes: int = 1000, **_: Any) -> nn.Module:
@@ -66,7 +67,11 @@ def plans(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("model", "explainers"), [("vit_b_16", "gradcam,attention_relevance"), ("swin_t", "gradcam,layercam")]
+    ("model", "explainers"),
+    [
+        ("vit_b_16", "gradcam,attention_relevance"),
+        pytest.param("swin_t", "gradcam,layercam", marks=only_soaking),
+    ],
 )
 def test_a_transformer_is_trained_and_explained(run, model: str, explainers: str):
     small = ["background=noise", "data.lengths.train=8", "data.lengths.val=4", "data.lengths.test=4"]

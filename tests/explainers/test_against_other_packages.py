@@ -40,6 +40,7 @@ from gradsam_exp.explainers.gradient import (
 )
 from gradsam_exp.explainers.perturbation import AblationCAM, ScoreCAM
 from gradsam_exp.types import ExampleBatch
+from tests.faults.counts import only_soaking
 
 TARGETS = torch.tensor([0, 1, 2, 3, 4, 0])
 LAYERS = ["layer2.-1", "layer4.-1"]
@@ -141,7 +142,7 @@ def test_scorecam_equals_the_grad_cam_package(network, pixels: Tensor, monkeypat
     same(found, grad_cam_package(other.ScoreCAM, network, "layer2.-1", pixels, WANTED))
 
 
-@pytest.mark.parametrize("path", ["layer2.-1", pytest.param("layer4.-1", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("path", ["layer2.-1", pytest.param("layer4.-1", marks=only_soaking)])
 def test_ablationcam_equals_the_grad_cam_package(network, pixels: Tensor, path: str):
     found = AblationCAM(network, [path]).layer_maps(pixels, TARGETS).maps[0]
     same(found, grad_cam_package(other.AblationCAM, network, path, pixels, WANTED))

@@ -61,7 +61,7 @@ def finished(root: Path, overrides: list[str]) -> dict[str, pd.DataFrame]:
 @pytest.mark.parametrize(
     ("more", "wanted"),
     [
-        pytest.param((), soaked(3, 50), id="plain"),
+        pytest.param((), soaked(2, 50), id="plain"),
         pytest.param(JOBLIB, 10, id="joblib", marks=only_soaking),
     ],
 )

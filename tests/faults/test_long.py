@@ -48,7 +48,6 @@ def as_usual() -> Iterator[None]:
 @pytest.mark.timeout(3600)
 @pytest.mark.usefixtures("as_usual")
 def test_a_long_sweep_takes_no_more_at_its_end_than_at_its_beginning(run, monkeypatch: pytest.MonkeyPatch, capsys):
-    monkeypatch.setattr("gradsam_exp.reports.sweep.write_curves", lambda *_: None)
     process, measured, evaluated = psutil.Process(), Measured(), evaluate.run
 
     def measuring(config, job):

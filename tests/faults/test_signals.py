@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from gradsam_exp.app.ending import Terminated, ending_in_order, first_finishing
 from gradsam_exp.prompts.background import ForegroundBackground
 from gradsam_exp.training.fitting import build_trainer, fit
+from tests import preloaded
 from tests.e2e.conftest import ROOT
 from tests.tracking.conftest import inspect, offline_runs
 
@@ -53,13 +54,6 @@ def sent_in_job(number: int, sent: int, monkeypatch: pytest.MonkeyPatch) -> list
     return jobs
 
 
-@pytest.fixture
-def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes longer than all else."""
-    monkeypatch.setattr("gradsam_exp.reports.sweep.write_curves", lambda *_: None)
-
-
-@pytest.mark.usefixtures("no_curves")
 def test_a_signal_ends_a_sweep_in_order_and_resume_goes_on(run, monkeypatch: pytest.MonkeyPatch):
     jobs = sent_in_job(1, signal.SIGTERM, monkeypatch)
     done = run(*SWEEP)
@@ -91,7 +85,6 @@ def test_a_single_run_says_how_to_go_on(run, monkeypatch: pytest.MonkeyPatch, na
     assert json.loads((done.runs[0] / "metrics.json").read_text())["status"] == "interrupted"
 
 
-@pytest.mark.usefixtures("no_curves")
 def test_a_signal_that_comes_while_the_table_is_written_waits_for_it(run, monkeypatch: pytest.MonkeyPatch):
     from gradsam_exp.reports import sweep
 
@@ -226,10 +219,16 @@ def test_processes_end_with_the_one_that_leads_them(led: str):
 
 @pytest.mark.slow
 def test_the_workers_of_a_sweep_that_is_killed_end(tmp_path: Path, random_weights: list[str]):
-    sweep = started(
-        "run.py", "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "pipeline=fgbg", "limit=400",
-        "bg_threshold=range(0.01,0.7,0.01)", "logger=none", f"output_root={tmp_path}", *random_weights,
-    )  # fmt: skip
+    given = [
+        "-m",
+        "hydra/launcher=joblib",
+        "hydra.launcher.n_jobs=2",
+        "pipeline=fgbg",
+        "logger=none",
+        *random_weights,
+    ]
+    given += ["limit=400", "bg_threshold=range(0.01,0.2,0.01)", f"output_root={tmp_path}"]
+    sweep = preloaded.start("run.py", given, tmp_path).process
     try:
         assert waited_for(lambda: list(tmp_path.rglob("run.log")), 120)
         workers = psutil.Process(sweep.pid).children(recursive=True)
@@ -238,4 +237,4 @@ def test_the_workers_of_a_sweep_that_is_killed_end(tmp_path: Path, random_weight
         assert waited_for(lambda: not any(worker.is_running() for worker in workers), 5)
     finally:
         sweep.kill()
-        sweep.communicate()
+        sweep.join()

@@ -25,13 +25,6 @@ from gradsam_exp.weights import save_weights
 from tests.tracking.conftest import offline_runs
 
 
-@pytest.fixture
-def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes longer than all else."""
-    monkeypatch.setattr("gradsam_exp.reports.sweep.write_curves", lambda *_: None)
-
-
-@pytest.mark.usefixtures("no_curves")
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
 def test_a_terminal_that_cannot_show_a_letter_costs_nothing(run, monkeypatch: pytest.MonkeyPatch, encoding: str):
     shown = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
@@ -73,7 +66,6 @@ def test_numbers_are_read_as_they_are_written(given: str, meant: str):
     assert as_meant([given]) == [meant]
 
 
-@pytest.mark.usefixtures("no_curves")
 def test_a_range_and_a_name_arrive_as_they_were_given(run):
     done = run("-m", "limit=4", "name=1e5", "fg_threshold=range(0.5,0.9,0.2)")
     assert done.code == 0, done.err
@@ -131,7 +123,6 @@ def test_a_composed_configuration_runs_in_a_notebook(tmp_path: Path, random_weig
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("no_curves")
 def test_the_jobs_of_a_sweep_have_ids_of_their_own(run, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("WANDB_RUN_ID", "one")
     done = run("-m", "limit=4", "pipeline=fg,argmax", "logger=wandb", "logger.images=0")

@@ -44,6 +44,7 @@ def test_its_knobs_are_checked_and_it_is_swept_in_other_processes(
     assert "2 of 2 done" in done.stdout
 
 
+@only_soaking
 def test_its_own_test_passes(environment: Environment, plugin: Path, tmp_path: Path):
     pytest_of = ["python", "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     done = environment.run(*pytest_of, str(ROOT / "examples/plugin/tests"), cwd=tmp_path, path=plugin)

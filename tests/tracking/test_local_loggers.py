@@ -12,11 +12,12 @@ import pytest
 from gradsam_exp.errors import InputError
 from gradsam_exp.runs.folder import Run
 from gradsam_exp.tracking.settings import logger_settings
+from tests.faults.counts import soaked
 from tests.tracking.test_training import SMALL
 
 SWEEP = ("-m", "pipeline=fg,fgbg", "limit=4")
 Curves = dict[str, list[tuple[int, float]]]
-LOGGERS = ("mlflow", "tensorboard")
+LOGGERS = ("tensorboard", "mlflow")
 
 
 def means(folder: Path) -> dict[str, float]:
@@ -58,7 +59,7 @@ def test_the_miou_so_far_is_a_curve_of_the_same_run(run, name: str, monkeypatch)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", LOGGERS)
+@pytest.mark.parametrize("name", soaked(LOGGERS[:1], LOGGERS))
 def test_a_training_has_its_curve_and_accuracies(run, name: str, monkeypatch):
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     done = run(*SMALL, f"logger={name}", defaults=False)
