@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from tests import preloaded
+from tests.faults.counts import only_soaking
 from tests.packaging.conftest import install_plugin
 
 pytestmark = pytest.mark.slow
@@ -174,6 +175,7 @@ def test_of_every_file_it_is_known_what_depends_on_it(copy: Copy):
     assert copy.changed_by(list(table)) == table
 
 
+@only_soaking
 def test_a_strategy_of_another_package_counts_with_its_own_source(copy: Copy):
     install_plugin(copy.folder / "plugins")
     strategy = "../plugins/spread_points/strategy.py"

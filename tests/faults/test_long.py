@@ -20,7 +20,7 @@ from gradsam_exp.tasks import evaluate
 from tests import preloaded
 from tests.faults.counts import only_soaking, soaked
 
-JOBS = soaked(20, 200)
+JOBS = soaked(14, 200)
 WARM = 5  # jobs after which nothing new is loaded
 MOST_MB = 40.0  # that glibc's heap may go up and down by
 

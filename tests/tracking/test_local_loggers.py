@@ -43,7 +43,7 @@ def curves(name: str, folder: Path) -> Curves:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("at_once")
-@pytest.mark.parametrize("name", LOGGERS)
+@pytest.mark.parametrize("name", soaked(LOGGERS[:1], LOGGERS))
 def test_the_miou_so_far_is_a_curve_of_the_same_run(run, name: str, monkeypatch):
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     done = run(f"logger={name}", "limit=20")
