@@ -11,18 +11,15 @@ import sys
 import threading
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 
-from gradsam_exp.classifiers.classifier import ImageClassifier
-from gradsam_exp.data.backgrounds import Mixed
-from gradsam_exp.data.base import collate
-from gradsam_exp.data.shapes import SHAPES, Shapes
-from gradsam_exp.data.synthetic_shapes import export
-from gradsam_exp.segmenters.compact import build_compact
-from gradsam_exp.segmenters.sam import SamSegmenter
-from gradsam_exp.types import ExampleBatch
+if TYPE_CHECKING:  # what shares out the tests needs none of it, and would import it first for many seconds
+    from gradsam_exp.classifiers.classifier import ImageClassifier
+    from gradsam_exp.data.shapes import Shapes
+    from gradsam_exp.segmenters.sam import SamSegmenter
+    from gradsam_exp.types import ExampleBatch
 
 os.environ["WANDB_MODE"] = "offline"
 os.environ["WANDB_SILENT"] = "true"
@@ -82,16 +79,26 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def shapes() -> Shapes:
+    from gradsam_exp.data.backgrounds import Mixed
+    from gradsam_exp.data.shapes import Shapes
+
     return Shapes("test", Mixed("test"), length=8)
 
 
 @pytest.fixture(scope="session")
 def batch(shapes: Shapes) -> ExampleBatch:
+    from gradsam_exp.data.base import collate
+
     return collate([shapes[k] for k in range(8)])
 
 
 @pytest.fixture
 def classifier() -> ImageClassifier:
+    import torch
+
+    from gradsam_exp.classifiers.classifier import ImageClassifier
+    from gradsam_exp.data.shapes import SHAPES
+
     torch.manual_seed(0)
     return ImageClassifier("resnet18", SHAPES).eval()
 
@@ -99,6 +106,11 @@ def classifier() -> ImageClassifier:
 @pytest.fixture(scope="session")
 def segmenter() -> SamSegmenter:
     """The compact architecture with random weights, loaded."""
+    import torch
+
+    from gradsam_exp.segmenters.compact import build_compact
+    from gradsam_exp.segmenters.sam import SamSegmenter
+
     torch.manual_seed(0)
     segmenter = SamSegmenter(build_compact, "random")
     segmenter.load(torch.device("cpu"))
@@ -107,6 +119,10 @@ def segmenter() -> SamSegmenter:
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from gradsam_exp.data.backgrounds import Mixed
+    from gradsam_exp.data.shapes import Shapes
+    from gradsam_exp.data.synthetic_shapes import export
+
     root = tmp_path_factory.mktemp("exported")
     for split in ("train", "val", "test"):
         export(Shapes(split, Mixed(split), length=10), root)

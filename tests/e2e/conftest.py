@@ -12,16 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
-
-from gradsam_exp.classifiers.checkpoints import save_classifier
-from gradsam_exp.classifiers.classifier import ImageClassifier
-from gradsam_exp.data.shapes import SHAPES
-from gradsam_exp.engine.session import Session
-from gradsam_exp.segmenters.compact import build_compact
-from gradsam_exp.weights import save_weights
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,6 +36,14 @@ class Finished:
 @pytest.fixture(scope="session")
 def random_weights(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Overrides that choose a classifier and a compact SAM with random weights."""
+    import torch
+
+    from gradsam_exp.classifiers.checkpoints import save_classifier
+    from gradsam_exp.classifiers.classifier import ImageClassifier
+    from gradsam_exp.data.shapes import SHAPES
+    from gradsam_exp.segmenters.compact import build_compact
+    from gradsam_exp.weights import save_weights
+
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("weights")
     classifier = save_classifier(ImageClassifier("resnet18", SHAPES), folder / "classifier.safetensors")
@@ -56,6 +56,8 @@ def run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], random_weights: list[str]
 ) -> Callable[..., Finished]:
     """``run("pipeline=fg")`` is ``python run.py pipeline=fg`` on eight images with random weights."""
+    from gradsam_exp.engine.session import Session
+
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("COLUMNS", "200")
 

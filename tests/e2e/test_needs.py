@@ -45,6 +45,7 @@ def test_everything_mode_is_made_once_for_all_heatmaps_and_strategies(run: Run):
     assert len(set(identities)) == len(identities)
 
 
+@only_soaking
 def test_a_refiner_and_a_strategy_share_everything_mode_if_they_ask_the_same(run: Run):
     refine = ["refine=segments", *(knob.replace("pipeline", "refine") for knob in SMALL)]
     identities = []

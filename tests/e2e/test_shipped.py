@@ -11,7 +11,7 @@ import gradsam_exp
 from gradsam_exp.classifiers.checkpoints import find_classifier
 from gradsam_exp.weights import shipped
 from tests.e2e.conftest import ROOT
-from tests.faults.counts import only_soaking
+from tests.faults.counts import only_soaking, soaked
 
 WEIGHTS = Path(gradsam_exp.__file__).parent / "weights"
 
@@ -58,11 +58,12 @@ def test_what_is_promised_is_what_the_documentation_says():
 @pytest.mark.slow
 def test_the_runs_give_what_the_documentation_promises(run):
     given = ("logger=none", "task.figures=false", "task.faithfulness=false")
-    done = run("-m", f"pipeline={','.join(PROMISED)}", *given, defaults=False)
+    promised = {name: PROMISED[name] for name in soaked(["fg", "fgbg"], list(PROMISED))}
+    done = run("-m", f"pipeline={','.join(promised)}", *given, defaults=False)
     assert done.code == 0, done.err
-    for (pipeline, promised), folder in zip(PROMISED.items(), done.runs, strict=True):
+    for (pipeline, row), folder in zip(promised.items(), done.runs, strict=True):
         metrics = json.loads((folder / "metrics.json").read_text())["metrics"]
-        assert (pipeline, " | ".join(written(metrics[name]) for name in COLUMNS)) == (pipeline, promised)
+        assert (pipeline, " | ".join(written(metrics[name]) for name in COLUMNS)) == (pipeline, row)
         assert metrics["miou"]["n"] == 500
         assert written(metrics["accuracy"]) == ACCURACY
 

@@ -187,6 +187,7 @@ def test_a_strategy_of_another_package_counts_with_its_own_source(copy: Copy):
     assert copy.run("pipeline=spread")[::2] == ({}, False), "it was edited"
 
 
+@only_soaking
 def test_a_metric_that_is_chosen_later_has_a_value_of_every_image(run):
     """Reported: where the store held a part of the images, a new metric came out as 136 of 200 values."""
     first = run("limit=66", "metrics.sparsity=false")  # two chunks

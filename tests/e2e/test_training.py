@@ -170,6 +170,7 @@ def test_interrupted_and_resumed_is_uninterrupted(
     assert resumed[2].read_bytes() == expected[2].read_bytes()
 
 
+@only_soaking
 def test_a_training_of_another_length_is_not_resumed(run, monkeypatch):
     with monkeypatch.context() as patch:
         stop_at(patch, ImageClassifier, 1, 0)
@@ -283,6 +284,14 @@ def test_a_compact_sam_is_trained_resumed_and_used(run, outlined: Path):
     probed = run(*probe, f"task.photographs={outlined}", defaults=False)
     assert probed.code == 0, probed.err
     assert "labelled segments: one click, best of three" in probed.out
+
+
+@only_soaking
+def test_a_compact_sam_is_trained_further(run):
+    tiny = TINY_SAM
+    first = run(*tiny, "task.steps=2", defaults=False)
+    assert first.code == 0, first.err
+    (newest,) = first.folder.rglob("compact.safetensors")
     started = run(*tiny, "task.steps=2", "task.frozen_encoder=true", f"task.start={newest}", defaults=False)
     assert started.code == 0, started.err
     tuned = max(started.folder.rglob("compact.safetensors"), key=lambda path: path.stat().st_mtime)
@@ -291,10 +300,13 @@ def test_a_compact_sam_is_trained_resumed_and_used(run, outlined: Path):
     same = {key for key, value in before.items() if torch.equal(value, after[key])}
     assert {key for key in before if key.startswith("image_encoder.")} <= same
     assert any(key.startswith("mask_decoder.") for key in before.keys() - same)
-    bad = run(*tiny, "task.start=shipped:compakt", defaults=False)
+
+
+def test_weights_to_start_from_that_are_not_there_are_named(run):
+    bad = run(*TINY_SAM, "task.start=shipped:compakt", defaults=False)
     assert bad.code == 1
     assert "no weights named 'compakt' ship with gradsam_exp; did you mean 'compact'?" in bad.err
-    bad = run(*tiny, "task.resume=/nowhere/last.ckpt", defaults=False)
+    bad = run(*TINY_SAM, "task.resume=/nowhere/last.ckpt", defaults=False)
     assert bad.code == 1
     assert "task.resume=/nowhere/last.ckpt does not exist" in bad.err
 

@@ -118,6 +118,7 @@ def test_every_metric_of_a_run_has_a_direction(run):
 
 
 @pytest.mark.slow
+@only_soaking
 def test_a_sweep_of_four_is_four_runs_in_one_group(run):
     done = run("-m", "pipeline=fgbg", "bg_threshold=0.05,0.2", "grid_offset=1,4", "logger=wandb", "limit=4")
     assert done.code == 0, done.err

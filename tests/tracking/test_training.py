@@ -72,6 +72,7 @@ def test_the_shipped_weights_are_named_but_not_uploaded(run):
     assert "model" not in {a["type"] for a in records(offline, "artifact")}
 
 
+@only_soaking
 def test_a_dead_server_costs_a_training_a_warning(run, monkeypatch):
     monkeypatch.setenv("WANDB_BASE_URL", closed_port())
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
