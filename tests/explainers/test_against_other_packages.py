@@ -42,6 +42,8 @@ from gradsam_exp.explainers.perturbation import AblationCAM, ScoreCAM
 from gradsam_exp.types import ExampleBatch
 from tests.faults.counts import only_soaking
 
+pytestmark = pytest.mark.slow  # whole networks, and their other implementations
+
 TARGETS = torch.tensor([0, 1, 2, 3, 4, 0])
 LAYERS = ["layer2.-1", "layer4.-1"]
 

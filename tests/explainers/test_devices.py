@@ -19,6 +19,8 @@ from gradsam_exp.data.shapes import SHAPES
 from gradsam_exp.explainers.base import EXPLAINERS
 from gradsam_exp.explainers.several import Mirrored
 
+pytestmark = pytest.mark.slow  # whole networks, many times
+
 ATTENTION = ["attention_relevance", "attention_rollout"]
 INPUT = ["fullgrad", "gradient_x_input", "integrated_gradients", "rise", "smoothgrad"]
 FEW = {"integrated_gradients": {"steps": 2}, "rise": {"masks": 8}, "smoothgrad": {"samples": 2},

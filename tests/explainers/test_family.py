@@ -40,7 +40,13 @@ def node(name: str) -> dict:
     return {"name": name, **layers, **few.get(name, {})}
 
 
-@pytest.mark.parametrize("name", sorted(set(EXPLAINERS.names()) - ATTENTION))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in {"ablationcam", "fullgrad", "scorecam"} else [])
+        for name in sorted(set(EXPLAINERS.names()) - ATTENTION)
+    ],
+)
 def test_heatmaps_are_in_range_and_do_not_depend_on_the_batch(name: str, classifier, batch: ExampleBatch):
     explainer, before = EXPLAINERS.build(node(name), model=classifier), held(classifier)
     together = explainer(batch.images, batch.labels)

@@ -13,6 +13,8 @@ from gradsam_exp.explainers.several import Mirrored
 from gradsam_exp.metrics.heatmaps import Sparsity
 from gradsam_exp.types import ExampleBatch, Heatmaps
 
+pytestmark = pytest.mark.slow  # whole networks, many times
+
 OF_LAYERS = {"target_layers": ["layer2.-1"]}
 RANDOM = {
     "smoothgrad": {"samples": 8},

@@ -22,6 +22,8 @@ from gradsam_exp.segmenters.mobile import build_mobile_sam
 from gradsam_exp.segmenters.sam import SamSegmenter
 from gradsam_exp.types import Prompts
 
+pytestmark = pytest.mark.slow  # whole networks, and their other implementations
+
 
 def test_the_encoder_is_read_with_the_first_image(monkeypatch: pytest.MonkeyPatch):
     images = torch.randint(0, 256, (1, 3, 48, 64), dtype=torch.uint8)

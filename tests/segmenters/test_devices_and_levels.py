@@ -26,6 +26,7 @@ from tests.album import Album
 IMAGES = torch.arange(2 * 3 * 48 * 64).reshape(2, 3, 48, 64).to(torch.uint8)
 
 
+@pytest.mark.slow
 def test_sam_brings_prompts_from_the_cpu_to_its_own_device():
     prompts = Prompts(
         torch.tensor([0, 1, 1]),

@@ -18,6 +18,8 @@ from gradsam_exp.segmenters.sam import SamSegmenter
 from gradsam_exp.types import Prompts
 from tests.faults.counts import only_soaking
 
+pytestmark = pytest.mark.slow  # whole networks, and their other implementations
+
 # How many points each kind of prompt has beside its box or mask.
 KINDS = {"points": 1, "9 points": 9, "13 points": 13, "box": 0, "box+points": 3, "mask+points": 2, "mask": 0}
 SIZES = [(48, 64), (64, 48), (64, 64), (100, 37), (300, 400)]

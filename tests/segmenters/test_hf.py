@@ -31,6 +31,8 @@ from gradsam_exp.segmenters.tta import Augmented
 from gradsam_exp.types import Prompts
 from tests.hf_models import SIDES, saved
 
+pytestmark = pytest.mark.slow  # whole networks, and their other implementations
+
 SIZES = [(60, 90), (90, 60), (128, 128), (37, 200)]
 KINDS = {"point": 1, "13 points": 13, "box": 0, "box+points": 3, "mask+points": 2, "mask": 0}
 

@@ -21,7 +21,7 @@ from gradsam_exp.training.queries import SceneBatch
 from gradsam_exp.types import ExampleBatch
 
 # Of torch about fake tensors, of Lightning about a missing trainer.
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 CUDA = torch.device("cuda", 0)
 
 
