@@ -255,6 +255,7 @@ def test_tables_fit_any_terminal_and_break_no_number(
     assert (width == 200) == (len([line for line in printed if line.startswith(" job ")]) == 2)
 
 
+@pytest.mark.slow
 def test_a_run_without_a_network_stands_in_the_table_of_each_segmenter(tmp_path: Path):
     """It loses 0.1 against compact's baseline, and gains 0.2 against the other's; Holm corrects two in each."""
     scores = {

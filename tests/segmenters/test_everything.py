@@ -22,6 +22,8 @@ from tests.album import Album
 from tests.hf_models import SIDES, saved
 from tests.segmenters.test_equals_sam_predictor import images, randomised
 
+pytestmark = pytest.mark.slow  # whole networks, many times
+
 MODE = EverythingMode(points_per_side=12, pred_iou_thresh=0.8, stability_score_thresh=0.7, box_nms_thresh=1.0)
 
 

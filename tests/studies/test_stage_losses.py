@@ -86,6 +86,7 @@ def test_examples_without_an_iou_in_a_stage_are_left_out():
         losses({"fg": stages["fg"], "heatmap": stages["heatmap"].iloc[1:]})
 
 
+@pytest.mark.slow
 def test_every_segmenter_has_a_table_and_a_panel(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     for sam in ("compact", "vit_b"):
         sweep(tmp_path / "runs" / sam, sam=sam)
