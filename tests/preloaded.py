@@ -66,10 +66,10 @@ def start(
     return Preloaded(process, said / "out.txt", said / "err.txt")
 
 
-def ended(program: Preloaded) -> tuple[int, str, str]:
-    """Wait for its end: the exit code and what it has printed."""
-    program.process.join()
-    assert program.process.exitcode is not None
+def ended(program: Preloaded, within: float | None = None) -> tuple[int, str, str]:
+    """Wait for its end, at most so many seconds: the exit code and what it has printed."""
+    program.process.join(within)
+    assert program.process.exitcode is not None, f"it goes on after {within} s"
     return program.process.exitcode, program.out.read_text(), program.err.read_text()
 
 

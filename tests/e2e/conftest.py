@@ -67,12 +67,6 @@ def run(
         given = {o.lstrip("+").partition("=")[0] for o in overrides}
         if defaults and "task" not in given:
             small.append("task.figures=false")  # drawing takes longer than everything else
-        if "task.figures" not in given:
-            monkeypatch.setattr("gradsam_exp.reports.sweep.write_curves", lambda *_: None)
-        if not any(o.startswith(("experiment=", "+experiment=", "hydra.mode=")) for o in overrides):
-            monkeypatch.setattr(
-                Hydra, "get_mode", lambda *_, **__: None
-            )  # which composes all to see that nobody set it
         flags = [o for o in overrides if o.startswith("-")]
         plain = [o for o in overrides if not o.startswith("-")]
         arguments = flags + [o for o in small if o.partition("=")[0] not in given] + plain
@@ -80,8 +74,13 @@ def run(
         GlobalHydra.instance().clear()
         monkeypatch.setattr("gradsam_exp.app.process.SESSION", Session())  # a fresh process has nothing to share
         capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            runpy.run_path(str(ROOT / "run.py"), run_name="__main__")
+        with monkeypatch.context() as patch:
+            if "task.figures" not in given:
+                patch.setattr("gradsam_exp.reports.sweep.write_curves", lambda *_: None)
+            if not given & {"experiment", "hydra.mode"}:  # nothing else sets it, and Hydra would compose to see it
+                patch.setattr(Hydra, "get_mode", lambda *_, **__: None)
+            with pytest.raises(SystemExit) as end:
+                runpy.run_path(str(ROOT / "run.py"), run_name="__main__")
         printed = capsys.readouterr()
         return Finished(int(end.value.code or 0), printed.out, printed.err, folder)
 

@@ -57,8 +57,9 @@ def started(tmp_path_factory: pytest.TempPathFactory, random_weights: list[str])
     address = None
     while address is None and program.process.is_alive():
         time.sleep(0.1)
-        lines = program.out.read_text().splitlines() if program.out.exists() else []
-        address = next((line.strip() for line in lines if line.startswith("http://")), None)
+        lines = program.out.read_text().splitlines(keepends=True) if program.out.exists() else []
+        whole = (line.strip() for line in lines if line.startswith("http://") and line.endswith("\n"))
+        address = next(whole, None)
     yield program, address, folder
     program.process.kill()
     program.process.join()
@@ -247,7 +248,7 @@ def test_any_width_in_light_and_dark_and_for_every_reader(chromium: Any, started
 def test_ctrl_c_ends_it_in_order(started: Any):
     program, _, folder = started
     os.kill(program.process.pid, signal.SIGINT)
-    code, out, err = preloaded.ended(program)
+    code, out, err = preloaded.ended(program, within=60)
     assert code == 130
     assert err.strip() == "gradsam_exp: interrupted; what was finished is kept"
     assert "Traceback" not in out

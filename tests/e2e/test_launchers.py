@@ -20,7 +20,6 @@ import yaml
 from hydra.core.config_store import ConfigStore
 
 from gradsam_exp.app.launchers import PLUGINS
-from tests import preloaded
 from tests.app.test_launchers import composed
 from tests.e2e.conftest import ROOT
 from tests.faults.counts import only_soaking
@@ -72,12 +71,8 @@ def sweep(tmp_path_factory: pytest.TempPathFactory, random_weights: list[str]) -
 
 
 @pytest.fixture(scope="module")
-def sequential(tmp_path_factory: pytest.TempPathFactory, random_weights: list[str]) -> Sweep:
-    root = tmp_path_factory.mktemp("sequential")
-    given = [*SWEEP, f"output_root={root}", "limit=8", "logger=none", *random_weights]
-    ended = preloaded.ended(preloaded.start("run.py", ["-m", *given], root))
-    (folder,) = (root / "evaluate").iterdir()
-    return Sweep(*ended, folder)
+def sequential(sweep: Callable[..., Sweep]) -> Sweep:
+    return sweep(*SWEEP)
 
 
 @pytest.mark.parametrize(

@@ -374,7 +374,7 @@ def test_a_scrolled_table_is_printed_in_order(untouched: Opened):
     untouched.page.emulate_media(media="print")
     assert first.evaluate("cell => getComputedStyle(cell).position") == "static"
     assert not untouched.page.locator("#filter").is_visible()
-    untouched.page.emulate_media(media="screen")
+    untouched.page.emulate_media(media="null")
 
 
 @pytest.mark.slow

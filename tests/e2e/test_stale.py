@@ -51,12 +51,11 @@ class Copy:
         return {edit: {name.partition(" ")[0] for name in names} for edit, names in found.items()}
 
     def _python(self, script: str | Path, *arguments: str) -> str:
-        started = preloaded.start(
-            script, arguments, self.folder, root=self.root, packages=[self.folder / "plugins"]
+        code, out, err = preloaded.ended(
+            preloaded.start(script, arguments, self.folder, root=self.root, packages=[self.folder / "plugins"])
         )
-        started.process.join()
-        assert started.process.exitcode == 0, started.err.read_text()
-        return started.out.read_text()
+        assert code == 0, err
+        return out
 
     def _stored(self) -> Counter[str]:
         return Counter({stage: len(list((self.store / stage).glob("*.safetensors"))) for stage in STAGES})

@@ -271,7 +271,7 @@ def test_ctrl_c_keeps_what_was_finished(
     time.sleep(1)
     assert program.process.pid is not None
     os.kill(program.process.pid, signal.SIGINT)
-    code, out, err = preloaded.ended(program)
+    code, out, err = preloaded.ended(program, within=60)
     assert code == 130, out + err
     assert err.strip().splitlines()[-1] == "gradsam_exp: interrupted; what was finished is kept"
     assert "Traceback" not in out + err

@@ -12,8 +12,6 @@ from pydantic import ValidationError
 from gradsam_exp.config import register_schema
 from gradsam_exp.explainers.gradient import FinerCAM, GradCAM, ShapleyCAM
 
-pytestmark = pytest.mark.slow  # whole networks, many times
-
 CONF = Path(__file__).parents[2] / "conf"
 OPTIONS = sorted(path.stem for path in (CONF / "explainer").glob("*.yaml"))
 

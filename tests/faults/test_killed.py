@@ -47,9 +47,8 @@ def _works(process: psutil.Process) -> bool:
 
 def finished(root: Path, overrides: list[str]) -> dict[str, pd.DataFrame]:
     """Let the sweep come to its end; gives its table, and the tables of its jobs."""
-    process, _, err = start(root, overrides)
-    process.join()
-    assert process.exitcode == 0, err.read_text()
+    code, _, err = preloaded.ended(start(root, overrides))
+    assert code == 0, err
     path = max(root.rglob("sweep.csv"), key=lambda path: path.stat().st_mtime)
     jobs = sorted(job.parent for job in path.parent.glob("*/metrics.json"))
     of_jobs = {f"{job.name}/{name}": pd.read_parquet(job / name) for job in jobs for name in TABLES}
