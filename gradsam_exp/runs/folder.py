@@ -7,6 +7,7 @@ that names the file.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import math
@@ -324,7 +325,8 @@ class Run:
             # Aliases can name each other a billion times; Hydra writes none.
             if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_LOADER)):
                 raise self._damaged(name, "cannot be read (it holds aliases)")
-            return with_strings(OmegaConf.to_container(OmegaConf.create(text), resolve=False), _shown, keys=True)
+            content = OmegaConf.load(io.StringIO(text))
+            return with_strings(OmegaConf.to_container(content, resolve=False), _shown, keys=True)
 
     def _table(self, name: str) -> pd.DataFrame:
         import pandas as pd  # noqa: PLC0415  (a sweep's parent starts without)

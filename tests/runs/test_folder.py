@@ -69,8 +69,8 @@ def test_overrides_are_as_they_were_given_and_the_command_can_be_pasted(tmp_path
 
 @pytest.mark.parametrize(
     "text",
-    ["a: &x [1]\nb: *x", "a: ${b}", "a: ${a}", "- 1", "a: [", "\x00"],
-    ids=["aliases", "no such key", "circle", "list", "broken", "binary"],
+    ["a: &x [1]\nb: *x", "a: ${b}", "a: ${a}", "- 1", "0", "true", "!!set {a}", "1: 2\nnull: 3", "a: [", "\x00"],
+    ids=["aliases", "no such key", "circle", "list", "number", "truth", "set", "no keys", "broken", "binary"],
 )
 def test_a_configuration_that_is_none_is_named(tmp_path: Path, text: str):
     run = configured(tmp_path, text)
