@@ -20,7 +20,7 @@ from plotly.offline import get_plotlyjs
 from gradsam_exp.engine.store import Store
 from gradsam_exp.errors import InputError
 from gradsam_exp.reports import colours
-from gradsam_exp.reports.curves import charts
+from gradsam_exp.reports.charts import charts
 from gradsam_exp.reports.knobs import in_words, knob_rows, notes_on_knobs
 from gradsam_exp.reports.pictures import heat_source, read_pictures, small_predictions
 from gradsam_exp.reports.tables import (

@@ -44,7 +44,7 @@ def summarize_sweep(folder: Path, store: Store | None = None) -> pd.DataFrame:
 def write_curves(runs: Runs, table: pd.DataFrame, path: Path) -> None:
     """Draw ``path`` (PNG) and the same as PDF, if something was varied; what cannot be drawn is a warning."""
     with warned(f"{path.name} was not drawn"):
-        from gradsam_exp.reports.curves import draw_curves  # noqa: PLC0415
+        from gradsam_exp.reports.plots import draw_curves  # noqa: PLC0415
 
         draw_curves(runs, table, path)
 

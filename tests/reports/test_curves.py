@@ -11,7 +11,9 @@ from PIL import Image
 
 from gradsam_exp.metrics.points import PointDistance
 from gradsam_exp.reports import figures
-from gradsam_exp.reports.curves import charts, curves_of, dots_of, draw_curves, in_order, limits_of
+from gradsam_exp.reports.charts import charts
+from gradsam_exp.reports.curves import curves_of, in_order
+from gradsam_exp.reports.plots import dots_of, draw_curves, limits_of
 from gradsam_exp.runs.comparison import Runs
 from gradsam_exp.runs.sweep import collect_runs, with_comparison
 from tests.reports.finished_runs import facts_of, write_run

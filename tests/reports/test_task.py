@@ -32,7 +32,7 @@ def test_a_figure_that_fails_costs_a_line(tmp_path: Path, monkeypatch, capsys: p
     def broken(*_: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("gradsam_exp.reports.curves.draw_curves", broken)
+    monkeypatch.setattr("gradsam_exp.reports.plots.draw_curves", broken)
     write_run(tmp_path / "0", {}, [0.5] * 4)
     run(Config(runs=str(tmp_path), task={"name": "report"}), Job(tmp_path))
     assert "sweep.png was not drawn (ZeroDivisionError: a bug)" in capsys.readouterr().err
