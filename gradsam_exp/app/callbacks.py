@@ -31,7 +31,8 @@ from gradsam_exp.engine.session import RUNNING
 from gradsam_exp.errors import InputError, keep_traceback, say, tell
 from gradsam_exp.runs.comparison import Runs
 from gradsam_exp.runs.finding import in_brief
-from gradsam_exp.runs.folder import METRICS, Outcome, Run, unescaped
+from gradsam_exp.runs.folder import METRICS, Outcome, Run
+from gradsam_exp.runs.overrides import unescaped
 from gradsam_exp.runs.varied import varied_keys
 
 POLL_S = 1.0

@@ -26,7 +26,7 @@ from gradsam_exp.config import Config, check_values, refuse_missing
 from gradsam_exp.errors import InputError, did_you_mean, first_line
 from gradsam_exp.explorer.recent import Recent
 from gradsam_exp.prompts.base import KNOBS
-from gradsam_exp.runs.folder import key_of, written
+from gradsam_exp.runs.overrides import key_of, written
 
 GROUPS = ("explainer", "refine", "pipeline", "selector")
 """The groups that are chosen on the page."""

@@ -37,7 +37,8 @@ from gradsam_exp.reports.templating import filled
 from gradsam_exp.runs.comparison import Runs
 from gradsam_exp.runs.effects import main_effects
 from gradsam_exp.runs.finding import differences, in_brief, in_short
-from gradsam_exp.runs.folder import Run, written
+from gradsam_exp.runs.folder import Run
+from gradsam_exp.runs.overrides import written
 from gradsam_exp.runs.paired import TIE, all_pairs
 from gradsam_exp.runs.sweep import notes_on_units
 from gradsam_exp.runs.units import Units

@@ -1,35 +1,26 @@
-"""This module reads and writes the files of one run; no other module opens them.
+"""This module knows the files of one run, what stands in each, and how it is written; no other module opens them.
 
-A run's folder may come from anybody: what is read from it is data. A saved configuration calls no resolver, only
-plain files of a bounded size are opened, texts are made `harmless`, and what is damaged raises an `InputError`
-that names the file.
+A run's folder may come from anybody, so its files are read by `gradsam_exp.runs.reading`.
 """
 
 from __future__ import annotations
 
-import io
-import json
 import logging
 import math
-import re
 import shlex
 import shutil
-import stat
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-from filelock import FileLock
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from gradsam_exp.errors import InputError, first_line, harmless
+from gradsam_exp.errors import InputError, harmless
+from gradsam_exp.runs.overrides import key_of, unescaped
 from gradsam_exp.runs.provenance import PROVENANCE
-from gradsam_exp.runs.saved_config import with_strings, without_resolvers
+from gradsam_exp.runs.reading import MOST_TABLE, Files
+from gradsam_exp.runs.saved_config import without_resolvers
 from gradsam_exp.runs.writing import replaced, write_json
 
 if TYPE_CHECKING:
@@ -50,14 +41,6 @@ LOG = "run.log"
 LOCK = ".lock"  # of the command that writes there
 TABLES = (PER_IMAGE, PREDICTIONS)
 STATUSES = ("finished", "failed", "interrupted")
-MOST_TEXT = 2**26  # bytes of a file of text
-MOST_TABLE = 2**32
-_BYTES = re.compile(r"((?<!\\)(?:\\\\)*)\\u[dD][cC]([89a-fA-F][0-9a-fA-F])")
-"""As YAML writes a byte of a name that is not UTF-8, which not every reader of YAML takes."""
-_BARE = re.compile(r"[A-Za-z_][\w.+-]*(?::[\w.+-]+)?|\d+(?:\.\d+)?%", re.ASCII)
-"""Texts that need no quotes on the command line; Hydra's grammar knows no other letters."""
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_DAMAGED = (yaml.YAMLError, OmegaConfBaseException)
 
 
 @dataclass(frozen=True)
@@ -90,20 +73,24 @@ class Run:
 
     # Reading
 
+    @property
+    def _files(self) -> Files:
+        return Files(self.folder)
+
     @cached_property
     def outcome(self) -> Outcome:
         """Tells how the run ended, from ``metrics.json``, whose presence means that all other files are there."""
-        content = self._json(METRICS, "status", "identity", "metrics")
+        content = self._files.json(METRICS, "status", "identity", "metrics")
         status, identity, error = content["status"], content["identity"], content.get("error", "")
         if status not in STATUSES:
-            raise self._damaged(METRICS, f"has the status {str(status)[:40]!r}")
+            raise self._files.damaged(METRICS, f"has the status {str(status)[:40]!r}")
         if not isinstance(error, str) or not (identity is None or isinstance(identity, str)):
-            raise self._damaged(METRICS, "has an error or identity that is no text")
+            raise self._files.damaged(METRICS, "has an error or identity that is no text")
         if not isinstance(content["metrics"], dict):
-            raise self._damaged(METRICS, "names no metrics")
+            raise self._files.damaged(METRICS, "names no metrics")
         for name, metric in content["metrics"].items():
             if not _is_summary(metric):
-                raise self._damaged(METRICS, f"says no mean, ci95 and n of {name}")
+                raise self._files.damaged(METRICS, f"says no mean, ci95 and n of {name}")
         return Outcome(status, identity, content["metrics"], error, content.get("upper_bound") is True)
 
     @property
@@ -122,9 +109,9 @@ class Run:
     @cached_property
     def provenance(self) -> dict[str, Any]:
         """Tells where the results come from: code, versions, machine, seeds, digests, command."""
-        content = self._json(PROVENANCE, "digests")
+        content = self._files.json(PROVENANCE, "digests")
         if not isinstance(content["digests"], dict):
-            raise self._damaged(PROVENANCE, "has no digests")
+            raise self._files.damaged(PROVENANCE, "has no digests")
         return content
 
     @property
@@ -132,7 +119,7 @@ class Run:
         """Reads the digest of the images; runs are compared on the same images only."""
         found = self.provenance["digests"].get("data")
         if not isinstance(found, str):
-            raise self._damaged(PROVENANCE, "has no digest of the data")
+            raise self._files.damaged(PROVENANCE, "has no digest of the data")
         return found
 
     @property
@@ -143,9 +130,9 @@ class Run:
     @cached_property
     def overrides(self) -> list[str]:
         """Reads the job's part of the command line, as it was given."""
-        content = self._yaml(OVERRIDES)
+        content = self._files.yaml(OVERRIDES)
         if not isinstance(content, list):
-            raise self._damaged(OVERRIDES, "cannot be read (it is no list)")
+            raise self._files.damaged(OVERRIDES, "cannot be read (it is no list)")
         return [str(override) for override in content]
 
     @property
@@ -174,10 +161,10 @@ class Run:
     @cached_property
     def config(self) -> dict[str, Any]:
         """Reads the configuration; a string that calls a resolver (``${oc.env:X}``) stays as it is written."""
-        content = self._yaml(CONFIG)
+        content = self._files.yaml(CONFIG)
         if not isinstance(content, dict):
-            raise self._damaged(CONFIG, "cannot be read (it is no mapping)")
-        with self._reading(CONFIG):
+            raise self._files.damaged(CONFIG, "cannot be read (it is no mapping)")
+        with self._files.reading(CONFIG):
             return without_resolvers(content)
 
     @property
@@ -189,9 +176,9 @@ class Run:
     @cached_property
     def images(self) -> pd.DataFrame:
         """Reads the per-example table, by ``example_id``; not to be changed, as others get the same."""
-        table = self._table(PER_IMAGE)
+        table = self._files.table(PER_IMAGE)
         if table.index.has_duplicates or not len(table):
-            raise self._damaged(PER_IMAGE, "has an image twice" if len(table) else "has no rows")
+            raise self._files.damaged(PER_IMAGE, "has an image twice" if len(table) else "has no rows")
         return table
 
     @property
@@ -202,14 +189,14 @@ class Run:
     @cached_property
     def predictions(self) -> pd.DataFrame:
         """Reads prompts and masks by ``example_id``; `gradsam_exp.engine.predictions` decodes them."""
-        return self._table(PREDICTIONS)
+        return self._files.table(PREDICTIONS)
 
     @cached_property
     def prepared(self) -> list[dict[str, Any]]:
         """Tells what the run took from the store: of each chunk ``example_ids`` and ``stored`` places by stage."""
-        chunks = self._json(PREPARED, "chunks")["chunks"]
+        chunks = self._files.json(PREPARED, "chunks")["chunks"]
         if not isinstance(chunks, list) or not all(map(_is_chunk, chunks)):
-            raise self._damaged(PREPARED, "is not understood")
+            raise self._files.damaged(PREPARED, "is not understood")
         return chunks
 
     @property
@@ -252,7 +239,7 @@ class Run:
 
         try:
             _ = self.outcome, self.provenance
-            rows = {read_metadata(self._plain_file(name, MOST_TABLE)).num_rows for name in TABLES}
+            rows = {read_metadata(self._files.path(name, MOST_TABLE)).num_rows for name in TABLES}
             problem = "its tables are of different images" if len(rows) > 1 else ""
         except (InputError, OSError, ValueError, ArrowException) as error:
             problem = str(error)
@@ -266,84 +253,11 @@ class Run:
 
         missing = {"class_name", "predicted_class", "iou", "predicted_iou"} - set(self.images)
         if missing:
-            raise self._damaged(PER_IMAGE, f"has no {', '.join(sorted(missing))}")
+            raise self._files.damaged(PER_IMAGE, f"has no {', '.join(sorted(missing))}")
         for name in ("iou", "predicted_iou"):
             values = self.images[name].dropna()
             if len(values) and (not is_numeric_dtype(values) or np.isinf(values.to_numpy("float64")).any()):
-                raise self._damaged(PER_IMAGE, f"has values of {name} that are no finite numbers")
-
-    def _damaged(self, name: str, problem: str) -> InputError:
-        return InputError(f"{self.folder / name} {problem}")
-
-    def _plain_file(self, name: str, most: int) -> Path:
-        """The path of a file that can be read to its end.
-
-        Raises:
-            InputError: it is missing, a folder, a pipe or a device, has more than ``most`` bytes, or is a link
-                out of the run's folder: what lies there is not the run's to show.
-        """
-        path = self.folder / name
-        with self._reading(name):
-            state = path.stat()
-            inside = path.resolve().is_relative_to(self.folder.resolve())
-        if not stat.S_ISREG(state.st_mode):
-            raise self._damaged(name, "cannot be read (it is no plain file)")
-        if not inside:
-            raise self._damaged(name, "cannot be read (it is a link out of the run's folder)")
-        if state.st_size > most:
-            raise self._damaged(name, f"cannot be read (it is larger than {most / 2**20:.0f} MB)")
-        return path
-
-    @contextmanager
-    def _reading(self, name: str, *more: type[Exception]) -> Iterator[None]:
-        """Turn what a library says of a file that is missing or damaged into an `InputError` that names it."""
-        try:
-            yield
-        except FileNotFoundError as error:
-            raise self._damaged(name, "is missing") from error
-        except (OSError, ValueError, TypeError, KeyError, RecursionError, *_DAMAGED, *more) as error:
-            raise self._damaged(name, f"cannot be read ({first_line(error)})") from error
-
-    def _text(self, name: str) -> str:
-        path = self._plain_file(name, MOST_TEXT)
-        with self._reading(name):
-            return path.read_text(encoding="utf-8")
-
-    def _json(self, name: str, *keys: str) -> dict[str, Any]:
-        text = self._text(name)
-        with self._reading(name):
-            content = json.loads(text)
-        missing = [key for key in keys if not isinstance(content, dict) or key not in content]
-        if missing:
-            raise self._damaged(name, f"has no {', '.join(missing)}")
-        return with_strings(content, _shown, keys=True)
-
-    def _yaml(self, name: str) -> Any:
-        """Plain values, in which interpolations are strings."""
-        text = _BYTES.sub(lambda found: rf"{found[1]}\\x{found[2].lower()}", self._text(name))
-        with self._reading(name):
-            # Aliases can name each other a billion times; Hydra writes none.
-            if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_LOADER)):
-                raise self._damaged(name, "cannot be read (it holds aliases)")
-            content = OmegaConf.load(io.StringIO(text))
-            return with_strings(OmegaConf.to_container(content, resolve=False), _shown, keys=True)
-
-    def _table(self, name: str) -> pd.DataFrame:
-        import pandas as pd  # noqa: PLC0415  (a sweep's parent starts without)
-        from pandas.api.types import is_object_dtype, is_string_dtype  # noqa: PLC0415
-        from pyarrow import ArrowException  # noqa: PLC0415
-
-        path = self._plain_file(name, MOST_TABLE)
-        with self._reading(name, ArrowException):
-            table = pd.read_parquet(path)
-            if "example_id" not in table:  # an earlier version had one example an image
-                table["example_id"] = table["image_id"]
-            for column in table:
-                if is_string_dtype(table[column]) or is_object_dtype(table[column]):
-                    table[column] = table[column].map(
-                        lambda cell: harmless(cell) if isinstance(cell, str) else cell
-                    )
-            return table.rename(columns=_shown).set_index("example_id")
+                raise self._files.damaged(PER_IMAGE, f"has values of {name} that are no finite numbers")
 
     # Writing
 
@@ -437,41 +351,6 @@ class Run:
             del self.__dict__[name]
 
 
-def written(value: Any) -> str:
-    """Write a plain value, or a list of them, as Hydra's grammar reads it on the command line."""
-    if value is None:
-        return "null"
-    if isinstance(value, int):  # a bool is one
-        return str(value).lower()
-    if isinstance(value, float):
-        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
-    if isinstance(value, str):
-        if _BARE.fullmatch(value) and value.lower() not in {"true", "false", "null", "nan", "inf"}:
-            return value
-        escaped = re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + ('\\"' if found[2] else ""), value)
-        return f'"{escaped}"'
-    return f"[{','.join(map(written, value))}]"
-
-
-def key_of(override: str) -> str:
-    """Return the key that an override sets: ``pipeline`` of ``+pipeline=fg``."""
-    return override.lstrip("+~").partition("=")[0]
-
-
-def unescaped(override: str) -> str:
-    """Say an override as a person does: ``quantile:0.9`` for a sweep's ``quantile\\:0.9``."""
-    return re.sub(r"\\(.)", r"\1", override)
-
-
-def _shown(text: str) -> str:
-    """A text as it may be shown, in one line."""
-    return harmless(text.replace("\n", " "))
-
-
-def _shown_cell(cell: Any) -> Any:
-    return _shown(cell) if isinstance(cell, str) else cell
-
-
 def _is_summary(metric: Any) -> bool:
     """Whether a metric's ``mean`` and ``ci95`` are finite numbers or None, and ``n`` is a count."""
     match metric:
@@ -487,22 +366,3 @@ def _is_chunk(chunk: Any) -> bool:
         case {"example_ids": [*ids], "stored": {**stored}} | {"image_ids": [*ids], "stored": {**stored}}:
             return all(isinstance(text, str) for text in [*ids, *stored.values()])
     return False
-
-
-@contextmanager
-def one_at_a_time(folder: Path, identity: str) -> Iterator[None]:
-    """Let only one process at a time make the run of this identity; the others wait, and then find it finished.
-
-    Args:
-        folder: which all of them see. Where it cannot hold locks, nobody waits.
-    """
-    lock = FileLock(folder / f"{identity}.lock", mode=0o666)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except (OSError, NotImplementedError) as error:
-        log.warning("%s cannot hold locks (%s): the same run may be made more than once", folder, error)
-    try:
-        yield
-    finally:
-        lock.release()

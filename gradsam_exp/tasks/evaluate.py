@@ -30,10 +30,11 @@ from gradsam_exp.reports.figures import figure1, score_histograms
 from gradsam_exp.reports.gallery import Gallery
 from gradsam_exp.reports.sweep import warned
 from gradsam_exp.reports.tables import results_table
-from gradsam_exp.runs.folder import METRICS, Run, one_at_a_time
+from gradsam_exp.runs.folder import METRICS, Run
 from gradsam_exp.runs.provenance import provenance
 from gradsam_exp.runs.summary import Summary, summarize_metrics
 from gradsam_exp.runs.units import Units
+from gradsam_exp.runs.writing import one_at_a_time
 from gradsam_exp.segmenters.cached import CachedSegmenter
 from gradsam_exp.tracking.evaluation import live, track_evaluation
 from gradsam_exp.tracking.live import Live

@@ -9,7 +9,8 @@ from gradsam_exp.config import GROUPS, KNOBS, Config, Node
 from gradsam_exp.engine.session import Job
 from gradsam_exp.errors import InputError, harmless
 from gradsam_exp.runs.finding import ELSEWHERE, WHERE_IT_RAN
-from gradsam_exp.runs.folder import Run, unescaped
+from gradsam_exp.runs.folder import Run
+from gradsam_exp.runs.overrides import unescaped
 from gradsam_exp.runs.saved_config import with_strings
 from gradsam_exp.runs.summary import Summary
 from gradsam_exp.runs.varied import varied_in

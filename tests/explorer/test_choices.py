@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from gradsam_exp.app.composing import compose
 from gradsam_exp.errors import InputError
 from gradsam_exp.explorer.choices import Choices, State
-from gradsam_exp.runs.folder import written
+from gradsam_exp.runs.overrides import written
 
 BASE = ["task=explore", "task.port=0", "pipeline=fg", "pipeline.region=peak", "limit=4", "bg_threshold=0.2"]
 

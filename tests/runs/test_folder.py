@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradsam_exp.errors import InputError
-from gradsam_exp.runs.folder import Run, key_of, unescaped, written
+from gradsam_exp.runs.folder import Run
+from gradsam_exp.runs.overrides import key_of, unescaped, written
 from tests.reports.finished_runs import write_run
 
 SECRET = "s3cret-0123456789"
