@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from gradsam_exp.explorer.views import SAMPLE, STRIP, Explorer
+from gradsam_exp.explorer.outcomes import SAMPLE
+from gradsam_exp.explorer.views import STRIP, Explorer
 from gradsam_exp.reports import colours
 from gradsam_exp.reports.templating import filled
 

@@ -25,7 +25,7 @@ FGBG = {"pipeline": "fgbg"}
 @pytest.fixture(scope="module")
 def run_ious(explorer: Explorer) -> dict[str, float]:
     """The IoU of each image as a run has it."""
-    planned = explorer.plan(State(choices=FGBG))
+    planned = explorer.outcomes.plan(State(choices=FGBG))
     table = planned.experiment().run(planned.dataset).per_image
     return dict(zip(table["example_id"], table["iou"], strict=True))
 
