@@ -19,7 +19,6 @@ from gradsam_exp.engine.predictions import encode_mask
 from gradsam_exp.engine.preparation import Prepared
 from gradsam_exp.explorer.outcomes import Outcome
 from gradsam_exp.explorer.recent import Recent
-from gradsam_exp.overlap import iou, only_counted
 from gradsam_exp.prompts.thresholds import at_least
 from gradsam_exp.reports.pictures import as_url, fitting, shrunk_mask
 from gradsam_exp.types import PromptContext
@@ -47,13 +46,9 @@ class Descriptions:
         image = batch.images[batch.image_of[row]]
         names = planned.classifier.class_names
         truth = None if batch.masks is None else batch.masks[row]
-        counted = None if batch.counted is None else batch.counted[row]
 
         def mask(values: Tensor | None) -> str | None:
             return None if values is None else encode_mask(shrunk_mask(values.numpy(), size))
-
-        def quality(values: Tensor) -> float | None:
-            return None if truth is None else float(iou(*only_counted(values, truth, counted=counted)))
 
         own = torch.nonzero(result.prompts.example_index == row).flatten()
         prompts = result.prompts[own]
@@ -89,10 +84,10 @@ class Descriptions:
                 "".join(str(one) for one in prompts.labels.flatten()[real].tolist()),
                 [round(at, 2) for at in boxes.flatten().tolist()],
             ],
-            "candidates": self._candidates(outcome, own, mask, quality),
+            "candidates": self._candidates(outcome, own, mask),
             "queries": len(own),
             "mask": mask(result.masks[row]),
-            "iou": quality(result.masks[row]),
+            "iou": outcome.iou,
             "predicted_iou": rounded(float(result.predicted_iou[row])),
             "rounds": int(result.rounds[row]),
             "truth": mask(truth),
@@ -105,7 +100,6 @@ class Descriptions:
         outcome: Outcome,
         own: Tensor,
         mask: Callable[[Tensor], str | None],
-        quality: Callable[[Tensor], float | None],
     ) -> list[dict[str, Any]]:
         """The masks that the segmenter offers for one query: the kept one, or the first."""
         if not len(own):
@@ -122,7 +116,7 @@ class Descriptions:
                 "name": "mask" if alone else "single" if number == 0 else f"mask {number}",
                 "mask": mask(one),
                 "predicted_iou": rounded(predicted[number]),
-                "iou": quality(one),
+                "iou": outcome.quality(one),
                 "kept": (query, number) in kept,
             }
             for number, one in enumerate(masks)

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import pandas as pd
+from jaxtyping import Bool
+from torch import Tensor
 
 from gradsam_exp.data.base import ExampleDataset, Limited, SizeBuckets
 from gradsam_exp.data.given import GivenPictures
@@ -44,12 +46,16 @@ class Outcome:
 
     @property
     def iou(self) -> float | None:
-        """Compares the mask with the true one, in [0, 1]; None if there is none."""
+        """Compares the kept mask with the true one, see `quality`."""
+        return self.quality(self.result.masks[self.example])
+
+    def quality(self, mask: Bool[Tensor, "height width"]) -> float | None:
+        """Compute the IoU of a mask and the true one over the pixels that count, in [0, 1]; None without truth."""
         batch, row = self.prepared.batch, self.example
         if batch.masks is None:
             return None
         counted = None if batch.counted is None else batch.counted[row]
-        return float(iou(*only_counted(self.result.masks[row], batch.masks[row], counted=counted)))
+        return float(iou(*only_counted(mask, batch.masks[row], counted=counted)))
 
 
 class Outcomes:
