@@ -5,12 +5,14 @@ A child of the process that runs the tests would inherit the threads and the mem
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import resource
 import runpy
 import signal
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from multiprocessing.process import BaseProcess
@@ -102,4 +104,9 @@ def _run(
     if megabytes is not None:
         most = psutil.Process().memory_info().vms + megabytes * 2**20
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
-    runpy.run_path(script, run_name="__main__")
+    try:
+        runpy.run_path(script, run_name="__main__")
+    finally:
+        # As a program ends; a child would wait until joblib's workers have been idle for 300 s.
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()

@@ -18,6 +18,7 @@ from gradsam_exp.app import process
 from gradsam_exp.app.alone import hold
 from gradsam_exp.app.ending import first_finishing, leave_alone
 from gradsam_exp.app.launchers import (
+    end_idle_workers_with_leader,
     is_parallel,
     join_cluster,
     number_of_jobs,
@@ -194,6 +195,7 @@ class SweepProgress(Callback):
         if is_parallel(config.hydra.launcher):
             share_cores(config)
             start_no_idle_worker(config)
+            end_idle_workers_with_leader(config)
             say_nothing_of_fresh_workers()
             join_cluster(config)
             if not runs_on_this_machine(config.hydra.launcher):

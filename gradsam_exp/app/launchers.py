@@ -16,6 +16,7 @@ from hydra.errors import HydraException
 from hydra.plugins.config_source import ConfigLoadError
 from omegaconf import DictConfig, OmegaConf
 
+from gradsam_exp.app.ending import end_with_leader
 from gradsam_exp.runs.varied import grids_of
 
 PLUGINS = {  # choice: (the plugin's package, the extra it comes with)
@@ -110,11 +111,26 @@ def share_cores(config: DictConfig) -> None:
 def start_no_idle_worker(config: DictConfig) -> None:
     """Let joblib start no more processes than there are jobs: one without a job would wait for minutes."""
     launcher, jobs = config.hydra.launcher, number_of_jobs(config)
-    if jobs is None or not str(launcher["_target_"]).endswith(".JoblibLauncher"):
+    if jobs is None or not _is_joblib(launcher):
         return
     wanted = int(launcher.get("n_jobs", -1))
     if max(jobs, 2) < (wanted if wanted > 0 else available_cores()):  # one alone would run in this process
         launcher.n_jobs = max(jobs, 2)
+
+
+def end_idle_workers_with_leader(config: DictConfig) -> None:
+    """Let joblib's processes end with this one also before their first job; they would wait 300 s for it.
+
+    They call `gradsam_exp.app.ending.end_with_leader` when they start; the jobs themselves call it, too.
+    """
+    if _is_joblib(config.hydra.launcher):
+        from joblib.parallel import LokyBackend, register_parallel_backend  # noqa: PLC0415  (other sweeps start without)
+
+        register_parallel_backend("loky", functools.partial(LokyBackend, initializer=end_with_leader))
+
+
+def _is_joblib(launcher: DictConfig) -> bool:
+    return str(launcher["_target_"]).endswith(".JoblibLauncher")
 
 
 def say_nothing_of_fresh_workers() -> None:

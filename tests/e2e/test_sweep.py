@@ -16,6 +16,7 @@ from gradsam_exp.engine.experiment import Experiment
 from gradsam_exp.engine.session import Job
 from gradsam_exp.reports import sweep
 from gradsam_exp.runs.folder import Run
+from gradsam_exp.runs.reading import Files
 from gradsam_exp.segmenters.sam import SamSegmenter
 from gradsam_exp.tasks.evaluate import _jobs_of_the_sweep
 from tests import preloaded
@@ -294,8 +295,8 @@ def test_a_threshold_is_a_number_or_a_rule_in_one_sweep(run):
 def test_what_has_ended_is_read_once_however_many_jobs_ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     first = write_run(tmp_path / "0", {"pipeline": "fg"}, [0.5] * 4, identity="one")
     write_run(tmp_path / "1", {"pipeline": "fgbg"}, [0.5] * 4, identity="other")
-    read, outcome = [], Run._json
-    monkeypatch.setattr(Run, "_json", lambda run, *given: read.append(run.folder.name) or outcome(run, *given))
+    read, outcome = [], Files.json
+    monkeypatch.setattr(Files, "json", lambda run, *given: read.append(run.folder.name) or outcome(run, *given))
     job = Job(tmp_path / "2", sweep=tmp_path)
     job.folder.mkdir()
     for _ in range(3):

@@ -217,6 +217,33 @@ def test_processes_end_with_the_one_that_leads_them(led: str):
     leader.communicate()
 
 
+IDLE = """
+import time
+from joblib import Parallel, delayed
+from omegaconf import OmegaConf
+from gradsam_exp.app.ending import leading
+from gradsam_exp.app.launchers import end_idle_workers_with_leader
+end_idle_workers_with_leader(OmegaConf.create({"hydra": {"launcher": {"_target_": "plugin.JoblibLauncher"}}}))
+with leading():
+    Parallel(2, backend="loky")(delayed(time.sleep)(0) for _ in range(2))
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.slow
+def test_a_worker_without_a_job_ends_with_the_one_that_leads_it():
+    leader = started("-c", IDLE)
+    assert leader.stdout is not None
+    assert leader.stdout.readline() == "ready\n"
+    family = psutil.Process(leader.pid).children(recursive=True)
+    assert len(family) >= 2
+    leader.kill()
+    assert waited_for(lambda: not any(worker.is_running() for worker in family), 5)
+    leader.wait()
+    leader.communicate()
+
+
 @pytest.mark.slow
 def test_the_workers_of_a_sweep_that_is_killed_end(tmp_path: Path, random_weights: list[str]):
     given = [
