@@ -14,9 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from gradsam_exp.engine.plan import Plan
 from gradsam_exp.engine.predictions import encode_mask
-from gradsam_exp.engine.preparation import Prepared
 from gradsam_exp.explorer.outcomes import Outcome
 from gradsam_exp.explorer.recent import Recent
 from gradsam_exp.prompts.thresholds import at_least
@@ -55,7 +53,7 @@ class Descriptions:
         real = prompts.labels.flatten() >= 0
         points = (prompts.points.flatten(0, 1)[real] + 0.5) * scale - 0.5
         boxes = torch.zeros(0, 4) if prompts.boxes is None else (prompts.boxes + 0.5) * scale - 0.5
-        warm, cold = self._regions(planned, prepared, row)
+        warm, cold = self._regions(outcome)
         logits = heatmaps.logits
         shares = None if logits is None else logits[row].float().softmax(0)
         best = [] if shares is None else shares.argsort(descending=True)[:BEST].tolist()
@@ -95,12 +93,8 @@ class Descriptions:
             "notes": planned.notes,
         }
 
-    def _candidates(
-        self,
-        outcome: Outcome,
-        own: Tensor,
-        mask: Callable[[Tensor], str | None],
-    ) -> list[dict[str, Any]]:
+    @staticmethod
+    def _candidates(outcome: Outcome, own: Tensor, mask: Callable[[Tensor], str | None]) -> list[dict[str, Any]]:
         """The masks that the segmenter offers for one query: the kept one, or the first."""
         if not len(own):
             return []
@@ -122,9 +116,11 @@ class Descriptions:
             for number, one in enumerate(masks)
         ]
 
-    def _regions(self, planned: Plan, prepared: Prepared, row: int) -> tuple[Tensor | None, Tensor | None]:
+    @staticmethod
+    def _regions(outcome: Outcome) -> tuple[Tensor | None, Tensor | None]:
         """The strategy's warm and cold pixels, where it parts them by thresholds of its own."""
-        strategy, own = planned.pipeline.strategy, prepared.heatmaps[torch.tensor([row])]
+        prepared, row = outcome.prepared, outcome.example
+        strategy, own = outcome.plan.pipeline.strategy, prepared.heatmaps[torch.tensor([row])]
         ctx = PromptContext(prepared.batch.own_images[row : row + 1], own)
         names = [name for name in vars(strategy) if name.endswith("threshold")]
         warm = next((getattr(strategy, name) for name in names if not name.startswith("bg")), None)

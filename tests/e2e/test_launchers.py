@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -23,6 +22,7 @@ from gradsam_exp.app.launchers import PLUGINS
 from tests.app.test_launchers import composed
 from tests.e2e.conftest import ROOT
 from tests.faults.counts import only_soaking
+from tests.faults.test_signals import waited_for
 
 pytestmark = pytest.mark.slow
 ADDRESS = "hydra.launcher.ray.init.address"
@@ -134,9 +134,7 @@ def test_a_ray_node_that_dies_does_not_end_the_sweep(ray_nodes, tmp_path: Path, 
         + random_weights,
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline and not list(tmp_path.rglob("metrics.json")):
-        time.sleep(0.1)
+    assert waited_for(lambda: list(tmp_path.rglob("metrics.json")), 300)
     cluster.remove_node(second, allow_graceful=False)
     out, err = process.communicate(timeout=400)
     (path,) = tmp_path.rglob("sweep.csv")
@@ -155,9 +153,7 @@ def test_ctrl_c_in_a_parallel_sweep_keeps_what_was_finished(tmp_path: Path, rand
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  (background jobs ignore it)
     )  # fmt: skip
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline and not list(tmp_path.rglob("metrics.json")):
-        time.sleep(0.1)
+    assert waited_for(lambda: list(tmp_path.rglob("metrics.json")), 300)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 130, out + err

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -204,17 +205,24 @@ time.sleep(60)
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("led", [LED, STARTING.format(LED)], ids=["child", "grandchild"])
-def test_processes_end_with_the_one_that_leads_them(led: str):
-    leader = started("-c", LEADING, led)
+@contextmanager
+def killed_when_ready(*arguments: str) -> Iterator[list[psutil.Process]]:
+    """Kill a Python process that has said ``ready``; gives the processes that it had started."""
+    leader = started(*arguments)
     assert leader.stdout is not None
     assert leader.stdout.readline() == "ready\n"
     family = psutil.Process(leader.pid).children(recursive=True)
     leader.kill()
-    assert waited_for(lambda: not family[-1].is_running(), 5)
+    yield family
     leader.wait()
     leader.communicate()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("led", [LED, STARTING.format(LED)], ids=["child", "grandchild"])
+def test_processes_end_with_the_one_that_leads_them(led: str):
+    with killed_when_ready("-c", LEADING, led) as family:
+        assert waited_for(lambda: not family[-1].is_running(), 5)
 
 
 IDLE = """
@@ -233,15 +241,9 @@ with leading():
 
 @pytest.mark.slow
 def test_a_worker_without_a_job_ends_with_the_one_that_leads_it():
-    leader = started("-c", IDLE)
-    assert leader.stdout is not None
-    assert leader.stdout.readline() == "ready\n"
-    family = psutil.Process(leader.pid).children(recursive=True)
-    assert len(family) >= 2
-    leader.kill()
-    assert waited_for(lambda: not any(worker.is_running() for worker in family), 5)
-    leader.wait()
-    leader.communicate()
+    with killed_when_ready("-c", IDLE) as family:
+        assert len(family) >= 2
+        assert waited_for(lambda: not any(worker.is_running() for worker in family), 5)
 
 
 @pytest.mark.slow
